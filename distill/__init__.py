@@ -1,0 +1,1 @@
+"""SalDistill's toolkit: data, metrics, losses, targets, one training loop, evaluation, export."""

@@ -1,0 +1,305 @@
+"""What models cost: weights, operations, time and memory, side by side in one run.
+
+    saldistill benchmark MODEL [MODEL ...]
+
+PyTorch networks and exported .onnx files stand in one table. The rounds are interleaved (each round times every
+model once), so that a machine that slows down slows down all of them.
+"""
+
+import gc
+import importlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from distill import models
+from distill.errors import UserError
+from distill.files import write_json
+from distill.predict import PRECISIONS
+
+ROUND_SECONDS = 0.5
+"""A model is called in one round until about so much time has passed, once at least, ..."""
+
+MOST_CALLS = 20
+"""... and so often at most."""
+
+CPU_MEMORY = "growth of a fresh process's peak resident memory"
+GPU_MEMORY = "peak of the GPU's allocator (.onnx files: growth of a fresh process's peak resident memory)"
+
+COLUMNS = ("model", "weights", "GFLOPs/map", "ms/map", "p99", "ratio", "memory MB")
+
+
+class Benchmark(list[dict[str, Any]]):
+    """One row a model, in the order asked for; printed as a table.
+
+    Each row is plain values for JSON: `model`, `runtime`, `weights`, `gflops` (a map; None where unknown), `file_mb`
+    (of an .onnx file), `milliseconds` (median a map), `p99` (milliseconds a map), `maps_per_second`, `ratio` (time
+    against the first row's), `memory_mb` and `calls`. `setting` says how they were measured.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> None:
+        super().__init__(rows)
+        self.setting = setting
+
+    def __str__(self) -> str:
+        cells = [COLUMNS] + [
+            (
+                row["model"],
+                f"{row['weights']:,}" if row["weights"] is not None else "-",
+                f"{row['gflops']:.3g}" if row["gflops"] is not None else "-",
+                f"{row['milliseconds']:.4g}",
+                f"{row['p99']:.4g}",
+                f"{row['ratio']:.3g}",
+                f"{row['memory_mb']:.0f}" if row["memory_mb"] is not None else "-",
+            )
+            for row in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
+            for line in cells
+        ]
+        how = "{device}, {precision}, batch {batch_size}, {threads} CPU threads, {rounds} rounds; memory: {memory}"
+        return "\n".join([*lines, how.format(**self.setting)])
+
+    def save(self, path: str | Path) -> None:
+        """Write rows and setting as JSON, atomically."""
+        write_json(path, {"setting": self.setting, "rows": list(self)})
+
+
+def benchmark(
+    references: Sequence[str | Path | nn.Module],
+    *,
+    rounds: int = 5,
+    batch_size: int = 1,
+    threads: int | None = None,
+    device: str = "auto",
+    precision: str = "no",
+    memory: bool = True,
+    progress: bool = True,
+) -> Benchmark:
+    """Measure models side by side.
+
+    A call is one clip batch, already on the device, to its maps; its time is divided by the maps that it makes
+    (batch_size x N). Median and 99th percentile are taken over all timed calls (of few calls, p99 is the largest).
+    An .onnx file runs in ONNX Runtime on the CPU, and always in the precision that it was written in.
+
+    Memory is the peak of PyTorch's allocator during a call on a GPU, weights included. On the CPU it is by how much
+    the peak of resident memory grows when a fresh process loads the model and calls it once; the libraries are
+    loaded before and not counted.
+
+    Args:
+        references: models, as `distill.models.load_model` takes them, or networks.
+        rounds: interleaved rounds.
+        batch_size: clips in one call.
+        threads: CPU threads of PyTorch and of ONNX Runtime; PyTorch's present number when None.
+        device: where networks run.
+        precision: "no" for float32, "bf16" or "fp16" for autocast.
+        memory: measure it; costs a process a model on the CPU. Networks given as objects have none there.
+        progress: show a bar.
+
+    Raises:
+        UserError: no model, an unknown one, or a bad setting.
+    """
+    if not references:
+        raise UserError("benchmark: name at least one model")
+    if rounds < 1 or batch_size < 1 or (threads is not None and threads < 1):
+        raise UserError(f"rounds, batch_size and threads must be at least 1: {rounds}, {batch_size}, {threads}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    where = models.resolve_device(device)
+
+    def measure(reference: str | Path | nn.Module, model: Any, call: Callable[[], float]) -> float | None:
+        if where.type == "cuda" and not isinstance(model, models.OnnxModel):
+            return _gpu_memory(model, call, where)
+        return None if isinstance(reference, nn.Module) else _cpu_memory(reference, batch_size, used, precision)
+
+    with _threads(threads) as used:
+        loaded = [_load(reference, where, used) for reference in references]
+        calls = [_call(model, where, batch_size, precision) for model in loaded]
+        times = _time(calls, rounds, progress=progress)
+        rows = []
+        for reference, model, call, seconds in zip(references, loaded, calls, times, strict=True):
+            maps = batch_size * len(model.target_frames)
+            each = np.array(seconds) * 1000 / maps
+            rows.append(
+                {
+                    **_describe(model),
+                    "milliseconds": float(np.median(each)),
+                    "p99": float(np.percentile(each, 99)),
+                    "maps_per_second": float(1000 / np.median(each)),
+                    "memory_mb": measure(reference, model, call) if memory else None,
+                    "calls": len(seconds),
+                }
+            )
+    for row in rows:
+        row["ratio"] = row["milliseconds"] / rows[0]["milliseconds"]
+    setting = {
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where} ({platform.machine()})",
+        "precision": "float32" if precision == "no" else precision,
+        "batch_size": batch_size,
+        "threads": used,
+        "rounds": rounds,
+        "memory": GPU_MEMORY if where.type == "cuda" else CPU_MEMORY,
+        "torch": str(torch.__version__),
+        "cpus": os.cpu_count(),
+    }
+    return Benchmark(rows, setting)
+
+
+def _load(reference: str | Path | nn.Module, device: torch.device, threads: int) -> Any:
+    if isinstance(reference, nn.Module):
+        return reference.to(device).eval()
+    if Path(reference).suffix == ".onnx":
+        model = models.OnnxModel(reference, threads=threads)
+        return model.eval()
+    return models.load_model(reference, device=device)
+
+
+def _call(model: Any, device: torch.device, batch_size: int, precision: str) -> Callable[[], float]:
+    """Return a function that runs one clip batch and returns its seconds."""
+    onnx = isinstance(model, models.OnnxModel)
+    clip = torch.randint(
+        0,
+        256,
+        (batch_size, 3, model.num_frames, *model.size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
+    dtype = PRECISIONS[precision]
+    if onnx:
+        values = clip.numpy()
+
+        def run_onnx() -> float:
+            started = time.perf_counter()
+            model.edge(values)
+            return time.perf_counter() - started
+
+        return run_onnx
+
+    clip = clip.to(device)
+
+    def run() -> float:
+        with torch.inference_mode(), torch.autocast(device.type, dtype) if dtype else nullcontext():
+            _wait(device)
+            started = time.perf_counter()
+            model(clip)
+            _wait(device)
+            return time.perf_counter() - started
+
+    return run
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _time(calls: Sequence[Callable[[], float]], rounds: int, *, progress: bool) -> list[list[float]]:
+    """Time every model once a round, after a round that only warms up; seconds of each timed call."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    with tqdm(total=(rounds + 1) * len(calls), unit="round", desc="timing", disable=not progress) as bar:
+        counts = []
+        for call in calls:
+            usual = min(call(), call())
+            counts.append(max(1, min(MOST_CALLS, int(ROUND_SECONDS / max(usual, 1e-9)))))
+            bar.update()
+        for _ in range(rounds):
+            for call, count, own in zip(calls, counts, seconds, strict=True):
+                if count > 1:
+                    call()  # the other models have emptied the caches; of a slow one that is no matter
+                own.extend(call() for _ in range(count))
+                bar.update()
+    return seconds
+
+
+def _describe(model: Any) -> dict[str, Any]:
+    onnx = isinstance(model, models.OnnxModel)
+    weights = model.edge.metadata.get("weights") if onnx else models.count_weights(model)
+    try:
+        gflops = model.edge.metadata.get("gflops_per_map") if onnx else models.gflops_per_map(model)
+    except AttributeError:  # a network that create_model did not build has no identity to build it anew from
+        gflops = None
+    return {
+        "model": str(getattr(model, "reference", type(model).__name__)),
+        "runtime": "ONNX Runtime" if onnx else "PyTorch",
+        "file_mb": model.path.stat().st_size / 1e6 if onnx else None,
+        "weights": weights,
+        "gflops": gflops,
+    }
+
+
+def _gpu_memory(model: nn.Module, call: Callable[[], float], device: torch.device) -> float:
+    """Return the allocator's peak in MB during a call, of the model alone: other models' weights not counted."""
+    own = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return (torch.cuda.max_memory_allocated(device) - before + own) / 1e6
+
+
+def _cpu_memory(reference: str | Path, batch_size: int, threads: int, precision: str) -> float:
+    """Return how many MB the peak of resident memory grows when a fresh process loads a model and calls it once."""
+    program = (
+        "import sys; from distill.benchmark import _measure_memory as m; "
+        "print(m(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(reference), str(batch_size), str(threads), precision],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)},
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring the memory of {reference} failed:\n{done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def _measure_memory(reference: str, batch_size: int, threads: int, precision: str) -> float:
+    """What the fresh process does. Libraries are loaded before it begins to count."""
+    for library in ("torchvision", "timm", "onnxruntime"):
+        importlib.import_module(library)
+    torch.set_num_threads(threads)
+    before = psutil.Process().memory_info().rss
+    device = torch.device("cpu")
+    _call(_load(reference, device, threads), device, batch_size, precision)()
+    return (_peak_resident() - before) / 1e6
+
+
+def _peak_resident() -> int:
+    """Return the peak of this process's resident memory, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # not getrusage: on Linux a process inherits that peak from the one that started it
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[int]:
+    """Set PyTorch's CPU threads for a block; yields their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield count or before
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,193 @@
+"""From a run's config to the things it names: here the config objects end, and plain values go on."""
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distill import cache
+from distill.config import DataSection, LossSection, OptimizerSection, RunConfig, SourceSection
+from distill.data import find_videos
+from distill.data.clips import ClipDataset, ClipSpec, Source, Video
+from distill.errors import UserError
+from distill.models import create_model, load_model, resolve_device
+from distill.objective import Objective, Term
+from distill.targets.fingerprint import describe_video, fingerprint
+from distill.targets.store import TargetStore
+from distill.teaching import CachedTeacher, OnlineTeacher, Teacher, check_alignment
+
+log = logging.getLogger(__name__)
+
+
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """Return accelerate's view of the device, the processes and the precision that a run asks for.
+
+    Raises:
+        UserError: if the device is not there or cannot do the precision.
+    """
+    device = resolve_device(config.device)
+    if config.training.precision == "fp16" and device.type == "cpu":
+        raise UserError("training.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    precision = "no" if config.training.precision == "fp32" else config.training.precision
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+def build_model(config: RunConfig) -> nn.Module:
+    """Return the model to train; its random weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    section = config.model
+    return create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
+
+
+def videos_of(source: SourceSection) -> list[Video]:
+    """Return the videos that a source of the config names."""
+    root = source.root or source.dataset  # generated videos have no folder
+    return find_videos(source.dataset, root, split=source.split, videos=source.videos, frames=source.frames)
+
+
+def training_videos(data: DataSection) -> list[Video]:
+    """Return every video that is trained on, each once: what a teacher has to label."""
+    videos: dict[str, Video] = {}
+    for source in data.train:
+        for video in videos_of(source):
+            other = videos.setdefault(video.name, video)
+            if other.path != video.path:
+                raise UserError(
+                    f"data.train: two videos are called '{video.name}' ({other.path} and {video.path}); a store of "
+                    "targets tells videos apart by name, so rename one or train on them in separate runs"
+                )
+            first = min(other.frames.start, video.frames.start)
+            last = max(other.frames.stop, video.frames.stop)
+            videos[video.name] = replace(video, frames=range(first, last))
+    return list(videos.values())
+
+
+def validation_videos(data: DataSection) -> list[Video]:
+    """Return the videos to score on, with every so many of their frames."""
+    return [
+        replace(video, frames=video.frames[:: source.every])
+        for source in data.validation
+        for video in videos_of(source)
+    ]
+
+
+def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Teacher | None:
+    """Return the teacher that a run names, checked against the student's target frames and the run's videos.
+
+    Args:
+        config: the run.
+        spec: what the student wants.
+        device: where a teacher that is computed online runs.
+
+    Raises:
+        UserError: if the store was made by another teacher or from other videos (and `accept` is not set), lacks
+            maps, or teacher and student predict different frames.
+    """
+    section = config.teacher
+    if section is None:
+        return None
+    if section.source == "online":
+        assert section.model is not None
+        model = load_model(section.model, device=device)
+        teacher: Teacher = OnlineTeacher(model, stride=section.stride, device=device, precision=section.precision)
+    else:
+        assert section.store is not None
+        store = TargetStore.open(section.store)
+        videos = training_videos(config.data)
+        # sizes alone tell one video from another here; `cache verify` compares their content too
+        expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
+        if section.model is not None:
+            model = load_model(section.model)
+            seen = ClipSpec.of(model, section.stride)
+            expected = fingerprint(model, seen, videos, precision=section.precision, content=False)
+        differences = store.check(expected)
+        if differences and not section.accept:
+            raise UserError(
+                f"{section.store}: these targets do not fit the run: {'; '.join(differences)}; build them anew in "
+                "another folder, or use them as they are with teacher.accept=true"
+            )
+        for difference in differences:
+            log.warning("%s: accepted although %s", section.store, difference)
+        teacher = CachedTeacher(store, spec)
+        teacher.require(videos)
+    check_alignment(teacher.offsets, spec.offsets)
+    return teacher
+
+
+def build_targets(config: RunConfig, *, progress: bool = True) -> TargetStore:
+    """Compute and store the maps that a run's teacher gives its training videos; go on with a store begun before.
+
+    Raises:
+        UserError: if the config names no teacher or no store, or the store there does not fit.
+    """
+    section = config.teacher
+    if section is None or section.store is None or section.model is None:
+        raise UserError(
+            "a cache needs the sections teacher.model (who teaches) and teacher.store (the folder to write)"
+        )
+    device = resolve_device(config.device)
+    return cache.build(
+        load_model(section.model, device=device),
+        training_videos(config.data),
+        section.store,
+        codec=section.codec,
+        views=section.views,
+        stride=section.stride,
+        batch_size=section.batch_size,
+        device=device,
+        precision=section.precision,
+        progress=progress,
+    )
+
+
+def build_clips(config: RunConfig, spec: ClipSpec, teacher: Teacher | None) -> ClipDataset:
+    """Return the training clips, with what the teacher needs beside each.
+
+    A mirrored clip's teacher map is not the mirrored map of the clip, so clips are mirrored only when the teacher
+    can judge the mirrored view itself.
+    """
+    sources = [Source(videos_of(source), clips_per_video=source.clips_per_video) for source in config.data.train]
+    flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
+    if config.data.flip and not flip:
+        log.warning("flips are off: the store of targets holds no flipped view (teacher.views)")
+    extras = [] if teacher is None else [teacher.reader]
+    return ClipDataset(sources, spec, seed=config.seed, flip=flip, extras=extras)
+
+
+def build_objective(losses: list[LossSection]) -> Objective:
+    """Return the sum of the configured terms."""
+    return Objective(
+        [
+            Term(
+                loss.name,
+                loss.against,
+                loss.weight,
+                {} if loss.temperature == 1 else {"temperature": loss.temperature},
+            )
+            for loss in losses
+        ]
+    )
+
+
+def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser over every trainable weight."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if section.name == "sgd":
+        return torch.optim.SGD(weights, lr=section.lr, weight_decay=section.weight_decay, momentum=0.9)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[section.name]
+    return kind(weights, lr=section.lr, weight_decay=section.weight_decay)
+
+
+def count_steps(config: RunConfig, clips: int, processes: int) -> int:
+    """Return the length of a run in optimiser steps; an epoch is every clip once."""
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None
+    per_step = config.training.batch_size * config.training.accumulate * processes
+    return max(1, math.ceil(config.training.epochs * clips / per_step))

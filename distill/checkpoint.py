@@ -1,0 +1,94 @@
+"""Checkpoints of a run, complete or not there at all, and the way back from the newest one.
+
+    RUN/best.safetensors                         weights with the best validation score
+    RUN/checkpoints/step-000120/model.safetensors  weights after step 120
+                               /state.safetensors  the optimiser's tensors
+                               /state.json         step, score, and what else the loop remembers
+
+A folder is written under a temporary name, flushed to the disk and renamed; older ones go after that. Nothing about
+randomness or the position in the data is stored, since both are functions of the seed and the step.
+"""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from distill.errors import UserError
+from distill.files import atomic_folder
+from distill.models import load_weights_into, save_model
+
+log = logging.getLogger(__name__)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the run's newest checkpoint folder, or None."""
+    folders = [folder for folder in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", folder.name)]
+    return max(folders, key=lambda folder: int(folder.name.removeprefix("step-")), default=None)
+
+
+def save_checkpoint(run: Path, step: int, model: nn.Module, optimizer: Optimizer, memory: dict[str, Any]) -> None:
+    """Write the state after `step` steps and drop the older checkpoints.
+
+    Args:
+        run: the run's folder.
+        step: steps done.
+        model: the unwrapped model.
+        optimizer: the unwrapped optimiser.
+        memory: whatever else the loop needs, JSON-able.
+    """
+    folder = run / "checkpoints" / f"step-{step:06d}"
+    older = [other for other in folder.parent.glob("step-*") if other != folder]
+    if not folder.exists():
+        tensors, groups = _flatten(optimizer)
+        with atomic_folder(folder) as temporary:
+            save_model(model, temporary / "model.safetensors", notes={"step": step})
+            save_file(tensors, temporary / "state.safetensors")
+            state = {"step": step, "memory": memory, "optimizer": groups}
+            (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    for other in older:
+        shutil.rmtree(other)
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
+    """Put a checkpoint's weights and moments into place; return the steps done and the loop's memory.
+
+    Raises:
+        UserError: if the checkpoint is of another model or damaged.
+    """
+    load_weights_into(model, folder / "model.safetensors")
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        tensors = load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
+    _unflatten(optimizer, tensors, state["optimizer"])
+    return state["step"], state["memory"]
+
+
+def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Split an optimiser's state into tensors named `parameter.moment` and its groups' settings."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{parameter}.{moment}": torch.as_tensor(value).contiguous()
+        for parameter, moments in state["state"].items()
+        for moment, value in moments.items()
+        if value is not None
+    }
+    return tensors, state["param_groups"]
+
+
+def _unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        parameter, moment = name.split(".")
+        state.setdefault(int(parameter), {})[moment] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,263 @@
+"""The `saldistill` command: one verb a function, each handing its arguments to the part that does the work.
+
+    saldistill --help
+    saldistill VERB --help
+
+Nothing heavy is imported before a verb runs, so that help comes at once.
+"""
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from distill.errors import RunError, UserError
+from distill.grammar import build_parser
+
+Arguments = argparse.Namespace
+
+AUTOCAST = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""What --precision says -> what the sliding window calls it."""
+
+
+# ------------------------------------------------------------------------------------------------ the verbs
+
+
+def demo(arguments: Arguments) -> None:
+    """Run the whole way on the sample video."""
+    from distill.demo import run_demo
+
+    run_demo(arguments.out, device=arguments.device)
+
+
+def data_check(arguments: Arguments) -> None:
+    """Say what a folder of videos is and what of it can be used."""
+    from distill.data.check import check
+
+    print(check(arguments.root, arguments.dataset).table())
+
+
+def models(arguments: Arguments) -> None:
+    """List models, or convert a published weight file."""
+    from distill.jobs import convert_weights, describe_models
+
+    if arguments.convert:
+        print(convert_weights(arguments.name, *arguments.convert))
+    else:
+        for line in describe_models(arguments.name):
+            print(line, flush=True)
+
+
+def train(arguments: Arguments) -> None:
+    """Train a model as a config says."""
+    from distill.config import load_config
+    from distill.train import train as run
+
+    print(f"done: {run(load_config(arguments.config, arguments.overrides))}")
+
+
+def distil(arguments: Arguments) -> None:
+    """Train a student from a teacher as a config says."""
+    from distill.config import load_config
+    from distill.train import train as run
+
+    config = load_config(arguments.config, arguments.overrides)
+    if config.teacher is None:
+        raise UserError(
+            f"{arguments.config}: there is no section 'teacher', so there is nothing to distil from; add one, or "
+            "use `saldistill train` to learn from ground truth alone"
+        )
+    print(f"done: {run(config)}")
+
+
+def cache_build(arguments: Arguments) -> None:
+    """Compute and store the teacher's maps that a run needs."""
+    from distill.cache import info
+    from distill.config import load_config
+    from distill.jobs import build_store
+
+    print(info(build_store(load_config(arguments.config, arguments.overrides))))
+
+
+def cache_info(arguments: Arguments) -> None:
+    """Say what a store of teacher maps holds."""
+    from distill.cache import info
+
+    print(info(arguments.store))
+
+
+def cache_verify(arguments: Arguments) -> None:
+    """Check a store and recompute a sample of it."""
+    from distill.jobs import verify_store
+
+    report = verify_store(
+        arguments.store, teacher=arguments.teacher, sample=arguments.sample, device=arguments.device
+    )
+    print(report)
+    if not report.ok:
+        raise RunError(f"{arguments.store}: the store is damaged or of another teacher; build it anew")
+
+
+def cache_export(arguments: Arguments) -> None:
+    """Write a store's maps as PNG files."""
+    from distill.cache import export_png
+
+    print(export_png(arguments.store, arguments.out, view=arguments.view))
+
+
+def cache_import(arguments: Arguments) -> None:
+    """Make a store of somebody's published maps."""
+    from distill.cache import import_maps, info
+
+    print(info(import_maps(arguments.maps, arguments.out, codec=arguments.codec)))
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Score models against gaze."""
+    from distill.jobs import score, videos_of
+
+    videos = videos_of(arguments.data, split=arguments.split, videos=arguments.videos, frames=arguments.frames)
+    for index, model in enumerate(arguments.models):
+        scores = score(
+            model,
+            videos,
+            every=arguments.every,
+            stride=arguments.stride,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+        )
+        print(("\n" if index else "") + scores.table(), flush=True)
+        if arguments.out:
+            folder = Path(arguments.out)
+            scores.save(folder / model.replace("/", "_") if len(arguments.models) > 1 else folder)
+
+
+def predict(arguments: Arguments) -> None:
+    """Predict a video, every frame of it."""
+    from distill.jobs import stride_of
+    from distill.models import load_model, resolve_device
+    from distill.predict import predict as run
+
+    device = resolve_device(arguments.device)
+    model = load_model(arguments.model, device=device)
+    prediction = run(
+        model,
+        arguments.video,
+        out=arguments.out,
+        maps=arguments.maps,
+        device=device,
+        stride=arguments.stride or stride_of(model),
+        batch_size=arguments.batch_size,
+        precision=AUTOCAST[arguments.precision],
+        overwrite=arguments.overwrite,
+    )
+    print(prediction)
+
+
+def export(arguments: Arguments) -> None:
+    """Write a checked ONNX file."""
+    from distill.export import export as run
+    from distill.models import load_model
+
+    print(run(load_model(arguments.model), arguments.out, frames=arguments.video))
+
+
+def benchmark(arguments: Arguments) -> None:
+    """Measure what models cost."""
+    from distill.benchmark import benchmark as run
+    from distill.files import refuse_existing
+
+    if arguments.out:
+        refuse_existing(arguments.out, "the file of measurements")
+    measured = run(
+        arguments.models,
+        rounds=arguments.rounds,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+        device=arguments.device,
+        precision=AUTOCAST[arguments.precision],
+    )
+    print(measured)
+    if arguments.out:
+        measured.save(arguments.out)
+
+
+VERBS: dict[str, Callable[[Arguments], None]] = {
+    "demo": demo,
+    "data check": data_check,
+    "models": models,
+    "train": train,
+    "cache build": cache_build,
+    "cache info": cache_info,
+    "cache verify": cache_verify,
+    "cache export": cache_export,
+    "cache import": cache_import,
+    "distill": distil,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "benchmark": benchmark,
+}
+
+# ------------------------------------------------------------------------------------------- how it all ends
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; what is nobody's mistake but ours keeps its traceback."""
+    arguments = build_parser().parse_args(argv)
+    talk()
+    try:
+        VERBS[arguments.verb](arguments)
+    except UserError as error:
+        return complain(error, 2)
+    except RunError as error:
+        return complain(error, 1)
+    except KeyboardInterrupt:
+        return complain("stopped", 130)
+    except Exception as error:
+        sentence = machine_says(error)
+        if sentence is None:
+            raise
+        return complain(sentence, 2)
+    return 0
+
+
+def talk() -> None:
+    """Let the project's own log lines through to stderr, as plain sentences; of other libraries, only warnings."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for package in ("distill", "teacher", "student"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
+def complain(error: object, code: int) -> int:
+    """Print one sentence to stderr; return the exit code."""
+    print(f"saldistill: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def machine_says(error: BaseException) -> str | None:
+    """Return the sentence for a full disk or a missing permission, wherever in the chain it stands; else None."""
+    for each in chain(error):
+        code = each.errno if isinstance(each, OSError) else None
+        where = f"{each.filename}: " if isinstance(each, OSError) and each.filename else ""
+        if code in NO_ROOM or "No space left on device" in str(each):
+            return f"{where}there is no space left on the disk; free some, or write to another place"
+        if code in NOT_ALLOWED:
+            return f"{where}no permission to read or write here; choose another place or change its permissions"
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

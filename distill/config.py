@@ -1,0 +1,242 @@
+"""What a run is made of: one YAML file, read strictly, with all mistakes reported at once.
+
+    config = load_config("configs/teacher/demo.yaml", ["training.steps=10", "losses.0.weight=2"])
+
+Every section is a small class below, in the order of the file. Unknown keys are errors. A number may be written
+`3e-4`. Paths are relative to the folder that the command runs in. `save_config` writes the whole resolved run
+down, and reading that file gives the same run again.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+
+from distill import yaml_errors
+from distill.data import DATASETS
+from distill.files import write_text
+from distill.losses import LOSSES, TARGETS
+from distill.targets.codec import CODECS
+
+Count = Annotated[int, Field(ge=1)]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Section(BaseModel):
+    """A part of the file: immutable, and no key that is not named here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """The model that is trained."""
+
+    name: str
+    """As `saldistill models` lists it, for example teacher/salfom."""
+    variant: str | None = None
+    """One of the model's variants; its default when left out."""
+    weights: str | None = None
+    """A weight file to start from; random weights when left out."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments of the model that depart from the variant."""
+
+
+class SourceSection(Section):
+    """Some videos of one data set."""
+
+    dataset: str
+    root: str | None = None
+    split: str | None = None
+    """One of the data set's splits; all of its videos when left out."""
+    videos: list[str] | None = None
+    """Only these videos, by name."""
+    frames: tuple[Count, Count] | None = None
+    """Only the frames from the first to the last of these two, counted from 1, both included."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return yaml_errors.one_of(name, DATASETS, "data set")
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "SourceSection":
+        if self.root is None and self.dataset != "synthetic":
+            raise ValueError("'root', the data set's folder, is missing")
+        if self.frames is not None and self.frames[0] > self.frames[1]:
+            raise ValueError(f"frames: expected [first, last], got {list(self.frames)}")
+        return self
+
+
+class TrainSource(SourceSection):
+    """Videos to train on."""
+
+    clips_per_video: Count = 1
+    """Random clips that an epoch takes from each video; the sources' shares of an epoch follow from it."""
+
+
+class ValidationSource(SourceSection):
+    """Videos to score on."""
+
+    every: Count = 1
+    """Score only every so many frames."""
+
+
+class DataSection(Section):
+    """What the model sees."""
+
+    train: list[TrainSource] = Field(min_length=1)
+    validation: list[ValidationSource] = []
+    stride: Count = 1
+    """Frames between two frames of a clip."""
+    flip: bool = True
+    """Mirror every other clip, together with its ground truth."""
+    workers: Annotated[int, Field(ge=0)] = 2
+
+
+class TeacherSection(Section):
+    """Whose maps the student learns from."""
+
+    model: str | None = None
+    """A run folder, a weight file or name:variant; needed to build the store and for source: online."""
+    source: Literal["cached", "online"] = "cached"
+    store: str | None = None
+    """The folder of cached maps that `saldistill cache build` makes of this file."""
+    codec: str = "log8"
+    views: list[Literal["plain", "flipped"]] = ["plain"]
+    stride: Count = 1
+    batch_size: Count = 8
+    """Clips the teacher takes at a time; the store commits this many maps at once."""
+    precision: Precision = "fp32"
+    accept: bool = False
+    """Train even from a store that some other teacher, code or video made; the run records it."""
+
+    @field_validator("codec")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return yaml_errors.one_of(name, CODECS, "codec")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "TeacherSection":
+        if self.source == "cached" and self.store is None:
+            raise ValueError("source: cached needs 'store', the folder of the teacher's maps")
+        if self.source == "online" and self.model is None:
+            raise ValueError("source: online needs 'model', the teacher to run")
+        return self
+
+
+class LossSection(Section):
+    """One term of the objective."""
+
+    name: str
+    against: Literal["truth", "teacher"] = "truth"
+    weight: FiniteFloat = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Softens both maps of a kldiv."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return yaml_errors.one_of(name, LOSSES, "loss")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "LossSection":
+        if self.temperature != 1 and self.name != "kldiv":
+            raise ValueError(f"temperature belongs to kldiv, not to {self.name}")
+        if self.against == "teacher" and TARGETS[self.name] == "fixations":
+            raise ValueError(f"{self.name} compares with fixations, and a teacher has none; use against: truth")
+        return self
+
+
+class OptimizerSection(Section):
+    """How weights follow gradients."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ScheduleSection(Section):
+    """How the learning rate changes over the run."""
+
+    name: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of the learning rate that a cosine ends at."""
+
+
+class TrainingSection(Section):
+    """How long, and in what portions."""
+
+    steps: Count | None = None
+    """Optimiser steps; give this or epochs."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Count = 1
+    """Clips a process takes at a time."""
+    accumulate: Count = 1
+    """Batches whose gradients are added up to one step."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Precision = "fp32"
+    validate_every: Count | None = None
+    """Steps between two validations; once, at the end, when left out."""
+    checkpoint_every: Count = 500
+    """Steps between two checkpoints; each validation makes one as well."""
+    best: Literal["nss", "cc", "sim", "auc_judd"] = "cc"
+    """The validation score whose highest value marks the best weights."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingSection":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of 'steps' and 'epochs'")
+        return self
+
+
+class RunConfig(Section):
+    """One run, whole."""
+
+    out: str
+    """The folder that the run writes."""
+    seed: int = 0
+    device: str = "auto"
+    resume: Literal["auto", "never"] = "never"
+    """auto goes on where a stopped run in the same folder ended."""
+    model: ModelSection
+    data: DataSection
+    teacher: TeacherSection | None = None
+    losses: list[LossSection] = Field(min_length=1)
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    training: TrainingSection
+
+    @model_validator(mode="after")
+    def _teacher_is_used(self) -> "RunConfig":
+        terms = [(loss.against, loss.name, loss.temperature) for loss in self.losses]
+        if len(set(terms)) < len(terms):
+            raise ValueError("losses: the same term stands there twice; add up its weights")
+        against_teacher = any(loss.against == "teacher" for loss in self.losses)
+        if against_teacher and self.teacher is None:
+            raise ValueError("losses: a term is against: teacher, but there is no section 'teacher'")
+        if self.teacher is not None and not against_teacher:
+            raise ValueError("teacher: no loss is against: teacher; add one or remove the section")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run from YAML, with `key=value` overrides such as `training.steps=10` or `losses.0.weight=2`.
+
+    Raises:
+        UserError: naming every mistake with the path of its key, and what was expected.
+    """
+    values = yaml_errors.read_yaml(path)
+    for override in overrides or []:
+        yaml_errors.override(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise yaml_errors.explain(error, RunConfig, str(path)) from None
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write the resolved run; `load_config` of that file gives an equal run."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(path, f"# This run, resolved. To repeat it: saldistill train {path} out=ANOTHER_FOLDER\n{text}")

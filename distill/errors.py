@@ -1,0 +1,9 @@
+"""The two exceptions that end a command with a sentence instead of a traceback."""
+
+
+class UserError(ValueError):
+    """Bad input: one clear sentence that says what, where, what was expected and what to do; exit code 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on though its input was right (a loss that is no number, say); exit code 1."""

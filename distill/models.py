@@ -1,0 +1,402 @@
+"""Models by name, files of weights, and their cost: the only door from the toolkit to `teacher/` and `student/`.
+
+A model is a file there that has `VARIANTS` (name -> keyword arguments of `Model`), `DEFAULT` (a variant's name),
+`Model` and `load_weights`. It is listed by reading the files, and imported only when it is asked for by name, so
+that a teacher trains where `student` cannot be imported.
+"""
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill.errors import UserError
+from distill.files import atomic_path, refuse_existing
+
+PACKAGES = ("teacher", "student")
+
+HEADER = "saldistill"
+"""Key of a .safetensors file's metadata under which a model's identity and spec stand as JSON."""
+
+LOG_FLOOR = 1e-12
+"""What a map of an exported student is raised to before its logarithm is taken."""
+
+
+def list_models() -> list[str]:
+    """Return the names of all models, such as `teacher/salfom`, sorted."""
+    names = []
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            names += [f"{package}/{file.stem}" for file in Path(folder).glob("*.py") if _is_model(file)]
+    return sorted(names)
+
+
+def list_variants(name: str) -> list[str]:
+    """Return the names of a model's variants in the order of its file.
+
+    Raises:
+        UserError: for an unknown model; it lists the models that there are.
+    """
+    return list(_module(name).VARIANTS)
+
+
+def create_model(
+    name: str, *, variant: str | None = None, weights: str | Path | None = None, **arguments: Any
+) -> nn.Module:
+    """Build a model, with initial or given weights.
+
+    Args:
+        name: a model, such as `teacher/salfom`, or with its variant, `teacher/salfom:tiny`.
+        variant: name of a variant; the model's default when neither is given.
+        weights: a file of ours, or a published one that the model's `load_weights` reads.
+        **arguments: keyword arguments of the model's `Model`, which go before the variant's.
+
+    Returns:
+        The model, in training mode, with `identity` = {"name", "variant", "arguments"} (plain JSON values) and
+        `reference`, that in words; after loading weights, `loaded` says in one line what was loaded.
+
+    Raises:
+        UserError: for an unknown name, variant or argument (it lists what there is), a value that the model does
+            not take, or a file that does not fit.
+    """
+    name, _, suffix = name.partition(":")
+    if suffix and variant and suffix != variant:
+        raise UserError(f"{name}:{suffix}: asked for variant '{variant}' at the same time; give one of the two")
+    module = _module(name)
+    variant = variant or suffix or module.DEFAULT
+    if variant not in module.VARIANTS:
+        raise UserError(f"{name}: no variant '{variant}'{_suggest(variant, module.VARIANTS)}")
+    given = _check_arguments(f"{name}:{variant}", module.Model, arguments)
+    try:
+        model = module.Model(**{**module.VARIANTS[variant], **given})
+    except ValueError as error:
+        raise UserError(f"{name}:{variant}: {error}") from error
+    model.identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
+    model.reference = f"{name}:{variant}"
+    if weights is not None:
+        if _is_ours(Path(weights)):
+            load_weights_into(model, weights)
+            model.loaded = f"{weights}: all weights loaded"
+        else:
+            try:
+                model.loaded = module.load_weights(model, weights)
+            except ValueError as error:
+                raise UserError(f"{name}:{variant}: {error}") from error
+    return model
+
+
+def save_model(model: nn.Module, path: str | Path, *, notes: dict | None = None) -> None:
+    """Write a model's weights as one .safetensors file, atomically; an existing file is replaced.
+
+    The header holds, under `saldistill`, JSON of {identity, spec, notes}: what `load_model` rebuilds the model
+    from, its clip and its maps, and whatever the caller wants to note.
+    """
+    spec = {key: getattr(model, key) for key in ("num_frames", "size", "target_frames", "map_size")}
+    header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {"format": "pt", HEADER: json.dumps(header)})
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return {identity, spec, notes} of one of our files.
+
+    Raises:
+        UserError: if the file is missing, damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
+    if HEADER not in metadata:
+        raise UserError(
+            f"{path}: its header names no model, so it was not written by saldistill; "
+            "give it as the weights of a model instead, such as weights=FILE of teacher/salfom"
+        )
+    return json.loads(metadata[HEADER])
+
+
+def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
+    """Return the model that a reference stands for, in evaluation mode, on a device.
+
+    Args:
+        reference: a model's name (`teacher/salfom:tiny`: its initial, untrained weights), a run folder (its best
+            weights, else its newest checkpoint's), a .safetensors file of ours, or an exported .onnx file.
+        device: where the model goes; an .onnx file runs on the CPU whatever this says.
+
+    Returns:
+        The model, with `reference` as given.
+
+    Raises:
+        UserError: if the reference stands for nothing; it lists what there is.
+    """
+    text = str(reference)
+    path = Path(text)
+    model: nn.Module
+    if path.suffix == ".onnx":
+        model = OnnxModel(path)
+    elif path.is_dir():
+        model = _load_file(_weights_of_run(path))
+    elif path.suffix == ".safetensors":
+        model = _load_file(path)
+    elif re.match(rf"({'|'.join(PACKAGES)})/", text):
+        model = create_model(text)
+    else:
+        raise UserError(
+            f"{text}: no model, run folder, .safetensors or .onnx file of this name; "
+            f"the models are {', '.join(list_models())}"
+        )
+    model.reference = text  # type: ignore[assignment]
+    return model.to(device).eval()
+
+
+def load_weights_into(model: nn.Module, path: str | Path) -> None:
+    """Load one of our files into a model of the same architecture.
+
+    Raises:
+        UserError: if the file holds the weights of another model; it names both.
+    """
+    path = Path(path)
+    identity = read_header(path)["identity"]
+    tensors = _read_tensors(path)
+    own = model.state_dict()
+    fixed = _fixed_by_size(model)
+    misfits = sorted(tensors.keys() ^ own.keys()) + [
+        key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape and key not in fixed
+    ]
+    if misfits:
+        raise UserError(
+            f"{path}: holds {_identity_text(identity)}, not {_identity_text(model.identity)}: "
+            f"{len(misfits)} tensors do not fit, {misfits[0]} for one"
+        )
+    model.load_state_dict(tensors)
+
+
+def convert(source: str | Path, target: str | Path, *, name: str | None = None) -> str:
+    """Read a published weight file into a model and write it in our format; return a line that says what was done.
+
+    Args:
+        source: the published file.
+        target: the .safetensors file to write; it must not exist.
+        name: the model, with its variant where the file is not of the default one; `teacher/salfom` when None.
+
+    Raises:
+        UserError: if the file does not fit, or the target exists or has another suffix.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise UserError(f"{target}: expected a name that ends in .safetensors")
+    refuse_existing(target, "the converted file")
+    model: Any = create_model(name or "teacher/salfom", weights=source)
+    save_model(model, target, notes={"converted_from": str(source), "loaded": model.loaded})
+    return f"{model.loaded}; wrote {target}"
+
+
+def describe(name: str | None = None) -> str:
+    """Return a table of models, all or one, or one variant: weights, GFLOPs a map, frames, clip and map size.
+
+    Raises:
+        UserError: for an unknown model or variant.
+    """
+    rows = [("model", "weights", "GFLOPs/map", "frames", "clip", "map")]
+    for model_name in [name] if name else list_models():
+        module_name, _, variant = model_name.partition(":")
+        for each in [variant] if variant else list_variants(module_name):
+            with torch.device("meta"):
+                model: Any = create_model(module_name, variant=each)
+            sizes = ("x".join(map(str, size)) for size in (model.size, model.map_size))
+            gflops = f"{gflops_per_map(model):,.2f}"
+            rows.append((model.reference, f"{count_weights(model):,}", gflops, str(model.num_frames), *sizes))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)])
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def count_weights(model: nn.Module) -> int:
+    """Return the number of weights: elements of all parameters, whether they are trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def gflops_per_map(model: nn.Module) -> float:
+    """Return 10^9 floating-point operations a saliency map costs: 2 per multiply-add of products and convolutions.
+
+    Counted on the meta device, on a model built anew, so that it takes neither time nor memory.
+    """
+    if isinstance(model, OnnxModel):
+        raise UserError(
+            f"{model.reference}: an .onnx file does not tell its operations; ask the model it came from"
+        )
+    identity: Any = model.identity
+    with torch.device("meta"), torch.no_grad():
+        twin: Any = create_model(identity["name"], variant=identity["variant"], **identity["arguments"]).eval()
+        clip = torch.zeros(1, 3, twin.num_frames, *twin.size)
+        with FlopCounterMode(display=False) as counter:
+            twin(clip)
+    return counter.get_total_flops() / 1e9 / len(twin.target_frames)
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's state dict: its keys, types, shapes and bytes, in the order of the keys."""
+    if isinstance(model, OnnxModel):
+        return hashlib.sha256(model.path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        UserError: if there is no such device here.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu"] + [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else [])
+    if name == "auto":
+        return torch.device("cuda" if count else there[-1])
+    if name in (*there, "cuda" if count else "cpu"):
+        return torch.device(name)
+    raise UserError(
+        f"device '{name}' is not there; this machine has {', '.join(there)}, and auto chooses among them"
+    )
+
+
+class OnnxModel(nn.Module):
+    """An exported student behind the same call as every model; it runs in ONNX Runtime, on the CPU.
+
+    Its maps are in [0, 1]; their logarithm is taken here, of a map raised to at least 1e-12.
+    """
+
+    no_gradient = ("*",)
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        super().__init__()
+        edge = importlib.import_module("student.edge")
+        self.path = Path(path)
+        try:
+            self.edge = edge.EdgeModel(self.path, threads=threads)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        self.num_frames: int = int(self.edge.num_frames)
+        self.size: tuple[int, int] = tuple(self.edge.size)
+        self.target_frames: tuple[int, ...] = tuple(self.edge.target_frames)
+        self.map_size: tuple[int, int] = tuple(self.edge.map_size)
+        self.identity = {"name": str(path), "variant": "onnx", "arguments": {}}
+        self.reference = str(path)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
+        maps = self.edge(np.ascontiguousarray(clip.detach().cpu().numpy()))
+        return torch.from_numpy(np.asarray(maps)).clamp_min(LOG_FLOOR).log().to(clip.device)
+
+
+def _is_model(file: Path) -> bool:
+    """Tell by a file's text, without importing it, whether it defines VARIANTS and Model."""
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {"VARIANTS", "Model"} <= names
+
+
+def _module(name: str) -> types.ModuleType:
+    """Import the file of a model, of that model alone."""
+    if name not in (models := list_models()):
+        raise UserError(f"no model '{name}'{_suggest(name, models)}")
+    return importlib.import_module(name.replace("/", "."))
+
+
+def _check_arguments(where: str, model: type[nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Check arguments against the signature of `Model`; convert them as its annotations say (lists to tuples)."""
+    accepted = [key for key in inspect.signature(model.__init__).parameters if key != "self"]
+    hints = typing.get_type_hints(model.__init__)
+    checked = {}
+    for key, value in arguments.items():
+        if key not in accepted:
+            raise UserError(f"{where}: no argument '{key}'{_suggest(key, accepted)}")
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise UserError(f"{where}: argument {key} = {value!r}: {what[0].lower()}{what[1:]}") from error
+    return checked
+
+
+def _suggest(wrong: str, names: Iterable[str]) -> str:
+    """`; did you mean 'x'? There are x, y, z`."""
+    names = list(names)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return (f"; did you mean '{near[0]}'?" if near else ";") + f" There are {', '.join(names)}"
+
+
+def _is_ours(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return path.suffix == ".safetensors" and bool(read_header(path))
+    return False
+
+
+def _load_file(path: Path) -> nn.Module:
+    identity = read_header(path)["identity"]
+    model = create_model(identity["name"], variant=identity["variant"], **identity["arguments"])
+    load_weights_into(model, path)
+    return model
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
+
+
+def _weights_of_run(folder: Path) -> Path:
+    """Return the best weights of a run folder, else those of its newest checkpoint."""
+    best = folder / "best.safetensors"
+    if best.is_file():
+        return best
+    steps = [path for path in folder.glob("checkpoints/step-*/model.safetensors") if path.is_file()]
+    if steps:
+        return max(steps, key=lambda path: int(path.parent.name.removeprefix("step-")))
+    raise UserError(
+        f"{folder}: no run with weights: neither best.safetensors nor checkpoints/step-*/model.safetensors is in it"
+    )
+
+
+def _fixed_by_size(model: nn.Module) -> set[str]:
+    """Keys that depend on the clip's size alone and are made anew for another (fixed position tables)."""
+    return set(getattr(model, "fixed_by_size", ()))
+
+
+def _identity_text(identity: Any) -> str:
+    arguments = "".join(f" {key}={value}" for key, value in identity["arguments"].items())
+    return f"{identity['name']}:{identity['variant']}{arguments}"

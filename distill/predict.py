@@ -1,0 +1,366 @@
+"""Running a model over a video: the sliding window, and the overlay video and maps that people look at.
+
+    saldistill predict MODEL VIDEO -o OUT.mp4 [--maps DIR]
+
+`slide` is the one sliding window of the project: prediction, the target cache and evaluation all read their maps
+from it, so that a map is the same whoever asked for it.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from distill.data.clips import Video
+from distill.data.video import VideoReader, VideoWriter, open_video
+from distill.errors import UserError
+from distill.files import atomic_folder, refuse_existing
+from distill.saliency import peak_map
+
+PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the network computes in: float32, or autocast to a half format."""
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """One clip of the sliding window: its T source frames, and which of its N maps belongs to the asked frame."""
+
+    frames: tuple[int, ...]
+    target: int
+
+
+def window_of(
+    frame: int, num_frames: int, target_frames: Sequence[int], *, length: int, stride: int = 1
+) -> ClipFrames:
+    """Return the clip that predicts `frame`: a pure function of the frame, whatever else is asked for.
+
+    A model with one map a clip gets the clip whose target is `frame`. A model with N maps, evenly spaced, gets
+    the video cut into blocks of N target frames, counted from frame 0, so that N asked frames cost one pass;
+    with unevenly spaced targets each frame is predicted as the clip's last target.
+    Frames before the first are the first one, repeated; frames after the last are the last one.
+
+    Args:
+        frame: the asked frame, 0-based.
+        num_frames: frames of the video.
+        target_frames: which of the clip's frames get a map (`model.target_frames`).
+        length: T, frames of a clip.
+        stride: distance in the video between neighbouring frames of the clip.
+    """
+    N = len(target_frames)
+    gaps = {after - before for before, after in pairwise(target_frames)}
+    if N > 1 and len(gaps) == 1 and min(gaps) > 0:
+        step = gaps.pop() * stride
+        block, target = divmod(frame // step, N)
+        first = frame % step + step * N * block - target_frames[0] * stride
+    else:
+        target = N - 1
+        first = frame - target_frames[target] * stride
+    frames = (min(max(first + j * stride, 0), num_frames - 1) for j in range(length))
+    return ClipFrames(tuple(frames), target)
+
+
+def slide(
+    model: Any,
+    video: Video | VideoReader,
+    frames: Sequence[int],
+    *,
+    stride: int = 1,
+    batch_size: int = 8,
+    device: str | torch.device | None = None,
+    flipped: bool = False,
+    precision: str = "no",
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Predict the map of every asked frame of one video, a batch at a time.
+
+    Batches are the consecutive slices of `frames` of `batch_size` frames, and the windows of a slice are computed
+    in one call of the model, alone: the maps of a slice do not depend on what was asked before or after it. (A
+    model with N maps a clip wastes nothing when `batch_size` is a multiple of N times the stride.)
+    Each source frame is decoded, resized and sent to the device once, however many windows contain it, and the
+    next batch is read while this one is computed. Memory holds the frames still in use: with ascending `frames`,
+    about (T - 1) * stride + batch_size of them.
+
+    Args:
+        model: a network of the project or an exported one: `num_frames`, `size`, `target_frames`, and the call
+            from clip (B, 3, T, H, W) uint8 to log-saliency (B, N, h, w). It runs in evaluation mode and is handed
+            back as it was.
+        video: a video, which is opened here, or a reader of one.
+        frames: 0-based frames of the video, each at least 0; the first T - 1 are as good as any (`window_of`).
+        stride: distance in the video between neighbouring frames of a clip.
+        batch_size: asked frames in one call of the model.
+        device: where the clips are sent; where the model's weights lie when None. The model is not moved.
+        flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
+            compare one with the plain view's, mirror it back (`maps.flip(-1)`).
+        precision: "no" for float32, or "bf16" or "fp16" for autocast.
+
+    Yields:
+        (frames, maps): the slice of `frames`, and their log-saliency (n, h, w), float32 on the CPU.
+
+    Raises:
+        UserError: a frame that the video does not have, a bad setting, or a model whose maps are not numbers.
+    """
+    if batch_size < 1 or stride < 1:
+        raise UserError(f"batch_size and stride must be at least 1, got {batch_size} and {stride}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    reader = open_video(video.path) if isinstance(video, Video) else video
+    frames = [int(frame) for frame in frames]
+    for frame in frames:
+        if not 0 <= frame < reader.num_frames:
+            raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
+    device = torch.device(device) if device is not None else _device_of(model)
+    windows = [
+        window_of(frame, reader.num_frames, model.target_frames, length=model.num_frames, stride=stride)
+        for frame in frames
+    ]
+    slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
+    needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]
+    last_use = {source: index for index, need in enumerate(needs) for source in need}
+    first_use: dict[int, int] = {}
+    for index, need in enumerate(needs):
+        for source in need:
+            first_use.setdefault(source, index)
+    arrivals = [[source for source in need if first_use[source] == index] for index, need in enumerate(needs)]
+
+    def read(index: int) -> np.ndarray | None:
+        return reader.read(arrivals[index], tuple(model.size)) if arrivals[index] else None
+
+    ring: dict[int, Tensor] = {}  # frame -> (3, H, W) uint8 on the device
+    with ThreadPoolExecutor(1) as pool, _evaluating(model):
+        ahead: Future[np.ndarray | None] | None = pool.submit(read, 0) if slices else None
+        for index, part in enumerate(slices):
+            assert ahead is not None
+            fresh = ahead.result()
+            ahead = pool.submit(read, index + 1) if index + 1 < len(slices) else None
+            if fresh is not None:
+                images = torch.from_numpy(fresh).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W)
+                ring.update(zip(arrivals[index], images, strict=True))
+            maps = _maps_of(model, windows[part], ring, flipped=flipped, precision=precision)
+            if torch.isnan(maps).any():
+                raise UserError(
+                    f"the model's maps of frames {frames[part][0] + 1} to {frames[part][-1] + 1} are not numbers "
+                    "(NaN): its weights are broken or its training diverged"
+                )
+            for source in needs[index]:
+                if last_use[source] == index:
+                    del ring[source]
+            yield frames[part], maps
+
+
+def _maps_of(
+    model: Any, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool, precision: str
+) -> Tensor:
+    """Compute the log-saliency (n, h, w) of n windows in one call: float32, on the CPU."""
+    clips: dict[tuple[int, ...], int] = {}  # the windows' different clips -> their row in the batch
+    for window in windows:
+        clips.setdefault(window.frames, len(clips))
+    sources = sorted({source for clip in clips for source in clip})
+    place = {source: row for row, source in enumerate(sources)}
+    with torch.inference_mode():
+        images = torch.stack([ring[source] for source in sources])  # (U, 3, H, W)
+        images = images.flip(-1) if flipped else images
+        rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)
+        batch = images[rows].transpose(1, 2).contiguous()  # (B, T, 3, H, W) -> (B, 3, T, H, W)
+        dtype = PRECISIONS[precision]
+        with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
+            maps = model(batch).float()  # (B, N, h, w)
+        asked = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
+        asked = asked.cpu()
+    return asked.clone()  # a normal tensor: what is made in inference mode could not be trained against
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put a network into evaluation mode, and back into the mode of each of its parts."""
+    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _device_of(model: Any) -> torch.device:
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` did: how many frames, in how many seconds, and where the results are."""
+
+    frames: int
+    seconds: float
+    out: Path | None
+    maps: Path | None
+
+    def __str__(self) -> str:
+        places = " and ".join(str(place) for place in (self.out, self.maps) if place)
+        rate = self.frames / max(self.seconds, 1e-9)
+        return f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} a second): {places}"
+
+
+def predict(
+    model: Any,
+    source: str | Path,
+    *,
+    out: str | Path | None = None,
+    maps: str | Path | None = None,
+    device: str | torch.device | None = None,
+    stride: int = 1,
+    batch_size: int = 8,
+    precision: str = "no",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Prediction:
+    """Predict every frame of a video file or folder of frames, and write what was asked for.
+
+    The overlay and the maps of one batch are written while the next is computed. Nothing appears under the final
+    names before all is done; an interrupted run leaves nothing behind.
+
+    Args:
+        model: as `slide` takes it; a network is moved to `device`.
+        source: a video file, or a folder of image frames.
+        out: the overlay video to write (H.264, the video's size and rate).
+        maps: a folder for one 8-bit grey PNG a frame at the video's size, 0001.png first; each map's maximum
+            is 255.
+        device: where to compute; where the model lies when None.
+        stride: as in `slide`.
+        batch_size: as in `slide`.
+        precision: as in `slide`.
+        overwrite: replace an `out` that exists, and the PNGs of the same names in `maps`.
+        progress: show a bar with the rate and the time left.
+
+    Raises:
+        UserError: nothing to write, an output that exists, an output that is the source, or a source that cannot
+            be read.
+    """
+    source, out, maps = Path(source), Path(out) if out else None, Path(maps) if maps else None
+    _check_outputs(source, out, maps, overwrite=overwrite)
+    if isinstance(model, nn.Module) and device is not None:
+        model.to(device)
+    small, full = open_video(source), open_video(source)  # one is read at the model's size, one at its own
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        folder = stack.enter_context(_png_folder(maps)) if maps else None
+        writer = stack.enter_context(VideoWriter(out, full.size, full.fps)) if out else None
+
+        def write(frames: list[int], log_saliency: np.ndarray) -> None:
+            pictures = full.read(frames) if writer else [None] * len(frames)
+            for frame, picture, one in zip(frames, pictures, log_saliency, strict=True):
+                saliency = resize_map(peak_map(one), full.size)
+                if folder:
+                    grey = Image.fromarray(np.rint(saliency * 255).astype(np.uint8))
+                    grey.save(folder / f"{frame + 1:04d}.png")
+                if writer:
+                    writer.write(overlay(picture, saliency))
+
+        bar = stack.enter_context(
+            tqdm(total=small.num_frames, unit="frame", desc=source.name, disable=not progress)
+        )
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        written: Future[None] | None = None
+        windows = slide(
+            model,
+            small,
+            range(small.num_frames),
+            stride=stride,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+        )
+        for frames, batch in windows:
+            if written:
+                written.result()
+            written = pool.submit(write, frames, batch.numpy())
+            bar.update(len(frames))
+        if written:
+            written.result()
+    return Prediction(small.num_frames, time.perf_counter() - started, out, maps)
+
+
+def _check_outputs(source: Path, out: Path | None, maps: Path | None, *, overwrite: bool) -> None:
+    if out is None and maps is None:
+        raise UserError(
+            "nothing to write: name an overlay video (-o OUT.mp4), a folder of maps (--maps DIR) or both"
+        )
+    for path, what in ((out, "the overlay video"), (maps, "the folder of maps")):
+        if path is None:
+            continue
+        if path.resolve() == source.resolve():
+            raise UserError(f"{path}: the result would replace the video it is made from; choose another name")
+        if not overwrite:
+            refuse_existing(path, what, remedy="choose another name, or pass --overwrite to replace it")
+    if out is not None and out.is_dir():
+        raise UserError(f"{out}: is a folder; -o takes the name of a video file, such as {out / 'overlay.mp4'}")
+    if maps is not None and maps.exists() and not maps.is_dir():
+        raise UserError(f"{maps}: is a file; --maps takes the name of a folder")
+
+
+@contextmanager
+def _png_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `path` when the block ends well; one with files in it has those replaced."""
+    if not path.exists():
+        with atomic_folder(path) as temporary:
+            yield temporary
+        return
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        for made in sorted(temporary.iterdir()):
+            made.replace(path / made.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def resize_map(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize one map (h, w) to `size` for looking at: bilinear, float32, within the range of its input."""
+    if saliency.shape == tuple(size):
+        return saliency
+    image = torch.from_numpy(np.ascontiguousarray(saliency, dtype=np.float32))[None, None]
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)[0, 0].numpy()
+
+
+def overlay(
+    frame: np.ndarray, saliency: np.ndarray, *, colours: str = "turbo", strength: float = 0.7
+) -> np.ndarray:
+    """Paint a peak map over a frame as heat: the hotter, the more opaque, so that the background stays visible.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        saliency: (h, w) in [0, 1] of any size; it is resized to the frame's.
+        colours: a matplotlib colour map.
+        strength: opacity of the hottest spot, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8. A zero map returns the frame as it is.
+    """
+    heat = np.clip(resize_map(saliency, frame.shape[:2]), 0.0, 1.0)
+    alpha = (strength * heat * (2.0 - heat))[..., None]  # rises quickly, so that mild heat can be seen too
+    colour = _lookup(colours)[np.rint(heat * 255).astype(np.uint8)]
+    return np.rint(frame * (1.0 - alpha) + colour * alpha).astype(np.uint8)
+
+
+@cache
+def _lookup(colours: str) -> np.ndarray:
+    """Return the colour map as 256 rows of RGB, float32 in [0, 255]."""
+    from matplotlib import colormaps  # here: half a second that only overlays should pay
+
+    return np.asarray(colormaps[colours](np.linspace(0, 1, 256))[:, :3] * 255, dtype=np.float32)

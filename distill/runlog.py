@@ -1,0 +1,109 @@
+"""What a run says as it goes on: a JSON object a line in log.jsonl, the same in TensorBoard, one progress bar."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from distill.files import write_text
+
+
+class RunLog:
+    """Writes log.jsonl and tensorboard/ in a run's folder and draws the progress bar.
+
+    A resumed run first drops the lines past its checkpoint, so that each step stands in the file once.
+
+    Args:
+        run: the run's folder.
+        start: steps done already.
+        steps: length of the run.
+        quiet: write nothing and draw nothing (the other processes of a run on several).
+    """
+
+    def __init__(self, run: Path, *, start: int, steps: int, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.path = run / "log.jsonl"
+        self._tensorboard: Any = None
+        if not quiet:
+            self._keep_until(start)
+            self._tensorboard = _tensorboard(run / "tensorboard", start)
+        self.bar = tqdm(total=steps, initial=start, unit="step", disable=quiet, dynamic_ncols=True, desc="train")
+
+    def __enter__(self) -> Self:
+        """Open for the length of a run."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bar and the files."""
+        self.bar.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Log one training step and move the bar."""
+        self._write({"kind": "train", **record})
+        self.bar.set_postfix_str(
+            f"loss {record['loss']:.4f}, lr {record['lr']:.1e}, {record['clips_per_second']:.1f} clips/s"
+        )
+        self.bar.update()
+
+    def validation(self, record: dict[str, Any]) -> None:
+        """Log one validation."""
+        self._write({"kind": "validation", **record})
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in record["scores"].items())
+        self.say(f"step {record['step']}: validation {scores}")
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        if not self.quiet:
+            self.bar.write(sentence)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.quiet:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._tensorboard is not None:
+            for name, value in _scalars(record):
+                self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def _keep_until(self, step: int) -> None:
+        if self.path.exists():
+            kept = [line for line in read_log(self.path) if line["step"] <= step]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Read log.jsonl; a last line that a crash tore is left out. A missing file gives no lines."""
+    path = Path(path)
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Flatten a record to (name, number) pairs."""
+    pairs: list[tuple[str, float]] = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            pairs += _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            pairs.append((prefix + name, value))
+    return pairs
+
+
+def _tensorboard(folder: Path, start: int) -> Any:
+    """Return a TensorBoard writer, or None where the extra `tracking` is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,0 +1,205 @@
+"""The teacher in training: from a network or from a store, behind one call.
+
+    teacher = OnlineTeacher(model, stride=1, device="cuda:0")      or  CachedTeacher(store, spec)
+    clips = ClipDataset(sources, spec, extras=[teacher.reader])    # the workers read what the teacher needs
+    maps = teacher(batch)                                          # (B, N, h, w) log-saliency, no gradient
+
+A teacher is no module of anything: no optimiser sees its weights, and no checkpoint holds them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.data.clips import ClipSpec, Video, Window, read_clip
+from distill.errors import UserError
+from distill.targets.store import TargetStore
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher(Protocol):
+    """What the loop knows of a teacher."""
+
+    offsets: tuple[int, ...]
+    """The frames it judges, in frames from the clip's last one."""
+    reader: Callable[[Window], dict[str, Tensor]]
+    """What a sample holds for it; for `ClipDataset`'s extras, and picklable."""
+    views: tuple[str, ...]
+    """The views it can judge, "plain" and perhaps "flipped"; without the second, clips must not be mirrored."""
+
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return log-saliency (B, N, h, w) of a batch, float32, without gradient, on the device of its clips."""
+        ...
+
+    def describe(self) -> str:
+        """Say in one line who teaches."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads the teacher's own clip of a window: its size, frames and stride, mirrored when the window is."""
+
+    spec: ClipSpec
+
+    def __call__(self, window: Window) -> dict[str, Tensor]:
+        """Return "teacher_clip", uint8 (3, T, H, W)."""
+        return {"teacher_clip": read_clip(window, self.spec)}
+
+
+@dataclass(frozen=True)
+class MapReader:
+    """Reads the stored maps of a window's target frames, of the mirrored view when the window is mirrored."""
+
+    store: TargetStore
+    spec: ClipSpec
+
+    def __call__(self, window: Window) -> dict[str, Tensor]:
+        """Return "teacher_map", float32 (N, h, w).
+
+        Raises:
+            UserError: a map that is not in the store, or damaged.
+        """
+        view = "flipped" if window.flipped else "plain"
+        frames = self.spec.targets(window.end)
+        maps = np.stack([self.store.read(window.video.name, frame, view) for frame in frames])
+        return {"teacher_map": torch.from_numpy(maps)}
+
+
+class OnlineTeacher:
+    """A network that teaches while the student trains. It freezes itself, and stays so whatever it is told.
+
+    Args:
+        model: the teacher; it is moved to the device, put into evaluation mode, and its weights take no gradient.
+        stride: frames of the video from one frame of its clip to the next.
+        device: where it computes; where it lies when None.
+        precision: "fp32", or "bf16" or "fp16" for autocast.
+    """
+
+    def __init__(
+        self, model: Any, *, stride: int = 1, device: str | torch.device | None = None, precision: str = "fp32"
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if isinstance(model, nn.Module):
+            model.requires_grad_(False).eval()
+            if device is not None:
+                model.to(device)
+        self.model = model
+        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.precision = precision
+        self.spec = ClipSpec.of(model, stride)
+        self.offsets = self.spec.offsets
+        self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec)
+        self.views: tuple[str, ...] = ("plain", "flipped")
+
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
+        """See `Teacher`."""
+        if isinstance(self.model, nn.Module):
+            self.model.requires_grad_(False).eval()  # somebody may have told the model itself to train
+        clip = batch["teacher_clip"]
+        dtype = PRECISIONS[self.precision]
+        # inside the student's autocast, a teacher in fp32 must say so
+        cast = torch.autocast(self.device.type, dtype) if dtype else torch.autocast(self.device.type, enabled=False)
+        with torch.no_grad(), cast:
+            maps = self.model(clip.to(self.device, non_blocking=True)).float()
+        return maps.to(clip.device)
+
+    def train(self, mode: bool = True) -> "OnlineTeacher":
+        """Stay as it is: a teacher does not train."""
+        return self
+
+    def describe(self) -> str:
+        """See `Teacher`."""
+        name = getattr(self.model, "reference", None) or type(self.model).__name__
+        return f"teacher: {name}, computed online in {self.precision} on {self.device}"
+
+
+class CachedTeacher:
+    """A store that teaches. Any model can learn from it: whatever frames it predicts, their maps are read.
+
+    Args:
+        store: the store, or its folder.
+        spec: what the student wants; its target frames are read. When None, those of the store's teacher.
+    """
+
+    def __init__(self, store: TargetStore | str, spec: ClipSpec | None = None) -> None:
+        self.store = store if isinstance(store, TargetStore) else TargetStore.open(store)
+        self.spec = spec or _spec_of(self.store)
+        self.offsets = self.spec.offsets
+        self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(self.store, self.spec)
+        self.views: tuple[str, ...] = self.store.plan.views
+
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
+        """See `Teacher`."""
+        maps: Tensor = batch["teacher_map"]
+        return maps
+
+    def require(self, videos: Sequence[Video]) -> None:
+        """Refuse, before a run starts, a store that lacks a map that the run could ask for.
+
+        Raises:
+            UserError: naming the first map that is missing, and how many are.
+        """
+        complete = self.store.complete
+        missing: list[str] = []
+        for video in videos:
+            for frame in sorted({frame for end in video.frames for frame in self.spec.targets(end)}):
+                planned = self.store.plan.locate(video.name, frame, "plain") is not None
+                if not planned or not (complete or self.store.has(video.name, frame)):
+                    missing.append(f"{video.name}, frame {frame + 1}")
+        if missing:
+            raise UserError(
+                f"{self.store.path}: {len(missing)} maps that this run needs are not in the store, {missing[0]} "
+                "for one; run `saldistill cache build` with this run's config"
+            )
+
+    def describe(self) -> str:
+        """See `Teacher`."""
+        made = self.store.fingerprint.get("teacher", {})
+        name = self.store.notes.get("teacher") or made.get("name", "unknown")
+        return f"teacher: {name}, from {self.store.path} ({self.store.codec}; views: {', '.join(self.views)})"
+
+
+def check_alignment(teacher_offsets: Sequence[int], student_offsets: Sequence[int]) -> None:
+    """Refuse a teacher and a student that predict different frames of the same window.
+
+    Args:
+        teacher_offsets: the teacher's target frames, in frames from the clip's last one (0 is the last itself).
+        student_offsets: the student's.
+
+    Raises:
+        UserError: naming both.
+    """
+    if tuple(teacher_offsets) != tuple(student_offsets):
+        raise UserError(
+            f"teacher and student predict different frames: the teacher {list(teacher_offsets)}, the student "
+            f"{list(student_offsets)} (counted from the clip's last frame, which is 0); choose a student with the "
+            "teacher's target frames, or cache the teacher's maps, which serve any frames"
+        )
+
+
+def _spec_of(store: TargetStore) -> ClipSpec:
+    """Return what a store's teacher was shown; for imported maps, one map for the clip's last frame."""
+    seen = store.fingerprint.get("input")
+    if seen is None:
+        return ClipSpec(1, store.map_size, (0,), store.map_size)
+    return ClipSpec(
+        num_frames=seen["num_frames"],
+        size=tuple(seen["size"]),
+        target_frames=tuple(seen["target_frames"]),
+        map_size=tuple(seen["map_size"]),
+        stride=seen["stride"],
+    )
+
+
+def _device_of(model: Any) -> torch.device:
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,297 @@
+"""The training loop: one for teachers, students and distillation, on one process or many (accelerate).
+
+    saldistill train configs/teacher/demo.yaml
+    accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml
+
+Everything random in step s is a function of (seed, s): which clips, where they lie, whether they are mirrored,
+which blocks are dropped. So a checkpoint is weights, moments and a step, and a resumed run equals the straight run
+to the bit.
+"""
+
+import math
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from distill import build
+from distill.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from distill.config import RunConfig, load_config, save_config
+from distill.data import make_loader
+from distill.data.clips import ClipSpec, Video
+from distill.errors import RunError, UserError
+from distill.evaluate import evaluate, model_maps
+from distill.files import refuse_existing, write_json
+from distill.models import save_model
+from distill.objective import Objective, Outcome
+from distill.runlog import RunLog
+from distill.schedule import learning_rate_factor
+from distill.teaching import Teacher
+
+FREE_TO_CHANGE = ("resume", "device", "data.workers", "training.checkpoint_every")
+"""Keys that may differ between a run and its resumption, since no weight depends on them."""
+
+Stop = Callable[[int, int], bool]
+
+
+def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
+    """Run a config to its end, or to Ctrl-C; return the run's folder.
+
+    Args:
+        config: what to do.
+        stop: asked after every batch with (step, batch within the step), both from 0; True ends the run after that
+            step, as Ctrl-C does.
+
+    Raises:
+        UserError: if the config does not fit the machine, the data, the teacher or the folder.
+        RunError: if the loss stops being a number.
+        KeyboardInterrupt: after the state was saved, when the run was stopped.
+    """
+    out = Path(config.out)
+    accelerator = build.build_accelerator(config)
+    is_main = accelerator.is_main_process
+    if is_main:
+        check_folder(out, config)
+    accelerator.wait_for_everyone()
+
+    model = build.build_model(config)
+    spec = ClipSpec.of(model, stride=config.data.stride)
+    teacher = build.build_teacher(config, spec, accelerator.device)
+    clips = build.build_clips(config, spec, teacher)
+    validation = build.validation_videos(config.data)
+    objective = build.build_objective(config.losses)
+    optimizer = build.build_optimizer(config.optimizer, model)
+    steps = build.count_steps(config, len(clips), accelerator.num_processes)
+    clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
+    validate_every = config.training.validate_every or steps
+
+    done: int = 0
+    # what a checkpoint remembers beside weights and moments
+    memory: dict[str, Any] = {"best": None, "seconds": 0.0}
+    newest = newest_checkpoint(out)
+    if newest is not None:
+        done, memory = load_checkpoint(newest, model, optimizer)
+    if is_main:  # only now: a run that cannot start leaves no folder behind
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(config, out / "config.yaml")
+    bare_model, bare_optimizer = model, optimizer
+    model, optimizer = accelerator.prepare(model, optimizer)
+    loop = Loop(config, accelerator, model, optimizer, objective, teacher, steps)
+
+    with (
+        RunLog(out, start=done, steps=steps, quiet=not is_main) as runlog,
+        interruptible() as interrupted,
+    ):
+        if teacher is not None:
+            runlog.say(teacher.describe())
+        if done:
+            runlog.say(f"{out}: goes on after step {done} of {steps}")
+        batches = iter(
+            make_loader(clips, clip_numbers(config, accelerator, done, steps), workers=config.data.workers)
+        )
+        for step in range(done, steps):
+            began = time.perf_counter()
+            record, stopped = loop.step(step, batches, interrupted, stop)
+            seconds = time.perf_counter() - began
+            memory["seconds"] += seconds
+            epoch = (step + 1) * clips_per_step / len(clips)
+            runlog.step({**record, "epoch": epoch, "clips_per_second": clips_per_step / seconds})
+
+            finished = step + 1 == steps
+            stopped = stopped and not finished
+            scored = validation and not stopped and (finished or (step + 1) % validate_every == 0)
+            if is_main and scored:
+                scores = validate(config, bare_model, validation, accelerator.device)
+                runlog.validation({"step": step + 1, "scores": scores})
+                keep_best(config, bare_model, step + 1, scores, memory)
+            if is_main and (scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0):
+                save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory)
+            accelerator.wait_for_everyone()
+            if stopped:
+                runlog.say(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
+                raise KeyboardInterrupt
+    if is_main:
+        write_json(out / "summary.json", summary(steps, memory, accelerator.device))
+    return out
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What every step needs."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    objective: Objective
+    teacher: Teacher | None
+    steps: int
+
+    def step(
+        self, step: int, batches: Iterator[Mapping[str, Any]], interrupted: threading.Event, stop: Stop | None
+    ) -> tuple[dict[str, Any], bool]:
+        """Take one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
+        config, accelerator = self.config, self.accelerator
+        torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
+        self.model.train()
+        rate = config.optimizer.lr * learning_rate_factor(step, steps=self.steps, **config.schedule.model_dump())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        portions = [to_device(next(batches), accelerator.device) for _ in range(config.training.accumulate)]
+        counts = accelerator.reduce(torch.stack([self.objective.counts(batch) for batch in portions]).sum(0))
+        outcomes: list[Outcome] = []
+        stopped = False
+        for index, batch in enumerate(portions):
+            last = index + 1 == len(portions)
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                outcomes.append(self.backward(step, batch, counts))
+            stopped |= interrupted.is_set() or (stop is not None and stop(step, index))
+        record: dict[str, Any] = {"step": step + 1, "lr": rate}
+        if config.training.clip_norm is not None:
+            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
+            record["gradient_norm"] = float(norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+        record["loss"] = self.total([outcome.loss.detach() for outcome in outcomes])
+        record["terms"] = {name: self.total([each.terms[name] for each in outcomes]) for name in outcomes[0].terms}
+        if self.teacher is not None:
+            of_teacher = outcomes[0].teacher
+            record["teacher"] = {name: self.total([each.teacher[name] for each in outcomes]) for name in of_teacher}
+        return record, stopped
+
+    def backward(self, step: int, batch: dict[str, Any], counts: Tensor) -> Outcome:
+        """Run one batch forward and back."""
+        teacher_maps = None if self.teacher is None else self.teacher(batch)
+        with self.accelerator.autocast():
+            log_saliency = self.model(batch["clip"])
+        outcome = self.objective(batch, log_saliency, teacher_maps, counts)
+        value = outcome.loss.item()
+        if not math.isfinite(value):
+            raise RunError(
+                f"step {step + 1}: the loss is {value}, on {clip_names(batch)}; the last checkpoint is kept; "
+                "try a lower optimizer.lr, a training.clip_norm, or training.precision=fp32"
+            )
+        # accelerate averages gradients over processes; the terms are divided by the counts of all processes already
+        self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
+        return outcome
+
+    def total(self, shares: list[Tensor]) -> float:
+        """Add up the shares of a mean over the step's batches and processes."""
+        return float(self.accelerator.reduce(torch.stack(shares).sum()))
+
+
+def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: int) -> Iterator[list[int]]:
+    """Yield the clip numbers of this process's batches, from step `done` on.
+
+    Clips are numbered without end, one epoch after the other; a step takes the next ones, each process its share.
+    """
+    size, accumulate = config.training.batch_size, config.training.accumulate
+    for portion in range(done * accumulate, steps * accumulate):
+        first = (portion * accelerator.num_processes + accelerator.process_index) * size
+        yield list(range(first, first + size))
+
+
+def check_folder(out: Path, config: RunConfig) -> None:
+    """Check that the run's folder is free, or that the run there is this one.
+
+    Raises:
+        UserError: if a run is there and `resume` is not auto, or it was started with another config.
+    """
+    if config.resume == "never":
+        refuse_existing(out, "a run", remedy="resume=auto goes on with it, out=FOLDER starts another")
+    stored = out / "config.yaml"
+    if stored.exists():
+        before, now = (flat(each.model_dump(mode="json")) for each in (load_config(stored), config))
+        differences = [
+            f"{key}: {before.get(key)} there, {now.get(key)} here"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+        ]
+        if differences:
+            raise UserError(
+                f"{out}: the run there has another config ({'; '.join(differences)}); "
+                "give it the same one to go on, or start another run with out=FOLDER"
+            )
+
+
+def validate(config: RunConfig, model: nn.Module, videos: list[Video], device: torch.device) -> dict[str, float]:
+    """Score the model on the validation frames: the mean over videos of the mean over a video's frames."""
+    metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
+    maps = model_maps(model, batch_size=config.training.batch_size, stride=config.data.stride, device=device)
+    return evaluate(maps, videos, metrics=metrics, progress=False).per_video
+
+
+def keep_best(config: RunConfig, model: nn.Module, step: int, scores: dict[str, float], memory: Any) -> None:
+    """Write best.safetensors when the score that counts has never been higher."""
+    score = scores[config.training.best]
+    if memory["best"] is None or score > memory["best"]["score"]:
+        memory["best"] = {"step": step, "metric": config.training.best, "score": score}
+        save_model(model, Path(config.out) / "best.safetensors", notes={"step": step, "validation": scores})
+
+
+def summary(steps: int, memory: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Say what a finished run took; peak memory is this process's, without its loader workers."""
+    record: dict[str, Any] = {"steps": steps, **memory, "device": str(device)}
+    record["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        record["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return record
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move a batch's tensors."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def clip_names(batch: Mapping[str, Any]) -> str:
+    """Name a batch's clips by video and last frame, for a message."""
+    pairs = zip(batch["video"], batch["frames"].tolist(), strict=True)
+    return "clips " + ", ".join(f"{video} (frame {frames[-1] + 1})" for video, frames in pairs)
+
+
+def flat(values: Any, path: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to `key.path: value`."""
+    if not isinstance(values, dict) or not values:
+        return {path: values}
+    return {key: value for name in values for key, value in flat(values[name], f"{path}.{name}".strip(".")).items()}
+
+
+def mix_seeds(*numbers: int) -> int:
+    """Return one seed of several numbers, far from the seeds of their neighbours."""
+    mixed = 0
+    for number in numbers:
+        mixed = ((mixed + number + 1) * 6364136223846793005 + 1442695040888963407) % 2**63
+    return mixed
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets; the second one ends the program at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals belong to the main thread
+        return
+
+    def remember(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(number, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

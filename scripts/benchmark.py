@@ -1,0 +1,15 @@
+"""Measures cost and speed: `saldistill benchmark` as a file.
+
+    python scripts/benchmark.py teacher/salfom:tiny student/thtdnet:tiny
+"""
+
+import sys
+from pathlib import Path
+
+# The repository's root comes first: this folder's own distill.py would hide the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -1,0 +1,15 @@
+"""Distils a student: `saldistill distill` as a file, which `accelerate launch` needs.
+
+    accelerate launch scripts/distill.py configs/distill/demo.yaml out=runs/mine/student
+"""
+
+import sys
+from pathlib import Path
+
+# The repository's root comes first: this folder's own distill.py would hide the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["distill", *sys.argv[1:]]))

@@ -1,0 +1,15 @@
+"""Trains a teacher: `saldistill train` as a file, which `accelerate launch` needs.
+
+    accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml out=runs/mine/teacher
+"""
+
+import sys
+from pathlib import Path
+
+# The repository's root comes first: this folder's own distill.py would hide the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,242 @@
+"""THTD-Net: a Video Swin encoder and one decoder that keeps time long and shortens it little by little.
+
+    clip (B, 3, T, H, W) -> four stages of features, each at T/2 frames
+      -> laterals to one width, summed from the top down, still at T/2 frames
+      -> convolutions over time and space, each halving time, until one frame is left
+      -> log-saliency (B, 1, H, W) of the clip's last frame
+
+Sourced (Moradi, Moradi, Rudoy, "Transformer-based Video Saliency Prediction with High Temporal Dimension Decoding",
+VISAPP 2024, arXiv 2401.07942): a Video Swin encoder; one deep decoder without further branches, which keeps the
+temporal dimension high and reduces it gradually; a model file of 220 MB. No code is public.
+This reading: Video Swin-S and clips of 32 x 224 x 384, as in the same authors' TMFI-Net; laterals of 192 channels
+with top-down sums at T = 16; convolutions 192-96-48-24-12 of (2, 3, 3) with temporal stride 2, ReLU, upsampling x2
+before the last two; a (1, 3, 3) convolution to one map. It comes to 50.2 M weights, and the state dict with its
+integer indices of window positions, as the field counts, to 219.7 MiB: the paper's 220 MB.
+The model returns the logarithm of the sigmoid map.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+from student.weights import load_weights
+
+__all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    # the paper's, by the reading above: Video Swin-S
+    "base": {},
+    # Video Swin-T, for which Kinetics weights are published too, and half the decoder's width
+    "small": {"depths": (2, 2, 6, 2), "laterals": 96},
+    # trains on two CPU cores
+    "tiny": {
+        "num_frames": 16,
+        "size": (112, 192),
+        "width": 32,
+        "depths": (1, 1, 2, 1),
+        "heads": (1, 2, 4, 8),
+        "window": (4, 4, 4),
+        "laterals": 48,
+        "drop_path": 0.0,
+    },
+    # for tests: milliseconds
+    "micro": {
+        "num_frames": 8,
+        "size": (32, 48),
+        "width": 8,
+        "depths": (1, 1, 2, 1),
+        "heads": (1, 1, 2, 2),
+        "window": (2, 2, 2),
+        "laterals": 16,
+        "drop_path": 0.0,
+    },
+}
+
+DEFAULT = "base"
+
+PATCH = 16
+"""Sizes are multiples of this; where the last stage is then odd, Video Swin pads it."""
+
+
+class Model(nn.Module):
+    """THTD-Net.
+
+    Args:
+        num_frames: T, a power of two from 4 on; the decoder has log2(T/2) temporal halvings.
+        size: (H, W) of clip and map, multiples of 16.
+        width: channels of the encoder's first stage; each later stage has twice as many.
+        depths: blocks of the four stages.
+        heads: attention heads of the four stages.
+        window: attention window in (frames, rows, columns) of tokens.
+        laterals: channels to which the stages are brought, and from which the decoder halves.
+        drop_path: stochastic depth of the encoder's last block; it rises linearly from 0 in the first.
+
+    Raises:
+        ValueError: for a size or clip length that does not work; it names one that does.
+    """
+
+    no_gradient: tuple[str, ...] = ()
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_frames: int = 32,
+        size: tuple[int, int] = (224, 384),
+        width: int = 96,
+        depths: tuple[int, int, int, int] = (2, 2, 18, 2),
+        heads: tuple[int, int, int, int] = (3, 6, 12, 24),
+        window: tuple[int, int, int] = (8, 7, 7),
+        laterals: int = 192,
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_clip(num_frames, size)
+        height, width_px = size
+        self.num_frames = num_frames
+        self.size = (height, width_px)
+        self.target_frames = (num_frames - 1,)
+        self.map_size = self.size
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1), persistent=False)
+        self.encoder = Encoder(width=width, depths=depths, heads=heads, window=window, drop_path=drop_path)
+        self.decoder = Decoder(
+            [width * 2**i for i in range(4)], width=laterals, halvings=(num_frames // 2).bit_length() - 1
+        )
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Predict the saliency of the clip's last frame.
+
+        Args:
+            clip: (B, 3, T, H, W), RGB, uint8 or float in [0, 1].
+
+        Returns:
+            (B, 1, H, W) float32 log-saliency: the logarithm of a map in (0, 1).
+
+        Raises:
+            ValueError: if the clip has other frames or another size than the model was built for.
+        """
+        return self.forward_head(self.forward_features(clip))
+
+    def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
+        """Return `stage1` (B, C, T/2, H/4, W/4) to `stage4` (B, 8C, T/2, H/32, W/32), `decoder` (B, c, H, W)."""
+        stages = self.encoder(self.normalise(clip))
+        features = {f"stage{i}": stage for i, stage in enumerate(stages, start=1)}
+        return features | {"decoder": self.decoder(stages)}
+
+    def forward_head(self, features: dict[str, Tensor]) -> Tensor:
+        """Turn the decoder's features (B, c, H, W) into log-saliency (B, 1, H, W)."""
+        logits = self.decoder.head(features["decoder"]).float()  # (B, 1, H, W)
+        return -F.softplus(-logits)  # the log of a sigmoid, in an operation that is exact in ONNX Runtime too
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """Check a clip and bring it to ImageNet's mean and deviation, in the weights' precision."""
+        if clip.ndim != 5 or clip.shape[1] != 3 or tuple(clip.shape[2:]) != (self.num_frames, *self.size):
+            T, (H, W) = self.num_frames, self.size
+            raise ValueError(f"THTD-Net: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
+        values = clip.to(self.mean.dtype) / 255 if clip.dtype == torch.uint8 else clip.to(self.mean.dtype)
+        return (values - self.mean) / self.std
+
+
+class Encoder(SwinTransformer3d):
+    """torchvision's Video Swin with patches of (2, 4, 4), without its head, returning all four stages.
+
+    The last stage is normed, as it is before the head that Kinetics trained.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depths: Sequence[int],
+        heads: Sequence[int],
+        window: Sequence[int],
+        drop_path: float,
+    ) -> None:
+        super().__init__(
+            patch_size=[2, 4, 4],
+            embed_dim=width,
+            depths=list(depths),
+            num_heads=list(heads),
+            window_size=list(window),
+            stochastic_depth_prob=drop_path,
+            num_classes=1,
+        )
+        del self.head, self.avgpool
+
+    def forward(self, clip: Tensor) -> list[Tensor]:
+        """Encode a normalised clip (B, 3, T, H, W) to four tensors (B, C, T/2, h, w), finest first."""
+        x = self.patch_embed(clip)  # (B, T/2, H/4, W/4, C)
+        stages = []
+        for i, part in enumerate(self.features):
+            x = part(x)
+            if i % 2 == 0:  # a stage; between two of them stands a patch merging, which halves h and w
+                stages.append(x)
+        stages[-1] = self.norm(stages[-1])
+        return [stage.permute(0, 4, 1, 2, 3) for stage in stages]
+
+
+class Decoder(nn.Module):
+    """The high-temporal-dimension decoder: sums at full clip length, then time is halved step by step.
+
+    Args:
+        stages: channels of the encoder's stages, finest first.
+        width: channels of the laterals.
+        halvings: temporal halvings, until one frame is left.
+    """
+
+    def __init__(self, stages: Sequence[int], *, width: int, halvings: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in stages)
+        widths = [max(width >> i, 4) for i in range(halvings + 1)]  # 192, 96, 48, 24, 12
+        self.reduce = nn.ModuleList(
+            nn.Conv3d(c_in, c_out, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1))
+            for c_in, c_out in itertools.pairwise(widths)
+        )
+        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.apply(init_convolution)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)  # the first maps are nearly uniform
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Decode four stages to features (B, c, H, W), whose time is gone."""
+        x = self.laterals[-1](stages[-1])  # (B, 192, T/2, H/32, W/32)
+        for lateral, stage in zip(self.laterals[-2::-1], stages[-2::-1], strict=True):
+            h, w = stage.shape[-2:]
+            x = lateral(stage) + upsample(x)[..., :h, :w]  # an odd h or w was padded by one: cut it off
+        for left, conv in zip(range(len(self.reduce), 0, -1), self.reduce, strict=True):
+            x = upsample(x) if left <= 2 else x  # H/4 -> H/2 -> H, before the last two
+            x = F.relu(conv(x))  # (B, 192 / 2^n, T / 2^(n+1), ., .)
+        return x.squeeze(2)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double height and width of (B, C, T, h, w) bilinearly, align_corners False; time stays."""
+    return F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False)
+
+
+def init_convolution(module: nn.Module) -> None:
+    """Initialise convolutions before a ReLU: Kaiming normal over the inputs, zero bias."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def check_clip(num_frames: int, size: Sequence[int]) -> None:
+    """Raise a ValueError that names what works, unless T is a power of two and both sides multiples of 16."""
+    if num_frames < 8 or num_frames & (num_frames - 1):
+        near = max(8, 1 << round(max(num_frames, 1)).bit_length() - 1)
+        raise ValueError(f"num_frames {num_frames}: expected a power of two from 8 on, such as {near}")
+    if len(size) != 2 or any(side < 2 * PATCH or side % PATCH for side in size):
+        near_size = tuple(max(2 * PATCH, round(side / PATCH) * PATCH) for side in size)
+        raise ValueError(
+            f"size {tuple(size)}: height and width must be multiples of {PATCH} from {2 * PATCH} on, "
+            f"such as {near_size}"
+        )

@@ -1,0 +1,1 @@
+"""Teachers: SalFoM and the weights that fit it. Imports nothing of `distill` or `student`."""

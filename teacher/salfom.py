@@ -1,0 +1,200 @@
+"""SalFoM: the teacher, a video foundation model with a three-branch decoder; one map a clip, of its last frame.
+
+    clip (B, 3, T, H, W) -> encoder (UMT) -> TCFE, DFD, SFD -> fusion -> log-saliency (B, 1, H, W)
+
+Source: Moradi, Moradi, Rudoy, "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024,
+arXiv 2404.03097; the variants are those of its companion study of parameters and components.
+Departures: the model returns the logarithm of the published sigmoid map; fused attention; nothing is computed or
+kept that the map does not need. `teacher/weights.py` reads the published files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from teacher.decoder import Decoder
+from teacher.umt import PATCH, Encoder
+from teacher.weights import load_weights
+
+__all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights"]
+
+VIT_B: dict[str, Any] = {"width": 768, "heads": 12, "depth": 12}
+VIT_L: dict[str, Any] = {"width": 1024, "heads": 16, "depth": 24}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    # the paper's network: UMT-L/16 with 16 frames, TCFE of depth 6
+    "base": {},
+    # depth of the TCFE stages
+    "tcfe2": {"tcfe_depth": 2},
+    "tcfe4": {"tcfe_depth": 4},
+    "tcfe8": {"tcfe_depth": 8},
+    "tcfe10": {"tcfe_depth": 10},
+    # convolutions of the two other branches
+    "dfd-depthwise": {"dfd": "depthwise"},
+    "dfd-extra": {"dfd": "extra"},
+    "dfd-fewer": {"dfd": "fewer"},
+    "sfd-depthwise": {"sfd": "depthwise"},
+    "sfd-extra": {"sfd": "extra"},
+    "sfd-fewer": {"sfd": "fewer"},
+    # size, frames and depth of the encoder
+    "umt-b8-d6": {**VIT_B, "num_frames": 8, "depth": 6},
+    "umt-b8-d12": {**VIT_B, "num_frames": 8},
+    "umt-l8-d6": {**VIT_L, "num_frames": 8, "depth": 6},
+    "umt-l8-d12": {**VIT_L, "num_frames": 8, "depth": 12},
+    "umt-l8-d18": {**VIT_L, "num_frames": 8, "depth": 18},
+    "umt-l8-d24": {**VIT_L, "num_frames": 8},
+    "umt-l16-d6": {**VIT_L, "depth": 6},
+    "umt-l16-d12": {**VIT_L, "depth": 12},
+    "umt-l16-d18": {**VIT_L, "depth": 18},
+    # the same parts at a size that trains on two CPU cores
+    "tiny": {
+        "size": (112, 192),
+        "width": 96,
+        "depth": 4,
+        "heads": 3,
+        "widths": (64, 48, 32, 32, 16, 16),
+        "tcfe_depth": 2,
+        "drop_path": 0.0,
+    },
+    # for tests: milliseconds
+    "micro": {
+        "size": (32, 48),
+        "width": 24,
+        "depth": 2,
+        "heads": 2,
+        "widths": (16, 16, 8, 8, 8, 8),
+        "tcfe_depth": 2,
+        "tcfe_heads": 2,
+        "drop_path": 0.0,
+    },
+}
+
+DEFAULT = "base"
+
+FRAMES = (8, 16)
+"""Clip lengths for which the branches' temporal strides meet."""
+
+
+class Model(nn.Module):
+    """SalFoM.
+
+    Args:
+        num_frames: T, 8 or 16.
+        size: (H, W) of clip and map, multiples of 16.
+        width: channels of the encoder's tokens.
+        depth: blocks of the encoder.
+        heads: attention heads of the encoder.
+        widths: channels of DFD's six convolutions, from which the decoder's other widths follow.
+        tcfe_depth: blocks of a TCFE stage.
+        tcfe_heads: attention heads of a TCFE stage.
+        dfd: how DFD is built: paper, depthwise, extra or fewer (teacher/decoder.py says what each is).
+        sfd: how SFD is built, likewise.
+        encoder_drop_path: stochastic depth in the encoder, rising linearly to this rate.
+        drop_path: stochastic depth in each TCFE stage, likewise.
+
+    Raises:
+        ValueError: for a size, clip length or width that the parts cannot make meet; it names one that works.
+    """
+
+    no_gradient = ("encoder.position", "decoder.tcfe.a3.blocks.*.attn.relative_position_bias_table")
+    """The fixed position table, and the bias of a3's windows, which hold one token each."""
+
+    fixed_by_size = ("encoder.position",)
+    """Made anew for another size or clip length; all other weights move as they are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_frames: int = 16,
+        size: tuple[int, int] = (224, 224),
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        widths: Sequence[int] = (512, 256, 128, 64, 32, 16),
+        tcfe_depth: int = 6,
+        tcfe_heads: int = 8,
+        dfd: str = "paper",
+        sfd: str = "paper",
+        encoder_drop_path: float = 0.0,
+        drop_path: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if num_frames not in FRAMES:
+            near = min(FRAMES, key=lambda frames: abs(frames - num_frames))
+            raise ValueError(f"num_frames {num_frames}: expected {' or '.join(map(str, FRAMES))}, such as {near}")
+        check_size(size)
+        if len(widths) != 6:
+            raise ValueError(f"widths {tuple(widths)}: expected six numbers, such as (512, 256, 128, 64, 32, 16)")
+        height, width_px = size
+        self.num_frames = num_frames
+        self.size = (height, width_px)
+        self.target_frames = (num_frames - 1,)
+        self.map_size = self.size
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1), persistent=False)
+        self.encoder = Encoder(
+            num_frames=num_frames,
+            size=self.size,
+            width=width,
+            depth=depth,
+            heads=heads,
+            drop_path=encoder_drop_path,
+        )
+        self.decoder = Decoder(
+            width=width,
+            num_frames=num_frames,
+            widths=tuple(widths),
+            tcfe_depth=tcfe_depth,
+            tcfe_heads=tcfe_heads,
+            dfd=dfd,
+            sfd=sfd,
+            drop_path=drop_path,
+        )
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Predict the saliency of the clip's last frame.
+
+        Args:
+            clip: (B, 3, T, H, W), RGB, uint8 or float in [0, 1].
+
+        Returns:
+            (B, 1, H, W) float32 log-saliency: the logarithm of a map in (0, 1).
+
+        Raises:
+            ValueError: if the clip has other frames or another size than the model was built for.
+        """
+        return self.forward_head(self.forward_features(clip))
+
+    def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
+        """Return what the parts of Figure 1 make of a clip, by name.
+
+        `encoder` (B, C, T, H/16, W/16), the TCFE's `a1`, `a2`, `a3`, and the outputs of `dfd` and `sfd`.
+        """
+        y = self.encoder(self.normalise(clip))
+        return {"encoder": y, **self.decoder.forward_features(y)}
+
+    def forward_head(self, features: dict[str, Tensor]) -> Tensor:
+        """Fuse the branches to log-saliency (B, 1, H, W)."""
+        logits = self.decoder.fusion(features["sfd"], features["a3"], features["dfd"])
+        return F.logsigmoid(logits.float())
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """Check a clip and bring it to ImageNet's mean and deviation, in the weights' precision."""
+        if clip.ndim != 5 or clip.shape[1] != 3 or tuple(clip.shape[2:]) != (self.num_frames, *self.size):
+            T, (H, W) = self.num_frames, self.size
+            raise ValueError(f"SalFoM: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
+        values = clip.to(self.mean.dtype) / 255 if clip.dtype == torch.uint8 else clip.to(self.mean.dtype)
+        return (values - self.mean) / self.std
+
+
+def check_size(size: Sequence[int]) -> None:
+    """Raise a ValueError that names the nearest size that works, unless both sides are multiples of 16."""
+    if len(size) != 2 or any(side < PATCH or side % PATCH for side in size):
+        near = tuple(max(PATCH, round(side / PATCH) * PATCH) for side in size)
+        raise ValueError(f"size {tuple(size)}: height and width must be multiples of {PATCH}, such as {near}")

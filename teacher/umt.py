@@ -1,0 +1,204 @@
+"""UMT's video transformer: SalFoM's encoder, a plain ViT with joint space-time attention.
+
+    clip (B, 3, T, H, W) -> patches of 1 x 16 x 16 -> tokens (B, T*h*w, C) + fixed positions
+      -> blocks -> features (B, C, T, h, w)
+
+What leaves is the raw residual stream: no final norm, no pooling, no head.
+
+Source: Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models", ICCV 2023.
+Departures: attention is fused (`scaled_dot_product_attention`); positions are made for any grid when it is built.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PATCH = 16
+"""Height and width of a patch in pixels; in time a patch is one frame."""
+
+POSITION_GRID = (8, 14, 14)
+"""Frames, rows and columns of the sin-cos table from which every other grid is interpolated."""
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, each sample's residual branch is zero with probability `rate`.
+
+    What stays is divided by 1 - rate, so that the expectation is that of evaluation, where nothing happens.
+    Samples are the rows of the first axis.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop whole rows of x (B, ...), or return x itself."""
+        if self.rate == 0 or not self.training:
+            return x
+        keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * (keep / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        """Show the rate where the module is printed."""
+        return f"rate={self.rate:.3f}"
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between: (..., C) -> (..., C)."""
+
+    def __init__(self, width: int, ratio: float = 4.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each token by itself."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block around any attention: x + attn(norm1 x), then x + mlp(norm2 x)."""
+
+    def __init__(self, attn: nn.Module, width: int, *, eps: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, ..., C) to the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Attention(nn.Module):
+    """Self-attention of all tokens (B, L, C). Queries and values have a bias; the keys' is zero, as published.
+
+    (A key bias adds the same number to all of a query's scores, and softmax does not see it.)
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, L, C) to the same shape."""
+        B, L, C = x.shape
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        qkv = F.linear(x, self.qkv.weight, bias)  # (B, L, 3C)
+        qkv = qkv.reshape(B, L, 3, self.heads, C // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, heads, L, C/heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(B, L, C)
+        return self.proj(x)
+
+
+class Encoder(nn.Module):
+    """UMT's encoder, from a normalised clip to a grid of features.
+
+    Args:
+        num_frames: T, frames of a clip; each is one step of the grid.
+        size: (H, W) of the clip, multiples of 16.
+        width: C, channels of a token (768 in ViT-B, 1024 in ViT-L).
+        depth: number of blocks.
+        heads: attention heads of a block.
+        drop_path: stochastic depth of the last block; it rises linearly from 0 in the first.
+
+    The position table is never trained. As in the published files it is a parameter (without gradient) where it
+    was interpolated over time, and none where T is the table's own 8.
+    """
+
+    position: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_frames: int,
+        size: tuple[int, int],
+        width: int,
+        depth: int,
+        heads: int,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is no multiple of heads {heads}; {heads} x {width // heads} would do")
+        self.grid = (num_frames, size[0] // PATCH, size[1] // PATCH)
+        self.patch_embed = nn.Conv3d(3, width, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH))
+        table = sincos_positions(self.grid, width)  # (1, L, C)
+        if num_frames == POSITION_GRID[0]:
+            self.register_buffer("position", table)
+        else:
+            self.position = nn.Parameter(table, requires_grad=False)
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(Attention(width, heads), width, eps=1e-6, drop_path=rate) for rate in rates
+        )
+        self.apply(init_vit)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Encode a normalised clip (B, 3, T, H, W) to (B, C, T, h, w), h = H/16 and w = W/16."""
+        x = self.patch_embed(clip)  # (B, C, T, h, w)
+        x = x.flatten(2).transpose(1, 2)  # (B, L, C), tokens in (t, h, w) order
+        x = x + self.position
+        for block in self.blocks:
+            x = block(x)
+        return x.transpose(1, 2).unflatten(2, self.grid)  # (B, C, T, h, w)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        # The table is a function of the grid, so weights move between sizes: one for another grid stays behind.
+        stored = state_dict.get(prefix + "position")
+        if stored is not None and stored.shape != self.position.shape:
+            state_dict[prefix + "position"] = self.position
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
+    """Return UMT's fixed position table (1, L, C) float32, for a grid of (frames, rows, columns), in [-1, 1].
+
+    The 1568 tokens of 8 x 14 x 14 are numbered in (t, h, w) order; channel i of token p is the sine (i even) or
+    cosine (i odd) of p / 10000^(2*(i//2)/C). Other grids are interpolated from that table.
+    """
+    length = POSITION_GRID[0] * POSITION_GRID[1] * POSITION_GRID[2]
+    place = torch.arange(length, dtype=torch.float64)[:, None]
+    channel = torch.arange(width, dtype=torch.float64)[None]
+    angle = place / 10000 ** (2 * (channel // 2) / width)  # (1568, C)
+    table = torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
+    return resize_positions(table, POSITION_GRID, grid)
+
+
+def resize_positions(table: Tensor, source: Sequence[int], target: Sequence[int]) -> Tensor:
+    """Interpolate a position table (1, L, C) from one grid of (frames, rows, columns) to another.
+
+    Bicubic within each frame, then linear over time, align_corners False, as published; an axis that does not
+    change is not touched.
+    """
+    (t, h, w), C = source, table.shape[-1]
+    if (h, w) != tuple(target[1:]):
+        frames = table.reshape(t, h, w, C).permute(0, 3, 1, 2)  # (t, C, h, w)
+        frames = F.interpolate(frames, size=tuple(target[1:]), mode="bicubic", align_corners=False)
+        h, w = target[1:]
+        table = frames.permute(0, 2, 3, 1).reshape(1, t * h * w, C)
+    if t != target[0]:
+        tracks = table.reshape(t, h * w, C).permute(1, 2, 0)  # (h*w, C, t)
+        tracks = F.interpolate(tracks, size=target[0], mode="linear", align_corners=False)
+        table = tracks.permute(2, 0, 1).reshape(1, -1, C)
+    return table.contiguous()
+
+
+def init_vit(module: nn.Module) -> None:
+    """Initialise as ViTs are: truncated normal of 0.02 for linear layers, Xavier for the patch embedding."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv3d):  # a linear layer over a patch's pixels
+        nn.init.xavier_uniform_(module.weight.data.flatten(1))
+    if isinstance(module, nn.Linear | nn.Conv3d) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,34 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def sample() -> Path:
+    """DHF1K videos 002 (with gaze) and 068 (without)."""
+    return REPOSITORY / "tests" / "data" / "dhf1k"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Data that cannot be part of the project; tests on it skip where it is absent."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder.name}/ beside the repository: its data cannot be shipped")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_process() -> Iterator[None]:
+    """Give every test the state of a new process: accelerate keeps device and precision for a process's life."""
+    torch.manual_seed(0)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -1,0 +1,114 @@
+"""SalFoM against the numbers that the authors' published code gives for the same weights.
+
+The weights are a pure function of the published key and shape, so that only inputs' names and outputs are kept:
+`tests/data/golden/salfom.npz`. Two correct implementations differ by about 1e-6.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from teacher.decoder import Stage
+from teacher.salfom import Model
+from teacher.umt import Encoder
+from teacher.weights import published_name, to_published
+
+GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+BAR = 1e-5
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "salfom.npz") as arrays:
+        return dict(arrays)
+
+
+def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard-normal numbers that depend on a name and a shape."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def seeded_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Weights that depend on the published key and the shape: norms near 1, biases small, the rest by fan-in."""
+    noise = seeded(key, shape)
+    if len(shape) == 1:
+        return 0.02 * noise + (1.0 if key.endswith("weight") else 0.0)
+    gain = 0.5 if len(shape) == 2 else 1.2
+    return noise * (gain / math.sqrt(math.prod(shape[1:])))
+
+
+def fill(module: nn.Module, rename: Callable[[str], str]) -> None:
+    """Give every weight but the position table its seeded value, under the published name of its key."""
+    for key, value in module.state_dict().items():
+        if not key.endswith("position"):
+            value.copy_(seeded_weight(rename(key), tuple(value.shape)))
+    module.eval()
+
+
+def published_encoder_name(key: str) -> str:
+    return published_name(f"encoder.{key}").removeprefix("encoder.")
+
+
+def published_stage_name(key: str) -> str:
+    return published_name(f"decoder.tcfe.a1.{key}").removeprefix("transformer_1.")
+
+
+@pytest.mark.parametrize("frames", [8, 16])
+@torch.no_grad()
+def test_encoder(frames: int, golden: dict[str, np.ndarray]) -> None:
+    encoder = Encoder(num_frames=frames, size=(224, 224), width=192, depth=3, heads=3)
+    fill(encoder, published_encoder_name)
+    np.testing.assert_allclose(
+        encoder.position[0, ::97], golden[f"encoder_f{frames}_pos_embed_every_97"], rtol=0, atol=BAR
+    )
+    y = encoder(seeded(f"encoder_f{frames}", (1, 3, frames, 224, 224)))  # (1, C, T, h, w)
+    tokens = y.flatten(2).transpose(1, 2)[0, ::97]
+    np.testing.assert_allclose(tokens, golden[f"encoder_f{frames}_tokens_every_97"], rtol=0, atol=BAR)
+
+
+@torch.no_grad()
+def test_tcfe_stage(golden: dict[str, np.ndarray]) -> None:
+    stage = Stage(32, 16, merge=2, window=2, depth=6, heads=8)
+    fill(stage, published_stage_name)
+    np.testing.assert_allclose(stage(seeded("tcfe", (1, 32, 8, 7, 7))), golden["tcfe_stage"], rtol=0, atol=BAR)
+
+
+def test_published_keys_and_shapes() -> None:
+    with torch.device("meta"):
+        model = Model()
+    expected = json.loads((GOLDEN / "salfom_published_keys.json").read_text())
+    assert {key: list(value.shape) for key, value in to_published(model).items()} == expected
+
+
+@pytest.fixture(scope="module")
+def salfom() -> Model:
+    """The paper's network with seeded weights: 1.6 GB."""
+    with torch.no_grad():
+        model = Model()
+        fill(model, published_name)
+    return model
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_decoder(salfom: Model, golden: dict[str, np.ndarray]) -> None:
+    logits = salfom.decoder(seeded("features", (1, 1024, 16, 14, 14)))
+    maps = logits.sigmoid()[0, :, ::7, ::7]
+    np.testing.assert_allclose(maps, golden["decoder_map_every_7"], rtol=0, atol=BAR)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_whole_network(salfom: Model, golden: dict[str, np.ndarray]) -> None:
+    normalised = seeded("clip", (1, 3, 16, 224, 224))
+    clip = normalised * salfom.std + salfom.mean  # the model normalises: what goes in is what comes of it
+    maps = salfom(clip).exp()[0, :, ::7, ::7]
+    np.testing.assert_allclose(maps, golden["full_map_every_7"], rtol=0, atol=BAR)

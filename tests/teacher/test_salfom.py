@@ -1,0 +1,200 @@
+"""SalFoM's parts: published counts of all variants, attention against its definition, positions, stochastic depth."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from teacher.decoder import BRANCHES, Decoder, TemporalWindowAttention, upsample
+from teacher.salfom import VARIANTS, Model
+from teacher.umt import Attention, DropPath, resize_positions, sincos_positions
+from teacher.weights import to_published
+
+COUNTS = {
+    # variant: (live, whole file), from the companion paper and the published code
+    "tcfe2": (399_147_856, 399_572_931),
+    "tcfe4": (400_834_112, 401_259_187),
+    "base": (402_520_368, 402_945_443),
+    "tcfe8": (404_206_624, 404_631_699),
+    "tcfe10": (405_892_880, 406_317_955),
+    "dfd-depthwise": (395_677_680, 396_102_755),
+    "dfd-extra": (405_665_328, 406_090_403),
+    "dfd-fewer": (400_004_400, 400_429_475),
+    "sfd-depthwise": (396_391_392, 396_816_467),
+    "sfd-extra": (403_149_360, 403_574_435),
+    "sfd-fewer": (401_891_376, 402_316_451),
+    "umt-b8-d6": (91_836_464, 92_158_627),
+    "umt-b8-d12": (134_359_088, 134_681_251),
+    "umt-l8-d6": (152_704_419 - 425_075, 152_704_419),
+    "umt-l8-d12": (228_275_619 - 425_075, 228_275_619),
+    "umt-l8-d18": (303_846_819 - 425_075, 303_846_819),
+    "umt-l8-d24": (379_418_019 - 425_075, 379_418_019),
+    "umt-l16-d6": (176_231_843 - 425_075, 176_231_843),
+    "umt-l16-d12": (251_803_043 - 425_075, 251_803_043),
+    "umt-l16-d18": (327_374_243 - 425_075, 327_374_243),
+}
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_counts(variant: str) -> None:
+    with torch.device("meta"):
+        model = Model(**VARIANTS[variant])
+    live = sum(parameter.numel() for parameter in model.parameters())
+    whole = sum(tensor.numel() for tensor in to_published(model).values() if tensor.is_floating_point())
+    assert (live, whole) == COUNTS[variant]
+
+
+def test_every_published_variant_is_counted() -> None:
+    assert set(VARIANTS) - set(COUNTS) == {"tiny", "micro"}
+
+
+@pytest.mark.parametrize("frames", [8, 16])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_branches_meet(frames: int, branch: str) -> None:
+    decoder = Decoder(
+        width=8,
+        num_frames=frames,
+        widths=(8, 8, 4, 4, 4, 4),
+        tcfe_depth=1,
+        tcfe_heads=2,
+        dfd=branch,
+        sfd=branch,
+        drop_path=0.0,
+    )
+    features = decoder.forward_features(torch.randn(2, 8, frames, 2, 3))
+    assert features["dfd"].shape == features["sfd"].shape == features["a3"].shape == (2, 4, 32, 48)
+
+
+def test_unknown_branch() -> None:
+    with pytest.raises(ValueError, match="no branch 'deep'; there are paper, depthwise, extra, fewer"):
+        Model(**VARIANTS["micro"] | {"dfd": "deep"})
+
+
+def test_initial_map_is_nearly_uniform() -> None:
+    model = Model(**VARIANTS["tiny"]).eval()
+    with torch.no_grad():
+        maps = model(torch.rand(1, 3, 16, *model.size)).exp()
+    assert maps.min() > 0.2
+    assert maps.max() < 0.8
+    assert maps.std() > 1e-4  # it depends on the input all the same
+
+
+def test_encoder_attention_is_softmax() -> None:
+    attention = Attention(12, heads=3)
+    torch.nn.init.normal_(attention.q_bias)
+    torch.nn.init.normal_(attention.v_bias)
+    x = torch.randn(2, 7, 12)
+    q, k, v = (x @ weight.T for weight in attention.qkv.weight.chunk(3))
+    q, v = q + attention.q_bias, v + attention.v_bias
+    heads = []
+    for head in range(3):
+        part = slice(4 * head, 4 * head + 4)
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(4)
+        heads.append(scores.softmax(-1) @ v[..., part])
+    expected = attention.proj(torch.cat(heads, dim=-1))
+    torch.testing.assert_close(attention(x), expected, atol=1e-6, rtol=0)
+
+
+def windows_written_out(attention: TemporalWindowAttention, x: Tensor, groups: list[list[int]]) -> Tensor:
+    """Attention of each pixel's frames within the given groups of frames, a softmax at a time."""
+    size = x.shape[-1] // attention.heads
+    q, k, v = attention.qkv(x).chunk(3, dim=-1)
+    out = torch.zeros_like(x)
+    for group in groups:
+        for head in range(attention.heads):
+            part = slice(size * head, size * head + size)
+            scores = q[:, :, group, part] @ k[:, :, group, part].transpose(-1, -2) / math.sqrt(size)
+            for i, a in enumerate(group):
+                for j, b in enumerate(group):
+                    scores[..., i, j] += attention.relative_position_bias_table[a - b + attention.window - 1, head]
+            out[:, :, group, part] = scores.softmax(-1) @ v[:, :, group, part]
+    return attention.proj(out)
+
+
+@pytest.mark.parametrize(
+    ("window", "shift", "frames", "groups"),
+    [
+        (2, 0, 8, [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        (2, 1, 8, [[1, 2], [3, 4], [5, 6], [7], [0]]),  # the ends of the clip do not see each other
+        (4, 2, 8, [[2, 3, 4, 5], [6, 7], [0, 1]]),
+        (4, 2, 4, [[0, 1, 2, 3]]),  # the window covers the clip: no shift
+        (4, 2, 2, [[0, 1]]),  # and shrinks to it
+        (4, 2, 1, [[0]]),
+    ],
+)
+@torch.no_grad()
+def test_window_attention_is_softmax_in_windows(
+    window: int, shift: int, frames: int, groups: list[list[int]]
+) -> None:
+    attention = TemporalWindowAttention(8, heads=2, window=window, shift=shift)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 3, frames, 8)
+    torch.testing.assert_close(attention(x), windows_written_out(attention, x, groups), atol=1e-5, rtol=0)
+
+
+def test_heads_must_divide_width() -> None:
+    with pytest.raises(ValueError, match="width 10 is no multiple of heads 4"):
+        Model(**VARIANTS["micro"] | {"width": 10, "heads": 4})
+    with pytest.raises(ValueError, match="width 16 cannot have 3 heads"):
+        Model(**VARIANTS["micro"] | {"tcfe_heads": 3})
+
+
+def test_position_table_by_its_formula() -> None:
+    table = sincos_positions((8, 14, 14), 6)
+    assert table.shape == (1, 1568, 6)
+    assert table[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
+    for token, channel in [(1, 0), (700, 3), (1567, 4)]:
+        angle = token / 10000 ** (2 * (channel // 2) / 6)
+        expected = math.cos(angle) if channel % 2 else math.sin(angle)
+        assert table[0, token, channel].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_positions_resize_in_space_and_time() -> None:
+    grid = (8, 14, 14)
+    rows = torch.arange(14.0)[None, :, None].expand(grid).reshape(1, -1, 1)  # a table that is linear in the row
+    frames = torch.arange(8.0)[:, None, None].expand(grid).reshape(1, -1, 1)
+    inside = resize_positions(rows, grid, (8, 7, 12)).reshape(8, 7, 12)[0, 1:-1, 0]
+    torch.testing.assert_close(inside, 2 * torch.arange(1.0, 6.0) + 0.5)  # centres of pairs of rows
+    longer = resize_positions(frames, grid, (16, 14, 14)).reshape(16, 14, 14)[1:-1, 0, 0]
+    torch.testing.assert_close(longer, torch.arange(1, 15) / 2 - 0.25)
+    torch.testing.assert_close(resize_positions(rows, grid, grid), rows)
+
+
+def test_position_table_is_never_trained() -> None:
+    for frames in (8, 16):
+        model = Model(**VARIANTS["micro"] | {"num_frames": frames})
+        assert not model.encoder.position.requires_grad
+        assert "encoder.position" in model.state_dict()
+
+
+def test_weights_move_to_another_size() -> None:
+    small, large = Model(**VARIANTS["micro"]), Model(**VARIANTS["micro"] | {"size": (48, 64)})
+    before = large.encoder.position.clone()
+    large.load_state_dict(small.state_dict())
+    assert torch.equal(large.encoder.position, before)
+    assert torch.equal(large.encoder.blocks[0].mlp.fc1.weight, small.encoder.blocks[0].mlp.fc1.weight)
+
+
+def test_drop_path() -> None:
+    drop = DropPath(0.25)
+    x = torch.ones(4000, 2, 3)
+    assert torch.equal(drop.eval()(x), x)
+    rows = drop.train()(x)
+    kept = rows[:, 0, 0] > 0
+    assert torch.equal(rows[kept], torch.full_like(rows[kept], 1 / 0.75))
+    assert not rows[~kept].any()  # a clip's branch is dropped whole
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_drop_path_rises_with_depth() -> None:
+    model = Model(**VARIANTS["micro"] | {"drop_path": 0.2, "encoder_drop_path": 0.1, "tcfe_depth": 3, "depth": 3})
+    assert [block.drop_path.rate for block in model.decoder.tcfe.a2.blocks] == pytest.approx([0, 0.1, 0.2])
+    assert [block.drop_path.rate for block in model.encoder.blocks] == pytest.approx([0, 0.05, 0.1])
+
+
+def test_upsampling_keeps_time() -> None:
+    x = torch.randn(2, 3, 4, 5, 6)
+    each = torch.stack([upsample(x[:, :, t], 2) for t in range(4)], dim=2)
+    torch.testing.assert_close(upsample(x, 2), each)

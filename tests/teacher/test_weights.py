@@ -1,0 +1,199 @@
+"""Reading others' weight files into SalFoM: every nesting, name and size, and loud errors for what does not fit."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from teacher.salfom import VARIANTS, Model
+from teacher.umt import sincos_positions
+from teacher.weights import UNUSED, load_weights, published_name, to_published
+
+GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+
+
+def micro(seed: int = 0, **changes: object) -> Model:
+    torch.manual_seed(seed)
+    return Model(**VARIANTS["micro"] | changes).eval()
+
+
+def umt_checkpoint(model: Model) -> dict[str, Tensor]:
+    """What a UMT release holds of this encoder: half precision, a head, no position table."""
+    tensors = {
+        key.removeprefix("encoder."): value.half()
+        for key, value in to_published(model).items()
+        if key.startswith("encoder.") and "pos_embed" not in key
+    }
+    return {key: value for key, value in tensors.items() if "head" not in key} | {
+        "head.weight": torch.zeros(710, 24, dtype=torch.float16),
+        "head.bias": torch.zeros(710, dtype=torch.float16),
+    }
+
+
+@pytest.fixture
+def clip() -> Tensor:
+    return torch.rand(1, 3, 16, 32, 48)
+
+
+def test_names_are_a_bijection_on_the_live_keys() -> None:
+    with torch.device("meta"):
+        own = Model().state_dict()
+    published = json.loads((GOLDEN / "salfom_published_keys.json").read_text())
+    live = {key for key in published if not UNUSED.match(key) and not key.endswith("relative_position_index")}
+    assert {published_name(key) for key in own} == live
+    assert len(own) == len(live)
+
+
+@pytest.mark.parametrize("branch", ["paper", "depthwise", "extra", "fewer"])
+def test_names_of_all_branches_differ(branch: str) -> None:
+    own = micro(dfd=branch, sfd=branch).state_dict()
+    assert len({published_name(key) for key in own}) == len(own)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [([], ""), (["model"], ""), (["module"], ""), (["state_dict"], "module."), (["model", "state_dict"], "")],
+)
+def test_salfom_file_in_every_nesting(wrap: list[str], prefix: str, tmp_path: Path, clip: Tensor) -> None:
+    source, target = micro(1), micro(2)
+    content: dict = {prefix + key: value for key, value in to_published(source).items()}
+    for name in reversed(wrap):
+        content = {name: content, "epoch": 3}
+    torch.save(content, tmp_path / "SalFoM.pth")
+    told = load_weights(target, tmp_path / "SalFoM.pth")
+    with torch.no_grad():
+        assert torch.equal(source(clip), target(clip))
+    loaded = len(source.state_dict())
+    assert told.endswith(
+        f"SalFoM weights, {loaded - 1} tensors loaded; dropped encoder.fc_norm, encoder.head, conv_t3_3, "
+        "final_map, transformer_1.norm, transformer_2.norm, transformer_3.norm"
+    )
+
+
+def test_published_round_trip(tmp_path: Path) -> None:
+    source, target = micro(1), micro(2)
+    safetensors.torch.save_file(
+        {key: value.contiguous() for key, value in to_published(source).items()}, tmp_path / "a.safetensors"
+    )
+    load_weights(target, tmp_path / "a.safetensors")
+    back = to_published(target)
+    assert back.keys() == to_published(source).keys()
+    assert all(torch.equal(back[key], value) for key, value in to_published(source).items())
+
+
+def test_relative_position_index_as_published() -> None:
+    index = to_published(micro())["transformer_3.layers.0.blocks.0.attn.relative_position_index"]
+    assert index.tolist() == [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]]
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "encoder.", "module.encoder."])
+def test_umt_checkpoint(prefix: str, tmp_path: Path) -> None:
+    source, target = micro(1), micro(2)
+    decoder = {key: value.clone() for key, value in target.decoder.state_dict().items()}
+    content = {prefix + key: value for key, value in umt_checkpoint(source).items()}
+    torch.save({"model": content, "args": argparse.Namespace(lr=1)}, tmp_path / "umt.pth")
+    told = load_weights(target, tmp_path / "umt.pth")
+    for key, value in source.encoder.state_dict().items():
+        expected = value if key == "position" else value.half().float()
+        assert torch.equal(target.encoder.state_dict()[key], expected), key
+    assert all(torch.equal(target.decoder.state_dict()[key], value) for key, value in decoder.items())
+    assert "loaded into the encoder; positions computed; dropped fc_norm, head; the decoder keeps" in told
+
+
+def test_umt_of_more_blocks_gives_its_first(tmp_path: Path) -> None:
+    source, target = micro(1, depth=4), micro(2)
+    torch.save(umt_checkpoint(source), tmp_path / "umt.pth")
+    told = load_weights(target, tmp_path / "umt.pth")
+    assert "dropped blocks.2, blocks.3, fc_norm, head" in told
+    weight = source.encoder.blocks[1].mlp.fc1.weight
+    assert torch.equal(target.encoder.blocks[1].mlp.fc1.weight, weight.half().float())
+
+
+def test_stored_positions_are_interpolated(tmp_path: Path) -> None:
+    source, target = micro(1), micro(2)
+    table = sincos_positions((8, 14, 14), 24)
+    torch.save({**umt_checkpoint(source), "pos_embed": table}, tmp_path / "umt.pth")
+    target.encoder.position.zero_()
+    told = load_weights(target, tmp_path / "umt.pth")
+    assert "positions interpolated from 8 x 14 x 14 to 16 x 2 x 3" in told
+    torch.testing.assert_close(target.encoder.position, sincos_positions((16, 2, 3), 24))
+
+
+def test_own_names(tmp_path: Path, clip: Tensor) -> None:
+    source, target, larger = micro(1), micro(2), micro(3, size=(48, 48))
+    torch.save(source.state_dict(), tmp_path / "own.pth")
+    assert "under our names" in load_weights(target, tmp_path / "own.pth")
+    with torch.no_grad():
+        assert torch.equal(source(clip), target(clip))
+    assert "positions made for this grid" in load_weights(larger, tmp_path / "own.pth")
+
+
+def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.pth"
+    tensors = to_published(micro(1))
+    del tensors["conv_3.weight"]
+    tensors["conv_2.weight"] = torch.zeros(5, 16, 2, 3, 3)
+    tensors["conv_99.weight"] = torch.zeros(1)
+    torch.save(tensors, path)
+    target = micro(2)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    total = len(before) - 1
+    with pytest.raises(ValueError, match="weights are of another model") as error:
+        load_weights(target, path)
+    text = str(error.value)
+    assert text.startswith(str(path))
+    assert f"{total - 2} of the model's {total} tensors match" in text
+    assert "1 are missing: decoder.dfd.middle.conv3.weight" in text
+    assert "decoder.dfd.early.conv2.weight (5, 16, 2, 3, 3) instead of (16, 16, 2, 3, 3)" in text
+    assert "1 are unknown to the model: conv_99.weight" in text
+    assert all(torch.equal(target.state_dict()[key], value) for key, value in before.items())  # nothing was touched
+
+
+def test_umt_of_another_width_is_refused(tmp_path: Path) -> None:
+    torch.save(umt_checkpoint(micro(1, width=32)), tmp_path / "umt.pth")
+    with pytest.raises(ValueError, match=r"other shapes: encoder\.patch_embed\.weight \(32, 3, 1, 16, 16\)"):
+        load_weights(micro(2), tmp_path / "umt.pth")
+
+
+class Trap:
+    """Something that runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return (Path("trapped").touch, ())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"fc.weight": torch.zeros(2)}, r"neither SalFoM nor UMT weights.*the first are fc\.weight"),
+        ({"epoch": 3}, "holds no tensors"),
+        ([torch.zeros(1)], "holds a list, expected a dictionary of tensors"),
+        ({"conv_1.weight": Trap()}, "not readable as a file of tensors alone"),
+    ],
+)
+def test_files_of_something_else(
+    content: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "file.pth")
+    with pytest.raises(ValueError, match=message):
+        load_weights(micro(), "file.pth")
+    assert not Path("trapped").exists()
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
+def test_damaged_files(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if path.suffix == ".pth":
+        torch.save(to_published(micro()), path)
+    else:
+        safetensors.torch.save_file(to_published(micro()), path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="not readable"):
+        load_weights(micro(), path)
+    with pytest.raises(ValueError, match="no such weight file"):
+        load_weights(micro(), tmp_path / "absent.pth")

@@ -1,0 +1,386 @@
+"""Data sets as people have them on disk: layouts, splits, ground truth in every form, and the traps."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from distill import saliency
+from distill.data import DATASETS, find_videos
+from distill.data.clips import ClipSpec as Spec
+from distill.data.clips import Window, read_clip
+from distill.data.truth import MapsTruth, PointsTruth, read_mat, read_picture, read_points, truth_of
+from distill.data.video import VideoWriter, open_video
+from distill.errors import UserError
+
+SIZE = (36, 64)
+POINTS = [[[3, 4], [30, 60]], [[18, 32]], [[18, 32], [18, 32], [2, 2]], [[35, 63]], [[0, 0]], [[9, 9]]]
+
+
+def clip_file(path, count=6, size=SIZE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    brightness = np.linspace(0, 250, count).astype(np.uint8)
+    temporary = path.with_suffix(".mp4")
+    with VideoWriter(temporary, size, 30) as writer:
+        writer.write(np.broadcast_to(brightness[:, None, None, None], (count, *size, 3)))
+    return temporary.rename(path)
+
+
+def frame_folder(path, count=6, size=SIZE, name="{:04d}.png"):
+    path.mkdir(parents=True)
+    for number in range(1, count + 1):
+        Image.new("RGB", size[::-1], (number, number, number)).save(path / name.format(number))
+    return path
+
+
+def points_file(folder, points=POINTS):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fixations.json").write_text(json.dumps(points))
+
+
+def picture_files(folder, points=POINTS, size=SIZE, *, channels=False, fixations="png"):
+    """The same ground truth as DHF1K ships it."""
+    for name in ("maps", "fixation/maps"):
+        (folder / name).mkdir(parents=True)
+    for number, frame in enumerate(points, 1):
+        density = saliency.density_from_points(np.array(frame), size)
+        grey = np.rint(255 * density / density.max()).astype(np.uint8)
+        Image.fromarray(np.repeat(grey[..., None], 3, 2) if channels else grey).save(
+            folder / f"maps/{number:04d}.png"
+        )
+        binary = (saliency.fixation_map(np.array(frame), size) > 0).astype(np.uint8)
+        if fixations == "png":
+            Image.fromarray(255 * binary).save(folder / f"fixation/{number:04d}.png")
+        else:
+            savemat(folder / f"fixation/maps/{number:04d}.mat", {"I": binary})
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, logger="distill")
+    return caplog
+
+
+# ---------------------------------------------------------------- the sample, and the shipped maps
+
+
+def test_the_sample(sample, said):
+    first, second = find_videos("dhf1k", sample)
+    assert "videos in video/" in said.text
+    assert (first.name, first.num_frames, first.fps, first.size) == ("002", 783, 30.0, (360, 640))
+    assert (second.name, second.num_frames, second.truth) == ("068", 540, None)
+    assert first.truth is not None
+    assert sum(len(first.truth.points(frame)) for frame in range(783)) == 8982
+    assert first.truth.points(0)[0].tolist() == [266, 168]
+    assert len(first.truth.points(783)) == 0
+
+
+def test_sample_stays_small(sample):
+    sizes = [path.stat().st_size for path in sample.rglob("*") if path.is_file()]
+    assert sum(sizes) < 7e6
+    assert max(sizes) < 4 * 2**20
+
+
+def test_density_of_the_points_is_the_shipped_map(sample, shared):
+    """The data set's own maps are 8-bit and peak-normalised: half a grey level is their rounding."""
+    shipped = truth_of(shared / "data" / "dhf1k-sample" / "annotation" / "0002", (360, 640))
+    built = find_videos("dhf1k", sample, videos=["002"])[0].truth
+    assert isinstance(shipped, MapsTruth)
+    assert isinstance(built, PointsTruth)
+    errors, correlations = [], []
+    for frame in range(0, 783, 36):
+        theirs, ours = (truth.density(frame, (360, 640)).astype(np.float64) for truth in (shipped, built))
+        errors.append(np.abs(theirs / theirs.max() - ours / ours.max()).max())
+        correlations.append(np.corrcoef(theirs.ravel(), ours.ravel())[0, 1])
+        assert np.array_equal(shipped.points(frame), np.unique(built.points(frame), axis=0))
+    assert len(errors) >= 20
+    assert min(correlations) > 0.9999
+    assert max(errors) < 0.01
+
+
+def test_hevc_gaze(shared):
+    root = shared / "data" / "hevc-gaze"
+    train, test = (find_videos("ntire", root, split=split) for split in ("train", "public_test"))
+    assert (len(train), len(test)) == (18, 10)
+    assert not {video.name for video in train} & {video.name for video in test}
+    assert sum(video.num_frames for video in train + test) == 7281
+    for video in train + test:
+        assert video.truth is not None
+        assert 15 < len(video.truth.points(video.num_frames // 2)) < 40
+    with pytest.raises(UserError, match=r"no video can be used.*0 in private_test"):
+        find_videos("ntire", root, split="private_test")
+
+
+# ---------------------------------------------------------------- DHF1K's layouts
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("video/{:03d}.AVI", "videos in video/"),
+        ("video/{:04d}.mp4", "videos in video/"),
+        ("{:03d}.AVI", "videos in the folder itself"),
+    ],
+)
+def test_dhf1k_videos(tmp_path, said, place, says):
+    for number in (1, 601, 701, 1000):
+        clip_file(tmp_path / place.format(number))
+        if number < 701:
+            points_file(tmp_path / "annotation" / f"{number:04d}")
+    (tmp_path / place.format(7)).with_name("._001.AVI").touch()
+    names = {
+        split: [v.name for v in find_videos("dhf1k", tmp_path, split=split)] for split in ("train", "test", "all")
+    }
+    assert names == {"train": ["001"], "test": ["701", "1000"], "all": ["001", "601", "701", "1000"]}
+    assert says in said.text
+    validation = find_videos("dhf1k", tmp_path, split="validation")[0]
+    assert validation.truth is not None
+    assert validation.truth.points(1).tolist() == [[18, 32]]
+
+
+@pytest.mark.parametrize(
+    ("images", "truth"),
+    [
+        ("annotation/{:04d}/images", "annotation/{:04d}"),
+        ("video/{:04d}", "annotation/{:04d}"),
+        ("video/{:03d}", "annotation/{:04d}"),
+        ("frames/{:04d}", "annotation/{:04d}"),
+        ("train/{:04d}/images", "train/{:04d}"),
+        ("val/{:03d}/images", "val/{:03d}"),
+    ],
+)
+def test_dhf1k_extracted_frames(tmp_path, said, images, truth):
+    for number in (3, 600):
+        frame_folder(tmp_path / images.format(number))
+        picture_files(tmp_path / truth.format(number))
+    videos = find_videos("dhf1k", tmp_path, split="train")
+    assert [(v.name, v.num_frames, v.size) for v in videos] == [("003", 6, SIZE), ("600", 6, SIZE)]
+    assert images.split("{")[0].split("/")[0] in said.text
+    assert videos[0].truth is not None
+    assert videos[0].truth.points(1).tolist() == [[18, 32]]
+    clip = read_clip(Window(videos[0], 5), Spec(2, SIZE, (1,), SIZE))
+    assert clip[0, :, 0, 0].tolist() == [5, 6]  # frame 0005.png, then 0006.png
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("fixations", ["png", "mat"])
+def test_pictures_say_what_the_points_say(tmp_path, channels, fixations):
+    points_file(tmp_path / "points")
+    picture_files(tmp_path / "pictures", channels=channels, fixations=fixations)
+    points, pictures = (truth_of(tmp_path / name, SIZE) for name in ("points", "pictures"))
+    assert points is not None
+    assert pictures is not None
+    for frame in range(6):
+        assert pictures.has(frame)
+        assert np.array_equal(pictures.points(frame), np.unique(points.points(frame), axis=0))
+        for size in (SIZE, (18, 32), (9, 16)):
+            ours, theirs = points.density(frame, size), pictures.density(frame, size)
+            assert theirs.shape == size
+            assert theirs.dtype == np.float32
+            assert theirs.sum() == pytest.approx(1, abs=1e-5)
+            if size == SIZE:  # in a small map of so small a blob, a cell's mean is not its centre
+                assert np.abs(ours - theirs).max() < 0.01 * ours.max()
+    assert not pictures.has(6)
+    assert not pictures.density(6, SIZE).any()
+    assert points.fixation_map(2, (18, 32))[9, 16] == 2  # repeats count
+
+
+def test_matlab_7_3(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="MATLAB 7.3 files need h5py")
+    binary = np.zeros(SIZE, dtype=np.uint8)
+    binary[3, 60] = 1
+    with h5py.File(tmp_path / "0001.mat", "w", userblock_size=512) as file:
+        file["I"] = binary.T
+    header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    with (tmp_path / "0001.mat").open("r+b") as file:
+        file.write(header)
+    assert np.argwhere(read_mat(tmp_path / "0001.mat")).tolist() == [[3, 60]]
+
+
+def test_broken_ground_truth_is_named(tmp_path):
+    for name, content in (("a.mat", b"no mat"), ("a.png", b"no png")):
+        (tmp_path / name).write_bytes(content)
+    savemat(tmp_path / "other.mat", {"J": np.zeros(SIZE)})
+    for read, name in ((read_mat, "a.mat"), (read_mat, "other.mat"), (read_picture, "a.png")):
+        with pytest.raises(UserError, match=name):
+            read(tmp_path / name)
+    for content in ('{"a": 1}', "[[[1, 2, 3]]]", "[3]", "nothing"):
+        (tmp_path / "fixations.json").write_text(content)
+        truth = PointsTruth(tmp_path / "fixations.json", SIZE)
+        read_points.cache_clear()
+        with pytest.raises(UserError, match=r"fixations\.json"):
+            truth.points(0)
+
+
+def test_annotation_at_another_size_than_the_frames(tmp_path):
+    frame_folder(tmp_path / "frames" / "0001", size=(18, 32))
+    picture_files(tmp_path / "annotation" / "0001")
+    video = find_videos("dhf1k", tmp_path)[0]
+    assert video.truth is not None
+    assert video.truth.points(1).tolist() == [[9, 16]]
+    assert np.unravel_index(video.truth.density(1, (18, 32)).argmax(), (18, 32)) in (
+        (9, 16),
+        (8, 15),
+        (9, 15),
+        (8, 16),
+    )
+
+
+def test_shipped_map_is_preferred_to_points(tmp_path):
+    picture_files(tmp_path)
+    Image.fromarray(np.eye(36, 64, dtype=np.uint8) * 255).save(tmp_path / "maps" / "0001.png")
+    truth = truth_of(tmp_path, SIZE)
+    assert truth is not None
+    assert np.allclose(truth.density(0, SIZE), np.eye(36, 64) / 36)
+    (tmp_path / "maps" / "0001.png").unlink()
+    assert np.allclose(truth.density(0, SIZE), saliency.density_from_points(np.array(POINTS[0]), SIZE))
+
+
+# ---------------------------------------------------------------- what is missing, broken or wrong
+
+
+@pytest.fixture
+def four(tmp_path):
+    for number in (1, 2, 3, 4):
+        clip_file(tmp_path / f"video/{number:03d}.AVI")
+        if number != 2:
+            points_file(tmp_path / f"annotation/{number:04d}")
+    broken = tmp_path / "video/003.AVI"
+    broken.write_bytes(broken.read_bytes()[:400])
+    return tmp_path
+
+
+def test_broken_and_unannotated_are_left_out_and_counted(four, said):
+    assert [v.name for v in find_videos("dhf1k", four, split="train")] == ["001", "004"]
+    assert "1 broken videos are left out" in said.text
+    assert "003.AVI" in said.text
+    assert "1 videos without ground truth are left out: 002" in said.text
+    assert [v.name for v in find_videos("dhf1k", four)] == ["001", "002", "004"]
+
+
+def test_named_videos(four):
+    assert [v.name for v in find_videos("dhf1k", four, split="train", videos=["2", "004"])] == ["002", "004"]
+    assert [v.name for v in find_videos("dhf1k", four, videos=["001.AVI"])] == ["001"]
+    with pytest.raises(UserError, match=r"003\.AVI.*cut off"):
+        find_videos("dhf1k", four, videos=["001", "003"])
+    with pytest.raises(UserError, match=r"no video '009'.*4 in train"):
+        find_videos("dhf1k", four, videos=["001", "009"])
+    with pytest.raises(UserError, match="list of videos is empty"):
+        find_videos("dhf1k", four, videos=[])
+
+
+def test_frames_are_counted_from_one_and_inclusive(four):
+    (video,) = find_videos("dhf1k", four, videos=["001"], frames=(2, 4))
+    assert video.frames == range(1, 4)
+    (video,) = find_videos("dhf1k", four, videos=["001"], frames=(5, 1000))
+    assert video.frames == range(4, 6)
+    for wrong, says in (((0, 3), "counted from 1"), ((4, 3), "first and last"), ((7, 9), "ends at frame 6")):
+        with pytest.raises(UserError, match=says):
+            find_videos("dhf1k", four, videos=["001"], frames=wrong)
+
+
+def test_all_unannotated_says_what_to_do(tmp_path):
+    clip_file(tmp_path / "video/001.AVI")
+    with pytest.raises(UserError, match=r"1 have no ground truth .*by name"):
+        find_videos("dhf1k", tmp_path, split="train")
+
+
+def test_wrong_root(four, tmp_path):
+    other = tmp_path / "elsewhere"
+    (other / "papers").mkdir(parents=True)
+    for dataset in ("dhf1k", "ntire"):
+        with pytest.raises(UserError, match=r"expected .*; found papers/"):
+            find_videos(dataset, other)
+    for root, meant in ((four / "video", None), (four / "annotation", four)):
+        if meant is None:
+            assert len(find_videos("dhf1k", root)) == 3  # the videos themselves are a layout
+        else:
+            with pytest.raises(UserError, match="did you mean"):
+                find_videos("dhf1k", root)
+    for dataset in ("dhf1k", "ntire", "folder"):
+        with pytest.raises(UserError, match="there is no such"):
+            find_videos(dataset, tmp_path / "missing")
+    with pytest.raises(UserError, match="this is a file"):
+        find_videos("dhf1k", four / "video" / "001.AVI")
+
+
+def test_unknown_data_set_and_split(sample):
+    with pytest.raises(UserError, match="'dhf2k'; there are dhf1k, ntire, folder, synthetic"):
+        find_videos("dhf2k", sample)
+    for dataset in DATASETS:
+        root = sample / "video" if dataset == "folder" else sample
+        with pytest.raises(UserError, match="no split 'dev'"):
+            find_videos(dataset, root, split="dev")
+
+
+# ---------------------------------------------------------------- NTIRE, folder, synthetic
+
+
+@pytest.fixture
+def challenge(tmp_path):
+    splits = {"train": ["a b.mp4", "gone.mp4", "bare.mp4"], "public_test": ["c.mp4"]}
+    (tmp_path / "TrainTestSplit.json").write_text(json.dumps(splits))
+    for name in ("a b", "bare", "c"):
+        clip_file(tmp_path / "Videos" / f"{name}.mp4")
+    points_file(tmp_path / "FixationsTrain/Train/a b", [*POINTS, [[1, 1]], [[2, 2]]])
+    points_file(tmp_path / "FixationsTest/Test/c", [[[36, 0], [0, 64], [-1, 5], [5, 6]], []])
+    return tmp_path
+
+
+def test_ntire(challenge, said):
+    (video,) = find_videos("ntire", challenge, split="train")
+    assert video.name == "a b"
+    assert "Videos/gone.mp4: listed in TrainTestSplit.json and not there" in said.text
+    assert "without ground truth are left out: bare" in said.text
+    assert video.truth is not None
+    assert len(video.truth.points(2)) == 3
+    (video,) = find_videos("ntire", challenge, split="public_test")
+    assert video.truth is not None
+    assert video.truth.points(0).tolist() == [[5, 6]]  # those outside the frame are dropped
+    assert not video.truth.density(1, SIZE).any()
+    assert not video.truth.has(1)
+    assert len(find_videos("ntire", challenge)) == 3
+    (challenge / "TrainTestSplit.json").write_text("{")
+    with pytest.raises(UserError, match=r"TrainTestSplit\.json: expected lists"):
+        find_videos("ntire", challenge)
+
+
+def test_folder(tmp_path, said):
+    file = clip_file(tmp_path / "my clip.mp4")
+    shutil.copy(file, tmp_path / "my clip.mov")
+    clip_file(tmp_path / "day 1" / "b.mp4")
+    frame_folder(tmp_path / "day 1" / "frames 2", name="shot {}.jpg", count=11)
+    (tmp_path / ".hidden").mkdir()
+    shutil.copy(file, tmp_path / ".hidden" / "c.mp4")
+    (tmp_path / "notes.txt").touch()
+    videos = find_videos("folder", tmp_path)
+    assert {v.name: v.num_frames for v in videos} == {
+        "day 1/b": 6, "day 1/frames 2": 11, "my clip": 6, "my clip.mp4": 6
+    }  # fmt: skip
+    assert all(v.truth is None for v in videos)
+    assert "3 video files and 1 folders of frames" in said.text
+    assert [v.name for v in find_videos("folder", file)] == ["my clip"]
+    assert [v.name for v in find_videos("folder", tmp_path / "day 1" / "frames 2")] == ["frames 2"]
+    with pytest.raises(UserError, match="found nothing"):
+        (tmp_path / "empty").mkdir()
+        find_videos("folder", tmp_path / "empty")
+
+
+def test_synthetic():
+    first, again = (find_videos("synthetic", "", split="train")[0] for _ in range(2))
+    assert first == again
+    reader = open_video(first.path)
+    assert (reader.num_frames, reader.size) == (first.num_frames, first.size)
+    order = [7, 0, 7, 40]
+    assert (reader.read(order, SIZE) == open_video(again.path).read(range(48), SIZE)[order]).all()
+    assert not np.array_equal(reader.read([0]), reader.read([1]))
+    assert first.truth is not None
+    assert torch.from_numpy(first.truth.density(3, SIZE)).sum().item() == pytest.approx(1, abs=1e-5)
+    assert len(find_videos("synthetic", "", videos=["blob2"])) == 1
+    with pytest.raises(UserError, match="SEED-FRAMES"):
+        open_video("synthetic:blob")

@@ -1,0 +1,209 @@
+import base64
+import json
+import re
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill import report
+from distill.report import Curve, Verdict
+
+GOOD = {
+    "centre prior": {"NSS": 1.2, "CC": 0.30},
+    "teacher": {"NSS": 2.9, "CC": 0.60},
+    "student": {"NSS": 2.7, "CC": 0.57},
+}
+
+
+def make_run(folder: Path, *, validations: int = 3) -> Path:
+    folder.mkdir()
+    lines = [
+        {"kind": "train", "step": step, "loss": 2 / step, "terms": {"truth/kldiv": 3 / step, "truth/cc": -0.1}}
+        for step in range(1, 31)
+    ]
+    lines += [
+        {"kind": "validation", "step": 10 * i, "scores": {"nss": 1 + i / 10, "cc": i / 10}}
+        for i in range(1, validations + 1)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    """A report with one of everything, as text."""
+    frame = np.full((36, 64, 3), 90, dtype=np.uint8)
+    clip = tmp_path / "overlay.mp4"
+    clip.write_bytes(b"not really a video")
+    path = tmp_path / "report.html"
+    runs = {"teacher": make_run(tmp_path / "teacher"), "student": make_run(tmp_path / "student")}
+    report.write_report(
+        path,
+        title="Title",
+        verdict=report.judge(GOOD),
+        sections=[
+            report.figures([("2.70", "NSS")]),
+            report.section("Scores", report.table(["model", "NSS"], [["teacher", 2.875], ["student", 2.125]])),
+            report.section("Frames", report.examples(["frame", "truth"], [("frame 7", [frame, frame])])),
+            report.chart_grid(report.learning_curves(runs, {"nss": {"centre prior": 1.25}})),
+            report.video(clip, "the exported student", page=path),
+            report.notes(["resized bicubically"]),
+        ],
+        foot="made by a test",
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_from_outside(page: str) -> None:
+    assert "http" not in page
+    links = re.findall(r'(?:src|href)="([^"]{0,12})', page) + re.findall(r"url\(([^)]{0,12})", page)
+    assert links
+    assert all(link.startswith("data:") for link in links)
+    assert "<link" not in page
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_the_page_holds_what_was_given(page: str) -> None:
+    for text in (
+        "Title",
+        "2.875",
+        "2.125",
+        "frame 7",
+        "the exported student",
+        "resized bicubically",
+        "made by a test",
+    ):
+        assert text in page
+    assert "prefers-color-scheme:dark" in page
+    assert 'name="viewport"' in page
+    assert base64.b64encode(b"not really a video").decode() in page
+
+
+def test_learning_curves_show_every_run_score_and_term(page: str) -> None:
+    assert page.count('<figure class="chart">') == 4  # nss and cc for both runs, then the terms of each run
+    assert "validation NSS" in page
+    assert "validation CC" in page
+    assert "teacher: training terms" in page
+    assert "truth, kldiv" in page
+    assert page.count('class="level"') == 1  # the centre prior stands in the NSS chart alone
+    assert "centre prior <b>1.25</b>" in page
+
+
+def test_a_run_without_a_log_has_no_charts(tmp_path: Path) -> None:
+    assert report.learning_curves({"teacher": tmp_path / "missing"}) == []
+
+
+def test_the_verdict_is_the_first_sentence(page: str) -> None:
+    body = page[page.index("<body>") :]
+    first = re.search(r"<p[^>]*>(.*?)</p>", body)
+    assert first is not None
+    assert first.group(1).startswith("Teacher and student beat the centre prior")
+    assert "Warning" not in body
+
+
+@pytest.mark.parametrize(("row", "score"), [("student", "CC"), ("teacher", "NSS")])
+@pytest.mark.parametrize("value", [0.1, float("nan")])
+def test_a_model_below_the_centre_prior_is_said_first(tmp_path: Path, row: str, score: str, value: float) -> None:
+    scores = {name: dict(values) for name, values in GOOD.items()}
+    scores[row][score] = value
+    verdict = report.judge(scores)
+    assert not verdict.good
+    assert f"the {row}'s {score} is {value:.3f}" in verdict.sentence
+    assert "beat" not in verdict.sentence
+    path = tmp_path / "report.html"
+    report.write_report(path, title="T", verdict=verdict, sections=[])
+    assert re.search(r'<p class="verdict bad"><b>Warning\.</b> Below the centre prior', path.read_text())
+
+
+def test_a_tie_does_not_count_as_beaten() -> None:
+    assert not report.judge({**GOOD, "student": {"NSS": 1.2, "CC": 0.57}}).good
+
+
+def test_a_single_model_reads_as_a_sentence() -> None:
+    verdict = report.judge({"centre prior": GOOD["centre prior"], "student": GOOD["student"]})
+    assert verdict == Verdict(
+        "The student beats the centre prior: NSS 2.700 (student) against 1.200; CC 0.570 (student) against 0.300.",
+        good=True,
+    )
+
+
+def test_tables_mark_the_best_and_dash_what_is_missing() -> None:
+    html = report.table(
+        ["model", "NSS", "KL"],
+        [["a", 1.0, 2.0], ["b", 3.0, 1.5], ["c", float("nan"), None]],
+        best={"NSS": "high", "KL": "low"},
+    )
+    assert re.findall(r"<b>([^<]*)</b>", html) == ["3.000", "1.500"]
+    assert html.count("&ndash;") == 2
+
+
+def test_text_is_escaped() -> None:
+    evil = "<script>&"
+    parts = [
+        report.table([evil], [[evil]], caption=evil),
+        report.section(evil, lead=evil),
+        report.notes([evil]),
+        report.figures([(evil, evil)]),
+        report.chart(evil, [Curve(evil, [1.0], [1.0])]),
+    ]
+    assert all("<script>" not in part for part in parts)
+    assert all("&lt;script&gt;&amp;" in part for part in parts)
+
+
+def test_a_large_video_is_linked_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "VIDEO_LIMIT", 4)
+    clip = tmp_path / "videos" / "my clip.mp4"
+    clip.parent.mkdir()
+    clip.write_bytes(b"12345")
+    html = report.video(clip, "caption", page=tmp_path / "pages" / "report.html")
+    assert 'href="../videos/my%20clip.mp4"' in html
+    assert "base64" not in html
+
+
+@pytest.mark.parametrize(
+    ("steps", "values"),
+    [([1, 2, 3], [5.0, 5.0, 5.0]), ([1], [0.0]), ([0, 1], [-1e-9, 1e-9]), ([1, 2], [1e6, -1e6])],
+)
+def test_a_chart_stays_inside_its_frame(steps: list[float], values: list[float]) -> None:
+    html = report.chart("t", [Curve("c", steps, values, smooth=True)])
+    pairs = re.findall(r"([-\d.]+),([-\d.]+)", " ".join(re.findall(r'points="([^"]+)"', html)))
+    circles = re.findall(r'cx="([-\d.]+)" cy="([-\d.]+)"', html)
+    assert pairs or circles
+    for x, y in pairs + circles:
+        assert 0 <= float(x) <= 440
+        assert 0 <= float(y) <= 236
+
+
+def test_a_smoothed_curve_is_as_long_as_its_values_and_keeps_a_constant() -> None:
+    assert report._running_mean([2.0] * 7) == [2.0] * 7
+    assert report._running_mean([0.0, 3.0, 0.0]) == [1.5, 1.0, 1.5]
+
+
+def test_series_passes_over_what_is_no_number() -> None:
+    lines = [
+        {"kind": "train", "step": 1, "terms": {"a": 1.0}},
+        {"kind": "train", "step": 2, "terms": {}},
+        {"kind": "train", "step": 3, "terms": {"a": float("nan")}},
+        {"kind": "validation", "step": 3, "scores": {"a": 9.0}},
+        {"kind": "train", "step": 4, "terms": {"a": 4}},
+    ]
+    assert report.series(lines, "train", "terms", "a") == ([1.0, 4.0], [1.0, 4.0])
+
+
+def test_points_are_drawn_where_they_are() -> None:
+    frame = np.zeros((36, 64, 3), dtype=np.uint8)
+    marked = report.mark_points(frame, np.array([[10, 50]]))
+    assert marked[10, 50].tolist() == [255, 214, 10]
+    assert not marked[:, :40].any()
+    assert not frame.any()
+
+
+def test_pictures_are_shrunk_never_grown() -> None:
+    small, large = np.zeros((10, 20, 3), np.uint8), np.zeros((300, 800, 3), np.uint8)
+    for picture, width in ((small, 20), (large, 400)):
+        data = report.picture_uri(picture, 400).removeprefix("data:image/jpeg;base64,")
+        assert Image.open(BytesIO(base64.b64decode(data))).width == width

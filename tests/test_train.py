@@ -1,0 +1,178 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distill import objective
+from distill.config import RunConfig
+from distill.errors import RunError, UserError
+from distill.runlog import read_log
+from distill.train import train
+
+STEPS = 5
+
+
+def config(out: Path, **changes: Any) -> RunConfig:
+    run: dict[str, Any] = {
+        "out": str(out),
+        "device": "cpu",
+        "model": {"name": "teacher/salfom", "variant": "micro"},
+        "data": {
+            "train": [{"dataset": "synthetic", "clips_per_video": 4}],
+            "validation": [{"dataset": "synthetic", "split": "validation", "every": 24}],
+            "workers": 0,
+        },
+        "losses": [{"name": "kldiv"}, {"name": "cc"}],
+        "optimizer": {"name": "adam", "lr": 1e-3},
+        "schedule": {"name": "cosine", "warmup_steps": 2},
+        "training": {"steps": STEPS, "batch_size": 2, "accumulate": 3, "clip_norm": 1.0, "checkpoint_every": 2},
+    }
+    return RunConfig.model_validate({**run, **changes})
+
+
+def losses(run: Path) -> list[Any]:
+    keys = ("step", "loss", "terms", "lr", "gradient_norm", "epoch")
+    return [[line.get(key) for key in keys] for line in read_log(run / "log.jsonl") if line["kind"] == "train"]
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config(tmp_path_factory.mktemp("straight") / "run"))
+
+
+def test_a_run_leaves_what_it_promises(straight: Path) -> None:
+    names = {path.name for path in straight.iterdir()}
+    assert {"config.yaml", "log.jsonl", "best.safetensors", "checkpoints", "summary.json"} <= names
+    assert [path.name for path in (straight / "checkpoints").iterdir()] == [f"step-{STEPS:06d}"]
+    lines = read_log(straight / "log.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert set(lines[0]["terms"]) == {"truth/kldiv", "truth/cc"}
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [STEPS]
+    assert json.loads((straight / "summary.json").read_text())["best"]["step"] == STEPS
+    assert lines[0]["loss"] == pytest.approx(sum(lines[0]["terms"].values()), rel=1e-6)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    longer = config(tmp_path / "run", training={"steps": 30, "batch_size": 4}, schedule={"warmup_steps": 0})
+    values = [line[1] for line in losses(train(longer))]
+    assert sum(values[-5:]) / 5 < sum(values[:5]) / 5 - 0.1
+
+
+@pytest.mark.parametrize("where", [(0, 0), (2, 1), (3, 2)], ids=["at once", "mid-accumulation", "step's end"])
+def test_a_stopped_and_resumed_run_is_the_straight_run(straight: Path, tmp_path: Path, where: Any) -> None:
+    first = config(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(first, stop=lambda step, batch: (step, batch) == where)
+    assert len(losses(tmp_path / "run")) == where[0] + 1
+    train(first.model_copy(update={"resume": "auto"}))
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press_ctrl_c(step: int, batch: int) -> bool:
+        if (step, batch) == (1, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "run"), stop=press_ctrl_c)
+    assert "stopped after step 2 of 5; the same command with resume=auto goes on" in capsys.readouterr().out
+    train(config(tmp_path / "run", resume="auto"))
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_a_crash_in_mid_accumulation_loses_only_the_steps_since_the_checkpoint(
+    straight: Path, tmp_path: Path
+) -> None:
+    def crash(step: int, batch: int) -> bool:
+        if (step, batch) == (3, 1):
+            raise OSError("power cut")
+        return False
+
+    with pytest.raises(OSError, match="power cut"):
+        train(config(tmp_path / "run"), stop=crash)
+    assert len(losses(tmp_path / "run")) == 3  # one step more than the checkpoint after step 2 knows
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # a torn line
+    train(config(tmp_path / "run", resume="auto"))
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_the_number_of_workers_does_not_matter(straight: Path, tmp_path: Path) -> None:
+    run = config(tmp_path / "run")
+    data = run.data.model_copy(update={"workers": 2})
+    assert_same_run(straight, train(run.model_copy(update={"data": data})))
+
+
+def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:
+    before = losses(straight)
+    train(config(straight, resume="auto"))
+    assert losses(straight) == before
+
+
+def test_pinned_losses(straight: Path) -> None:
+    """A refactoring keeps these numbers; a deliberate change of model, data or loss updates them and says why."""
+    expected = json.loads((Path(__file__).parent / "data" / "pinned_losses.json").read_text())
+    assert [line[1] for line in losses(straight)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_existing_run_is_not_overwritten(straight: Path) -> None:
+    with pytest.raises(UserError, match="a run exists already; resume=auto goes on with it"):
+        train(config(straight))
+
+
+def test_another_config_does_not_resume_a_run(straight: Path) -> None:
+    with pytest.raises(UserError, match=r"optimizer.lr: 0.001 there, 0.1 here"):
+        train(config(straight, resume="auto", optimizer={"lr": 0.1}))
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cuda:99"):
+        train(config(tmp_path / "run", device="cuda:99"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(objective.LOSSES, "kldiv", lambda maps, target: maps.sum((-2, -1)) * float("nan"))
+    with pytest.raises(RunError, match=r"step 1: the loss is nan, on clips \S+ \(frame \d+\), \S+ \(frame \d+\);"):
+        train(config(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_mixed_precision_trains(tmp_path: Path, precision: str) -> None:
+    training = {"steps": 2, "batch_size": 1, "precision": precision}
+    assert len(losses(train(config(tmp_path / "run", training=training)))) == 2
+
+
+def test_a_teacher_trains_where_no_student_can_be_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['student'] = None\n"
+        "from distill.config import RunConfig\n"
+        "from distill.train import train\n"
+        f"train(RunConfig.model_validate_json({config(tmp_path / 'run').model_dump_json()!r}))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert len(losses(tmp_path / "run")) == STEPS
