@@ -44,7 +44,7 @@ COLUMNS = ("model", "weights", "GFLOPs/map", "ms/map", "p99", "ratio", "memory M
 class Benchmark(list[dict[str, Any]]):
     """One row a model, in the order asked for; printed as a table.
 
-    Each row is plain values for JSON: `model`, `runtime`, `weights`, `gflops` (a map; None where unknown), `file_mb`
+    A row is plain values for JSON: `model`, `runtime`, `weights`, `gflops` (a map; None where unknown), `file_mb`
     (of an .onnx file), `milliseconds` (median a map), `p99` (milliseconds a map), `maps_per_second`, `ratio` (time
     against the first row's), `memory_mb` and `calls`. `setting` says how they were measured.
     """

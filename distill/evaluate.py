@@ -327,7 +327,7 @@ def _how(metrics: Sequence[str], every: int) -> dict[str, str]:
     """Say how the numbers were made: without it they cannot be compared with others'."""
     how = {
         "definitions": "the MATLAB code of the DHF1K and MIT saliency benchmarks",
-        "frames": "every frame in use" if every == 1 else f"every {every}th of the frames in use, from the first",
+        "frames": "every frame in use" if every == 1 else f"one of every {every} frames in use, from the first",
         "resize": "predictions to the video's own size, bicubic, antialiased when shrinking (MATLAB's imresize)",
         "blur": "none",
         "pooled": "mean over all frames",

@@ -339,14 +339,14 @@ def resize_map(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(
-    frame: np.ndarray, saliency: np.ndarray, *, colours: str = "turbo", strength: float = 0.7
+    frame: np.ndarray, saliency: np.ndarray, *, colours: str = "inferno", strength: float = 0.7
 ) -> np.ndarray:
     """Paint a peak map over a frame as heat: the hotter, the more opaque, so that the background stays visible.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
         saliency: (h, w) in [0, 1] of any size; it is resized to the frame's.
-        colours: a matplotlib colour map.
+        colours: a matplotlib colour map; "inferno" grows brighter with the map all the way, unlike rainbows.
         strength: opacity of the hottest spot, in [0, 1].
 
     Returns:

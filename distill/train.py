@@ -168,7 +168,7 @@ class Loop:
         if self.teacher is not None:
             of_teacher = outcomes[0].teacher
             record["teacher"] = {name: self.total([each.teacher[name] for each in outcomes]) for name in of_teacher}
-        return record, stopped
+        return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
 
     def backward(self, step: int, batch: dict[str, Any], counts: Tensor) -> Outcome:
         """Run one batch forward and back."""

@@ -285,12 +285,12 @@ def _images(folder: Path) -> list[Path]:
 
 HEAT = np.array(
     [
-        (48, 18, 59), (70, 107, 227), (40, 187, 236), (49, 242, 153), (162, 252, 60),
-        (237, 208, 58), (251, 128, 34), (210, 49, 5), (122, 4, 3),
+        (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85),
+        (227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164),
     ],
     dtype=np.float32,
 )  # fmt: skip
-"""Nine evenly spaced colours of the "turbo" map, cold to hot."""
+"""Nine evenly spaced colours of the "inferno" map, cold to hot."""
 
 
 def overlay(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.7) -> np.ndarray:

@@ -175,7 +175,7 @@ def test_dataset_travels_to_a_fresh_process(videos):
 def test_unreadable_truth_is_one_sentence_from_any_worker(tmp_path, videos, workers):
     (tmp_path / "fixations.json").write_text("[[[1, 2")
     video = replace(videos[0], truth=PointsTruth(tmp_path / "fixations.json", (72, 128)))
-    with pytest.raises(UserError, match="fixations.json: cannot be read as JSON") as raised:
+    with pytest.raises(UserError, match=r"fixations\.json: cannot be read as JSON") as raised:
         list(make_loader(clips([video]), [[0]], workers=workers))
     assert "\n" not in str(raised.value)
 

@@ -28,11 +28,9 @@ def tiny(config: RunConfig, folder: Path) -> RunConfig:
     values["data"]["workers"] = 0
     values["training"] |= {"steps": 2, "epochs": None, "batch_size": 2, "precision": "fp32"}
     if config.teacher is not None:
-        values["teacher"] |= {
-            "model": "teacher/salfom:micro",
-            "store": str(folder / "targets"),
-            "precision": "fp32",
-        }
+        teacher = folder / "teacher.safetensors"
+        save_model(create_model("teacher/salfom", variant="micro"), teacher)
+        values["teacher"] |= {"model": str(teacher), "store": str(folder / "targets"), "precision": "fp32"}
     return RunConfig.model_validate(values)
 
 

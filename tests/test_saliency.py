@@ -77,10 +77,12 @@ def test_a_density_of_few_pixels_still_sums_to_one(size: tuple[int, int]) -> Non
 
 
 def test_a_smaller_density_is_the_large_one_resized() -> None:
-    small = density_from_points(POINTS, FRAME, (36, 64))
-    large = torch.from_numpy(density_from_points(POINTS, FRAME))[None, None]
-    resized = resize_density(large, (36, 64))[0, 0].numpy()
-    assert np.abs(small - resized).sum() < 0.05
+    points = POINTS * 5
+    small = density_from_points(points, (360, 640), (72, 128))
+    large = torch.from_numpy(density_from_points(points, (360, 640)))[None, None]
+    resized = resize_density(large, (72, 128))[0, 0].numpy()
+    assert np.abs(small - resized).sum() < 0.1  # resizing blurs a little more
+    assert np.corrcoef(small.ravel(), resized.ravel())[0, 1] > 0.995
 
 
 def test_fixation_map_counts_every_point_once() -> None:

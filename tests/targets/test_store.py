@@ -388,7 +388,7 @@ def test_a_shard_of_another_store_is_not_read(finished, tmp_path):
 def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished, monkeypatch, call):
     real = {name: getattr(os, name) for name in ("pwrite", "fsync")}
     complaints = 0
-    for failing in range(63):
+    for failing in [0, 1, 2, 1, 0, 3, 4] * 5:
         calls = 0
 
         def full(*arguments, failing=failing):
@@ -404,7 +404,7 @@ def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished
         with TargetStore.open(store.path) as writer:
             message = ""
             try:
-                fill(writer, batches=1)
+                fill(writer, batches=2)
             except UserError as error:
                 message = str(error)
         if calls > failing:
@@ -416,7 +416,7 @@ def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished
         reader = TargetStore.open(store.path)
         assert_readable(reader, [key for key in EVERYTHING if reader.has(*key)])
         reader.close()
-    assert complaints > 3
+    assert complaints >= 8
     assert reader.count_committed() > 0
     with TargetStore.open(store.path) as writer:
         fill(writer)
@@ -465,13 +465,13 @@ def test_a_large_plan_is_small_on_disk_and_found_by_arithmetic(tmp_path):
 
 
 OPEN = """
-import resource, sys, time
+import psutil, sys, time
 from distill.targets.store import TargetStore
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before, start = peak(), time.perf_counter()
+memory = lambda: psutil.Process().memory_info().rss
+before, start = memory(), time.perf_counter()
 store = TargetStore.open(sys.argv[1])
 assert store.complete and store.count_committed() == 350_000
-print(time.perf_counter() - start, (peak() - before) / 1024)
+print(time.perf_counter() - start, (memory() - before) / 2**20)
 """
 
 
@@ -490,4 +490,4 @@ def test_350_000_maps_open_in_a_second_and_100_mebibytes(tmp_path, monkeypatch):
     seconds, mebibytes = map(float, found.split())
     print(f"opened in {seconds:.2f} s and {mebibytes:.0f} MiB")
     assert seconds < 1
-    assert mebibytes < 100
+    assert 350_000 * 16 / 2**20 < mebibytes < 100

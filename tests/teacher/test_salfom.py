@@ -1,4 +1,4 @@
-"""SalFoM's parts: published counts of all variants, attention against its definition, positions, stochastic depth."""
+"""SalFoM's parts: published counts of all variants, attention by its definition, positions, stochastic depth."""
 
 import math
 

@@ -1,0 +1,287 @@
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from distill import cache
+from distill.data import synthetic
+from distill.data.clips import ClipSpec
+from distill.errors import UserError
+from distill.predict import slide
+from distill.targets.store import TargetStore
+
+
+class TinyTeacher(nn.Module):
+    """A network small enough for tests, whose map depends on where things are, and on all its frames."""
+
+    num_frames, size, target_frames, map_size = 3, (24, 32), (2,), (12, 16)
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(1, 3, 3, 5, 5, generator=generator) / 8)
+        self.identity = {"name": "teacher/tiny", "variant": "base", "arguments": {"seed": seed}}
+        self.reference = "teacher/tiny"
+        self.calls = 0
+        self.interrupt_at: int | None = None
+
+    def forward(self, clip):
+        self.calls += 1
+        if self.calls == self.interrupt_at:
+            raise KeyboardInterrupt
+        maps = nn.functional.conv3d(clip.float() / 255, self.weight, stride=(1, 2, 2), padding=(0, 2, 2))
+        return nn.functional.logsigmoid(4 * maps[:, 0])  # (B, 1, h, w)
+
+
+@pytest.fixture
+def videos():
+    return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
+
+
+SETTINGS = {"batch_size": 4, "batches_per_shard": 2, "progress": False}
+
+
+def build(path: Path, videos, model: nn.Module | None = None, **settings) -> TargetStore:
+    return cache.build(model or TinyTeacher(), videos, path, **{**SETTINGS, **settings})
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_store_holds_what_the_sliding_window_gives(tmp_path, videos):
+    model = TinyTeacher()
+    store = build(tmp_path / "store", videos, model, codec="exact", views=("plain", "flipped"), stride=2)
+    assert store.complete
+    for video in videos:
+        for view in ("plain", "flipped"):
+            passes = slide(model, video, video.frames, stride=2, batch_size=4, flipped=view == "flipped")
+            for frames, maps in passes:
+                for frame, expected in zip(frames, maps, strict=True):
+                    found = store.read(video.name, frame, view)
+                    np.testing.assert_allclose(found, expected.numpy(), atol=1e-3, rtol=0)
+    plain, flipped = store.read("one", 5), store.read("one", 5, "flipped")
+    assert np.abs(plain - flipped).max() > 0.1
+    assert np.abs(plain[:, ::-1] - flipped).max() > 0.1  # a mirrored clip's map is not the mirrored map
+
+
+def test_only_the_frames_in_use_are_computed(tmp_path, videos):
+    from dataclasses import replace
+
+    store = build(tmp_path / "store", [replace(videos[0], frames=range(5, 8))])
+    assert [frame for frame in range(14) if store.has("one", frame)] == [5, 6, 7]
+    whole = build(tmp_path / "whole", videos)
+    np.testing.assert_allclose(store.read("one", 6), whole.read("one", 6), atol=0.05)
+
+
+def test_a_finished_store_says_so_and_is_left_alone(tmp_path, videos, caplog):
+    build(tmp_path / "store", videos)
+    before = content(tmp_path / "store")
+    model = TinyTeacher()
+    with caplog.at_level(logging.INFO):
+        assert build(tmp_path / "store", videos, model).complete
+    assert "all 23 maps are there already" in caplog.text
+    assert model.calls == 0
+    assert content(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5, 6])
+def test_ctrl_c_keeps_what_is_committed_and_the_next_call_goes_on(tmp_path, videos, caplog, call):
+    build(tmp_path / "straight", videos)
+    model = TinyTeacher()
+    model.interrupt_at = call
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "store", videos, model)
+    assert "the same command goes on" in caplog.text
+    store = TargetStore.open(tmp_path / "store")
+    batches = [batch for batch in store.plan if store.has(batch.video, batch.frames[0])]
+    assert len(batches) == call - 1
+    assert not store.complete
+    assert f"missing    {23 - store.count_committed()} maps" in cache.info(store)
+    again = TinyTeacher()
+    assert build(tmp_path / "store", videos, again).complete
+    assert again.calls == 7 - len(batches)
+    assert content(tmp_path / "store") == content(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": TinyTeacher(seed=1)}, r"teacher.arguments.seed was 0 and is now 1; teacher.weights was"),
+        ({"stride": 2}, "input.stride was 1 and is now 2"),
+        ({"precision": "bf16"}, 'input.precision was "fp32" and is now "bf16"'),
+        ({"codec": "exact"}, "codec was 'log8' and is now 'exact'"),
+        ({"views": ("plain", "flipped")}, "views was"),
+        (
+            {"videos": [synthetic.video("one", 1, (14, 36, 64))]},
+            "the videos or their frames are others, two for one",
+        ),
+        ({"videos": [synthetic.video("one", 3, (14, 36, 64))]}, "videos.one.name was"),
+        ({"videos": [synthetic.video("three", 1, (14, 36, 64))]}, "videos.three is not in the store"),
+    ],
+)
+def test_a_store_made_from_something_else_is_refused(tmp_path, videos, change, message):
+    build(tmp_path / "store", videos)
+    before = content(tmp_path / "store")
+    with pytest.raises(UserError, match=message):
+        build(tmp_path / "store", **{"videos": videos, **change})
+    assert content(tmp_path / "store") == before
+
+
+def test_the_fingerprint_sees_content_not_names(tmp_path, videos):
+    model = TinyTeacher()
+    spec = ClipSpec.of(model)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for frame in range(3):
+            Image.new("RGB", (8, 8), (frame, 0, 0)).save(tmp_path / name / f"{frame}.png")
+
+    def seen(folder: str, content: bool = True):
+        from dataclasses import replace
+
+        video = replace(videos[0], path=tmp_path / folder)
+        return cache.fingerprint(model, spec, [video], precision="fp32", content=content)
+
+    assert seen("a") == seen("b")
+    assert "sha256" in seen("a")["videos"]["one"]
+    Image.new("RGB", (8, 8), (9, 0, 0)).save(tmp_path / "b" / "1.png")
+    assert seen("a") != seen("b")
+    assert "sha256" not in seen("b", content=False)["videos"]["one"]
+    with torch.no_grad():
+        before = seen("a")
+        model.weight[0, 0, 0, 0, 0] += 1e-6
+    assert seen("a")["teacher"]["weights"] != before["teacher"]["weights"]
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path, videos):
+    with pytest.raises(UserError, match="two videos have one name"):
+        build(tmp_path / "store", [videos[0], videos[0]])
+
+
+def test_info_tells_whose_maps_they_are(tmp_path, videos):
+    text = cache.info(build(tmp_path / "store", videos))
+    for part in ("teacher/tiny:base", "3 frames of 24x32, stride 1, fp32", "2, 23 frames; views: plain"):
+        assert part in text
+    for part in ("23 of 23, 12x16", "log8: 8 bits", "4 of 4 full", "bytes a pixel"):
+        assert part in text
+    assert "missing" not in text
+
+
+@pytest.mark.parametrize(("codec", "views"), [("log8", ("plain", "flipped")), ("exact", ("plain",))])
+def test_verify_agrees_with_a_good_store(tmp_path, videos, codec, views):
+    store = build(tmp_path / "store", videos, codec=codec, views=views)
+    report = cache.verify(store, TinyTeacher(), videos, sample=12)
+    assert report.ok
+    assert 9 <= report.maps <= 12  # three batches, of which two can be a video's last one, which is shorter
+    assert report.kl_max < (1e-4 if codec == "log8" else 1e-8)
+    assert report.cc_min > 0.999
+    assert report.max_error < 0.05
+    assert "every checksum holds" in str(report)
+    assert "they agree" in str(report)
+    assert cache.verify(store, TinyTeacher(), videos, sample=12) == report
+
+
+def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
+    path = build(tmp_path / "store", videos).path
+    shard = path / "shards" / "00001.shard"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:150] + bytes([good[150] ^ 16]) + good[151:])
+    report = cache.verify(path, TinyTeacher(), videos, sample=23)
+    assert not report.ok
+    assert "00001.shard" in str(report)
+    assert 0 < report.maps < 23
+    shard.write_bytes(good)
+
+    store = TargetStore.open(path)
+    with TargetStore.create(
+        tmp_path / "wrong",
+        fingerprint=store.fingerprint,
+        videos={"one": range(14)},
+        map_size=(12, 16),
+    ) as wrong:
+        for batches in wrong.missing():
+            for batch in batches:
+                wrong.commit(batch, np.stack([store.read("one", 13 - frame) for frame in batch.frames]))
+    report = cache.verify(wrong, TinyTeacher(), videos[:1], sample=8)
+    assert report.damage == []
+    assert not report.ok
+    assert "THEY DO NOT AGREE" in str(report)
+    assert cache.verify(wrong, TinyTeacher(), videos[:1], sample=0).ok
+
+
+def test_verify_refuses_another_teacher(tmp_path, videos):
+    path = build(tmp_path / "store", videos).path
+    with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with what it was made from"):
+        cache.verify(path, TinyTeacher(seed=1), videos)
+
+
+def test_maps_go_out_as_pictures_and_come_back_as_a_store(tmp_path, videos):
+    store = build(tmp_path / "store", videos, codec="exact")
+    said = cache.export_png(store, tmp_path / "maps", progress=False)
+    assert "23 maps of 2 videos" in said
+    names = sorted(str(file.relative_to(tmp_path / "maps")) for file in (tmp_path / "maps").rglob("*.png"))
+    assert names == [f"{video.name}/{frame + 1:04d}.png" for video in videos for frame in video.frames]
+    with Image.open(tmp_path / "maps" / "one" / "0006.png") as picture:
+        pixels = np.asarray(picture)
+    log_map = store.read("one", 5)
+    assert (pixels.dtype, pixels.shape, pixels.max()) == (np.uint8, (12, 16), 255)
+    np.testing.assert_allclose(pixels / 255, np.exp(log_map - log_map.max()), atol=0.5 / 255 + 1e-6)
+    with pytest.raises(UserError, match="exists already"):
+        cache.export_png(store, tmp_path / "maps")
+
+    back = cache.import_maps(tmp_path / "maps", tmp_path / "imported", codec="exact", progress=False)
+    assert back.complete
+    again = back.read("one", 5)
+    np.testing.assert_allclose(np.exp(again - again.max()), pixels / 255, atol=1e-4)
+    assert "imported" in cache.info(back)
+    with pytest.raises(UserError, match="its maps were imported"):
+        cache.verify(back, TinyTeacher(), videos)
+    assert cache.verify(back, TinyTeacher(), videos, sample=0).ok
+
+
+def test_black_pixels_of_imported_maps_keep_a_finite_logarithm(tmp_path):
+    folder = tmp_path / "maps" / "v"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.array([[0, 255], [51, 0]], np.uint8)).save(folder / "0003.png")
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(folder / "0007.png")
+    with pytest.raises(UserError, match="counted from 1"):
+        Image.new("L", (2, 2)).save(folder / "0000.png")
+        cache.import_maps(tmp_path / "maps", tmp_path / "store", progress=False)
+    (folder / "0000.png").unlink()
+    store = cache.import_maps(tmp_path / "maps", tmp_path / "store", codec="exact", progress=False)
+    expected = np.log(np.array([[0.5, 255], [51, 0.5]]))
+    np.testing.assert_allclose(store.read("v", 2), expected, atol=1e-3)
+    assert np.ptp(store.read("v", 6)) == 0  # a black map is uniform
+    assert not store.has("v", 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "found no maps"),
+        (lambda folder: ((folder / "v").mkdir(parents=True), (folder / "v" / "x1.png").touch()), "counted from 1"),
+        (lambda folder: ((folder / "v").mkdir(parents=True), (folder / "v" / "1.png").touch()), "not a picture"),
+    ],
+)
+def test_imports_that_cannot_work_say_why(tmp_path, make, message):
+    make(tmp_path / "maps")
+    with pytest.raises(UserError, match=message):
+        cache.import_maps(tmp_path / "maps", tmp_path / "store", progress=False)
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unfinished_store_is_not_exported(tmp_path, videos):
+    model = TinyTeacher()
+    model.interrupt_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "store", videos, model)
+    with pytest.raises(UserError, match="not complete"):
+        cache.export_png(tmp_path / "store", tmp_path / "maps")
+    assert not (tmp_path / "maps").exists()
+    shutil.rmtree(tmp_path / "store")

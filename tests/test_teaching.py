@@ -1,0 +1,169 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_cache import TinyTeacher, build
+from torch import nn
+
+from distill.data import make_loader, synthetic
+from distill.data.clips import ClipDataset, ClipSpec, Source, Window
+from distill.data.video import open_video
+from distill.errors import UserError
+from distill.objective import Objective, Term
+from distill.teaching import CachedTeacher, OnlineTeacher, check_alignment
+
+STUDENT = ClipSpec(num_frames=2, size=(16, 20), target_frames=(1,), map_size=(8, 10))
+
+
+class Student(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = nn.Conv3d(3, 1, (2, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+
+    def forward(self, clip):
+        return self.layer(clip.float() / 255)[:, 0]  # (B, 1, h, w)
+
+
+class Dreamer(TinyTeacher):
+    """A teacher that would give other maps if it were training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, clip):
+        return self.dropout(super().forward(clip))
+
+
+@pytest.fixture
+def videos():
+    return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
+
+
+def batch_of(videos, teacher, spec=STUDENT, count=6):
+    clips = ClipDataset(
+        [Source(videos, 10)], spec, seed=3, flip="flipped" in teacher.views, extras=[teacher.reader]
+    )
+    return next(iter(make_loader(clips, [list(range(count))], workers=0)))
+
+
+def test_an_online_teacher_is_frozen_and_belongs_to_nothing(videos):
+    model = Dreamer().train()
+    teacher = OnlineTeacher(model)
+    batch = batch_of(videos, teacher)
+    maps = teacher(batch)
+    assert maps.shape == (6, 1, 12, 16)
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+    for _ in range(2):
+        teacher.train()
+        model.train().requires_grad_(True)
+        torch.testing.assert_close(teacher(batch), maps, rtol=0, atol=0)
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+    student = Student()
+    before = set(student.state_dict())
+    student.teacher = teacher
+    assert set(student.state_dict()) == before
+    assert len(list(student.parameters())) == 2
+    assert not isinstance(teacher, nn.Module)
+    loss = (student(batch["clip"]).mean() - teacher(batch).mean()) ** 2
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_online_teacher_computes_in_its_own_precision(videos):
+    batch = batch_of(videos, OnlineTeacher(TinyTeacher()))
+    full = OnlineTeacher(TinyTeacher())(batch)
+    with torch.autocast("cpu", torch.bfloat16):  # the student's precision is not the teacher's
+        torch.testing.assert_close(OnlineTeacher(TinyTeacher())(batch), full, rtol=0, atol=0)
+    half = OnlineTeacher(TinyTeacher(), precision="bf16")(batch)
+    assert half.dtype == torch.float32
+    assert 1e-5 < (half - full).abs().max() < 0.1
+    with pytest.raises(UserError, match="expected one of fp32, bf16, fp16, got 'fp8'"):
+        OnlineTeacher(TinyTeacher(), precision="fp8")
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_online_teacher_sees_its_own_clip(videos, flipped):
+    teacher = OnlineTeacher(TinyTeacher(), stride=3)
+    read = pickle.loads(pickle.dumps(teacher.reader))
+    clip = read(Window(videos[0], 4, flipped))["teacher_clip"]
+    pixels = open_video(videos[0].path).read([0, 1, 4], (24, 32))
+    expected = torch.from_numpy(pixels).permute(3, 0, 1, 2)
+    assert clip.dtype == torch.uint8
+    assert torch.equal(clip, expected.flip(-1) if flipped else expected)
+
+
+@pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
+def test_cached_and_online_teach_the_same(tmp_path, videos, views):
+    model = TinyTeacher()
+    cached = CachedTeacher(build(tmp_path / "store", videos, model, codec="exact", views=views, stride=2))
+    online = OnlineTeacher(model, stride=2)
+    assert cached.offsets == online.offsets == STUDENT.offsets == (0,)
+    assert cached.views == views
+    assert online.views == ("plain", "flipped")
+    online.views = views
+    objective = Objective(
+        [Term("kldiv", "teacher"), Term("cc", "teacher"), Term("kldiv", "teacher", 1, {"temperature": 4})]
+    )
+    losses, gradients = [], []
+    for teacher in (online, cached):
+        batch = batch_of(videos, teacher)
+        assert ("flipped" in views) == bool(batch["flipped"].any())
+        student = Student()
+        outcome = objective(batch, student(batch["clip"]), teacher(batch), objective.counts(batch))
+        outcome.loss.backward()
+        losses.append(outcome.terms)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert value != 0
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=0)
+    assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
+
+
+def test_a_cached_teacher_serves_whatever_frames_a_student_predicts(tmp_path, videos):
+    store = build(tmp_path / "store", videos, codec="exact")
+    spec = ClipSpec(num_frames=4, size=(16, 20), target_frames=(1, 3), map_size=(8, 10), stride=2)
+    teacher = CachedTeacher(store, spec)
+    assert teacher.offsets == (-4, 0)
+    maps = teacher.reader(Window(videos[1], 6))["teacher_map"]
+    np.testing.assert_array_equal(maps.numpy(), np.stack([store.read("two", 2), store.read("two", 6)]))
+    batch = batch_of(videos, teacher, spec)
+    assert teacher(batch).shape == (6, 2, 12, 16)
+
+
+def test_cached_maps_come_from_workers(tmp_path, videos):
+    teacher = CachedTeacher(build(tmp_path / "store", videos))
+    clips = ClipDataset([Source(videos, 10)], STUDENT, seed=3, flip=False, extras=[teacher.reader])
+    here, there = (list(make_loader(clips, [[0, 1], [2, 3]], workers=workers)) for workers in (0, 2))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one["teacher_map"], other["teacher_map"])
+        assert one["teacher_map"].shape == (2, 1, 12, 16)
+
+
+def test_a_store_that_lacks_maps_is_refused_before_the_run(tmp_path, videos):
+    teacher = CachedTeacher(build(tmp_path / "store", [replace(videos[0], frames=range(4, 14))]), STUDENT)
+    teacher.require([replace(videos[0], frames=range(5, 9))])
+    with pytest.raises(UserError, match=r"13 maps that this run needs are not in the store, one, frame 1 for one"):
+        teacher.require(videos)
+
+
+def test_teachers_say_who_they_are(tmp_path, videos):
+    assert OnlineTeacher(TinyTeacher()).describe() == "teacher: teacher/tiny, computed online in fp32 on cpu"
+    described = CachedTeacher(build(tmp_path / "store", videos)).describe()
+    assert described == f"teacher: teacher/tiny, from {tmp_path / 'store'} (log8; views: plain)"
+
+
+def test_different_target_frames_are_an_error_that_names_both():
+    check_alignment((-2, 0), [-2, 0])
+    with pytest.raises(UserError, match=r"the teacher \[0\], the student \[-2, 0\]"):
+        check_alignment((0,), (-2, 0))
+    with pytest.raises(UserError, match="different frames"):
+        check_alignment((0, 0), (0,))
