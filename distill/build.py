@@ -3,7 +3,8 @@
 import logging
 import math
 from dataclasses import replace
-from typing import Any
+from fnmatch import fnmatch
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -42,7 +43,12 @@ def build_model(config: RunConfig) -> nn.Module:
     """Return the model to train; its random weights depend on the seed alone."""
     torch.manual_seed(config.seed)
     section = config.model
-    return create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
+    model = create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
+    patterns = cast(tuple[str, ...], model.no_gradient)
+    for name, weight in model.named_parameters():
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            weight.requires_grad_(False)  # else processes would wait for a gradient that never comes
+    return model
 
 
 def videos_of(source: SourceSection) -> list[Video]:

@@ -8,6 +8,7 @@ where it stopped.
 """
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -46,12 +47,26 @@ class Diary:
 
     A step is passed over when its result stands in the file and what it made is still there. Once a step had to be
     done, those after it are done as well, for they build on it.
+
+    Args:
+        path: the file.
+        settings: what the results depend on, a JSON value.
+
+    Raises:
+        UserError: if the file's results were made with other settings.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        self.fresh = False
+    def __init__(self, path: Path, settings: Any) -> None:
+        self.path, self.settings, self.fresh = path, settings, False
+        self.results: dict[str, Any] = {}
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before["settings"] != json.loads(json.dumps(settings)):
+                raise UserError(
+                    f"{path.parent}: this demo was made with other configs; remove the folder, or choose another "
+                    "with --out"
+                )
+            self.results = before["steps"]
 
     def step(self, name: str, sentence: str, work: Callable[[], Any], *, makes: Path | None = None) -> Any:
         """Say what comes, do it or take it from the file, and return its result (a JSON value)."""
@@ -62,9 +77,13 @@ class Diary:
             return self.results[name]["result"]
         self.fresh = True
         began = time.perf_counter()
-        result = work()
+        try:
+            result = work()
+        except KeyboardInterrupt:
+            print(f"\nStopped in step {name}. What is done is kept: the same command goes on.", flush=True)
+            raise
         self.results[name] = {"step": sentence, "seconds": time.perf_counter() - began, "result": result}
-        write_json(self.path, self.results)
+        write_json(self.path, {"settings": self.settings, "steps": self.results})
         return result
 
 
@@ -84,8 +103,10 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     learning = load_config(
         STUDENT, [f"out={student}", f"teacher.model={teacher}", f"teacher.store={store}", *common]
     )
+    configs = (teaching, learning)
     held_out = held_out_videos(learning)
-    diary = Diary(out / "results.json")
+    logging.getLogger("distill.data").setLevel(logging.WARNING)  # the steps find the same two videos many times
+    diary = Diary(out / "results.json", [config.model_dump(mode="json", exclude={"device"}) for config in configs])
 
     diary.step(
         "a",
@@ -95,7 +116,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     )
     diary.step(
         "b",
-        f"Score it, beside a centre prior, on {frames_in_words(held_out)}, which it never saw.",
+        f"Score it, beside a centre prior, on {frames_in_words(held_out)}, which it is not trained on.",
         lambda: scores_of({"centre prior": "centre-prior", "teacher": teacher}, held_out, device),
     )
     videos = training_videos(learning.data)

@@ -48,7 +48,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
     prior = results["b"]["result"]["centre prior"]
     parity = max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True))
     seconds = sum(step["seconds"] for step in results.values())
-    steps = [[f"{name}. {step['step']}", minutes(step["seconds"])] for name, step in results.items() if name != "h"]
+    steps = [[name, step["step"], minutes(step["seconds"])] for name, step in results.items() if name != "h"]
     run = results["g"]["result"]
     sections = [
         report.figures(
@@ -59,7 +59,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                     f"{student['weights (M)']:.2f} M",
                     f"weights of the student; teacher {teacher['weights (M)']:.2f} M",
                 ),
-                (f"{student['ms a map']:.0f} ms", f"a map of the student; teacher {teacher['ms a map']:.0f} ms"),
+                (f"{student['ms a map']:.3g} ms", f"a map of the student; teacher {teacher['ms a map']:.3g} ms"),
                 (minutes(seconds), "for all steps"),
             ]
         ),
@@ -98,7 +98,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                 page=path,
             ),
         ),
-        report.section("How long it took", report.table(["step", "time"], steps)),
+        report.section("How long it took", report.table(["step", "what it does", "time"], steps)),
         report.section("How the numbers were made", report.notes(how_made(config, results, parity))),
     ]
     report.write_report(
@@ -130,7 +130,7 @@ def how_made(config: RunConfig, results: dict[str, Any], parity: float) -> list[
         f"The exported student takes {exported['milliseconds']:.1f} ms a map in ONNX Runtime where PyTorch takes "
         f"{pytorch['milliseconds']:.1f} ms, on the CPU in one run; it differs from PyTorch by at most "
         f"{max(check['max_error'] for check in results['g']['result']['export']['checks']):.1e} in maps of [0, 1].",
-        f"Stored maps: codec {config.teacher.codec}. {results['c']['result']['verify']}",
+        f"Stored maps, codec {config.teacher.codec}: {'; '.join(results['c']['result']['verify'].splitlines())}.",
         f"Stored against online teacher: the losses of the first {len(results['e']['result']['cached'])} steps "
         f"differ by at most {parity:.1e}, relatively.",
         f"Peak memory of the demo's largest process: {peak_memory():.1f} GiB.",

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.errors import UserError
-from distill.files import atomic_path, refuse_existing
+from distill.files import atomic_path
 
 PACKAGES = ("teacher", "student")
 
@@ -193,48 +193,6 @@ def load_weights_into(model: nn.Module, path: str | Path) -> None:
             f"{len(misfits)} tensors do not fit, {misfits[0]} for one"
         )
     model.load_state_dict(tensors)
-
-
-def convert(source: str | Path, target: str | Path, *, name: str | None = None) -> str:
-    """Read a published weight file into a model and write it in our format; return a line that says what was done.
-
-    Args:
-        source: the published file.
-        target: the .safetensors file to write; it must not exist.
-        name: the model, with its variant where the file is not of the default one; `teacher/salfom` when None.
-
-    Raises:
-        UserError: if the file does not fit, or the target exists or has another suffix.
-    """
-    if Path(target).suffix != ".safetensors":
-        raise UserError(f"{target}: expected a name that ends in .safetensors")
-    refuse_existing(target, "the converted file")
-    model: Any = create_model(name or "teacher/salfom", weights=source)
-    save_model(model, target, notes={"converted_from": str(source), "loaded": model.loaded})
-    return f"{model.loaded}; wrote {target}"
-
-
-def describe(name: str | None = None) -> str:
-    """Return a table of models, all or one, or one variant: weights, GFLOPs a map, frames, clip and map size.
-
-    Raises:
-        UserError: for an unknown model or variant.
-    """
-    rows = [("model", "weights", "GFLOPs/map", "frames", "clip", "map")]
-    for model_name in [name] if name else list_models():
-        module_name, _, variant = model_name.partition(":")
-        for each in [variant] if variant else list_variants(module_name):
-            with torch.device("meta"):
-                model: Any = create_model(module_name, variant=each)
-            sizes = ("x".join(map(str, size)) for size in (model.size, model.map_size))
-            gflops = f"{gflops_per_map(model):,.2f}"
-            rows.append((model.reference, f"{count_weights(model):,}", gflops, str(model.num_frames), *sizes))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)])
-        for row in rows
-    ]
-    return "\n".join(lines)
 
 
 def count_weights(model: nn.Module) -> int:

@@ -62,17 +62,12 @@ def judge(
                 short.append(f"the {row}'s {name} is {value:.3f} against {base.get(name, math.nan):.3f}")
     if short:
         return Verdict(f"Below the {baseline}: {'; '.join(short)}.", good=False)
-    who = f"The {others[0]} beats" if len(others) == 1 else f"{_join(others)} beat"
+    who = f"The {others[0]} beats" if len(others) == 1 else f"{' and '.join(others).capitalize()} beat"
     figures = "; ".join(
         f"{name} {', '.join(f'{scores[row][name]:.3f} ({row})' for row in others)} against {base[name]:.3f}"
         for name in names
     )
     return Verdict(f"{who} the {baseline}: {figures}.", good=True)
-
-
-def _join(names: Sequence[str]) -> str:
-    text = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return text[:1].upper() + text[1:]
 
 
 def section(heading: str, *pieces: str, lead: str = "") -> str:
@@ -116,7 +111,11 @@ def table(
         bold = value is not None and winners.get(index) == float(value)
         return f'<td class="number">{f"<b>{text}</b>" if bold else text}</td>'
 
-    head = "".join(f"<th scope='col'>{_heading(column, best)}</th>" for column in columns)
+    texts = [all(isinstance(row[index], str) for row in rows) for index in range(len(columns))]
+    head = "".join(
+        f"<th scope='col'{'' if text else ' class=number'}>{_heading(column, best)}</th>"
+        for column, text in zip(columns, texts, strict=True)
+    )
     body = "".join(f"<tr>{''.join(cell(i, value) for i, value in enumerate(row))}</tr>" for row in rows)
     foot = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="wide"><table>{foot}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -367,11 +366,12 @@ background:var(--good);font-size:1.05rem;max-width:none}
 .figures b{display:block;font-size:1.5rem;line-height:1.2;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
 .figures span{display:block;font-size:.85rem;line-height:1.4;margin-top:3px;color:var(--quiet)}
 .wide{overflow-x:auto}
-table{border-collapse:collapse;width:100%;margin:10px 0;font-variant-numeric:tabular-nums;white-space:nowrap}
-caption{caption-side:bottom;text-align:left;font-size:.85rem;padding-top:10px;white-space:normal}
-th,td{padding:9px 14px;border-bottom:1px solid var(--line);text-align:right}
+table{border-collapse:collapse;width:100%;margin:10px 0;font-variant-numeric:tabular-nums}
+caption{caption-side:bottom;text-align:left;font-size:.85rem;padding-top:10px}
+th,td{padding:9px 14px;border-bottom:1px solid var(--line);text-align:left}th,.number{white-space:nowrap}
+.number{text-align:right}
 thead th{font-size:.85rem;font-weight:600;color:var(--quiet);border-bottom-width:2px}
-th:first-child,td:first-child{text-align:left;padding-left:2px}
+th:first-child{padding-left:2px}
 tbody th{font-weight:600;position:sticky;left:0;background:var(--page)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:28px 34px;margin:14px 0}
 .chart svg{display:block;width:100%;height:auto;margin:6px 0 2px}

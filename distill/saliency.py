@@ -76,8 +76,9 @@ def density_from_points(
     """Build the fixation density of one frame by DHF1K's recipe, at any map size.
 
     Every point adds one Gaussian (repeated points add up) whose standard deviation is 12.74 px at a frame width
-    of 640 px and scales with the width. A Gaussian on a grid is an outer product, so the map of K points is one
-    (h x K) by (K x w) product: exact, and at `map_size` from the start.
+    of 640 px and scales with the width; what falls over the frame's border is mirrored back into it, as in the
+    data set's maps. A Gaussian on a grid is an outer product, so the map of K points is one (h x K) by (K x w)
+    product: exact, and at `map_size` from the start.
 
     Args:
         points: (K, 2) rows of (row, column) in pixels of the frame.
@@ -96,14 +97,19 @@ def density_from_points(
     if len(points) == 0:
         return np.zeros((h, w), dtype=np.float32)
     sigma = sigma_for(width)
-    rows = (np.arange(h) + 0.5) * height / h - 0.5  # centres of the map's pixels in the frame's pixels
-    columns = (np.arange(w) + 0.5) * width / w - 0.5
-    down = np.exp(-0.5 * ((rows[:, None] - points[:, 0]) / sigma) ** 2)  # (h, K)
-    across = np.exp(-0.5 * ((columns[:, None] - points[:, 1]) / sigma) ** 2)  # (w, K)
+    down = _gaussians(points[:, 0], sigma, height, h)  # (h, K)
+    across = _gaussians(points[:, 1], sigma, width, w)  # (w, K)
     values = down @ across.T  # (h, w)
     if values.sum() == 0:  # a map of a few pixels, all of them too far from any point for float64
         values = fixation_map(points, frame_size, (h, w))
     return (values / values.sum()).astype(np.float32)
+
+
+def _gaussians(points: np.ndarray, sigma: float, length: int, steps: int) -> np.ndarray:
+    """Return (steps, K): a Gaussian around each of K points of an axis, its tails mirrored at both ends."""
+    centres = (np.arange(steps) + 0.5) * length / steps - 0.5  # of the map's pixels, in the frame's pixels
+    mirrored = (points, -1 - points, 2 * length - 1 - points)
+    return sum(np.exp(-0.5 * ((centres[:, None] - each) / sigma) ** 2) for each in mirrored)
 
 
 def fixation_map(

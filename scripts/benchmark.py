@@ -1,6 +1,8 @@
 """Measures cost and speed: `saldistill benchmark` as a file.
 
     python scripts/benchmark.py teacher/salfom:tiny student/thtdnet:tiny
+
+Arguments and help are the verb's.
 """
 
 import sys

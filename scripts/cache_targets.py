@@ -1,6 +1,8 @@
 """Stores a teacher's maps: `saldistill cache build` as a file, which `accelerate launch` needs.
 
     accelerate launch scripts/cache_targets.py configs/distill/demo.yaml
+
+Arguments and help are the verb's.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Distils a student: `saldistill distill` as a file, which `accelerate launch` needs.
 
     accelerate launch scripts/distill.py configs/distill/demo.yaml out=runs/mine/student
+
+Arguments and help are the verb's.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Scores models: `saldistill evaluate` as a file.
 
     python scripts/evaluate.py runs/demo/student --data dhf1k:tests/data/dhf1k --videos 002
+
+Arguments and help are the verb's.
 """
 
 import sys

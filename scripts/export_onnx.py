@@ -1,6 +1,8 @@
 """Writes a model as a checked ONNX file: `saldistill export` as a file.
 
     python scripts/export_onnx.py runs/demo/student -o student.onnx
+
+Arguments and help are the verb's.
 """
 
 import sys

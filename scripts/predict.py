@@ -1,6 +1,8 @@
 """Draws a model's maps over a video: `saldistill predict` as a file.
 
     python scripts/predict.py runs/demo/student VIDEO -o overlay.mp4
+
+Arguments and help are the verb's.
 """
 
 import sys

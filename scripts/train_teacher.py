@@ -1,6 +1,8 @@
 """Trains a teacher: `saldistill train` as a file, which `accelerate launch` needs.
 
     accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml out=runs/mine/teacher
+
+Arguments and help are the verb's.
 """
 
 import sys

@@ -99,6 +99,19 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         check_clip(num_frames, size)
+        check_ranges(
+            width=width,
+            depths=min(depths),
+            heads=min(heads),
+            window=min(window),
+            laterals=laterals,
+            rates={"drop_path": drop_path},
+        )
+        if any((width << i) % n for i, n in enumerate(heads)):
+            widths = tuple(width << i for i in range(4))
+            raise ValueError(
+                f"heads {heads}: each must divide the width of its stage, {widths}; such as (1, 2, 4, 8)"
+            )
         height, width_px = size
         self.num_frames = num_frames
         self.size = (height, width_px)
@@ -240,3 +253,13 @@ def check_clip(num_frames: int, size: Sequence[int]) -> None:
             f"size {tuple(size)}: height and width must be multiples of {PATCH} from {2 * PATCH} on, "
             f"such as {near_size}"
         )
+
+
+def check_ranges(*, rates: dict[str, float], **counts: int) -> None:
+    """Raise a ValueError that names the first count below 1, or the first rate outside [0, 1)."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} {value}: expected at least 1")
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} {rate}: expected a rate from 0 to below 1, such as 0.1")

@@ -131,6 +131,15 @@ class Model(nn.Module):
         check_size(size)
         if len(widths) != 6:
             raise ValueError(f"widths {tuple(widths)}: expected six numbers, such as (512, 256, 128, 64, 32, 16)")
+        check_ranges(
+            width=width,
+            depth=depth,
+            heads=heads,
+            tcfe_depth=tcfe_depth,
+            tcfe_heads=tcfe_heads,
+            widths=min(widths),
+            rates={"drop_path": drop_path, "encoder_drop_path": encoder_drop_path},
+        )
         height, width_px = size
         self.num_frames = num_frames
         self.size = (height, width_px)
@@ -198,3 +207,13 @@ def check_size(size: Sequence[int]) -> None:
     if len(size) != 2 or any(side < PATCH or side % PATCH for side in size):
         near = tuple(max(PATCH, round(side / PATCH) * PATCH) for side in size)
         raise ValueError(f"size {tuple(size)}: height and width must be multiples of {PATCH}, such as {near}")
+
+
+def check_ranges(*, rates: dict[str, float], **counts: int) -> None:
+    """Raise a ValueError that names the first count below 1, or the first rate outside [0, 1)."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} {value}: expected at least 1")
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} {rate}: expected a rate from 0 to below 1, such as 0.1")

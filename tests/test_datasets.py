@@ -87,10 +87,7 @@ def test_sample_stays_small(sample):
 
 
 def test_density_of_the_points_is_the_shipped_map(sample, shared):
-    """Stored maps are 8-bit and divided by their peak. Their blur mirrors mass that falls over the frame's border
-    back into it, which building from points does not: within three sigmas of the border they may differ.
-    """
-    inner = np.s_[38:-38, 38:-38]
+    """Stored maps are 8-bit and divided by their peak."""
     shipped = truth_of(shared / "data" / "dhf1k-sample" / "annotation" / "0002", (360, 640))
     built = find_videos("dhf1k", sample, videos=["002"])[0].truth
     assert isinstance(shipped, MapsTruth)
@@ -98,12 +95,11 @@ def test_density_of_the_points_is_the_shipped_map(sample, shared):
     errors, correlations = [], []
     for frame in range(0, 783, 36):
         theirs, ours = (truth.density(frame, (360, 640)).astype(np.float64) for truth in (shipped, built))
-        errors.append(np.abs(theirs / theirs.max() - ours / ours.max())[inner].max())
+        errors.append(np.abs(theirs / theirs.max() - ours / ours.max()).max())
         correlations.append(np.corrcoef(theirs.ravel(), ours.ravel())[0, 1])
         assert np.array_equal(shipped.points(frame), np.unique(built.points(frame), axis=0))
     assert len(errors) >= 20
-    assert min(correlations) > 0.999
-    assert np.median(correlations) > 0.9999
+    assert min(correlations) > 0.9999
     assert max(errors) < 0.02
 
 

@@ -1,11 +1,14 @@
 """One suite over every model there is, by its smallest variant, and the door that they come through."""
 
 import fnmatch
+import hashlib
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,10 +16,8 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.models import (
-    convert,
     count_weights,
     create_model,
-    describe,
     gflops_per_map,
     list_models,
     list_variants,
@@ -221,6 +222,13 @@ def test_models_are_found_by_their_files() -> None:
             ("teacher/salfom:micro", {"variant": "tiny"}),
             r"teacher/salfom:micro: asked for variant 'tiny' at the same",
         ),
+        (("teacher/salfom:micro", {"heads": 0}), r"heads 0: expected at least 1"),
+        (("teacher/salfom:micro", {"drop_path": 1.5}), r"drop_path 1\.5: expected a rate from 0 to below 1"),
+        (("student/thtdnet:micro", {"window": [2, 0, 2]}), r"window 0: expected at least 1"),
+        (
+            ("student/thtdnet:micro", {"heads": [3, 3, 3, 3]}),
+            r"heads \(3, 3, 3, 3\): each must divide .* \(8, 16, 32, 64\)",
+        ),
         (("teacher/salfom:micro", {"weights": "absent.pth"}), r"absent\.pth: no such weight file"),
     ],
 )
@@ -315,24 +323,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_convert(tmp_path: Path) -> None:
-    model = awake("teacher/salfom")
-    torch.save(model.state_dict(), tmp_path / "in.pth")
-    told = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", name="teacher/salfom:micro")
-    assert told.endswith(f"wrote {tmp_path / 'out.safetensors'}")
-    assert weights_fingerprint(load_model(tmp_path / "out.safetensors")) == weights_fingerprint(model)
-    with pytest.raises(UserError, match="exists already"):
-        convert(tmp_path / "in.pth", tmp_path / "out.safetensors", name="teacher/salfom:micro")
-    with pytest.raises(UserError, match=r"expected a name that ends in \.safetensors"):
-        convert(tmp_path / "in.pth", tmp_path / "out.pth", name="teacher/salfom:micro")
-
-
-def test_describe() -> None:
-    header, row = describe("teacher/salfom:umt-l16-d6").splitlines()
-    assert header.split() == ["model", "weights", "GFLOPs/map", "frames", "clip", "map"]
-    assert row.split() == ["teacher/salfom:umt-l16-d6", "175,806,768", "893.35", "16", "224x224", "224x224"]
-
-
 def test_count_and_gflops_of_the_paper() -> None:
     with torch.device("meta"):
         model = create_model("teacher/salfom")
@@ -361,6 +351,32 @@ def test_devices() -> None:
     for wrong in ("cuda:99", "gpu"):
         with pytest.raises(UserError, match=f"device '{wrong}' is not there; this machine has cpu"):
             resolve_device(wrong)
+
+
+def test_exported_student_answers_like_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Edge:
+        num_frames, size, target_frames, map_size = 8, (32, 48), (7,), (2, 3)
+
+        def __init__(self, path: Path, threads: int | None = None) -> None:
+            assert path.name == "student.onnx"
+
+        def __call__(self, clip: np.ndarray) -> np.ndarray:
+            assert clip.dtype == np.uint8
+            maps = np.zeros((len(clip), 1, 2, 3), dtype=np.float32)
+            maps[:, :, 0, 1] = 0.5
+            return maps
+
+    monkeypatch.setattr("student.edge.EdgeModel", Edge)
+    (tmp_path / "student.onnx").write_bytes(b"exported")
+    model = load_model(tmp_path / "student.onnx")
+    out = model(clip_for(model))
+    assert out.shape == (2, 1, *model.map_size)
+    assert out[0, 0, 0, 1].item() == pytest.approx(math.log(0.5))
+    assert out[0, 0, 1, 2].item() == pytest.approx(math.log(1e-12))
+    assert model.reference == str(tmp_path / "student.onnx")
+    assert weights_fingerprint(model) == hashlib.sha256(b"exported").hexdigest()
+    with pytest.raises(UserError, match="does not tell its operations"):
+        gflops_per_map(model)
 
 
 def test_a_teacher_needs_no_student() -> None:

@@ -1,18 +1,21 @@
 """The sliding window against the naive loop, and what `predict` writes."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.data.video import open_video
 from distill.errors import UserError
-from distill.predict import overlay, predict, slide, window_of
+from distill.predict import overlay, predict, resize_map, slide, window_of
+from distill.saliency import peak_map
 
 REAL_VIDEO = Path(__file__).parent / "data" / "dhf1k" / "video" / "002.AVI"
 
@@ -186,3 +189,126 @@ def test_broken_weights_are_named() -> None:
     model.temporal.bias.data.fill_(float("nan"))
     with pytest.raises(UserError, match="frames 1 to 3 are not numbers"):
         list(slide(model, FakeReader(), range(3)))
+
+
+# ------------------------------------------------------------------------------------------ predict and overlay
+
+
+@pytest.fixture
+def frames_folder(tmp_path: Path) -> Path:
+    """Nine frames of an odd size in which a bright square moves."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index in range(9):
+        image = np.full((37, 51, 3), 40, dtype=np.uint8)
+        image[10:20, 4 * index : 4 * index + 10] = 220
+        Image.fromarray(image).save(folder / f"{index + 1}.png")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def grey(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+def decode(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_predict_writes_every_frame_as_video_and_as_maps(tmp_path: Path, frames_folder: Path) -> None:
+    model = SmallModel()
+    done = predict(
+        model, frames_folder, out=tmp_path / "o.mp4", maps=tmp_path / "maps", batch_size=4, progress=False
+    )
+    assert done.frames == 9
+    assert "9 frames" in str(done)
+    assert decode(tmp_path / "o.mp4").shape == (9, 38, 52, 3)
+    assert names(tmp_path / "maps") == [f"{index:04d}.png" for index in range(1, 10)]
+    expected = collect(slide(model, open_video(frames_folder), range(9), batch_size=4))
+    for index in (0, 8):
+        image = grey(tmp_path / "maps" / f"{index + 1:04d}.png")
+        wanted = 255 * resize_map(peak_map(expected[index].numpy()), (37, 51))
+        np.testing.assert_allclose(image, wanted, atol=0.51)
+
+
+def test_predict_runs_on_a_real_video(tmp_path: Path) -> None:
+    done = predict(SmallModel(), REAL_VIDEO, maps=tmp_path / "maps", batch_size=64, progress=False)
+    assert done.frames == 783
+    assert grey(tmp_path / "maps" / "0783.png").shape == (360, 640)
+
+
+def test_existing_outputs_stay_unless_overwriting_is_asked_for(tmp_path: Path, frames_folder: Path) -> None:
+    out, maps = tmp_path / "o.mp4", tmp_path / "maps"
+    out.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"o\.mp4: the overlay video exists already; .*--overwrite"):
+        predict(SmallModel(), frames_folder, out=out, progress=False)
+    maps.mkdir()
+    (maps / "0001.png").write_bytes(b"mine")
+    (maps / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="maps: the folder of maps exists already"):
+        predict(SmallModel(), frames_folder, maps=maps, progress=False)
+    assert out.read_bytes() == (maps / "0001.png").read_bytes() == b"mine"
+    predict(SmallModel(), frames_folder, out=out, maps=maps, overwrite=True, progress=False)
+    assert len(decode(out)) == 9
+    assert grey(maps / "0001.png").shape == (37, 51)
+    assert (maps / "notes.txt").read_text() == "mine"
+    assert names(tmp_path) == ["frames", "maps", "o.mp4"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_prediction_leaves_nothing(
+    tmp_path: Path, frames_folder: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    model = SmallModel()
+    run = model.forward
+
+    def stopping(clip: Tensor) -> Tensor:
+        if len(model.batches) == 2:
+            raise stop
+        return run(clip)
+
+    monkeypatch.setattr(model, "forward", stopping)
+    with pytest.raises(stop):
+        predict(model, frames_folder, out=tmp_path / "o.mp4", maps=tmp_path / "maps", batch_size=3, progress=False)
+    assert names(tmp_path) == ["frames"]
+
+
+def test_predict_names_the_mistake(tmp_path: Path, frames_folder: Path) -> None:
+    for arguments, message in (
+        ({}, "nothing to write"),
+        ({"out": frames_folder}, "would replace the video"),
+        ({"out": tmp_path / "o.gif"}, "o.gif"),
+        ({"out": tmp_path, "overwrite": True}, "is a folder"),
+        ({"maps": REAL_VIDEO, "overwrite": True}, "is a file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict(SmallModel(), frames_folder, progress=False, **arguments)
+    with pytest.raises(UserError, match="nowhere"):
+        predict(SmallModel(), tmp_path / "nowhere.mp4", out=tmp_path / "o.mp4", progress=False)
+    assert names(tmp_path) == ["frames"]
+
+
+def test_overlay_paints_where_the_map_is_and_leaves_the_rest() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    assert np.array_equal(overlay(frame, np.zeros((5, 5), np.float32)), frame)
+    saliency = np.zeros((40, 60), np.float32)
+    saliency[10:20, 30:40] = 1
+    painted = overlay(frame, saliency)
+    outside = saliency == 0
+    assert np.array_equal(painted[outside], frame[outside])
+    assert (painted[~outside] != frame[~outside]).any()
+    assert frame[~outside].std() * 0.2 < painted[~outside].std()  # the background shows through the hottest spot
+
+
+def test_overlay_brightness_grows_with_the_map() -> None:
+    frame = np.full((1, 256, 3), 60, dtype=np.uint8)
+    painted = overlay(frame, np.linspace(0, 1, 256, dtype=np.float32)[None])
+    luma = painted[0].astype(float) @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(luma[64:]) > -1).all()
+    assert luma[-1] > 150

@@ -1,5 +1,7 @@
 """Forms of a map: density and counts from fixations, normalising, resizing, log and exp."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,9 +21,16 @@ POINTS = np.array([[10, 20], [10, 20], [30, 100], [71, 127], [0, 0]])
 FRAME = (72, 128)
 
 
-def by_brute_force(points: np.ndarray, frame_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Every pixel, every point: the recipe word by word."""
+def by_brute_force(points: Any, frame_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Every pixel, every point, and its mirror images over borders and corners: the recipe word by word."""
     sigma = 12.74 * frame_size[1] / 640
+    height, width = frame_size
+    points = [
+        (row, column)
+        for point in points
+        for row in (point[0], -1 - point[0], 2 * height - 1 - point[0])
+        for column in (point[1], -1 - point[1], 2 * width - 1 - point[1])
+    ]
     values = np.zeros(size)
     for i in range(size[0]):
         for j in range(size[1]):

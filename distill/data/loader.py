@@ -1,8 +1,10 @@
 """The loader: explicit lists of sample numbers become batches, in any number of processes."""
 
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -54,7 +56,14 @@ def collate(samples: list[Any]) -> Any:
 
 def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    sys.excepthook = _report
     torch.set_num_threads(1)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an uncaught exception of a worker, unless it only says that the main process has gone."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def make_loader(dataset: Dataset[Any], batches: Iterable[list[int]], *, workers: int) -> Loader:

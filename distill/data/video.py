@@ -84,7 +84,7 @@ def open_video(path: str | Path) -> VideoReader:
     if found.regular:
         try:
             return DecordReader(path, found)
-        except (RuntimeError, ImportError, AssertionError) as error:
+        except Exception as error:  # decord's errors share no base class of their own
             log.info("%s: decord does not open it, PyAV reads it (%s)", path, str(error).splitlines()[-1:])
     return AvReader(path, found)
 
@@ -120,7 +120,9 @@ class DecordReader:
 
     def __init__(self, path: Path, found: Probe) -> None:
         self.path, self.num_frames, self.fps, self.size = path, found.num_frames, found.fps, found.size
+        self._found = found
         self._decoders: dict[tuple[int, int], Any] = {}
+        self._padded: dict[tuple[int, int], AvReader] = {}  # for the sizes that decord cannot do
         if len(self._decoder(self.size)) != found.num_frames:
             raise RuntimeError("decord counts another number of frames")
 
@@ -143,9 +145,16 @@ class DecordReader:
         size = size or self.size
         if len(unique) == 0:
             return np.zeros((0, *size, 3), dtype=np.uint8)
+        import decord
+
+        if size in self._padded:
+            return self._padded[size].read(frames, size)
         try:
             pixels = self._decoder(size).get_batch(unique).asnumpy()
-        except RuntimeError as error:  # DECORDError is one
+        except decord.DECORDError as error:
+            if "size must exactly match" in str(error):  # decord cannot hand over rows that FFmpeg pads: 48 wide
+                self._padded[size] = AvReader(self.path, self._found)
+                return self._padded[size].read(frames, size)
             raise UserError(
                 f"{self.path}: frames {unique[0] + 1} to {unique[-1] + 1} cannot be decoded; the file is damaged"
             ) from error

@@ -26,6 +26,8 @@ DEEPEST = 64.0
 """Nats below its map's peak that a stored value can lie at most."""
 KNEE = 2.0
 """Depth in nats at which the steps have grown to twice their size at the peak."""
+FLAT = 1e-6
+"""Nats below which a map's span is nothing but rounding."""
 
 _HEADER = struct.Struct("<ff")  # peak, span
 
@@ -47,7 +49,7 @@ class Codec:
 def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
     """Encode log-saliency (h, w) with integer codes of a type: "u1" for 256 levels, "<u2" for 65,536.
 
-    A constant map has span 0 and decodes to that constant.
+    A constant map, or one that spans less than FLAT, has span 0 and decodes to its peak everywhere.
 
     Raises:
         ValueError: not one map, NaN, plus infinity, or minus infinity everywhere.
@@ -61,10 +63,10 @@ def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
     depth = np.minimum(peak - values, np.float32(DEEPEST))
     span = depth.max()
     levels = np.iinfo(dtype).max
-    if span > 0:
-        codes = np.rint(np.log1p(depth / KNEE) * (levels / np.log1p(span / KNEE))).astype(dtype)
+    if span < FLAT:
+        span, codes = np.float32(0), np.zeros(values.shape, dtype)
     else:
-        codes = np.zeros(values.shape, dtype)
+        codes = np.rint(np.log1p(depth / KNEE) * (levels / np.log1p(span / KNEE))).astype(dtype)
     rest = codes.copy()
     rest[:, 1:] -= codes[:, :-1]
     rest[1:] -= rest[:-1].copy()

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
@@ -51,6 +51,7 @@ maps = hnp.arrays(
 
 @pytest.mark.parametrize("name", LEVELS)
 @given(log_map=maps)
+@example(log_map=np.array([[0, 1e-45]], np.float32))
 @settings(deadline=None, max_examples=60)
 def test_every_value_is_within_half_a_step_and_the_peak_exact(name, log_map):
     decoded = round_trip(name, log_map)

@@ -294,7 +294,7 @@ def test_a_tail_torn_or_zeroed_at_any_byte_is_never_read_and_written_anew(tmp_pa
     whole = final["shards/00000.shard"]
     assert images[0] == whole[: sizes[1]]
     for cut in range(len(whole)):
-        for zeros in (0, len(whole) - cut):
+        for zeros in (0, len(whole) - cut, len(whole) + 100 - cut):  # torn, zeroed, and longer than it will be
             path = tmp_path / "torn"
             (path / "shards").mkdir(parents=True)
             (path / "store.json").write_bytes(final["store.json"])
