@@ -27,7 +27,6 @@ from tqdm import tqdm
 from distill import models
 from distill.errors import UserError
 from distill.files import write_json
-from distill.predict import PRECISIONS
 
 ROUND_SECONDS = 0.5
 """A model is called in one round until about so much time has passed, once at least, ..."""
@@ -86,7 +85,7 @@ def benchmark(
     batch_size: int = 1,
     threads: int | None = None,
     device: str = "auto",
-    precision: str = "no",
+    precision: str = "fp32",
     memory: bool = True,
     progress: bool = True,
 ) -> Benchmark:
@@ -106,7 +105,7 @@ def benchmark(
         batch_size: clips in one call.
         threads: CPU threads of PyTorch and of ONNX Runtime; PyTorch's present number when None.
         device: where networks run.
-        precision: "no" for float32, "bf16" or "fp16" for autocast.
+        precision: one of `models.PRECISIONS`.
         memory: measure it; costs a process a model on the CPU. Networks given as objects have none there.
         progress: show a bar.
 
@@ -117,8 +116,8 @@ def benchmark(
         raise UserError("benchmark: name at least one model")
     if rounds < 1 or batch_size < 1 or (threads is not None and threads < 1):
         raise UserError(f"rounds, batch_size and threads must be at least 1: {rounds}, {batch_size}, {threads}")
-    if precision not in PRECISIONS:
-        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision not in models.PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(models.PRECISIONS)}, got {precision!r}")
     where = models.resolve_device(device)
 
     def measure(reference: str | Path | nn.Module, model: Any, call: Callable[[], float]) -> float | None:
@@ -148,7 +147,7 @@ def benchmark(
         row["ratio"] = row["milliseconds"] / rows[0]["milliseconds"]
     setting = {
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where} ({platform.machine()})",
-        "precision": "float32" if precision == "no" else precision,
+        "precision": precision,
         "batch_size": batch_size,
         "threads": used,
         "rounds": rounds,
@@ -178,7 +177,7 @@ def _call(model: Any, device: torch.device, batch_size: int, precision: str) -> 
         dtype=torch.uint8,
         generator=torch.Generator().manual_seed(0),
     )
-    dtype = PRECISIONS[precision]
+    dtype = models.PRECISIONS[precision]
     if onnx:
         values = clip.numpy()
 

@@ -10,8 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distill import cache
-from distill.config import DataSection, LossSection, OptimizerSection, RunConfig, SourceSection
+from distill.config import DataSection, LossSection, OptimizerSection, RunConfig, ScoredSource, SourceSection
 from distill.data import find_videos
 from distill.data.clips import ClipDataset, ClipSpec, Source, Video
 from distill.errors import UserError
@@ -74,12 +73,10 @@ def training_videos(data: DataSection) -> list[Video]:
     return list(videos.values())
 
 
-def validation_videos(data: DataSection) -> list[Video]:
-    """Return the videos to score on, with every so many of their frames."""
+def scored_videos(sources: list[ScoredSource]) -> list[Video]:
+    """Return the videos to validate or test on, with every so many of their frames."""
     return [
-        replace(video, frames=video.frames[:: source.every])
-        for source in data.validation
-        for video in videos_of(source)
+        replace(video, frames=video.frames[:: source.every]) for source in sources for video in videos_of(source)
     ]
 
 
@@ -124,32 +121,6 @@ def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Te
         teacher.require(videos)
     check_alignment(teacher.offsets, spec.offsets)
     return teacher
-
-
-def build_targets(config: RunConfig, *, progress: bool = True) -> TargetStore:
-    """Compute and store the maps that a run's teacher gives its training videos; go on with a store begun before.
-
-    Raises:
-        UserError: if the config names no teacher or no store, or the store there does not fit.
-    """
-    section = config.teacher
-    if section is None or section.store is None or section.model is None:
-        raise UserError(
-            "a cache needs the sections teacher.model (who teaches) and teacher.store (the folder to write)"
-        )
-    device = resolve_device(config.device)
-    return cache.build(
-        load_model(section.model, device=device),
-        training_videos(config.data),
-        section.store,
-        codec=section.codec,
-        views=section.views,
-        stride=section.stride,
-        batch_size=section.batch_size,
-        device=device,
-        precision=section.precision,
-        progress=progress,
-    )
 
 
 def build_clips(config: RunConfig, spec: ClipSpec, teacher: Teacher | None) -> ClipDataset:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
+from distill.models import PRECISIONS
 from distill.predict import slide
 from distill.saliency import peak_map
 from distill.targets.codec import CODECS
@@ -36,8 +37,6 @@ from distill.targets.store import TargetStore
 __all__ = ["VerifyReport", "build", "export_png", "fingerprint", "import_maps", "info", "verify"]
 
 log = logging.getLogger(__name__)
-
-_AUTOCAST = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # the config's precision -> that of `slide`
 
 
 def build(
@@ -79,8 +78,8 @@ def build(
             is left; the teacher's maps are not numbers.
         KeyboardInterrupt: on Ctrl-C, after saying how to go on; what is committed stays.
     """
-    if precision not in _AUTOCAST:
-        raise UserError(f"precision: expected one of {', '.join(_AUTOCAST)}, got {precision!r}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     by_name = {video.name: video for video in videos}
     if len(by_name) < len(videos):
         raise UserError("two videos have one name; a store tells videos apart by name, so rename one")
@@ -110,7 +109,7 @@ def build(
         desc=f"caching {store.path.name}",
         disable=not progress,
     )
-    settings = {"stride": stride, "batch_size": batch_size, "device": device, "precision": _AUTOCAST[precision]}
+    settings = {"stride": stride, "batch_size": batch_size, "device": device, "precision": precision}
     with closing(store), bar, ThreadPoolExecutor(1) as pool:  # maps are encoded and written while the next are made
         committed: Future[None] | None = None
         try:
@@ -282,7 +281,7 @@ def verify(
             "stride": spec.stride,
             "batch_size": store.plan.batch_size,
             "device": device,
-            "precision": _AUTOCAST[precision],
+            "precision": precision,
         }
         by_name = {video.name: video for video in videos}
         batches = _sample(store, by_name, -(-sample // store.plan.batch_size), seed)

@@ -35,7 +35,9 @@ def newest_checkpoint(run: Path) -> Path | None:
     return max(folders, key=lambda folder: int(folder.name.removeprefix("step-")), default=None)
 
 
-def save_checkpoint(run: Path, step: int, model: nn.Module, optimizer: Optimizer, memory: dict[str, Any]) -> None:
+def save_checkpoint(
+    run: Path, step: int, model: nn.Module, optimizer: Optimizer, memory: dict[str, Any], notes: dict[str, Any]
+) -> None:
     """Write the state after `step` steps and drop the older checkpoints.
 
     Args:
@@ -44,13 +46,14 @@ def save_checkpoint(run: Path, step: int, model: nn.Module, optimizer: Optimizer
         model: the unwrapped model.
         optimizer: the unwrapped optimiser.
         memory: whatever else the loop needs, JSON-able.
+        notes: what the weight file says of its training, JSON-able.
     """
     folder = run / "checkpoints" / f"step-{step:06d}"
     older = [other for other in folder.parent.glob("step-*") if other != folder]
     if not folder.exists():
         tensors, groups = _flatten(optimizer)
         with atomic_folder(folder) as temporary:
-            save_model(model, temporary / "model.safetensors", notes={"step": step})
+            save_model(model, temporary / "model.safetensors", notes=notes)
             save_file(tensors, temporary / "state.safetensors")
             state = {"step": step, "memory": memory, "optimizer": groups}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")

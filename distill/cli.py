@@ -18,9 +18,6 @@ from distill.grammar import build_parser
 
 Arguments = argparse.Namespace
 
-AUTOCAST = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-"""What --precision says -> what the sliding window calls it."""
-
 
 # ------------------------------------------------------------------------------------------------ the verbs
 
@@ -150,7 +147,7 @@ def predict(arguments: Arguments) -> None:
         device=device,
         stride=arguments.stride or stride_of(model),
         batch_size=arguments.batch_size,
-        precision=AUTOCAST[arguments.precision],
+        precision=arguments.precision,
         overwrite=arguments.overwrite,
     )
     print(prediction)
@@ -177,7 +174,7 @@ def benchmark(arguments: Arguments) -> None:
         batch_size=arguments.batch_size,
         threads=arguments.threads,
         device=arguments.device,
-        precision=AUTOCAST[arguments.precision],
+        precision=arguments.precision,
     )
     print(measured)
     if arguments.out:

@@ -75,7 +75,7 @@ class TrainSource(SourceSection):
     """Random clips that an epoch takes from each video; the sources' shares of an epoch follow from it."""
 
 
-class ValidationSource(SourceSection):
+class ScoredSource(SourceSection):
     """Videos to score on."""
 
     every: Count = 1
@@ -86,7 +86,10 @@ class DataSection(Section):
     """What the model sees."""
 
     train: list[TrainSource] = Field(min_length=1)
-    validation: list[ValidationSource] = []
+    validation: list[ScoredSource] = []
+    """Scored while training, to choose the best weights."""
+    test: list[ScoredSource] = []
+    """Scored by `saldistill evaluate MODEL CONFIG` alone; training never looks at them."""
     stride: Count = 1
     """Frames between two frames of a clip."""
     flip: bool = True

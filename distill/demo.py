@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.benchmark import benchmark
-from distill.build import training_videos, validation_videos
+from distill.build import scored_videos, training_videos
 from distill.cache import info
 from distill.config import RunConfig, load_config
 from distill.data.clips import Video
@@ -104,7 +104,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         STUDENT, [f"out={student}", f"teacher.model={teacher}", f"teacher.store={store}", *common]
     )
     configs = (teaching, learning)
-    held_out = held_out_videos(learning)
+    held_out = scored_videos(learning.data.test)
     logging.getLogger("distill.data").setLevel(logging.WARNING)  # the steps find the same two videos many times
     diary = Diary(out / "results.json", [config.model_dump(mode="json", exclude={"device"}) for config in configs])
 
@@ -168,12 +168,6 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
 
 
 # ------------------------------------------------------------------------------------------------ the steps
-
-
-def held_out_videos(config: RunConfig) -> list[Video]:
-    """Return the validation videos with all their frames, not the few that training looks at."""
-    whole = [source.model_copy(update={"every": 1}) for source in config.data.validation]
-    return validation_videos(config.data.model_copy(update={"validation": whole}))
 
 
 def scores_of(references: dict[str, str | Path], videos: list[Video], device: str) -> dict[str, dict[str, float]]:

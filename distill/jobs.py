@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from distill import models
-from distill.build import training_videos, validation_videos
+from distill.build import scored_videos, training_videos
 from distill.cache import VerifyReport, build, verify
 from distill.config import RunConfig, load_config
 from distill.data import DATASETS, find_videos
@@ -26,20 +26,20 @@ def videos_of(
     videos: list[str] | None = None,
     frames: tuple[int, int] | None = None,
 ) -> list[Video]:
-    """Return the videos that DATA means: `dhf1k:ROOT`, or a config, whose validation videos are taken.
+    """Return the videos that DATA means: `dhf1k:ROOT`, or a config, whose test videos are taken.
 
     Raises:
-        UserError: if it is neither, or a config without validation videos or with a selection beside it.
+        UserError: if it is neither, or a config without test videos or with a selection beside it.
     """
     if Path(data).suffix in (".yaml", ".yml"):
         if split or videos or frames:
             raise UserError(
                 f"{data}: a config says itself which videos and frames are meant; leave the options out"
             )
-        found = validation_videos(load_config(data).data)
-        if not found:
-            raise UserError(f"{data}: data.validation is empty; name the data as DATASET:ROOT instead")
-        return found
+        test = load_config(data).data.test
+        if not test:
+            raise UserError(f"{data}: data.test is empty; name the data as DATASET:ROOT instead")
+        return scored_videos(test)
     dataset, colon, root = data.partition(":")
     if not colon:
         raise UserError(

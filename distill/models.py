@@ -36,6 +36,9 @@ PACKAGES = ("teacher", "student")
 HEADER = "saldistill"
 """Key of a .safetensors file's metadata under which a model's identity and spec stand as JSON."""
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a network computes in: float32, or autocast to a half format."""
+
 LOG_FLOOR = 1e-12
 """What a map of an exported student is raised to before its logarithm is taken."""
 
@@ -148,7 +151,7 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
         device: where the model goes; an .onnx file runs on the CPU whatever this says.
 
     Returns:
-        The model, with `reference` as given.
+        The model, with `reference` as given and, if it comes from a file, the file's `notes` of its training.
 
     Raises:
         UserError: if the reference stands for nothing; it lists what there is.
@@ -268,6 +271,7 @@ class OnnxModel(nn.Module):
         self.map_size: tuple[int, int] = tuple(self.edge.map_size)
         self.identity = {"name": str(path), "variant": "onnx", "arguments": {}}
         self.reference = str(path)
+        self.notes: dict[str, Any] = self.edge.metadata.get("notes", {})
 
     def forward(self, clip: Tensor) -> Tensor:
         """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
@@ -324,9 +328,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _load_file(path: Path) -> nn.Module:
-    identity = read_header(path)["identity"]
+    header = read_header(path)
+    identity = header["identity"]
     model = create_model(identity["name"], variant=identity["variant"], **identity["arguments"])
     load_weights_into(model, path)
+    model.notes = header["notes"]
     return model
 
 

@@ -29,10 +29,8 @@ from distill.data.clips import Video
 from distill.data.video import VideoReader, VideoWriter, open_video
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
+from distill.models import PRECISIONS
 from distill.saliency import peak_map
-
-PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the network computes in: float32, or autocast to a half format."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def slide(
     batch_size: int = 8,
     device: str | torch.device | None = None,
     flipped: bool = False,
-    precision: str = "no",
+    precision: str = "fp32",
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Predict the map of every asked frame of one video, a batch at a time.
 
@@ -104,7 +102,7 @@ def slide(
         device: where the clips are sent; where the model's weights lie when None. The model is not moved.
         flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
             compare one with the plain view's, mirror it back (`maps.flip(-1)`).
-        precision: "no" for float32, or "bf16" or "fp16" for autocast.
+        precision: one of `models.PRECISIONS`.
 
     Yields:
         (frames, maps): the slice of `frames`, and their log-saliency (n, h, w), float32 on the CPU.
@@ -226,7 +224,7 @@ def predict(
     device: str | torch.device | None = None,
     stride: int = 1,
     batch_size: int = 8,
-    precision: str = "no",
+    precision: str = "fp32",
     overwrite: bool = False,
     progress: bool = True,
 ) -> Prediction:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from distill.data.clips import ClipSpec, Video, Window, read_clip
 from distill.errors import UserError
+from distill.models import PRECISIONS
 from distill.targets.store import TargetStore
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Teacher(Protocol):

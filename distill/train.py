@@ -67,7 +67,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     spec = ClipSpec.of(model, stride=config.data.stride)
     teacher = build.build_teacher(config, spec, accelerator.device)
     clips = build.build_clips(config, spec, teacher)
-    validation = build.validation_videos(config.data)
+    validation = build.scored_videos(config.data.validation)
     objective = build.build_objective(config.losses)
     optimizer = build.build_optimizer(config.optimizer, model)
     steps = build.count_steps(config, len(clips), accelerator.num_processes)
@@ -114,7 +114,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
                 runlog.validation({"step": step + 1, "scores": scores})
                 keep_best(config, bare_model, step + 1, scores, memory)
             if is_main and (scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0):
-                save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory)
+                save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory, notes(config, step + 1))
             accelerator.wait_for_everyone()
             if stopped:
                 runlog.say(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
@@ -237,7 +237,13 @@ def keep_best(config: RunConfig, model: nn.Module, step: int, scores: dict[str, 
     score = scores[config.training.best]
     if memory["best"] is None or score > memory["best"]["score"]:
         memory["best"] = {"step": step, "metric": config.training.best, "score": score}
-        save_model(model, Path(config.out) / "best.safetensors", notes={"step": step, "validation": scores})
+        save_model(model, Path(config.out) / "best.safetensors", notes=notes(config, step, validation=scores))
+
+
+def notes(config: RunConfig, step: int, **more: Any) -> dict[str, Any]:
+    """Say in a weight file how it was trained: the step, the clip's stride, and the data it saw."""
+    seen = config.data.model_dump(mode="json", include={"train"}, exclude_none=True)["train"]
+    return {"step": step, "stride": config.data.stride, "trained_on": seen, **more}
 
 
 def summary(steps: int, memory: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 
 from distill import build
 from distill.config import RunConfig, load_config
+from distill.jobs import build_store
 from distill.models import create_model, save_model
 from distill.runlog import read_log
 from distill.train import train
@@ -51,7 +52,7 @@ def test_its_full_model_can_be_built(path: Path) -> None:
 def test_it_runs_two_steps(path: Path, tmp_path: Path) -> None:
     config = tiny(load_config(path), tmp_path)
     if config.teacher is not None and config.teacher.source == "cached":
-        build.build_targets(config, progress=False)
+        build_store(config)
     run = train(config)
     lines = read_log(run / "log.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 2]

@@ -108,7 +108,7 @@ def small(source: Path, target: Path) -> Path:
     config["data"]["workers"] = 0
     for source_section in config["data"]["train"]:
         source_section["frames"] = [1, 24]
-    config["data"]["validation"][0]["frames"] = [601, 624]
+    config["data"]["test"][0]["frames"] = [601, 624]
     target.write_text(yaml.safe_dump(config))
     return target
 

@@ -164,7 +164,7 @@ def test_maps_can_be_trained_against() -> None:
 
 def test_half_precision_is_used_when_asked_for() -> None:
     model, reader = SmallModel(), FakeReader()
-    plain, half = (collect(slide(model, reader, range(8), precision=p)) for p in ("no", "bf16"))
+    plain, half = (collect(slide(model, reader, range(8), precision=p)) for p in ("fp32", "bf16"))
     assert half[7].dtype == torch.float32
     assert 0 < max((plain[f] - half[f]).abs().max() for f in range(8)) < 0.05
 

@@ -104,14 +104,22 @@ def _half_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _encode_half(log_map: np.ndarray) -> bytes:
-    """Encode at half the size: each pixel the mean log-saliency of four (the edge repeats for odd sizes)."""
+    """Encode at half the size: each pixel the logarithm of the mean of four (the edge repeats for odd sizes).
+
+    Averaging the map and interpolating its logarithm costs a third of the KL of doing both in the log domain, and
+    half of doing both on the map.
+    """
     values = np.asarray(log_map, dtype=np.float32)
     if values.ndim != 2:
         raise ValueError(f"expected one map (h, w), got an array of shape {values.shape}")
-    values = np.maximum(values, values.max() - np.float32(DEEPEST))
+    peak = values.max()
+    if not np.isfinite(peak):
+        raise ValueError(f"the map is not made of numbers: its largest value is {peak}")
+    values = np.exp(np.maximum(values - peak, -np.float32(DEEPEST)))
     values = np.pad(values, [(0, length % 2) for length in values.shape], mode="edge")
     h, w = values.shape
-    return _encode(values.reshape(h // 2, 2, w // 2, 2).mean(axis=(1, 3)), dtype="u1")
+    halved = values.reshape(h // 2, 2, w // 2, 2).mean(axis=(1, 3))
+    return _encode(peak + np.log(halved), dtype="u1")
 
 
 def _decode_half(record: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -131,8 +139,12 @@ def _double(values: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(doubled, 0, axis)
 
 
-# Sizes and errors are of 224 x 224 maps with the texture of a network's output; `saldistill benchmark --of cache`
-# measures them on a teacher's own.
+# Measured on 50 maps (112 x 192) of a small SalFoM after 120 steps of training on DHF1K's video 002, spans of 15 nats:
+#
+#           KL       at T=4   reverse KL  largest log error  bytes a pixel  encode   decode
+#   log8    3.0e-05  1.6e-05  3.0e-05     0.072              0.19           0.23 ms  0.14 ms
+#   exact   4.5e-10  2.4e-10  4.5e-10     0.0003             1.06           0.47 ms  0.35 ms
+#   half    1.6e-03  3.0e-03  1.8e-03     2.8                0.06           0.22 ms  0.09 ms
 CODECS: dict[str, Codec] = {
     "log8": Codec(
         encode=partial(_encode, dtype="u1"),
