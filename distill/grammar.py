@@ -209,7 +209,7 @@ def add_evaluate(verbs: Any) -> None:
         "evaluate",
         "score models against recorded gaze",
         "Score one or more models on the same frames. A MODEL may also be a baseline: centre-prior. DATA is a data "
-        "set and its folder, or a config, whose validation videos are meant.",
+        "set and its folder, or a config, whose test videos are meant.",
         "saldistill evaluate runs/demo/student configs/distill/demo.yaml",
         "saldistill evaluate centre-prior runs/demo/teacher runs/demo/student dhf1k:tests/data/dhf1k "
         "--videos 002 --frames 601-783 --every 4",
