@@ -18,7 +18,7 @@ find_python() {
         echo "PYTHON=$PYTHON is not a Python of version 3.11 or newer." >&2
         return 2
     fi
-    for candidate in python3.13 python3.12 python3.11 python3; do
+    for candidate in python3.11 python3.12 python3.13 python3; do # tested on 3.11
         is_new_enough "$candidate" && echo "$candidate" && return
     done
     echo "No Python 3.11 or newer was found: install one, or name it with PYTHON=/path/to/python." >&2

@@ -97,7 +97,7 @@ def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pyte
     lines = str(rows).splitlines()
     assert lines[0].split()[:2] == ["model", "weights"]
     assert [line.split()[0] for line in lines[1:4]] == ["teacher/salfom:micro", "Small", "s.onnx"]
-    assert "float32, batch 1" in lines[4]
+    assert "fp32, batch 1" in lines[4]
     rows.save(tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text()) == {"setting": rows.setting, "rows": list(rows)}
 
@@ -129,7 +129,7 @@ def test_unknown_numbers_show_as_a_dash() -> None:
         ({"references": ["student/nothing"]}, "student/nothing"),
         ({"references": ["nowhere.onnx"]}, "nowhere.onnx"),
         ({"rounds": 0}, "rounds, batch_size and threads must be at least 1"),
-        ({"precision": "int8"}, "precision: expected one of no, bf16, fp16"),
+        ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16"),
         ({"device": "cuda:99"}, "cuda:99"),
     ],
 )

@@ -278,12 +278,12 @@ def test_predict_evaluate_and_export_in_a_row(run: Run, frames: Path, tmp_path: 
 
 def test_train_writes_a_run_that_every_verb_takes(run: Run, tmp_path: Path) -> None:
     config = ROOT / "configs" / "teacher" / "demo.yaml"
-    root = f"data.train.0.root={SAMPLE}"
+    root = f"data.train=[{{dataset: dhf1k, root: {SAMPLE}, videos: ['002']}}]"
     small = ["model.variant=micro", "training.steps=2", "training.batch_size=2", "data.workers=0", "device=cpu"]
-    assert run("train", config, "out=run", root, *small, "data.validation=[]")[0] == 0
+    assert run("train", config, "out=run", root, *small, "data.validation=[]", "data.test=[]")[0] == 0
     code, out, _ = run("evaluate", "run", f"dhf1k:{SAMPLE}", "--videos", "002", "--frames", "601-601")
     assert code == 0
     assert "1 frames" in out
-    code, _, err = run("train", config, "out=run", root, *small, "data.validation=[]")
+    code, _, err = run("train", config, "out=run", root, *small, "data.validation=[]", "data.test=[]")
     assert code == 2
     assert "resume=auto" in err

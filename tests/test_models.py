@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -356,6 +357,7 @@ def test_devices() -> None:
 def test_exported_student_answers_like_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Edge:
         num_frames, size, target_frames, map_size = 8, (32, 48), (7,), (2, 3)
+        metadata: ClassVar[dict] = {"notes": {"stride": 2}}
 
         def __init__(self, path: Path, threads: int | None = None) -> None:
             assert path.name == "student.onnx"
@@ -369,6 +371,7 @@ def test_exported_student_answers_like_a_model(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("student.edge.EdgeModel", Edge)
     (tmp_path / "student.onnx").write_bytes(b"exported")
     model = load_model(tmp_path / "student.onnx")
+    assert model.notes == {"stride": 2}
     out = model(clip_for(model))
     assert out.shape == (2, 1, *model.map_size)
     assert out[0, 0, 0, 1].item() == pytest.approx(math.log(0.5))
