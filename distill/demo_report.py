@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from distill import report
+from distill.build import scored_videos
 from distill.config import RunConfig
 from distill.data.clips import Video
 from distill.data.video import open_video
+from distill.evaluate import BASELINES, evaluate
 from distill.models import load_model
 from distill.predict import overlay, slide
 from distill.saliency import peak_map
@@ -45,7 +47,8 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
     values = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
     teacher, student = values["teacher"], values["student"]
     losses = results["e"]["result"]
-    prior = results["b"]["result"]["centre prior"]
+    validation = scored_videos(config.data.validation)
+    prior = evaluate(BASELINES["centre-prior"], validation, metrics=("nss", "cc"), progress=False).per_video
     parity = max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True))
     seconds = sum(step["seconds"] for step in results.values())
     steps = [[name, step["step"], minutes(step["seconds"])] for name, step in results.items() if name != "h"]
@@ -87,7 +90,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                     {name: {"centre prior": prior[name]} for name in ("nss", "cc")},
                 )
             ),
-            lead="Training terms: faint, each step; bold, a running mean.",
+            lead=f"Validation: {frames_in_words(validation)}. Training terms: faint, each step; bold, their mean.",
         ),
         report.section(
             "The exported student, on the whole video",
@@ -124,8 +127,8 @@ def how_made(config: RunConfig, results: dict[str, Any], parity: float) -> list[
         "AUC-J, NSS, CC, SIM and KL follow the official definitions; ground truth densities are built by DHF1K's "
         "recipe, a Gaussian of 12.74 pixels on each of the 17 observers' points.",
         "The centre prior is one Gaussian, .16 of the width and of the height, for every frame.",
-        "The best checkpoint of each run was chosen on some of these same held-out frames, which flatters both "
-        "models a little.",
+        f"Of each run the weights that scored best on {frames_in_words(scored_videos(config.data.validation))} "
+        "were kept: frames that no loss was taken on, and that are not among the scored ones.",
         "GFLOPs count a multiply-add as two. Milliseconds are the median of interleaved rounds on this machine.",
         f"The exported student takes {exported['milliseconds']:.1f} ms a map in ONNX Runtime where PyTorch takes "
         f"{pytorch['milliseconds']:.1f} ms, on the CPU in one run; it differs from PyTorch by at most "
@@ -183,8 +186,13 @@ def in_columns(columns: list[str], rows: list[list[Any]], digits: int = 3) -> st
 
 
 def frames_in_words(videos: list[Video]) -> str:
-    """Say which frames of which videos: `frames 601-783 of video 002`."""
-    return " and ".join(f"frames {v.frames.start + 1}-{v.frames[-1] + 1} of video {v.name}" for v in videos)
+    """Say which frames of which videos: `frames 601-783 of video 002`, `frames 1, 5 ... 57 of video 002`."""
+    words = []
+    for video in videos:
+        first, last, step = video.frames[0] + 1, video.frames[-1] + 1, video.frames.step
+        span = f"{first}-{last}" if step == 1 else f"{first}, {first + step} ... {last}"
+        words.append(f"frames {span} of video {video.name}")
+    return " and ".join(words)
 
 
 def minutes(seconds: float) -> str:
