@@ -1,15 +1,19 @@
 """From a run's config to the things it names: here the config objects end, and plain values go on."""
 
+import hashlib
 import logging
 import math
 from dataclasses import replace
+from datetime import timedelta
 from fnmatch import fnmatch
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
+from distill import layers
 from distill.config import DataSection, LossSection, OptimizerSection, RunConfig, ScoredSource, SourceSection
 from distill.data import find_videos
 from distill.data.clips import ClipDataset, ClipSpec, Source, Video
@@ -35,7 +39,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     precision = "no" if config.training.precision == "fp32" else config.training.precision
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # the others wait while one process validates
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[patience])
 
 
 def build_model(config: RunConfig) -> nn.Module:
@@ -47,17 +52,48 @@ def build_model(config: RunConfig) -> nn.Module:
     for name, weight in model.named_parameters():
         if any(fnmatch(name, pattern) for pattern in patterns):
             weight.requires_grad_(False)  # else processes would wait for a gradient that never comes
+    layers.freeze(model, config.training.freeze)
+    if config.training.recompute:
+        layers.recompute(model)
+    if config.training.compile:
+        model.compile()
     return model
 
 
 def videos_of(source: SourceSection) -> list[Video]:
     """Return the videos that a source of the config names."""
     root = source.root or source.dataset  # generated videos have no folder
-    return find_videos(source.dataset, root, split=source.split, videos=source.videos, frames=source.frames)
+    videos = find_videos(source.dataset, root, split=source.split, videos=source.videos, frames=source.frames)
+    if source.share is None:
+        return videos
+    shared = share_of(videos, source.share, seed=source.share_seed)
+    if not shared:
+        raise UserError(
+            f"{root}: a share of {list(source.share)} of {len(videos)} videos is none of them; widen it"
+        )
+    return shared
+
+
+def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> list[Video]:
+    """Return the videos between two shares of their recordings, in the order they came in.
+
+    The recordings are ordered by a hash of the seed and their names, and cut at the nearest whole one: shares that
+    meet have no recording in common and leave none out.
+    """
+
+    def recording(video: Video) -> str:
+        return video.recording or video.name
+
+    names = sorted(
+        {recording(video) for video in videos}, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    )
+    first, last = (round(edge * len(names)) for edge in share)
+    chosen = set(names[first:last])
+    return [video for video in videos if recording(video) in chosen]
 
 
 def training_videos(data: DataSection) -> list[Video]:
-    """Return every video that is trained on, each once: what a teacher has to label."""
+    """Return every video that is trained on, each once with all its training frames: what a teacher labels."""
     videos: dict[str, Video] = {}
     for source in data.train:
         for video in videos_of(source):
@@ -67,17 +103,26 @@ def training_videos(data: DataSection) -> list[Video]:
                     f"data.train: two videos are called '{video.name}' ({other.path} and {video.path}); a store of "
                     "targets tells videos apart by name, so rename one or train on them in separate runs"
                 )
-            first = min(other.frames.start, video.frames.start)
-            last = max(other.frames.stop, video.frames.stop)
-            videos[video.name] = replace(video, frames=range(first, last))
+            frames = sorted({*other.frames, *video.frames})
+            videos[video.name] = replace(video, frames=tuple(frames))
     return list(videos.values())
 
 
 def scored_videos(sources: list[ScoredSource]) -> list[Video]:
-    """Return the videos to validate or test on, with every so many of their frames."""
-    return [
+    """Return the videos to validate or test on, with every so many of their frames.
+
+    Raises:
+        UserError: for a video without ground truth, before anything is computed that could not be scored.
+    """
+    videos = [
         replace(video, frames=video.frames[:: source.every]) for source in sources for video in videos_of(source)
     ]
+    for video in videos:
+        if video.truth is None:
+            raise UserError(
+                f"{video.path}: the video has no ground truth to score against; leave it out of the data"
+            )
+    return videos
 
 
 def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Teacher | None:
@@ -130,6 +175,15 @@ def build_clips(config: RunConfig, spec: ClipSpec, teacher: Teacher | None) -> C
     can judge the mirrored view itself.
     """
     sources = [Source(videos_of(source), clips_per_video=source.clips_per_video) for source in config.data.train]
+    span = (spec.num_frames - 1) * spec.stride + 1
+    lengths = [video.num_frames for source in sources for video in source.videos]
+    if short := sum(length < span for length in lengths):
+        log.info(
+            "%d of %d training videos are shorter than a clip of %d frames: padded on the left with their first frame",
+            short,
+            len(lengths),
+            span,
+        )
     flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
     if config.data.flip and not flip:
         log.warning("flips are off: the store of targets holds no flipped view (teacher.views)")
@@ -153,8 +207,13 @@ def build_objective(losses: list[LossSection]) -> Objective:
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser over every trainable weight."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    """Return the optimiser over every trainable weight.
+
+    With layer_decay, weights stand in groups whose `scale` the loop multiplies the learning rate with.
+    """
+    weights: Any = [weight for weight in model.parameters() if weight.requires_grad]
+    if section.layer_decay != 1:
+        weights = layers.decayed_groups(model, section.layer_decay)
     if section.name == "sgd":
         return torch.optim.SGD(weights, lr=section.lr, weight_decay=section.weight_decay, momentum=0.9)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[section.name]

@@ -4,6 +4,7 @@
     RUN/checkpoints/step-000120/model.safetensors  weights after step 120
                                /state.safetensors  the optimiser's tensors
                                /state.json         step, score, and what else the loop remembers
+                               /ema.safetensors    the moving average of the weights, where training.ema is set
 
 A folder is written under a temporary name, flushed to the disk and renamed; older ones go after that. Nothing about
 randomness or the position in the data is stored, since both are functions of the seed and the step.
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from distill.ema import Ema
 from distill.errors import UserError
 from distill.files import atomic_folder
 from distill.models import load_weights_into, save_model
@@ -36,7 +38,13 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def save_checkpoint(
-    run: Path, step: int, model: nn.Module, optimizer: Optimizer, memory: dict[str, Any], notes: dict[str, Any]
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    memory: dict[str, Any],
+    notes: dict[str, Any],
+    ema: Ema | None = None,
 ) -> None:
     """Write the state after `step` steps and drop the older checkpoints.
 
@@ -47,6 +55,7 @@ def save_checkpoint(
         optimizer: the unwrapped optimiser.
         memory: whatever else the loop needs, JSON-able.
         notes: what the weight file says of its training, JSON-able.
+        ema: the moving average of the model's weights, where there is one.
     """
     folder = run / "checkpoints" / f"step-{step:06d}"
     older = [other for other in folder.parent.glob("step-*") if other != folder]
@@ -55,6 +64,9 @@ def save_checkpoint(
         with atomic_folder(folder) as temporary:
             save_model(model, temporary / "model.safetensors", notes=notes)
             save_file(tensors, temporary / "state.safetensors")
+            if ema is not None:
+                with ema.applied():
+                    save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
             state = {"step": step, "memory": memory, "optimizer": groups}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     for other in older:
@@ -71,10 +83,20 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
     try:
         state = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        _unflatten(optimizer, tensors, state["optimizer"])
+        return state["step"], state["memory"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
-    _unflatten(optimizer, tensors, state["optimizer"])
-    return state["step"], state["memory"]
+
+
+def load_average(folder: Path, ema: Ema) -> None:
+    """Put a checkpoint's moving average into place.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another model.
+    """
+    with ema.applied():
+        load_weights_into(ema.model, folder / "ema.safetensors")
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

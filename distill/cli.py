@@ -9,6 +9,8 @@ Nothing heavy is imported before a verb runs, so that help comes at once.
 import argparse
 import errno
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,8 +115,12 @@ def cache_import(arguments: Arguments) -> None:
 
 def evaluate(arguments: Arguments) -> None:
     """Score models against gaze."""
+    from distill.files import refuse_existing
     from distill.jobs import score, videos_of
 
+    several = len(arguments.models) > 1
+    for model in arguments.models if arguments.out else []:
+        refuse_existing(_scores_of(model, arguments, several) / "scores.json", "a table of scores")
     videos = videos_of(arguments.data, split=arguments.split, videos=arguments.videos, frames=arguments.frames)
     for index, model in enumerate(arguments.models):
         scores = score(
@@ -127,30 +133,42 @@ def evaluate(arguments: Arguments) -> None:
         )
         print(("\n" if index else "") + scores.table(), flush=True)
         if arguments.out:
-            folder = Path(arguments.out)
-            scores.save(folder / model.replace("/", "_") if len(arguments.models) > 1 else folder)
+            scores.save(_scores_of(model, arguments, several))
+
+
+def _scores_of(model: str, arguments: Arguments, several: bool) -> Path:
+    """Return the folder of a model's scores: a folder of its own below --out when several are scored."""
+    return Path(arguments.out) / model.replace("/", "_") if several else Path(arguments.out)
 
 
 def predict(arguments: Arguments) -> None:
-    """Predict a video, every frame of it."""
+    """Predict a video, or a folder of videos, every frame of it."""
     from distill.jobs import stride_of
     from distill.models import load_model, resolve_device
     from distill.predict import predict as run
+    from distill.predict_folder import is_folder_of_videos, predict_folder
 
+    many = is_folder_of_videos(arguments.video)
+    if many and arguments.overwrite:
+        raise UserError(
+            f"{arguments.video}: is a folder of videos, where results that stand are passed over; leave out "
+            "--overwrite, and remove what should be made anew"
+        )
     device = resolve_device(arguments.device)
     model = load_model(arguments.model, device=device)
-    prediction = run(
-        model,
-        arguments.video,
-        out=arguments.out,
-        maps=arguments.maps,
-        device=device,
-        stride=arguments.stride or stride_of(model),
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        overwrite=arguments.overwrite,
-    )
-    print(prediction)
+    settings = {
+        "out": arguments.out,
+        "maps": arguments.maps,
+        "device": device,
+        "stride": arguments.stride or stride_of(model),
+        "batch_size": arguments.batch_size,
+        "precision": arguments.precision,
+        "first_frames": arguments.first_frames,
+    }
+    if many:
+        print(predict_folder(model, arguments.video, **settings))
+    else:
+        print(run(model, arguments.video, **settings, overwrite=arguments.overwrite))
 
 
 def export(arguments: Arguments) -> None:
@@ -201,6 +219,9 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
 # ------------------------------------------------------------------------------------------- how it all ends
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
+"""How safetensors words the same."""
+NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -232,8 +253,8 @@ def talk() -> None:
 
 
 def complain(error: object, code: int) -> int:
-    """Print one sentence to stderr; return the exit code."""
-    print(f"saldistill: {' '.join(str(error).split())}", file=sys.stderr)
+    """Print a sentence to stderr, or a line for each of several mistakes; return the exit code."""
+    print(f"saldistill: {str(error).strip()}", file=sys.stderr)
     return code
 
 
@@ -242,10 +263,12 @@ def machine_says(error: BaseException) -> str | None:
     for each in chain(error):
         code = each.errno if isinstance(each, OSError) else None
         where = f"{each.filename}: " if isinstance(each, OSError) and each.filename else ""
-        if code in NO_ROOM or "No space left on device" in str(each):
+        if code in NO_ROOM or NO_ROOM_IN_RUST.search(str(each)):
             return f"{where}there is no space left on the disk; free some, or write to another place"
         if code in NOT_ALLOWED:
             return f"{where}no permission to read or write here; choose another place or change its permissions"
+        if code in NO_PLACE:
+            return f"{where}nothing can be written under this name ({os.strerror(code)}); choose another place"
     return None
 
 

@@ -17,9 +17,11 @@ from distill import yaml_errors
 from distill.data import DATASETS
 from distill.files import write_text
 from distill.losses import LOSSES, TARGETS
+from distill.models import list_models, list_variants
 from distill.targets.codec import CODECS
 
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -41,6 +43,13 @@ class ModelSection(Section):
     arguments: dict[str, Any] = {}
     """Keyword arguments of the model that depart from the variant."""
 
+    @model_validator(mode="after")
+    def _known(self) -> "ModelSection":
+        yaml_errors.one_of(self.name, list_models(), "model")
+        if self.variant is not None:
+            yaml_errors.one_of(self.variant, list_variants(self.name), f"variant of {self.name}")
+        return self
+
 
 class SourceSection(Section):
     """Some videos of one data set."""
@@ -53,6 +62,10 @@ class SourceSection(Section):
     """Only these videos, by name."""
     frames: tuple[Count, Count] | None = None
     """Only the frames from the first to the last of these two, counted from 1, both included."""
+    share: tuple[Share, Share] | None = None
+    """Only a part of these videos, whole: in an order shuffled by `share_seed`, those from one share of them to
+    another. [0, 0.9] and [0.9, 1] have none in common; videos cut from one recording stay together."""
+    share_seed: int = 0
 
     @field_validator("dataset")
     @classmethod
@@ -65,6 +78,8 @@ class SourceSection(Section):
             raise ValueError("'root', the data set's folder, is missing")
         if self.frames is not None and self.frames[0] > self.frames[1]:
             raise ValueError(f"frames: expected [first, last], got {list(self.frames)}")
+        if self.share is not None and self.share[0] >= self.share[1]:
+            raise ValueError(f"share: expected [from, to] such as [0, 0.9], got {list(self.share)}")
         return self
 
 
@@ -134,7 +149,7 @@ class LossSection(Section):
     name: str
     against: Literal["truth", "teacher"] = "truth"
     weight: FiniteFloat = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     """Softens both maps of a kldiv."""
 
     @field_validator("name")
@@ -155,8 +170,11 @@ class OptimizerSection(Section):
     """How weights follow gradients."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-5
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr: Annotated[FiniteFloat, Field(gt=0)] = 1e-5
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    layer_decay: Annotated[FiniteFloat, Field(gt=0, le=1)] = 1.0
+    """What the learning rate is multiplied with from each layer of the encoder to the one before it: the last has
+    this, the first the smallest, and what follows the encoder 1."""
 
 
 class ScheduleSection(Section):
@@ -164,7 +182,7 @@ class ScheduleSection(Section):
 
     name: Literal["constant", "cosine"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    final: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
     """The share of the learning rate that a cosine ends at."""
 
 
@@ -173,19 +191,38 @@ class TrainingSection(Section):
 
     steps: Count | None = None
     """Optimiser steps; give this or epochs."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[FiniteFloat, Field(gt=0)] | None = None
     batch_size: Count = 1
     """Clips a process takes at a time."""
     accumulate: Count = 1
     """Batches whose gradients are added up to one step."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
     precision: Precision = "fp32"
+    freeze: str | int | None = None
+    """Weights that stay as they are, out of training mode: the whole encoder, or so many of its blocks, from the
+    first, with the patch embedding before them."""
+    recompute: bool = False
+    """Gradient checkpointing: keep the input of each layer of the encoder alone, and compute the layer again in the
+    backward pass. The same numbers in less memory and about a third more time."""
+    ema: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
+    """Validate and keep as the best a moving average of the weights; each step keeps this much of it, fewer of the
+    first steps (distill/ema.py)."""
+    compile: bool = False
+    """Compile the model by torch.compile: minutes at the start, faster steps after it; needs a C++ compiler."""
     validate_every: Count | None = None
     """Steps between two validations; once, at the end, when left out."""
     checkpoint_every: Count = 500
     """Steps between two checkpoints; each validation makes one as well."""
     best: Literal["nss", "cc", "sim", "auc_judd"] = "cc"
     """The validation score whose highest value marks the best weights."""
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _freezable(cls, value: object) -> object:
+        blocks = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if value in (None, "encoder") or blocks:
+            return value
+        raise ValueError(f"expected encoder or a number of its blocks, got {yaml_errors.kind(value)}")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSection":
@@ -199,7 +236,7 @@ class RunConfig(Section):
 
     out: str
     """The folder that the run writes."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     resume: Literal["auto", "never"] = "never"
     """auto goes on where a stopped run in the same folder ended."""

@@ -41,12 +41,15 @@ from distill.train import train
 TEACHER = Path("configs/teacher/demo.yaml")
 STUDENT = Path("configs/distill/demo.yaml")
 
+SAME_LOSS = 1e-3
+"""How far, relatively, the loss with stored maps may be from the loss with the teacher online."""
+
 
 class Diary:
     """What the steps found and how long each took, kept in a file so that no step is done twice.
 
-    A step is passed over when its result stands in the file and what it made is still there. Once a step had to be
-    done, those after it are done as well, for they build on it.
+    A step is passed over when its result stands in the file and what it made is still there. When a step that was
+    done has to be done again, what it and those after it made is removed first, for they build on it.
 
     Args:
         path: the file.
@@ -57,7 +60,7 @@ class Diary:
     """
 
     def __init__(self, path: Path, settings: Any) -> None:
-        self.path, self.settings, self.fresh = path, settings, False
+        self.path, self.settings = path, settings
         self.results: dict[str, Any] = {}
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -71,20 +74,37 @@ class Diary:
     def step(self, name: str, sentence: str, work: Callable[[], Any], *, makes: Path | None = None) -> Any:
         """Say what comes, do it or take it from the file, and return its result (a JSON value)."""
         print(f"\n{name}. {sentence}", flush=True)
-        there = name in self.results and (makes is None or makes.exists())
-        if there and not self.fresh:
-            print(f"   Done before, in {minutes(self.results[name]['seconds'])}: {makes or self.path}")
-            return self.results[name]["result"]
-        self.fresh = True
+        if name in self.results:
+            if makes is None or makes.exists():
+                print(f"   Done before, in {minutes(self.results[name]['seconds'])}: {makes or self.path}")
+                return self.results[name]["result"]
+            self.forget_from(name)
         began = time.perf_counter()
         try:
             result = work()
         except KeyboardInterrupt:
             print(f"\nStopped in step {name}. What is done is kept: the same command goes on.", flush=True)
             raise
-        self.results[name] = {"step": sentence, "seconds": time.perf_counter() - began, "result": result}
-        write_json(self.path, {"settings": self.settings, "steps": self.results})
+        seconds = time.perf_counter() - began
+        made = None if makes is None else str(makes)
+        self.results[name] = {"step": sentence, "seconds": seconds, "result": result, "made": made}
+        self.write()
         return result
+
+    def forget_from(self, name: str) -> None:
+        """Remove a step's result and what it made, and those of all steps after it."""
+        names = list(self.results)
+        for later in names[names.index(name) :]:
+            made = self.results.pop(later)["made"]
+            if made is not None and Path(made).is_dir():
+                shutil.rmtree(made)
+            elif made is not None:
+                Path(made).unlink(missing_ok=True)
+        self.write()
+
+    def write(self) -> None:
+        """Put the results on the disk."""
+        write_json(self.path, {"settings": self.settings, "steps": self.results})
 
 
 def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
@@ -112,7 +132,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         "a",
         f"Train the teacher, {teaching.model.name}:{teaching.model.variant}, on the gaze alone.",
         lambda: str(train(teaching)),
-        makes=teacher / "best.safetensors",
+        makes=teacher,
     )
     diary.step(
         "b",
@@ -133,7 +153,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         f"Distil the student, {learning.model.name}:{learning.model.variant}, from the gaze and the stored maps; "
         "the video without gaze teaches through the maps alone.",
         lambda: str(train(learning)),
-        makes=student / "best.safetensors",
+        makes=student,
     )
     diary.step(
         "e",
@@ -200,18 +220,24 @@ def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[
         short = config.model_copy(
             update={
                 "out": str(run),
-                "data": config.data.model_copy(update={"validation": [], "flip": False}),
+                "data": config.data.model_copy(update={"validation": []}),
                 "teacher": config.teacher.model_copy(update={"source": source}) if config.teacher else None,
                 "training": config.training.model_copy(update={"steps": steps}),
             }
         )
         train(short)
         losses[source] = [line["loss"] for line in read_log(run / "log.jsonl") if line["kind"] == "train"]
+    differences = [abs(on - off) / abs(off) for off, on in zip(losses["cached"], losses["online"], strict=True)]
     rows = [
         [f"step {step + 1}", cached, online, f"{abs(online - cached) / abs(cached):.1e}"]
         for step, (cached, online) in enumerate(zip(losses["cached"], losses["online"], strict=True))
     ]
     print(in_columns(["", "stored maps", "teacher online", "relative difference"], rows, digits=6))
+    if max(differences) > SAME_LOSS:
+        raise RunError(
+            f"{folder}: with the teacher online the loss is another than with its stored maps, by up to "
+            f"{max(differences):.1e} of it; {SAME_LOSS:.0e} is what the codec may cost"
+        )
     return losses
 
 

@@ -189,7 +189,7 @@ def frames_in_words(videos: list[Video]) -> str:
     """Say which frames of which videos: `frames 601-783 of video 002`, `frames 1, 5 ... 57 of video 002`."""
     words = []
     for video in videos:
-        first, last, step = video.frames[0] + 1, video.frames[-1] + 1, video.frames.step
+        first, last, step = video.frames[0] + 1, video.frames[-1] + 1, video.frames[1] - video.frames[0]
         span = f"{first}-{last}" if step == 1 else f"{first}, {first + step} ... {last}"
         words.append(f"frames {span} of video {video.name}")
     return " and ".join(words)

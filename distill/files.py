@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def clear_leftovers(path: str | Path) -> None:
+    """Remove what writers of `path` left beside it when they were killed; only where no other can be at work."""
+    path = Path(path)
+    for name in (f".{escape(path.stem)}.????????.tmp{escape(path.suffix)}", f".{escape(path.name)}.????????.tmp"):
+        for left in path.parent.glob(name):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def fsync(path: Path) -> None:
     """Make a file or folder durable: return only when the disk has it."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -74,12 +83,17 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose another name or remove it") -> None:
-    """Never overwrite silently.
+    """Never overwrite silently, and never fail late because the place cannot hold the output.
 
     Raises:
-        UserError: if `path` is a file or a folder that is not empty.
+        UserError: if `path` is a file or a folder that is not empty, or lies below something that is no folder.
     """
     path = Path(path)
+    for parent in path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise UserError(f"{path}: {parent} is a file, not a folder; choose another place")
+            break
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():

@@ -233,14 +233,23 @@ def add_predict(verbs: Any) -> None:
         verbs,
         "predict",
         "draw a model's maps over a video",
-        "Predict every frame of a video file or a folder of frames, the first ones too.",
+        "Predict every frame of a video file or a folder of frames, the first ones too; or of every video in a "
+        "folder of them. There the same command, given in several shells or on several devices, shares the work, "
+        "and stopped at any moment goes on where it was: what stands is passed over.",
         "saldistill predict runs/demo/student VIDEO.mp4 -o overlay.mp4",
         "saldistill predict student.onnx VIDEO.mp4 -o overlay.mp4 --maps maps",
+        "saldistill predict runs/demo/teacher VIDEOS -o overlays --maps maps --device cuda:1",
     )
     verb.add_argument("model", metavar="MODEL", help="what to run (see: saldistill --help)")
-    verb.add_argument("video", metavar="VIDEO", help="a video file, or a folder of image files")
-    add_output(verb, "OUT.mp4", "the overlay video to write", required=False)
-    verb.add_argument("--maps", metavar="DIR", help="write one PNG a frame here, at the video's size")
+    verb.add_argument("video", metavar="VIDEO", help="a video file, a folder of image files, or a folder of videos")
+    add_output(verb, "OUT", "the overlay video to write, OUT.mp4; of a folder, a folder", required=False)
+    verb.add_argument("--maps", metavar="DIR", help="write one PNG a frame here (of a folder: DIR/NAME/0001.png)")
+    verb.add_argument(
+        "--first-frames",
+        choices=("repeat", "flip"),
+        default="repeat",
+        help="what stands before the video: its first frame, or the clip turned round (default: %(default)s)",
+    )
     add_precision(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     add_running(verb)

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import logging
 import re
 import types
 import typing
@@ -30,6 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.errors import UserError
 from distill.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("teacher", "student")
 
@@ -166,7 +169,10 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
     elif path.suffix == ".safetensors":
         model = _load_file(path)
     elif re.match(rf"({'|'.join(PACKAGES)})/", text):
-        model = create_model(text)
+        log.warning("%s: random weights, never trained (the same each time)", text)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = create_model(text)
     else:
         raise UserError(
             f"{text}: no model, run folder, .safetensors or .onnx file of this name; "
@@ -344,13 +350,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _weights_of_run(folder: Path) -> Path:
-    """Return the best weights of a run folder, else those of its newest checkpoint."""
+    """Return the best weights of a run folder, else those of its newest checkpoint, averaged where they are."""
     best = folder / "best.safetensors"
     if best.is_file():
         return best
     steps = [path for path in folder.glob("checkpoints/step-*/model.safetensors") if path.is_file()]
     if steps:
-        return max(steps, key=lambda path: int(path.parent.name.removeprefix("step-")))
+        newest = max(steps, key=lambda path: int(path.parent.name.removeprefix("step-")))
+        average = newest.with_name("ema.safetensors")
+        return average if average.is_file() else newest
     raise UserError(
         f"{folder}: no run with weights: neither best.safetensors nor checkpoints/step-*/model.safetensors is in it"
     )

@@ -61,9 +61,9 @@ class Objective:
         self.has_teacher = any(term.against == "teacher" for term in terms)
 
     def counts(self, batch: Batch) -> Tensor:
-        """Count the maps of a batch: (2,) float64, the labelled ones and all."""
+        """Count the maps of a batch: (2,) float32, the labelled ones and all."""
         labelled = batch["labelled"]
-        return torch.tensor([labelled.sum(), labelled.numel()], dtype=torch.float64, device=labelled.device)
+        return torch.tensor([labelled.sum(), labelled.numel()], dtype=torch.float32, device=labelled.device)
 
     def __call__(self, batch: Batch, log_saliency: Tensor, teacher_maps: Tensor | None, counts: Tensor) -> Outcome:
         """Compare a model's maps with what is known about the batch.
@@ -76,7 +76,7 @@ class Objective:
         """
         maps = log_saliency.float()
         labelled = batch["labelled"]
-        labelled_count, all_count = counts.clamp_min(1).to(maps.dtype)
+        labelled_count, all_count = counts.clamp_min(1)
         teacher_density = None
         if teacher_maps is not None:
             size = (maps.shape[-2], maps.shape[-1])

@@ -3,7 +3,7 @@
     saldistill predict MODEL VIDEO -o OUT.mp4 [--maps DIR]
 
 `slide` is the one sliding window of the project: prediction, the target cache and evaluation all read their maps
-from it, so that a map is the same whoever asked for it.
+from it, so that a map is the same whoever asked for it. A folder of videos is the work of `predict_folder.py`.
 """
 
 import shutil
@@ -32,6 +32,9 @@ from distill.files import atomic_folder, refuse_existing
 from distill.models import PRECISIONS
 from distill.saliency import peak_map
 
+FIRST_FRAMES = ("repeat", "flip")
+"""What a clip that would begin before the video holds instead: the first frame again, or later ones, backwards."""
+
 
 @dataclass(frozen=True)
 class ClipFrames:
@@ -42,14 +45,22 @@ class ClipFrames:
 
 
 def window_of(
-    frame: int, num_frames: int, target_frames: Sequence[int], *, length: int, stride: int = 1
+    frame: int,
+    num_frames: int,
+    target_frames: Sequence[int],
+    *,
+    length: int,
+    stride: int = 1,
+    first_frames: str = "repeat",
 ) -> ClipFrames:
     """Return the clip that predicts `frame`: a pure function of the frame, whatever else is asked for.
 
     A model with one map a clip gets the clip whose target is `frame`. A model with N maps, evenly spaced, gets
     the video cut into blocks of N target frames, counted from frame 0, so that N asked frames cost one pass;
     with unevenly spaced targets each frame is predicted as the clip's last target.
-    Frames before the first are the first one, repeated; frames after the last are the last one.
+    Frames before the first are the first one, repeated; frames after the last are the last one. With `flip`, a
+    clip that would begin before the video is turned round in time instead: it comes to its last target from the
+    frames that follow, as TASED-Net's (Min and Corso, ICCV 2019) published inference does.
 
     Args:
         frame: the asked frame, 0-based.
@@ -57,6 +68,7 @@ def window_of(
         target_frames: which of the clip's frames get a map (`model.target_frames`).
         length: T, frames of a clip.
         stride: distance in the video between neighbouring frames of the clip.
+        first_frames: one of FIRST_FRAMES.
     """
     N = len(target_frames)
     gaps = {after - before for before, after in pairwise(target_frames)}
@@ -67,7 +79,11 @@ def window_of(
     else:
         target = N - 1
         first = frame - target_frames[target] * stride
-    frames = (min(max(first + j * stride, 0), num_frames - 1) for j in range(length))
+    advance = stride
+    if first < 0 and first_frames == "flip":
+        target, advance = N - 1, -stride
+        first = frame + target_frames[target] * stride
+    frames = (min(max(first + j * advance, 0), num_frames - 1) for j in range(length))
     return ClipFrames(tuple(frames), target)
 
 
@@ -81,6 +97,7 @@ def slide(
     device: str | torch.device | None = None,
     flipped: bool = False,
     precision: str = "fp32",
+    first_frames: str = "repeat",
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Predict the map of every asked frame of one video, a batch at a time.
 
@@ -103,6 +120,7 @@ def slide(
         flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
             compare one with the plain view's, mirror it back (`maps.flip(-1)`).
         precision: one of `models.PRECISIONS`.
+        first_frames: one of FIRST_FRAMES.
 
     Yields:
         (frames, maps): the slice of `frames`, and their log-saliency (n, h, w), float32 on the CPU.
@@ -114,16 +132,16 @@ def slide(
         raise UserError(f"batch_size and stride must be at least 1, got {batch_size} and {stride}")
     if precision not in PRECISIONS:
         raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if first_frames not in FIRST_FRAMES:
+        raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {first_frames!r}")
     reader = open_video(video.path) if isinstance(video, Video) else video
     frames = [int(frame) for frame in frames]
     for frame in frames:
         if not 0 <= frame < reader.num_frames:
             raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
     device = torch.device(device) if device is not None else _device_of(model)
-    windows = [
-        window_of(frame, reader.num_frames, model.target_frames, length=model.num_frames, stride=stride)
-        for frame in frames
-    ]
+    clip: dict[str, Any] = {"length": model.num_frames, "stride": stride, "first_frames": first_frames}
+    windows = [window_of(frame, reader.num_frames, model.target_frames, **clip) for frame in frames]
     slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
     needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]
     last_use = {source: index for index, need in enumerate(needs) for source in need}
@@ -225,12 +243,14 @@ def predict(
     stride: int = 1,
     batch_size: int = 8,
     precision: str = "fp32",
+    first_frames: str = "repeat",
     overwrite: bool = False,
     progress: bool = True,
 ) -> Prediction:
     """Predict every frame of a video file or folder of frames, and write what was asked for.
 
-    The overlay and the maps of one batch are written while the next is computed. Nothing appears under the final
+    The overlay and the maps of one batch are written while the next is computed. (For the overlay a frame is
+    decoded once more, at the video's size, by the thread that writes.) Nothing appears under the final
     names before all is done; an interrupted run leaves nothing behind.
 
     Args:
@@ -243,6 +263,7 @@ def predict(
         stride: as in `slide`.
         batch_size: as in `slide`.
         precision: as in `slide`.
+        first_frames: as in `slide`.
         overwrite: replace an `out` that exists, and the PNGs of the same names in `maps`.
         progress: show a bar with the rate and the time left.
 
@@ -283,6 +304,7 @@ def predict(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            first_frames=first_frames,
         )
         for frames, batch in windows:
             if written:
@@ -315,7 +337,7 @@ def _check_outputs(source: Path, out: Path | None, maps: Path | None, *, overwri
 @contextmanager
 def _png_folder(path: Path) -> Iterator[Path]:
     """Yield a folder that becomes `path` when the block ends well; one with files in it has those replaced."""
-    if not path.exists():
+    if not path.exists() or not any(path.iterdir()):
         with atomic_folder(path) as temporary:
             yield temporary
         return

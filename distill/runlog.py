@@ -1,6 +1,7 @@
 """What a run says as it goes on: a JSON object a line in log.jsonl, the same in TensorBoard, one progress bar."""
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,7 +67,7 @@ class RunLog:
         if self.quiet:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(_finite(record)) + "\n")
         if self._tensorboard is not None:
             for name, value in _scalars(record):
                 self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
@@ -87,6 +88,13 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON does not have (NaN, infinity) by null, in nested mappings."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -71,12 +71,16 @@ def sigma_for(width: int) -> float:
 
 
 def density_from_points(
-    points: np.ndarray, frame_size: tuple[int, int], map_size: tuple[int, int] | None = None
+    points: np.ndarray,
+    frame_size: tuple[int, int],
+    map_size: tuple[int, int] | None = None,
+    *,
+    sigma: float | None = None,
 ) -> np.ndarray:
-    """Build the fixation density of one frame by DHF1K's recipe, at any map size.
+    """Build the fixation density of one frame, by DHF1K's recipe unless told otherwise, at any map size.
 
     Every point adds one Gaussian (repeated points add up) whose standard deviation is 12.74 px at a frame width
-    of 640 px and scales with the width; what falls over the frame's border is mirrored back into it, as in the
+    of 640 px and scales with the width, or `sigma`; what falls over the frame's border is mirrored back into it, as in the
     data set's maps. A Gaussian on a grid is an outer product, so the map of K points is one (h x K) by (K x w)
     product: exact, and at `map_size` from the start.
 
@@ -84,6 +88,7 @@ def density_from_points(
         points: (K, 2) rows of (row, column) in pixels of the frame.
         frame_size: (height, width) that the points refer to.
         map_size: (h, w) of the result; the frame's size when None.
+        sigma: standard deviation of the Gaussian in pixels of the frame; DHF1K's for the frame's width when None.
 
     Returns:
         (h, w) float32, sum 1; all zeros when no point lies inside the frame (points outside are left out).
@@ -96,7 +101,7 @@ def density_from_points(
     points = _inside(points, frame_size)
     if len(points) == 0:
         return np.zeros((h, w), dtype=np.float32)
-    sigma = sigma_for(width)
+    sigma = sigma or sigma_for(width)
     down = _gaussians(points[:, 0], sigma, height, h)  # (h, K)
     across = _gaussians(points[:, 1], sigma, width, w)  # (w, K)
     values = down @ across.T  # (h, w)

@@ -9,7 +9,6 @@ to the bit.
 """
 
 import math
-import resource
 import signal
 import threading
 import time
@@ -17,28 +16,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from distill import build
-from distill.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from distill.config import RunConfig, load_config, save_config
+from distill import build, runfolder
+from distill.checkpoint import load_average, load_checkpoint, newest_checkpoint, save_checkpoint
+from distill.config import RunConfig, save_config
 from distill.data import make_loader
 from distill.data.clips import ClipSpec, Video
+from distill.ema import Ema
 from distill.errors import RunError, UserError
 from distill.evaluate import evaluate, model_maps
-from distill.files import refuse_existing, write_json
-from distill.models import save_model
+from distill.files import write_json
+from distill.layers import train_mode
 from distill.objective import Objective, Outcome
 from distill.runlog import RunLog
 from distill.schedule import learning_rate_factor
 from distill.teaching import Teacher
-
-FREE_TO_CHANGE = ("resume", "device", "data.workers", "training.checkpoint_every")
-"""Keys that may differ between a run and its resumption, since no weight depends on them."""
 
 Stop = Callable[[int, int], bool]
 
@@ -59,9 +57,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     out = Path(config.out)
     accelerator = build.build_accelerator(config)
     is_main = accelerator.is_main_process
-    if is_main:
-        check_folder(out, config)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: runfolder.check_folder(out, config))
 
     model = build.build_model(config)
     spec = ClipSpec.of(model, stride=config.data.stride)
@@ -76,15 +72,25 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
 
     done: int = 0
     # what a checkpoint remembers beside weights and moments
-    memory: dict[str, Any] = {"best": None, "seconds": 0.0}
+    memory: dict[str, Any] = {"seconds": 0.0, "processes": accelerator.num_processes}
     newest = newest_checkpoint(out)
     if newest is not None:
         done, memory = load_checkpoint(newest, model, optimizer)
+        if memory["processes"] != accelerator.num_processes:
+            raise UserError(
+                f"{out}: the run was started on {memory['processes']} processes and cannot go on with "
+                f"{accelerator.num_processes}: a step would take other clips; start it as before"
+            )
     if is_main:  # only now: a run that cannot start leaves no folder behind
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / "config.yaml")
+    if accelerator.scaler is not None and "scaler" in memory:
+        accelerator.scaler.load_state_dict(memory["scaler"])
     bare_model, bare_optimizer = model, optimizer
     model, optimizer = accelerator.prepare(model, optimizer)
+    ema = None if config.training.ema is None else Ema(bare_model, config.training.ema)
+    if ema is not None and newest is not None:
+        load_average(newest, ema)
     loop = Loop(config, accelerator, model, optimizer, objective, teacher, steps)
 
     with (
@@ -101,6 +107,8 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
         for step in range(done, steps):
             began = time.perf_counter()
             record, stopped = loop.step(step, batches, interrupted, stop)
+            if ema is not None:
+                ema.update(step + 1)
             seconds = time.perf_counter() - began
             memory["seconds"] += seconds
             epoch = (step + 1) * clips_per_step / len(clips)
@@ -109,18 +117,22 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             finished = step + 1 == steps
             stopped = stopped and not finished
             scored = validation and not stopped and (finished or (step + 1) % validate_every == 0)
-            if is_main and scored:
-                scores = validate(config, bare_model, validation, accelerator.device)
-                runlog.validation({"step": step + 1, "scores": scores})
-                keep_best(config, bare_model, step + 1, scores, memory)
+            if accelerator.scaler is not None:
+                memory["scaler"] = accelerator.scaler.state_dict()
             if is_main and (scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0):
-                save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory, notes(config, step + 1))
+                notes = runfolder.notes(config, step + 1)
+                save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory, notes, ema)
+            if is_main and scored:
+                with ema.applied() if ema is not None else nullcontext():
+                    scores = validate(config, bare_model, validation, accelerator.device)
+                    runfolder.keep_best(config, bare_model, step + 1, scores)
+                runlog.validation({"step": step + 1, "scores": scores})
             accelerator.wait_for_everyone()
             if stopped:
                 runlog.say(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
                 raise KeyboardInterrupt
     if is_main:
-        write_json(out / "summary.json", summary(steps, memory, accelerator.device))
+        write_json(out / "summary.json", runfolder.summary(out, steps, memory["seconds"], accelerator.device))
     return out
 
 
@@ -141,13 +153,14 @@ class Loop:
     ) -> tuple[dict[str, Any], bool]:
         """Take one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
         config, accelerator = self.config, self.accelerator
-        torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
-        self.model.train()
+        train_mode(self.model)
         rate = config.optimizer.lr * learning_rate_factor(step, steps=self.steps, **config.schedule.model_dump())
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)  # layer_decay
 
         portions = [to_device(next(batches), accelerator.device) for _ in range(config.training.accumulate)]
+        # the loader draws random numbers when it starts, which in a resumed run is here: the seed comes after it
+        torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
         counts = accelerator.reduce(torch.stack([self.objective.counts(batch) for batch in portions]).sum(0))
         outcomes: list[Outcome] = []
         stopped = False
@@ -157,9 +170,11 @@ class Loop:
                 outcomes.append(self.backward(step, batch, counts))
             stopped |= interrupted.is_set() or (stop is not None and stop(step, index))
         record: dict[str, Any] = {"step": step + 1, "lr": rate}
-        if config.training.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
-            record["gradient_norm"] = float(norm)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.training.clip_norm or math.inf)
+        record["gradient_norm"] = float(norm)
+        scaled = accelerator.scaler is not None  # fp16's scaler passes over such a step by itself
+        if not scaled and not math.isfinite(record["gradient_norm"]):
+            self.fail(step, f"the gradient's norm is {record['gradient_norm']}", *portions)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -178,17 +193,39 @@ class Loop:
         outcome = self.objective(batch, log_saliency, teacher_maps, counts)
         value = outcome.loss.item()
         if not math.isfinite(value):
-            raise RunError(
-                f"step {step + 1}: the loss is {value}, on {clip_names(batch)}; the last checkpoint is kept; "
-                "try a lower optimizer.lr, a training.clip_norm, or training.precision=fp32"
-            )
+            self.fail(step, f"the loss is {value}", batch)
         # accelerate averages gradients over processes; the terms are divided by the counts of all processes already
         self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
         return outcome
 
+    def fail(self, step: int, what: str, *batches: Mapping[str, Any]) -> NoReturn:
+        """End the run before a step that would ruin the weights."""
+        names = ", ".join(clip_names(batch) for batch in batches)
+        raise RunError(
+            f"step {step + 1}: {what}, on clips {names}; the last checkpoint is kept; try a lower optimizer.lr, a "
+            "training.clip_norm, or training.precision=fp32"
+        )
+
     def total(self, shares: list[Tensor]) -> float:
         """Add up the shares of a mean over the step's batches and processes."""
         return float(self.accelerator.reduce(torch.stack(shares).sum()))
+
+
+def on_main(accelerator: Accelerator, check: Callable[[], None]) -> None:
+    """Let the main process check something, and every process hear what it found.
+
+    Raises:
+        UserError: on every process, if the check raised it on the main one.
+    """
+    found: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            check()
+        except UserError as error:
+            found = [str(error)]
+    [sentence] = broadcast_object_list(found)
+    if sentence is not None:
+        raise UserError(sentence)
 
 
 def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: int) -> Iterator[list[int]]:
@@ -202,57 +239,11 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
         yield list(range(first, first + size))
 
 
-def check_folder(out: Path, config: RunConfig) -> None:
-    """Check that the run's folder is free, or that the run there is this one.
-
-    Raises:
-        UserError: if a run is there and `resume` is not auto, or it was started with another config.
-    """
-    if config.resume == "never":
-        refuse_existing(out, "a run", remedy="resume=auto goes on with it, out=FOLDER starts another")
-    stored = out / "config.yaml"
-    if stored.exists():
-        before, now = (flat(each.model_dump(mode="json")) for each in (load_config(stored), config))
-        differences = [
-            f"{key}: {before.get(key)} there, {now.get(key)} here"
-            for key in {**before, **now}
-            if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
-        ]
-        if differences:
-            raise UserError(
-                f"{out}: the run there has another config ({'; '.join(differences)}); "
-                "give it the same one to go on, or start another run with out=FOLDER"
-            )
-
-
 def validate(config: RunConfig, model: nn.Module, videos: list[Video], device: torch.device) -> dict[str, float]:
     """Score the model on the validation frames: the mean over videos of the mean over a video's frames."""
     metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
     maps = model_maps(model, batch_size=config.training.batch_size, stride=config.data.stride, device=device)
     return evaluate(maps, videos, metrics=metrics, progress=False).per_video
-
-
-def keep_best(config: RunConfig, model: nn.Module, step: int, scores: dict[str, float], memory: Any) -> None:
-    """Write best.safetensors when the score that counts has never been higher."""
-    score = scores[config.training.best]
-    if memory["best"] is None or score > memory["best"]["score"]:
-        memory["best"] = {"step": step, "metric": config.training.best, "score": score}
-        save_model(model, Path(config.out) / "best.safetensors", notes=notes(config, step, validation=scores))
-
-
-def notes(config: RunConfig, step: int, **more: Any) -> dict[str, Any]:
-    """Say in a weight file how it was trained: the step, the clip's stride, and the data it saw."""
-    seen = config.data.model_dump(mode="json", include={"train"}, exclude_none=True)["train"]
-    return {"step": step, "stride": config.data.stride, "trained_on": seen, **more}
-
-
-def summary(steps: int, memory: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Say what a finished run took; peak memory is this process's, without its loader workers."""
-    record: dict[str, Any] = {"steps": steps, **memory, "device": str(device)}
-    record["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device.type == "cuda":
-        record["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return record
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -264,16 +255,9 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def clip_names(batch: Mapping[str, Any]) -> str:
-    """Name a batch's clips by video and last frame, for a message."""
+    """Name a batch's clips by video and last frame: `002 (frame 17), 002 (frame 300)`."""
     pairs = zip(batch["video"], batch["frames"].tolist(), strict=True)
-    return "clips " + ", ".join(f"{video} (frame {frames[-1] + 1})" for video, frames in pairs)
-
-
-def flat(values: Any, path: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to `key.path: value`."""
-    if not isinstance(values, dict) or not values:
-        return {path: values}
-    return {key: value for name in values for key, value in flat(values[name], f"{path}.{name}".strip(".")).items()}
+    return ", ".join(f"{video} (frame {frames[-1] + 1})" for video, frames in pairs)
 
 
 def mix_seeds(*numbers: int) -> int:

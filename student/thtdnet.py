@@ -82,6 +82,9 @@ class Model(nn.Module):
 
     no_gradient: tuple[str, ...] = ()
 
+    encoder_layers: tuple[str, ...]
+    """Modules of the encoder in the order of the data: the patch embedding, then the blocks and patch mergings."""
+
     mean: Tensor
     std: Tensor
 
@@ -120,6 +123,14 @@ class Model(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1), persistent=False)
         self.encoder = Encoder(width=width, depths=depths, heads=heads, window=window, drop_path=drop_path)
+        self.encoder_layers = (
+            "encoder.patch_embed",
+            *(
+                f"encoder.features.{part}" + (f".{i}" if part % 2 == 0 else "")
+                for part in range(7)
+                for i in range(depths[part // 2] if part % 2 == 0 else 1)
+            ),
+        )
         self.decoder = Decoder(
             [width * 2**i for i in range(4)], width=laterals, halvings=(num_frames // 2).bit_length() - 1
         )

@@ -105,6 +105,9 @@ class Model(nn.Module):
     fixed_by_size = ("encoder.position",)
     """Made anew for another size or clip length; all other weights move as they are."""
 
+    encoder_layers: tuple[str, ...]
+    """Modules of the encoder in the order of the data: the patch embedding, then the blocks."""
+
     mean: Tensor
     std: Tensor
 
@@ -155,6 +158,7 @@ class Model(nn.Module):
             heads=heads,
             drop_path=encoder_drop_path,
         )
+        self.encoder_layers = ("encoder.patch_embed", *(f"encoder.blocks.{i}" for i in range(depth)))
         self.decoder = Decoder(
             width=width,
             num_frames=num_frames,

@@ -148,10 +148,11 @@ class Encoder(nn.Module):
         """Encode a normalised clip (B, 3, T, H, W) to (B, C, T, h, w), h = H/16 and w = W/16."""
         x = self.patch_embed(clip)  # (B, C, T, h, w)
         x = x.flatten(2).transpose(1, 2)  # (B, L, C), tokens in (t, h, w) order
-        x = x + self.position
+        # Sums keep their first operand's layout: the table's first, or every block would walk over columns.
+        x = self.position + x
         for block in self.blocks:
             x = block(x)
-        return x.transpose(1, 2).unflatten(2, self.grid)  # (B, C, T, h, w)
+        return x.transpose(1, 2).contiguous().unflatten(2, self.grid)  # (B, C, T, h, w)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         # The table is a function of the grid, so weights move between sizes: one for another grid stays behind.

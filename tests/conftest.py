@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+torch.set_num_threads(1)  # models this small are slower on more, and pinned losses want one order of sums
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -130,7 +130,7 @@ def test_a_verb_that_returns_is_a_success(run: Run, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (UserError("file.yaml: is\nwrong"), 2),
+        (UserError("file.yaml: is wrong"), 2),
         (RunError("step 3: the loss is nan"), 1),
         (KeyboardInterrupt(), 130),
         (OSError(errno.ENOSPC, "No space left on device", "out.mp4"), 2),
@@ -213,7 +213,7 @@ def mistakes() -> list[tuple[list[str], str]]:
         (["cache", "export", "missing", "-o", "maps"], "missing"),
         (["cache", "import", "missing", "-o", "store"], "missing"),
         (["data", "check", "missing"], "missing"),
-        (["data", "check", "."], "."),
+        (["data", "check", "."], "no data set is recognised"),
         (["models", "teacher/nobody"], "teacher/salfom"),
         (["models", "--convert", "in.pth", "out.safetensors"], "teacher/salfom"),
         (["models", "teacher/salfom", "--convert", "in.pth", "out.txt"], "out.txt"),

@@ -46,7 +46,8 @@ def test_every_mistake_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         "run.yaml: losses[1].weight: expected a number, got 'heavy'",
         "run.yaml: optimizer.lr: expected greater than 0, got -1",
         "run.yaml: training.stepz: unknown key (did you mean 'steps'?); this section has: steps, epochs, "
-        "batch_size, accumulate, clip_norm, precision, validate_every, checkpoint_every, best",
+        "batch_size, accumulate, clip_norm, precision, freeze, recompute, ema, compile, validate_every, "
+        "checkpoint_every, best",
     ]
 
 
@@ -58,11 +59,22 @@ def test_every_mistake_is_reported_at_once_with_its_path(tmp_path: Path) -> None
             "losses[0].name: unknown loss 'kldev' (did you mean 'kldiv'?); there are: kldiv, cc",
         ),
         ("data.train.0.dataset=dhfk1", "data.train[0].dataset: unknown data set 'dhfk1' (did you mean 'dhf1k'?)"),
+        ("model.name=teacher/salfon", "model: unknown model 'teacher/salfon' (did you mean 'teacher/salfom'?)"),
+        ("model.variant=tiney", "model: unknown variant of teacher/salfom 'tiney' (did you mean 'tiny'?)"),
+        ("seed=-1", "seed: expected greater than or equal to 0, got -1"),
+        ("optimizer.lr=.inf", "optimizer.lr: expected a finite number, got inf"),
         (
             "optimizer.name=adan",
             "optimizer.name: expected one of adam, adamw, sgd, got 'adan' (did you mean 'adam'?)",
         ),
         ("training.steps=1.5", "training.steps: expected a whole number, got 1.5"),
+        ("training.freeze=decoder", "training.freeze: expected encoder or a number of its blocks, got 'decoder'"),
+        ("training.freeze=0", "training.freeze: expected encoder or a number of its blocks, got 0"),
+        ("training.freeze=true", "training.freeze: expected encoder or a number of its blocks, got true"),
+        ("training.ema=1", "training.ema: expected less than 1, got 1"),
+        ("optimizer.layer_decay=0", "optimizer.layer_decay: expected greater than 0, got 0"),
+        ("data.train.0.share=[0.9, 0.9]", "data.train[0]: share: expected [from, to] such as [0, 0.9]"),
+        ("data.train.0.share=[0, 90]", "data.train[0].share[1]: expected less than or equal to 1, got 90"),
         ("training.epochs=2", "training: give exactly one of 'steps' and 'epochs'"),
         ("data.flip=perhaps", "data.flip: expected true or false, got 'perhaps'"),
         ("losses.1.temperature=2", "losses[1]: temperature belongs to kldiv, not to cc"),

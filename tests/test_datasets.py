@@ -293,7 +293,7 @@ def test_all_unannotated_says_what_to_do(tmp_path):
 def test_wrong_root(four, tmp_path):
     other = tmp_path / "elsewhere"
     (other / "papers").mkdir(parents=True)
-    for dataset in ("dhf1k", "ntire"):
+    for dataset in ("dhf1k", "hollywood2", "ucf_sports", "ntire"):
         with pytest.raises(UserError, match=r"expected .*; found papers/"):
             find_videos(dataset, other)
     for root, meant in ((four / "video", None), (four / "annotation", four)):
@@ -310,7 +310,7 @@ def test_wrong_root(four, tmp_path):
 
 
 def test_unknown_data_set_and_split(sample):
-    with pytest.raises(UserError, match="'dhf2k'; there are dhf1k, ntire, folder, synthetic"):
+    with pytest.raises(UserError, match="'dhf2k'; there are dhf1k, hollywood2, ucf_sports, ntire, folder, synthetic"):
         find_videos("dhf2k", sample)
     for dataset in DATASETS:
         root = sample / "video" if dataset == "folder" else sample

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from distill.data.video import open_video
 from distill.errors import UserError
-from distill.predict import overlay, predict, resize_map, slide, window_of
+from distill.predict import ClipFrames, overlay, predict, resize_map, slide, window_of
 from distill.saliency import peak_map
 
 REAL_VIDEO = Path(__file__).parent / "data" / "dhf1k" / "video" / "002.AVI"
@@ -141,6 +141,38 @@ def test_clips_reach_back_by_the_stride_and_repeat_the_ends() -> None:
     assert window_of(99, 100, (2,), length=5).frames == (97, 98, 99, 99, 99)
 
 
+def test_first_frames_by_turning_the_window_round() -> None:
+    """TASED-Net's loop: each window also predicts, played backwards, the frame that it begins with."""
+    windows: dict[int, list[int]] = {}
+    T, snippet = 5, []
+    for index in range(23):
+        snippet.append(index)
+        if index >= T - 1:
+            windows[index] = list(snippet)
+            if index < 2 * T - 2:
+                windows[index - T + 1] = snippet[::-1]
+            del snippet[0]
+    model, reader = SmallModel(), FakeReader()
+    maps = collect(slide(model, reader, range(23), batch_size=4, first_frames="flip"))
+    assert list(maps) == list(range(23)) == sorted(windows)
+    repeated = collect(slide(model, reader, range(23), batch_size=4))
+    for frame, one in maps.items():
+        assert window_of(frame, 23, (4,), length=T, first_frames="flip").frames == tuple(windows[frame])
+        clip = torch.from_numpy(reader.pixels[windows[frame]]).permute(3, 0, 1, 2)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(one, model.eval()(clip)[0, 0], rtol=0, atol=1e-6)
+        assert torch.allclose(one, repeated[frame], atol=1e-6) == (frame >= T - 1)
+    assert reader.decoded == dict.fromkeys(range(23), 2)  # once a call of slide
+
+
+def test_a_turned_window_keeps_its_target_and_stays_inside() -> None:
+    assert window_of(1, 100, (4,), length=5, stride=3, first_frames="flip").frames == (13, 10, 7, 4, 1)
+    assert window_of(0, 3, (4,), length=5, first_frames="flip").frames == (2, 2, 2, 1, 0)
+    assert window_of(4, 100, (0, 1, 2, 3, 4), length=5, first_frames="flip") == ClipFrames((0, 1, 2, 3, 4), 4)
+    window = window_of(3, 100, (3, 4), length=5, first_frames="flip")  # its block of two would begin at -1
+    assert window == ClipFrames((7, 6, 5, 4, 3), 4 - 3)
+
+
 def test_the_model_runs_in_evaluation_mode_and_comes_back_as_it_was() -> None:
     model, reader = SmallModel().train(), FakeReader()
     model.norm.eval()  # as a frozen part would be
@@ -176,6 +208,7 @@ def test_half_precision_is_used_when_asked_for() -> None:
         ({"frames": [-1]}, "frame 0 does not exist"),
         ({"batch_size": 0}, "batch_size and stride must be at least 1"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
+        ({"first_frames": "mirror"}, "first_frames: expected one of repeat, flip, got 'mirror'"),
     ],
 )
 def test_slide_names_the_mistake(settings: dict, message: str) -> None:

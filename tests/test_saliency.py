@@ -50,6 +50,13 @@ def test_density_from_points_is_a_gaussian_a_point(size: tuple[int, int]) -> Non
     assert built.sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_sigma_of_ones_own() -> None:
+    values = density_from_points(np.array([[180, 320]]), (360, 640), sigma=20)
+    assert values[180, 320] / values[200, 320] == pytest.approx(np.exp(0.5), rel=1e-5)
+    halved = density_from_points(np.array([[180, 320]]), (360, 640), (180, 320), sigma=20)
+    assert halved[90, 160] / halved[100, 160] == pytest.approx(np.exp(0.5), rel=0.03)  # pixels of the frame
+
+
 def test_sigma_is_the_data_sets_at_its_width() -> None:
     assert sigma_for(640) == 12.74
     values = density_from_points(np.array([[180, 320]]), (360, 640))

@@ -14,6 +14,8 @@ from torch import Tensor
 from distill import objective
 from distill.config import RunConfig
 from distill.errors import RunError, UserError
+from distill.models import create_model, save_model
+from distill.runfolder import best_of, keep_best
 from distill.runlog import read_log
 from distill.train import train
 
@@ -24,9 +26,13 @@ def config(out: Path, **changes: Any) -> RunConfig:
     run: dict[str, Any] = {
         "out": str(out),
         "device": "cpu",
-        "model": {"name": "teacher/salfom", "variant": "micro"},
+        "model": {
+            "name": "teacher/salfom",
+            "variant": "micro",
+            "arguments": {"drop_path": 0.2, "encoder_drop_path": 0.2},  # randomness that a resumed run must repeat
+        },
         "data": {
-            "train": [{"dataset": "synthetic", "clips_per_video": 4}],
+            "train": [{"dataset": "synthetic"}],  # 8 clips an epoch, so that steps of 6 cross epochs
             "validation": [{"dataset": "synthetic", "split": "validation", "every": 24}],
             "workers": 0,
         },
@@ -123,6 +129,71 @@ def test_the_number_of_workers_does_not_matter(straight: Path, tmp_path: Path) -
     run = config(tmp_path / "run")
     data = run.data.model_copy(update={"workers": 2})
     assert_same_run(straight, train(run.model_copy(update={"data": data})))
+
+
+def test_a_stopped_and_resumed_distillation_is_the_straight_one(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    save_model(create_model("teacher/salfom", variant="micro"), teacher)
+    student = {
+        "model": {"name": "student/thtdnet", "variant": "micro", "arguments": {"drop_path": 0.2}},
+        "teacher": {"source": "online", "model": str(teacher)},
+        "losses": [{"name": "cc"}, {"name": "kldiv", "against": "teacher", "temperature": 2}],
+    }
+    train(config(tmp_path / "straight", **student))
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "stopped", **student), stop=lambda step, batch: (step, batch) == (2, 1))
+    train(config(tmp_path / "stopped", resume="auto", **student))
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    run, model = config(tmp_path), create_model("teacher/salfom", variant="micro")
+    for step, score in enumerate([float("nan"), 0.5, float("nan"), 0.4]):
+        keep_best(run, model, step, {"cc": score})
+    best = best_of(tmp_path / "best.safetensors")
+    assert best is not None
+    assert (best["step"], best["validation"]) == (1, {"cc": 0.5})
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_are_ruined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bad(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, maps: Tensor) -> Tensor:
+            return maps.mean((-2, -1))
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return torch.full((*gradient.shape, 32, 48), float("nan"))
+
+    def spoilt(step: int, batch: int) -> bool:
+        if step == 1:
+            monkeypatch.setitem(objective.LOSSES, "kldiv", lambda maps, target: Bad.apply(maps))
+        return False
+
+    training = {"steps": 5, "batch_size": 1, "checkpoint_every": 1}
+    with pytest.raises(RunError, match="step 3: the gradient's norm is nan"):
+        train(config(tmp_path / "run", training=training), stop=spoilt)
+    [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
+    assert checkpoint.name == "step-000002"
+    assert all(value.isfinite().all() for value in load_file(checkpoint / "model.safetensors").values())
+
+
+def test_a_validation_that_cannot_be_scored_is_refused_at_the_start(tmp_path: Path, sample: Path) -> None:
+    run = config(tmp_path / "run")
+    unlabelled = {"dataset": "dhf1k", "root": str(sample), "videos": ["068"]}
+    data = run.data.model_dump() | {"validation": [unlabelled]}
+    with pytest.raises(UserError, match=r"068\.AVI: the video has no ground truth to score against"):
+        train(config(tmp_path / "run", data=data))
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_never_writes_into_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").write_text("somebody's")
+    with pytest.raises(UserError, match="something that is no run"):
+        train(config(tmp_path, resume="auto"))
+    assert (tmp_path / "best.safetensors").read_text() == "somebody's"
 
 
 def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:

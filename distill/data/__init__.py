@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distill.data import dhf1k, folder, ntire, synthetic
+from distill.data import dhf1k, folder, hollywood2, ntire, synthetic, ucf_sports
 from distill.data.clips import Video
 from distill.data.loader import make_loader
 from distill.data.scan import Scan, same_name
@@ -94,6 +94,8 @@ def _cut(video: Video, frames: tuple[int, int]) -> Video:
 
 DATASETS: dict[str, Callable[..., Scan]] = {
     "dhf1k": dhf1k.scan,
+    "hollywood2": hollywood2.scan,
+    "ucf_sports": ucf_sports.scan,
     "ntire": ntire.scan,
     "folder": folder.scan,
     "synthetic": synthetic.scan,

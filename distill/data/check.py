@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from distill.data import DATASETS, dhf1k, folder, ntire
+from distill.data import DATASETS, dhf1k, folder, hollywood2, ntire, shots, ucf_sports
 from distill.data.clips import Video
 from distill.data.scan import Scan
 from distill.data.video import describe
@@ -107,6 +107,9 @@ def recognise(root: Path) -> str:
     """
     if root.is_dir() and ntire.fits(root):
         return "ntire"
+    for name, shot in (("hollywood2", hollywood2.SHOT), ("ucf_sports", ucf_sports.SHOT)):
+        if root.is_dir() and shots.find(root, shot):
+            return name
     if root.is_dir() and dhf1k.find(root)[1]:
         return "dhf1k"
     if root.exists() and folder.find(root):
@@ -114,6 +117,7 @@ def recognise(root: Path) -> str:
     if not root.exists():
         raise UserError(f"{root}: there is no such folder; expected the root of a data set, or videos")
     raise UserError(
-        f"{root}: no data set is recognised here; expected {dhf1k.EXPECTED} (dhf1k), {ntire.EXPECTED} (ntire), or "
-        f"any videos or folders of frames; found {describe(root)}"
+        f"{root}: no data set is recognised here; expected {dhf1k.EXPECTED} (dhf1k), {hollywood2.EXPECTED} "
+        f"(hollywood2), {ucf_sports.EXPECTED} (ucf_sports), {ntire.EXPECTED} (ntire), or any "
+        f"videos or folders of frames; found {describe(root)}"
     )

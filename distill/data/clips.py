@@ -89,6 +89,7 @@ class Video:
         frames: the target frames in use, 0-based.
         truth: its ground truth; None when it has none.
         dataset: the data set's name.
+        recording: what it was cut from: videos of one recording are never parted by a `share`.
     """
 
     name: str
@@ -96,9 +97,10 @@ class Video:
     num_frames: int
     fps: float
     size: tuple[int, int]
-    frames: range
+    frames: Sequence[int]
     truth: Truth | None
     dataset: str
+    recording: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self)))
         video = self._slots[int(self._order[1][position])]
         random = np.random.default_rng([self.seed, 1, index])
-        end = int(random.integers(video.frames.start, video.frames.stop))
+        end = video.frames[int(random.integers(len(video.frames)))]
         flipped = bool(random.integers(2))
         return Window(video, end, self.flip and flipped)
 

@@ -52,6 +52,7 @@ def collect(
     names: Sequence[str] | None,
     annotated_only: bool,
     progress: bool,
+    recording: Callable[[str], str] | None = None,
 ) -> Scan:
     """Probe videos and sort them into the scan's lists.
 
@@ -62,20 +63,24 @@ def collect(
         names: only these videos (`same_name`), with or without ground truth; all when None.
         annotated_only: leave out videos without ground truth, unless they were named.
         progress: show a bar.
+        recording: gives the name of the recording that the video of a name was cut from; every video is one of its
+            own when None.
     """
     chosen = [m for m in media if names is None or any(same_name(m[0], wanted) for wanted in names)]
     chosen.sort(key=lambda m: natural(m[0]))
     for name, path in tqdm(chosen, desc=f"reading {scan.dataset}", unit="video", disable=not progress, leave=False):
         try:
             num_frames, fps, size = open_size(path)
+            truth = truth_of(name, size)
         except UserError as error:
             scan.broken[name] = str(error)
             continue
-        truth = truth_of(name, size)
         if truth is None and annotated_only and names is None:
             scan.left_out.append(name)
             continue
-        scan.videos.append(Video(name, path, num_frames, fps, size, range(num_frames), truth, scan.dataset))
+        cut_from = recording(name) if recording else name
+        frames = range(num_frames)
+        scan.videos.append(Video(name, path, num_frames, fps, size, frames, truth, scan.dataset, cut_from))
     return scan
 
 

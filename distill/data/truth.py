@@ -95,12 +95,15 @@ class MapsTruth:
         size: (height, width) of the video; pictures of another size are rescaled to it.
         stem: name of a frame's files without their ending, to be formatted with the frame's number.
         first: the number of the first frame.
+        sigma: standard deviation, in pixels of the video, of the Gaussian that densities are built with where there
+            are no maps; DHF1K's when None.
     """
 
     folder: Path
     size: tuple[int, int]
     stem: str = "{:04d}"
     first: int = 1
+    sigma: float | None = None
 
     def _file(self, folder: str, frame: int, suffix: str) -> Path:
         return self.folder / folder / (self.stem.format(frame + self.first) + suffix)
@@ -122,7 +125,7 @@ class MapsTruth:
         """See `Truth.density`; the shipped map, averaged over areas to the map's size."""
         path = self._file("maps", frame, ".png")
         if not path.is_file():
-            return saliency.density_from_points(self.points(frame), self.size, map_size)
+            return saliency.density_from_points(self.points(frame), self.size, map_size, sigma=self.sigma)
         values = torch.from_numpy(read_picture(path))[None, None]  # (1, 1, height, width)
         resized: np.ndarray = saliency.resize_density(saliency.normalise_density(values), map_size)[0, 0].numpy()
         return resized
