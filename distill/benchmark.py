@@ -1,9 +1,10 @@
 """What models cost: weights, operations, time and memory, side by side in one run.
 
-    saldistill benchmark MODEL [MODEL ...]
+    saldistill benchmark MODEL [MODEL ...] [--batch-size 1,2,4] [--precision fp32,bf16]
 
-PyTorch networks and exported .onnx files stand in one table. The rounds are interleaved (each round times every
-model once), so that a machine that slows down slows down all of them.
+PyTorch networks and exported .onnx files stand in one table, a row for each batch size and precision. The rounds are
+interleaved (each round times every row once, and a product of two matrices), so that a machine that slows down slows
+down all of them.
 """
 
 import gc
@@ -34,18 +35,36 @@ ROUND_SECONDS = 0.5
 MOST_CALLS = 20
 """... and so often at most."""
 
+MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}
+"""Rows of the square matrices by whose product a kind of device's rate is measured: far beyond its caches."""
+
 CPU_MEMORY = "growth of a fresh process's peak resident memory"
 GPU_MEMORY = "peak of the GPU's allocator (.onnx files: growth of a fresh process's peak resident memory)"
 
-COLUMNS = ("model", "weights", "GFLOPs/map", "ms/map", "p99", "ratio", "memory MB")
+COLUMNS = {
+    "model": ("model", "{}"),
+    "weights": ("weights", "{:,}"),
+    "gflops": ("GFLOPs/map", "{:.3g}"),
+    "batch_size": ("batch", "{}"),
+    "precision": ("precision", "{}"),
+    "milliseconds": ("ms/map", "{:.4g}"),
+    "p99": ("p99", "{:.4g}"),
+    "ratio": ("ratio", "{:.3g}"),
+    "share": ("of matrix rate", "{:.0%}"),
+    "memory_mb": ("memory MB", "{:.0f}"),
+}
+"""Key of a row -> its head and form in the table."""
 
 
 class Benchmark(list[dict[str, Any]]):
-    """One row a model, in the order asked for; printed as a table.
+    """One row a model, batch size and precision, in the order asked for; printed as a table.
 
     A row is plain values for JSON: `model`, `runtime`, `weights`, `gflops` (a map; None where unknown), `file_mb`
-    (of an .onnx file), `milliseconds` (median a map), `p99` (milliseconds a map), `maps_per_second`, `ratio` (time
-    against the first row's), `memory_mb` and `calls`. `setting` says how they were measured.
+    (of an .onnx file), `batch_size`, `precision`, `milliseconds` (median a map), `p99` (milliseconds a map),
+    `maps_per_second`, `ratio` (time a map against the first row's), `gflops_per_second`, `share` (of that, in what
+    the device reached on the product of two matrices in the same precision and run; None where unknown),
+    `memory_mb` and `calls`. `setting` says how they were measured, and under `matrix_gflops_per_second` what the
+    device reached, by precision.
     """
 
     def __init__(self, rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> None:
@@ -53,16 +72,8 @@ class Benchmark(list[dict[str, Any]]):
         self.setting = setting
 
     def __str__(self) -> str:
-        cells = [COLUMNS] + [
-            (
-                row["model"],
-                f"{row['weights']:,}" if row["weights"] is not None else "-",
-                f"{row['gflops']:.3g}" if row["gflops"] is not None else "-",
-                f"{row['milliseconds']:.4g}",
-                f"{row['p99']:.4g}",
-                f"{row['ratio']:.3g}",
-                f"{row['memory_mb']:.0f}" if row["memory_mb"] is not None else "-",
-            )
+        cells = [[head for head, _ in COLUMNS.values()]] + [
+            [form.format(row[key]) if row[key] is not None else "-" for key, (_, form) in COLUMNS.items()]
             for row in self
         ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -70,8 +81,13 @@ class Benchmark(list[dict[str, Any]]):
             "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
             for line in cells
         ]
-        how = "{device}, {precision}, batch {batch_size}, {threads} CPU threads, {rounds} rounds; memory: {memory}"
-        return "\n".join([*lines, how.format(**self.setting)])
+        how = "{device}, {threads} CPU threads, {rounds} rounds; memory: {memory}"
+        rates = [
+            f"{precision} {rate / 1000:.3g} TFLOP/s"
+            for precision, rate in self.setting["matrix_gflops_per_second"].items()
+        ]
+        product = f"product of two matrices of {self.setting['matrix']} rows: {', '.join(rates)}"
+        return "\n".join([*lines, how.format(**self.setting), product])
 
     def save(self, path: str | Path) -> None:
         """Write rows and setting as JSON, atomically."""
@@ -82,10 +98,10 @@ def benchmark(
     references: Sequence[str | Path | nn.Module],
     *,
     rounds: int = 5,
-    batch_size: int = 1,
+    batch_size: int | Sequence[int] = 1,
     threads: int | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str | Sequence[str] = "fp32",
     memory: bool = True,
     progress: bool = True,
 ) -> Benchmark:
@@ -93,7 +109,8 @@ def benchmark(
 
     A call is one clip batch, already on the device, to its maps; its time is divided by the maps that it makes
     (batch_size x N). Median and 99th percentile are taken over all timed calls (of few calls, p99 is the largest).
-    An .onnx file runs in ONNX Runtime on the CPU, and always in the precision that it was written in.
+    An .onnx file runs in ONNX Runtime on the CPU, and always in the precision that it was written in: it has one
+    row a batch size.
 
     Memory is the peak of PyTorch's allocator during a call on a GPU, weights included. On the CPU it is by how much
     the peak of resident memory grows when a fresh process loads the model and calls it once; the libraries are
@@ -102,11 +119,11 @@ def benchmark(
     Args:
         references: models, as `distill.models.load_model` takes them, or networks.
         rounds: interleaved rounds.
-        batch_size: clips in one call.
+        batch_size: clips in one call, or several such numbers.
         threads: CPU threads of PyTorch and of ONNX Runtime; PyTorch's present number when None.
         device: where networks run.
-        precision: one of `models.PRECISIONS`.
-        memory: measure it; costs a process a model on the CPU. Networks given as objects have none there.
+        precision: one of `models.PRECISIONS`, or several.
+        memory: measure it; costs a process a row on the CPU. Networks given as objects have none there.
         progress: show a bar.
 
     Raises:
@@ -114,48 +131,69 @@ def benchmark(
     """
     if not references:
         raise UserError("benchmark: name at least one model")
-    if rounds < 1 or batch_size < 1 or (threads is not None and threads < 1):
+    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size)
+    precisions = [precision] if isinstance(precision, str) else list(precision)
+    if rounds < 1 or min(sizes) < 1 or (threads is not None and threads < 1):
         raise UserError(f"rounds, batch_size and threads must be at least 1: {rounds}, {batch_size}, {threads}")
-    if precision not in models.PRECISIONS:
-        raise UserError(f"precision: expected one of {', '.join(models.PRECISIONS)}, got {precision!r}")
+    for each in precisions:
+        if each not in models.PRECISIONS:
+            raise UserError(f"precision: expected one of {', '.join(models.PRECISIONS)}, got {each!r}")
     where = models.resolve_device(device)
 
-    def measure(reference: str | Path | nn.Module, model: Any, call: Callable[[], float]) -> float | None:
-        if where.type == "cuda" and not isinstance(model, models.OnnxModel):
-            return _gpu_memory(model, call, where)
-        return None if isinstance(reference, nn.Module) else _cpu_memory(reference, batch_size, used, precision)
-
     with _threads(threads) as used:
-        loaded = [_load(reference, where, used) for reference in references]
-        calls = [_call(model, where, batch_size, precision) for model in loaded]
-        times = _time(calls, rounds, progress=progress)
+        cases = []
+        for reference in references:
+            model = _load(reference, where, used)
+            own = ["own"] if isinstance(model, models.OnnxModel) else precisions
+            cases += [(reference, model, size, each) for each in own for size in sizes]
+        calls = [_call(model, where, size, each) for _, model, size, each in cases]
+        times = _time([*calls, *(_matrix_call(where, each) for each in precisions)], rounds, progress=progress)
+        operations = 2e-9 * MATRIX[where.type] ** 3
+        rates = {
+            each: operations / float(np.median(seconds))
+            for each, seconds in zip(precisions, times[len(cases) :], strict=True)
+        }
         rows = []
-        for reference, model, call, seconds in zip(references, loaded, calls, times, strict=True):
-            maps = batch_size * len(model.target_frames)
-            each = np.array(seconds) * 1000 / maps
-            rows.append(
-                {
-                    **_describe(model),
-                    "milliseconds": float(np.median(each)),
-                    "p99": float(np.percentile(each, 99)),
-                    "maps_per_second": float(1000 / np.median(each)),
-                    "memory_mb": measure(reference, model, call) if memory else None,
-                    "calls": len(seconds),
-                }
-            )
+        for (reference, model, size, each), call, seconds in zip(cases, calls, times[: len(cases)], strict=True):
+            row = {
+                **_describe(model),
+                "batch_size": size,
+                "precision": each,
+                **_times_a_map(seconds, size * len(model.target_frames)),
+                "memory_mb": None,
+            }
+            if memory and where.type == "cuda" and not isinstance(model, models.OnnxModel):
+                row["memory_mb"] = _gpu_memory(model, call, where)
+            elif memory and not isinstance(reference, nn.Module):
+                row["memory_mb"] = _cpu_memory(reference, size, used, each)
+            known = row["gflops"] is not None
+            row["gflops_per_second"] = row["gflops"] * row["maps_per_second"] if known else None
+            row["share"] = row["gflops_per_second"] / rates[each] if known and each in rates else None
+            rows.append(row)
     for row in rows:
         row["ratio"] = row["milliseconds"] / rows[0]["milliseconds"]
     setting = {
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where} ({platform.machine()})",
-        "precision": precision,
-        "batch_size": batch_size,
         "threads": used,
         "rounds": rounds,
+        "matrix": MATRIX[where.type],
+        "matrix_gflops_per_second": rates,
         "memory": GPU_MEMORY if where.type == "cuda" else CPU_MEMORY,
         "torch": str(torch.__version__),
         "cpus": os.cpu_count(),
     }
     return Benchmark(rows, setting)
+
+
+def _times_a_map(seconds: Sequence[float], maps: int) -> dict[str, Any]:
+    """Return what a row says of the seconds of its calls, each of which made so many maps."""
+    each = np.array(seconds) * 1000 / maps
+    return {
+        "milliseconds": float(np.median(each)),
+        "p99": float(np.percentile(each, 99)),
+        "maps_per_second": float(1000 / np.median(each)),
+        "calls": len(seconds),
+    }
 
 
 def _load(reference: str | Path | nn.Module, device: torch.device, threads: int) -> Any:
@@ -177,7 +215,6 @@ def _call(model: Any, device: torch.device, batch_size: int, precision: str) -> 
         dtype=torch.uint8,
         generator=torch.Generator().manual_seed(0),
     )
-    dtype = models.PRECISIONS[precision]
     if onnx:
         values = clip.numpy()
 
@@ -189,12 +226,32 @@ def _call(model: Any, device: torch.device, batch_size: int, precision: str) -> 
         return run_onnx
 
     clip = clip.to(device)
+    dtype = models.PRECISIONS[precision]
 
     def run() -> float:
         with torch.inference_mode(), torch.autocast(device.type, dtype) if dtype else nullcontext():
             _wait(device)
             started = time.perf_counter()
             model(clip)
+            _wait(device)
+            return time.perf_counter() - started
+
+    return run
+
+
+def _matrix_call(device: torch.device, precision: str) -> Callable[[], float]:
+    """Return a function that multiplies two square matrices of normal numbers and returns its seconds."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (MATRIX[device.type], MATRIX[device.type])
+    a, b = (torch.randn(shape, device=device, generator=generator) for _ in range(2))
+    dtype = models.PRECISIONS[precision] or torch.float32
+    a, b = a.to(dtype), b.to(dtype)
+
+    def run() -> float:
+        with torch.inference_mode():
+            _wait(device)
+            started = time.perf_counter()
+            torch.mm(a, b)
             _wait(device)
             return time.perf_counter() - started
 

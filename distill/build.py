@@ -63,7 +63,9 @@ def build_model(config: RunConfig) -> nn.Module:
 def videos_of(source: SourceSection) -> list[Video]:
     """Return the videos that a source of the config names."""
     root = source.root or source.dataset  # generated videos have no folder
-    videos = find_videos(source.dataset, root, split=source.split, videos=source.videos, frames=source.frames)
+    videos = find_videos(
+        source.dataset, root, split=source.split, videos=source.videos, frames=source.frames, progress=True
+    )
     if source.share is None:
         return videos
     shared = share_of(videos, source.share, seed=source.share_seed)

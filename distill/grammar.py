@@ -33,6 +33,8 @@ exit codes
 start with:  saldistill demo        more on a verb:  saldistill VERB --help
 """
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the verb's name stands under `verb`."""
@@ -66,7 +68,7 @@ def add_demo(verbs: Any) -> None:
     verb = add_verb(
         verbs,
         "demo",
-        "the whole way on one real video, in about ten minutes",
+        "the whole way on one real video, in five to ten minutes",
         "Train a small teacher on a video with recorded gaze, store its maps, distil a student, score both beside "
         "a centre prior, export the student and run it. What is there already is reused. The result is "
         "OUT/report.html.",
@@ -277,9 +279,11 @@ def add_benchmark(verbs: Any) -> None:
         verbs,
         "benchmark",
         "measure weights, GFLOPs and milliseconds a map",
-        "Measure models side by side in one run, their rounds interleaved.",
+        "Measure models side by side in one run, their rounds interleaved: a row for each batch size and precision, "
+        "with its share of what the device reaches on the product of two matrices in the same run.",
         "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
         "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
+        "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
     )
     verb.add_argument("models", nargs="+", metavar="MODEL", help="what to measure (see: saldistill --help)")
     verb.add_argument(
@@ -287,11 +291,13 @@ def add_benchmark(verbs: Any) -> None:
     )
     verb.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: as PyTorch chooses)")
     verb.add_argument(
-        "--batch-size", type=count, default=1, metavar="N", help="clips at a time (default: %(default)s)"
+        "--batch-size", type=counts, default=[1], metavar="N,N", help="clips at a time, one or several (default: 1)"
+    )
+    verb.add_argument(
+        "--precision", type=precisions, default=["fp32"], metavar="P,P", help="fp32, bf16, fp16 (default: fp32)"
     )
     add_device(verb)
-    add_precision(verb)
-    add_output(verb, "FILE", "also write the measurements here, as JSON", required=False)
+    verb.add_argument("-o", "--json", dest="out", metavar="FILE", help="also write the measurements here, as JSON")
 
 
 def add_verb(verbs: Any, name: str, help_line: str, story: str, *examples: str) -> argparse.ArgumentParser:
@@ -342,7 +348,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add --precision."""
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="to compute in (default: %(default)s)"
+        "--precision", choices=PRECISIONS, default="fp32", help="to compute in (default: %(default)s)"
     )
 
 
@@ -370,6 +376,19 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
     return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """Read whole numbers of at least 1 with commas between them."""
+    return [count(part) for part in text.split(",")]
+
+
+def precisions(text: str) -> list[str]:
+    """Read precisions with commas between them."""
+    for part in text.split(","):
+        if part not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"expected {', '.join(PRECISIONS)} with commas between, got '{part}'")
+    return text.split(",")
 
 
 def names(text: str) -> list[str]:

@@ -46,7 +46,7 @@ def videos_of(
             f"{data}: DATA is a CONFIG.yaml or DATASET:ROOT, such as dhf1k:{data}; "
             f"the data sets are {', '.join(DATASETS)}"
         )
-    return find_videos(dataset, root, split=split, videos=videos, frames=frames)
+    return find_videos(dataset, root, split=split, videos=videos, frames=frames, progress=True)
 
 
 def stride_of(model: Any) -> int:

@@ -67,8 +67,8 @@ class Model(nn.Module):
     """THTD-Net.
 
     Args:
-        num_frames: T, a power of two from 4 on; the decoder has log2(T/2) temporal halvings.
-        size: (H, W) of clip and map, multiples of 16.
+        num_frames: T, a power of two from 8 on; the decoder has log2(T/2) temporal halvings.
+        size: (H, W) of clip and map, multiples of 16 from 32 on.
         width: channels of the encoder's first stage; each later stage has twice as many.
         depths: blocks of the four stages.
         heads: attention heads of the four stages.

@@ -107,14 +107,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     ) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path}: not readable as a file of tensors alone ({reason})") from error
-    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            raise ValueError(f"{path}: holds no tensors, neither at its top nor under {', '.join(WRAPPERS)}")
-        content = inner
+    while isinstance(content, dict) and (inner := [key for key in WRAPPERS if isinstance(content.get(key), dict)]):
+        content = content[inner[0]]
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path}: holds no tensors, neither at its top nor under {', '.join(WRAPPERS)}")
+    return tensors
 
 
 def _fill(module: nn.Module, path: str | Path, tensors: dict[str, Tensor]) -> int:

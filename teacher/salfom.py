@@ -1,6 +1,6 @@
 """SalFoM: the teacher, a video foundation model with a three-branch decoder; one map a clip, of its last frame.
 
-    clip (B, 3, T, H, W) -> encoder (UMT) -> TCFE, DFD, SFD -> fusion -> log-saliency (B, 1, H, W)
+    clip (B, 3, T, H, W) -> encoder (UMT, or Video Swin) -> TCFE, DFD, SFD -> fusion -> log-saliency (B, 1, H, W)
 
 Source: Moradi, Moradi, Rudoy, "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024,
 arXiv 2404.03097; the variants are those of its companion study of parameters and components.
@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from teacher.decoder import Decoder
 from teacher.umt import PATCH, Encoder
-from teacher.weights import load_weights
+from teacher.weights import load_weights, to_published
 
-__all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights"]
+__all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights", "to_published"]
 
 VIT_B: dict[str, Any] = {"width": 768, "heads": 12, "depth": 12}
 VIT_L: dict[str, Any] = {"width": 1024, "heads": 16, "depth": 24}
@@ -49,6 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "umt-l16-d6": {**VIT_L, "depth": 6},
     "umt-l16-d12": {**VIT_L, "depth": 12},
     "umt-l16-d18": {**VIT_L, "depth": 18},
+    # an encoder that is no video foundation model: Video Swin-B (teacher/swin.py says what was chosen, and why)
+    "swin-encoder": {"encoder": "swin", "heads": 32},
     # the same parts at a size that trains on two CPU cores
     "tiny": {
         "size": (112, 192),
@@ -70,9 +72,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tcfe_heads": 2,
         "drop_path": 0.0,
     },
+    "micro-swin": {
+        "encoder": "swin",
+        "size": (32, 48),
+        "width": 32,
+        "depth": 8,
+        "heads": 8,
+        "widths": (16, 16, 8, 8, 8, 8),
+        "tcfe_depth": 2,
+        "tcfe_heads": 2,
+        "drop_path": 0.0,
+    },
 }
 
 DEFAULT = "base"
+
+ENCODERS = ("umt", "swin")
 
 FRAMES = (8, 16)
 """Clip lengths for which the branches' temporal strides meet."""
@@ -84,9 +99,10 @@ class Model(nn.Module):
     Args:
         num_frames: T, 8 or 16.
         size: (H, W) of clip and map, multiples of 16.
-        width: channels of the encoder's tokens.
+        encoder: umt, the paper's, or swin (teacher/swin.py).
+        width: channels of the encoder's features.
         depth: blocks of the encoder.
-        heads: attention heads of the encoder.
+        heads: attention heads of the encoder; of a Swin's last stage.
         widths: channels of DFD's six convolutions, from which the decoder's other widths follow.
         tcfe_depth: blocks of a TCFE stage.
         tcfe_heads: attention heads of a TCFE stage.
@@ -116,6 +132,7 @@ class Model(nn.Module):
         *,
         num_frames: int = 16,
         size: tuple[int, int] = (224, 224),
+        encoder: str = "umt",
         width: int = 1024,
         depth: int = 24,
         heads: int = 16,
@@ -143,6 +160,8 @@ class Model(nn.Module):
             widths=min(widths),
             rates={"drop_path": drop_path, "encoder_drop_path": encoder_drop_path},
         )
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder '{encoder}': expected {' or '.join(ENCODERS)}")
         height, width_px = size
         self.num_frames = num_frames
         self.size = (height, width_px)
@@ -150,15 +169,15 @@ class Model(nn.Module):
         self.map_size = self.size
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1), persistent=False)
-        self.encoder = Encoder(
-            num_frames=num_frames,
-            size=self.size,
-            width=width,
-            depth=depth,
-            heads=heads,
-            drop_path=encoder_drop_path,
-        )
-        self.encoder_layers = ("encoder.patch_embed", *(f"encoder.blocks.{i}" for i in range(depth)))
+        shape: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "drop_path": encoder_drop_path}
+        if encoder == "swin":
+            from teacher.swin import Encoder as SwinEncoder  # here: of all variants, two need torchvision
+
+            self.encoder: nn.Module = SwinEncoder(num_frames=num_frames, **shape)
+            self.encoder_layers = tuple(f"encoder.{name}" for name in self.encoder.layers)
+        else:
+            self.encoder = Encoder(num_frames=num_frames, size=self.size, **shape)
+            self.encoder_layers = ("encoder.patch_embed", *(f"encoder.blocks.{i}" for i in range(depth)))
         self.decoder = Decoder(
             width=width,
             num_frames=num_frames,

@@ -2,6 +2,8 @@
 
     load_weights(model, "SalFoM_DHF1K.pth")                              the whole network
     load_weights(model, "l16_ptk710_ftk710_ftk400_f16_res224.pth")       the encoder; the decoder stays as it is
+    load_weights(model, "umt-l16-k400")                                  the same file, by its name (teacher/hub.py)
+    load_weights(model, "swin3d_b_1k-24f7c7c6.pth")                      the encoder of the variant swin-encoder
     to_published(model)                                                  a state dict under the authors' names
 
 Files are told apart by their keys. Pickles are read with `weights_only=True`, so nothing in them is executed.
@@ -12,7 +14,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from teacher.salfom import Model
 
-from teacher.umt import resize_positions
+from teacher.hub import find
+from teacher.umt import resize_positions, sincos_positions
 
 NAMES = (
     # ours -> the authors'; the first pattern that fits the beginning of a key renames it
@@ -45,18 +48,30 @@ NAMES = (
 UNUSED = re.compile(r"final_map\.|conv_t3_3\.|transformer_\d\.norm\.|encoder\.(?:fc_norm|head)\.")
 """Weights of the published file on which no output depends."""
 
+COMPUTED = "relative_position_index"
+"""End of the keys of indices that follow from a window's size; each model makes its own."""
+
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 """Under these keys other releases keep their state dict, sometimes one inside the other."""
 
 PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
 """What wrapping modules put before every key."""
 
+ORIGINAL_SWIN = (
+    # the original Video Swin -> torchvision, whose list of stages holds the patch mergings at its odd places
+    (r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1])}."),
+    (r"^layers\.(\d+)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
+    (r"\.mlp\.fc1\.", lambda match: ".mlp.0."),
+    (r"\.mlp\.fc2\.", lambda match: ".mlp.3."),
+)
 
-def load_weights(model: "Model", path: str | Path) -> str:
-    """Load a published file into SalFoM, whichever of the kinds it is.
+
+def load_weights(model: "Model", weights: str | Path) -> str:
+    """Load a published file, given by its path or by a name of `teacher.hub`, into SalFoM.
 
     - the authors' SalFoM state dict: everything is loaded; their unused weights are dropped;
     - a UMT checkpoint: the encoder is loaded, its first `depth` blocks; the head is dropped;
+    - Kinetics weights of Video Swin, torchvision's or the original's, for a Swin encoder; the head is dropped;
     - our own names (a state dict of this model): everything is loaded.
 
     Each may be flat or nested, with a prefix, and in any precision; it is cast to the model's. A stored position
@@ -66,14 +81,19 @@ def load_weights(model: "Model", path: str | Path) -> str:
         One line that says what was loaded, dropped and interpolated.
 
     Raises:
-        ValueError: if the file is missing, unreadable, of none of these kinds, or does not fit the model.
+        ValueError: if the file is missing, unreadable, of none of these kinds, or does not fit the model, or if a
+            name is unknown or cannot be fetched.
     """
+    path = find(weights)
     tensors = {_without_prefix(key): value for key, value in read_tensors(path).items()}
+    swin = {_torchvision_name(key): value for key, value in tensors.items()}
+    if "features.0.0.attn.qkv.weight" in swin:
+        return _load_swin(model, path, swin)
     if "conv_1.weight" in tensors or "transformer_1.patch_embed.proj.weight" in tensors:
         return _load_salfom(model, path, tensors)
     if "patch_embed.proj.weight" in tensors or "encoder.patch_embed.proj.weight" in tensors:
         return _load_umt(model, path, tensors)
-    if "encoder.patch_embed.weight" in tensors and "decoder.fusion.conv1.weight" in tensors:
+    if "decoder.fusion.conv1.weight" in tensors:
         return _load_own(model, path, tensors)
     raise ValueError(
         f"{path}: neither SalFoM nor UMT weights: none of its {len(tensors)} keys is conv_1.weight or "
@@ -95,8 +115,13 @@ def to_published(model: "Model") -> dict[str, Tensor]:
 
     The weights that nothing uses are zero; indices of relative positions are computed. The position table of
     8 frames is no part of it. Variants of which no file was published get their names by the same rule.
+
+    Raises:
+        ValueError: for a Swin encoder, for which the authors have no names.
     """
     own = model.state_dict()
+    if "encoder.position" not in own:
+        raise ValueError("the authors' names are those of a UMT encoder; there are none for a Swin encoder")
     position = own["encoder.position"]
     tensors = {published_name(key): value for key, value in own.items()}
     if not isinstance(model.encoder.position, nn.Parameter):
@@ -134,25 +159,21 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     ) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path}: not readable as a file of tensors alone ({reason})") from error
-    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            raise ValueError(f"{path}: holds no tensors, neither at its top nor under {', '.join(WRAPPERS)}")
-        content = inner
+    while isinstance(content, dict) and (inner := [key for key in WRAPPERS if isinstance(content.get(key), dict)]):
+        content = content[inner[0]]
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path}: holds no tensors, neither at its top nor under {', '.join(WRAPPERS)}")
+    return tensors
 
 
 def _load_salfom(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
     ours = {published_name(key): key for key in model.state_dict()}
     table = tensors.pop("encoder.pos_embed", None)
     dropped = [key for key in tensors if UNUSED.match(key)]
-    renamed = {
-        ours.get(key, key): value
-        for key, value in tensors.items()
-        if not UNUSED.match(key) and not key.endswith("relative_position_index")
-    }
+    renamed = {ours.get(key, key): value for key, value in tensors.items() if not UNUSED.match(key)}
     count = _fill(model, path, renamed, lambda key: key != "encoder.position")
     positions = _place_positions(model, path, table)
     return f"{path}: SalFoM weights, {count} tensors loaded{positions}{_say_dropped(dropped)}"
@@ -166,7 +187,7 @@ def _load_umt(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> s
     dropped = [key for key in tensors if key not in inside and f"encoder.{key}" not in inside]
     table = inside.pop("encoder.pos_embed", None)
     ours = {published_name(key): key for key in model.state_dict()}
-    depth = len(model.encoder.blocks)
+    depth = len(getattr(model.encoder, "blocks", ()))  # none in a Swin encoder, into which nothing of this fits
     renamed = {}
     for key, value in inside.items():
         block = re.match(r"encoder\.blocks\.(\d+)\.", key)
@@ -182,9 +203,35 @@ def _load_umt(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> s
     )
 
 
+def _load_swin(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
+    head = re.compile(r"(cls_)?head\.")
+    dropped = [key for key in tensors if head.match(key)]
+    inside = {f"encoder.swin.{key}": value for key, value in tensors.items() if not head.match(key)}
+    count = _fill(
+        model,
+        path,
+        inside,
+        lambda key: key.startswith("encoder.") and not key.startswith("encoder.lateral."),
+    )
+    return (
+        f"{path}: Video Swin weights, {count} tensors loaded into the encoder{_say_dropped(dropped)}; "
+        "its lateral and the decoder keep their initial weights"
+    )
+
+
+def _torchvision_name(key: str) -> str:
+    """Return torchvision's name of a key of the original Video Swin; another key is returned as it is."""
+    if re.match(r"layers\.\d+\.", key):
+        for pattern, replacement in ORIGINAL_SWIN:
+            key = re.sub(pattern, replacement, key)
+    return key
+
+
 def _load_own(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
     table = tensors.pop("encoder.position", None)
     count = _fill(model, path, tensors, lambda key: key != "encoder.position")
+    if "encoder.position" not in model.state_dict():
+        return f"{path}: SalFoM weights under our names, {count} tensors loaded"
     if table is not None and table.shape == model.state_dict()["encoder.position"].shape:
         _place_positions(model, path, table)
         return f"{path}: SalFoM weights under our names, {count + 1} tensors loaded"
@@ -194,7 +241,8 @@ def _load_own(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> s
 def _fill(model: "Model", path: str | Path, tensors: dict[str, Tensor], wanted: Callable[[str], bool]) -> int:
     """Put `tensors`, under our names, into the model: all keys that are wanted, and no others."""
     state = model.state_dict()
-    expected = {key: value for key, value in state.items() if wanted(key)}
+    expected = {key: value for key, value in state.items() if wanted(key) and not key.endswith(COMPUTED)}
+    tensors = {key: value for key, value in tensors.items() if not key.endswith(COMPUTED)}
     missing = [key for key in expected if key not in tensors]
     unknown = [key for key in tensors if key not in expected]
     misfits = [
@@ -220,12 +268,18 @@ def _place_positions(model: "Model", path: str | Path, table: Tensor | None) -> 
     position, target = model.state_dict()["encoder.position"], model.encoder.grid
     if table.ndim != 3 or table.shape[2] != position.shape[2]:
         raise ValueError(f"{path}: pos_embed {tuple(table.shape)}, expected (1, tokens, {position.shape[2]})")
-    source = target if table.shape == position.shape else _square_grid(path, table.shape[1])
+    own = table.shape == position.shape and (target[1] == target[2] or _is_table_of(target, table))
+    source = target if own else _square_grid(path, table.shape[1])
     with torch.no_grad():
         position.copy_(resize_positions(table.float(), source, target))
     if source == target:
         return ""
     return f"; positions interpolated from {_grid_text(source)} to {_grid_text(target)}"
+
+
+def _is_table_of(grid: Sequence[int], table: Tensor) -> bool:
+    """Tell whether a table was made for a grid; its length alone does not tell 14 x 14 from 7 x 28."""
+    return torch.allclose(table.float().cpu(), sincos_positions(grid, table.shape[2]), atol=1e-2)
 
 
 def _square_grid(path: str | Path, length: int) -> tuple[int, int, int]:

@@ -68,7 +68,8 @@ def collect(
     """
     chosen = [m for m in media if names is None or any(same_name(m[0], wanted) for wanted in names)]
     chosen.sort(key=lambda m: natural(m[0]))
-    for name, path in tqdm(chosen, desc=f"reading {scan.dataset}", unit="video", disable=not progress, leave=False):
+    bar = tqdm(chosen, f"reading {scan.dataset}", unit="video", disable=not progress, leave=False, delay=2)
+    for name, path in bar:
         try:
             num_frames, fps, size = open_size(path)
             truth = truth_of(name, size)
