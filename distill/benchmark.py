@@ -2,9 +2,9 @@
 
     saldistill benchmark MODEL [MODEL ...] [--batch-size 1,2,4] [--precision fp32,bf16]
 
-PyTorch networks and exported .onnx files stand in one table, a row for each batch size and precision. The rounds are
-interleaved (each round times every row once, and a product of two matrices), so that a machine that slows down slows
-down all of them.
+PyTorch networks and exported .onnx files stand in one table, a row for each batch size and precision. The rounds
+are interleaved (each round times every row once, and a product of two matrices), so that a machine that slows down
+slows down all of them.
 """
 
 import gc

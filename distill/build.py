@@ -165,7 +165,8 @@ def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Te
         for difference in differences:
             log.warning("%s: accepted although %s", section.store, difference)
         teacher = CachedTeacher(store, spec)
-        teacher.require(videos)
+        flip = config.data.flip and "flipped" in teacher.views
+        teacher.require(videos, ("plain", "flipped") if flip else ("plain",))
     check_alignment(teacher.offsets, spec.offsets)
     return teacher
 
@@ -181,7 +182,7 @@ def build_clips(config: RunConfig, spec: ClipSpec, teacher: Teacher | None) -> C
     lengths = [video.num_frames for source in sources for video in source.videos]
     if short := sum(length < span for length in lengths):
         log.info(
-            "%d of %d training videos are shorter than a clip of %d frames: padded on the left with their first frame",
+            "%d of %d training videos are shorter than a clip (%d frames); their first frame is repeated before it",
             short,
             len(lengths),
             span,

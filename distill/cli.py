@@ -39,11 +39,13 @@ def data_check(arguments: Arguments) -> None:
 
 
 def models(arguments: Arguments) -> None:
-    """List models, or convert a published weight file."""
-    from distill.jobs import convert_weights, describe_models
+    """List models, or carry weights between the authors' keys and ours."""
+    from distill.jobs import convert_weights, describe_models, publish_weights
 
     if arguments.convert:
         print(convert_weights(arguments.name, *arguments.convert))
+    elif arguments.to_published:
+        print(publish_weights(arguments.name, *arguments.to_published))
     else:
         for line in describe_models(arguments.name):
             print(line, flush=True)
@@ -226,6 +228,29 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; end quietly when nobody reads the output any more (`| head`)."""
+    try:
+        try:
+            return run_verb(argv)
+        finally:
+            sys.stdout.flush()  # here, where it can be answered, and not when the interpreter ends
+    except BrokenPipeError:
+        if not reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes nowhere
+        return 141  # what a shell reports of any program that a closed pipe ended: 128 + SIGPIPE
+
+
+def reader_has_gone() -> bool:
+    """Tell whether it was standard output that broke, and not some other pipe of the work."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def run_verb(argv: Sequence[str] | None) -> int:
     """Run the command and return its exit code; what is nobody's mistake but ours keeps its traceback."""
     arguments = build_parser().parse_args(argv)
     talk()

@@ -29,6 +29,7 @@ exit codes
   1  the run failed; the traceback tells where
   2  something in the input is wrong; one sentence tells what and how to mend it
   130  stopped by Ctrl-C; what was kept, and how to go on, is said before
+  141  nobody reads the output any more, as behind `| head`
 
 start with:  saldistill demo        more on a verb:  saldistill VERB --help
 """
@@ -99,17 +100,29 @@ def add_models(verbs: Any) -> None:
         verbs,
         "models",
         "list models and their variants with weights and cost",
-        "List what can be built, or the variants of one model; or read a published weight file and write it in "
-        "this project's format.",
+        "List what can be built, or the variants of one model; or read a published weight file, or one of those "
+        "that can be fetched by name, and write it in this project's format; or write weights under the keys of "
+        "the authors' code.",
         "saldistill models",
         "saldistill models teacher/salfom",
         "saldistill models teacher/salfom --convert SalFoM_DHF1K.pth salfom.safetensors",
+        "saldistill models teacher/salfom --to-published salfom.safetensors salfom_dhf1k.pth",
     )
     verb.add_argument(
         "name", nargs="?", metavar="NAME", help="one model, such as teacher/salfom or student/thtdnet:tiny"
     )
-    verb.add_argument(
-        "--convert", nargs=2, metavar=("IN", "OUT"), help="read IN into the model, write OUT.safetensors"
+    either = verb.add_mutually_exclusive_group()
+    either.add_argument(
+        "--convert",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="read IN, a file or a name such as umt-l16-k400, into the model, write OUT.safetensors",
+    )
+    either.add_argument(
+        "--to-published",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="read IN, a run folder or a weight file, write OUT.pth or OUT.safetensors under the authors' keys",
     )
 
 
@@ -279,8 +292,8 @@ def add_benchmark(verbs: Any) -> None:
         verbs,
         "benchmark",
         "measure weights, GFLOPs and milliseconds a map",
-        "Measure models side by side in one run, their rounds interleaved: a row for each batch size and precision, "
-        "with its share of what the device reaches on the product of two matrices in the same run.",
+        "Measure models side by side in one run, their rounds interleaved: a row for each batch size and "
+        "precision, with its share of what the device reaches on the product of two matrices in the same run.",
         "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
         "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
         "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
@@ -297,7 +310,9 @@ def add_benchmark(verbs: Any) -> None:
         "--precision", type=precisions, default=["fp32"], metavar="P,P", help="fp32, bf16, fp16 (default: fp32)"
     )
     add_device(verb)
-    verb.add_argument("-o", "--json", dest="out", metavar="FILE", help="also write the measurements here, as JSON")
+    verb.add_argument(
+        "-o", "--out", "--json", dest="out", metavar="FILE", help="also write the measurements here, as JSON"
+    )
 
 
 def add_verb(verbs: Any, name: str, help_line: str, story: str, *examples: str) -> argparse.ArgumentParser:

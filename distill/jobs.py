@@ -146,6 +146,37 @@ def describe_models(name: str | None = None) -> Iterator[str]:
         )
 
 
+def publish_weights(name: str | None, source: str, out: str) -> str:
+    """Write a model's weights under the keys of its authors' code; say what was read and written.
+
+    `source` is a run folder or a file of ours, which say themselves which variant they hold, or anything else that
+    the model `name` takes as weights.
+
+    Raises:
+        UserError: if no model is named, the source is of another or does not fit, `out` exists or ends in neither
+            .pth nor .safetensors, or the authors have no keys for the model.
+    """
+    if name is None:
+        raise UserError(
+            f"{source}: say which model it is of, such as "
+            "saldistill models teacher/salfom --to-published IN OUT.pth"
+        )
+    if Path(out).suffix not in (".pth", ".safetensors"):
+        raise UserError(f"{out}: expected a name that ends in .pth or .safetensors")
+    refuse_existing(out, "the weight file")
+    if Path(source).is_dir() or models.is_ours(source):
+        model: Any = models.load_model(source)
+        found, variant = model.identity["name"], model.identity["variant"]
+        if name not in (found, f"{found}:{variant}"):
+            raise UserError(f"{source}: holds {found}:{variant}, not {name}")
+        told = f"{source}: all weights of {found}:{variant} loaded"
+    else:
+        model = models.create_model(name, weights=source)
+        told = model.loaded
+    models.save_published(model, out)
+    return f"{told}; written to {out} under the authors' keys"
+
+
 def convert_weights(name: str | None, source: str, out: str) -> str:
     """Read a published weight file into a model and write it in this project's format; say what was loaded.
 

@@ -73,7 +73,8 @@ def create_model(
     Args:
         name: a model, such as `teacher/salfom`, or with its variant, `teacher/salfom:tiny`.
         variant: name of a variant; the model's default when neither is given.
-        weights: a file of ours, or a published one that the model's `load_weights` reads.
+        weights: a file of ours, or a published one that the model's `load_weights` reads, by its path or a name
+            that the model knows.
         **arguments: keyword arguments of the model's `Model`, which go before the variant's.
 
     Returns:
@@ -99,7 +100,7 @@ def create_model(
     model.identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
     model.reference = f"{name}:{variant}"
     if weights is not None:
-        if _is_ours(Path(weights)):
+        if is_ours(weights):
             load_weights_into(model, weights)
             model.loaded = f"{weights}: all weights loaded"
         else:
@@ -108,6 +109,27 @@ def create_model(
             except ValueError as error:
                 raise UserError(f"{name}:{variant}: {error}") from error
     return model
+
+
+def save_published(model: nn.Module, path: str | Path) -> None:
+    """Write a model's weights under its authors' keys, atomically: as .safetensors by the suffix, else as a pickle.
+
+    Raises:
+        UserError: if the authors have no keys for this model.
+    """
+    identity: Any = model.identity
+    module = _module(identity["name"])
+    if not hasattr(module, "to_published"):
+        raise UserError(f"{_identity_text(identity)}: nobody published keys for this model; use --convert")
+    try:
+        tensors = {key: value.contiguous() for key, value in module.to_published(model).items()}
+    except ValueError as error:
+        raise UserError(f"{_identity_text(identity)}: {error}") from error
+    with atomic_path(path) as temporary:
+        if temporary.suffix == ".safetensors":
+            safetensors.torch.save_file(tensors, temporary, {"format": "pt"})
+        else:
+            torch.save(tensors, temporary)
 
 
 def save_model(model: nn.Module, path: str | Path, *, notes: dict | None = None) -> None:
@@ -143,6 +165,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
             "give it as the weights of a model instead, such as weights=FILE of teacher/salfom"
         )
     return json.loads(metadata[HEADER])
+
+
+def is_ours(path: str | Path) -> bool:
+    """Tell whether a file is one that `save_model` wrote."""
+    with contextlib.suppress(UserError):
+        return Path(path).suffix == ".safetensors" and bool(read_header(path))
+    return False
 
 
 def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
@@ -325,12 +354,6 @@ def _suggest(wrong: str, names: Iterable[str]) -> str:
     names = list(names)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
     return (f"; did you mean '{near[0]}'?" if near else ";") + f" There are {', '.join(names)}"
-
-
-def _is_ours(path: Path) -> bool:
-    with contextlib.suppress(UserError):
-        return path.suffix == ".safetensors" and bool(read_header(path))
-    return False
 
 
 def _load_file(path: Path) -> nn.Module:

@@ -17,7 +17,7 @@ from distill.errors import UserError
 from distill.files import refuse_existing
 from distill.models import read_header, save_model
 
-FREE_TO_CHANGE = ("out", "resume", "device", "data.workers", "training.checkpoint_every")
+FREE_TO_CHANGE = ("out", "resume", "device", "data.workers", "training.checkpoint_every", "training.recompute")
 """Keys that may differ between a run and its resumption, since no weight depends on them."""
 
 

@@ -79,10 +79,10 @@ def density_from_points(
 ) -> np.ndarray:
     """Build the fixation density of one frame, by DHF1K's recipe unless told otherwise, at any map size.
 
-    Every point adds one Gaussian (repeated points add up) whose standard deviation is 12.74 px at a frame width
-    of 640 px and scales with the width, or `sigma`; what falls over the frame's border is mirrored back into it, as in the
-    data set's maps. A Gaussian on a grid is an outer product, so the map of K points is one (h x K) by (K x w)
-    product: exact, and at `map_size` from the start.
+    Every point adds one Gaussian (repeated points add up) whose standard deviation is `sigma`, or 12.74 px at a
+    frame width of 640 px and in proportion to the width. What falls over the frame's border is mirrored back into
+    it, as in the data set's maps. A Gaussian on a grid is an outer product, so the map of K points is one (h x K)
+    by (K x w) product: exact, and at `map_size` from the start.
 
     Args:
         points: (K, 2) rows of (row, column) in pixels of the frame.

@@ -9,6 +9,7 @@ A teacher is no module of anything: no optimiser sees its weights, and no checkp
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,8 +140,12 @@ class CachedTeacher:
         maps: Tensor = batch["teacher_map"]
         return maps
 
-    def require(self, videos: Sequence[Video]) -> None:
+    def require(self, videos: Sequence[Video], views: Sequence[str] = ("plain",)) -> None:
         """Refuse, before a run starts, a store that lacks a map that the run could ask for.
+
+        Args:
+            videos: what is trained on.
+            views: "plain", and "flipped" when clips are mirrored.
 
         Raises:
             UserError: naming the first map that is missing, and how many are.
@@ -148,10 +153,11 @@ class CachedTeacher:
         complete = self.store.complete
         missing: list[str] = []
         for video in videos:
-            for frame in sorted({frame for end in video.frames for frame in self.spec.targets(end)}):
-                planned = self.store.plan.locate(video.name, frame, "plain") is not None
-                if not planned or not (complete or self.store.has(video.name, frame)):
-                    missing.append(f"{video.name}, frame {frame + 1}")
+            frames = sorted({frame for end in video.frames for frame in self.spec.targets(end)})
+            for view, frame in product(views, frames):
+                planned = self.store.plan.locate(video.name, frame, view) is not None
+                if not planned or not (complete or self.store.has(video.name, frame, view)):
+                    missing.append(f"{video.name}, frame {frame + 1}{'' if view == 'plain' else f' ({view})'}")
         if missing:
             raise UserError(
                 f"{self.store.path}: {len(missing)} maps that this run needs are not in the store, {missing[0]} "

@@ -22,6 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,8 @@ def open_video(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
     """Open a video file or a folder of images (in numeric order) with what is installed.
 
     Returns:
-        Frames a second (30 for a folder), and the frames one by one: (height, width, 3) uint8 RGB.
+        Frames a second (30 for a folder), and the frames one by one: (height, width, 3) uint8 RGB, upright. After
+        the last frame of a video that is cut off, they raise a ValueError (with OpenCV they just end).
 
     Raises:
         ValueError: nothing there, no image in the folder, no video in the file, or neither PyAV nor OpenCV.
@@ -248,17 +250,34 @@ def _open_av(path: Path) -> tuple[float, Iterator[np.ndarray]]:
         raise ValueError(f"{path}: cannot be opened as a video ({error.strerror})") from error
     if not container.streams.video:
         raise ValueError(f"{path}: there is no picture in it; expected a video or a folder of images")
-    container.streams.video[0].thread_type = "AUTO"
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
 
     def frames() -> Iterator[np.ndarray]:
+        there = 0
         with container:
             try:
-                for frame in container.decode(video=0):
-                    yield frame.to_ndarray(format="rgb24")
+                for packet in container.demux(stream):
+                    there += packet.is_discard  # what an editor cut away is in the file, but not shown
+                    for frame in packet.decode():
+                        # an AVI counts places, and a place may only repeat the frame before it
+                        there = max(there, frame.pts or 0) + 1 if container.format.name == "avi" else there + 1
+                        degrees = getattr(frame, "rotation", 0)  # counter-clockwise; an old PyAV does not say
+                        turns = degrees // 90 if degrees % 90 == 0 else 0
+                        yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
             except av.FFmpegError as error:
                 raise ValueError(f"{path}: cannot be decoded any further ({error.strerror})") from error
+        _refuse_cut(path, stream.frames, there)
 
-    return float(container.streams.video[0].average_rate or 30), frames()
+    return float(stream.average_rate or 30), frames()
+
+
+def _refuse_cut(path: Path, promised: int, there: int) -> None:
+    """Compare the frames with the header's number, 0 where it gives none; it is often off by one or two."""
+    if promised - there > max(2, 0.01 * promised):
+        raise ValueError(
+            f"{path}: the video is cut off or damaged: it should have {promised} frames and {there} can be decoded"
+        )
 
 
 def _open_cv2(path: Path) -> tuple[float, Iterator[np.ndarray]]:
@@ -312,13 +331,18 @@ class Writer:
         self._size, self._even = size, (height, width)
         self._av, self._cv2 = _optional("av"), _optional("cv2")
         if self._av:
-            self._container = self._av.open(str(path), "w")
+            try:
+                self._container = self._av.open(str(path), "w")
+            except ValueError as error:  # its name ends in what is no video
+                raise ValueError(f"{path}: cannot be written as a video; choose a name ending in .mp4") from error
             codec = next(c for c in ("libx264", "h264", "mpeg4") if c in self._av.codecs_available)
             self._stream = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
             self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
         else:
             code = self._cv2.VideoWriter.fourcc(*"mp4v")
             self._video = self._cv2.VideoWriter(str(path), code, fps, (width, height))
+            if not self._video.isOpened():
+                raise ValueError(f"{path}: cannot be written as a video")
 
     def write(self, frame: np.ndarray) -> None:
         """Append one frame, (height, width, 3) uint8 RGB."""
@@ -409,25 +433,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.out and chosen.out.exists():
             raise ValueError(f"{chosen.out}: exists already; choose another name or remove it")
+        if chosen.out and not chosen.out.parent.is_dir():
+            raise ValueError(
+                f"{chosen.out}: there is no folder {chosen.out.parent}; make it or choose another place"
+            )
         stream = Stream(EdgeModel(chosen.model, chosen.threads), chosen.stride)
         fps, video = open_video(chosen.video)
+        with ExitStack() as at_the_end:
 
-        def show(frame: np.ndarray, saliency: np.ndarray) -> None:
-            if not writers:
-                writers.append(Writer(chosen.out, (frame.shape[0], frame.shape[1]), fps))
-            writers[0].write(overlay(frame, saliency))
+            def show(frame: np.ndarray, saliency: np.ndarray) -> None:
+                if not writers:
+                    writers.append(Writer(chosen.out, (frame.shape[0], frame.shape[1]), fps))
+                    at_the_end.callback(writers[0].close)
+                writers[0].write(overlay(frame, saliency))
 
-        started = time.perf_counter()
-        run(stream, video, show if chosen.out else None, seconds)
+            started = time.perf_counter()
+            run(stream, video, show if chosen.out else None, seconds)
+    except OSError as error:
+        print(f"edge.py: {error.filename or chosen.out}: {error.strerror or error}", file=sys.stderr)
+        code = 2
     except ValueError as error:
         print(f"edge.py: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("edge.py: stopped", file=sys.stderr)
         code = 130
-    finally:
-        for writer in writers:
-            writer.close()
     if seconds:
         print(report(seconds, time.perf_counter() - started))
     if writers:

@@ -54,7 +54,7 @@ def find(weights: str | Path) -> Path:
     """Return the file that a name or a path of weights stands for; a file of that name goes before the name.
 
     Raises:
-        ValueError: for a name that is unknown, must be fetched by hand, or cannot be fetched now; it says what to do.
+        ValueError: for a name that is unknown, must be fetched by hand, or cannot be fetched now.
     """
     name, path = str(weights), Path(weights)
     if path.exists():
@@ -64,8 +64,8 @@ def find(weights: str | Path) -> Path:
     if name in BY_HAND:
         file = BY_HAND[name]
         raise ValueError(
-            f"{name}: the authors of SalFoM host this file themselves, as {file} in their repository, and it cannot "
-            f"be fetched by name; download it to any place and give its path, such as weights: weights/{file}"
+            f"{name}: the authors of SalFoM host this file themselves, as {file} of their repository, and it "
+            f"cannot be fetched by name; download it to any place and give its path, such as weights/{file}"
         )
     if path.suffix or len(path.parts) > 1:
         return path  # meant as a file; whoever reads it says that it is missing
@@ -83,10 +83,13 @@ def fetch(name: str) -> Path:
     """
     from huggingface_hub import hf_hub_download  # here: it takes long to import, and few runs need it
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging as hub_logging
 
     file = UMT[name]
     inside = f"{FOLDER}/{file}"
     by_hand = f"give the path of {file} as weights"
+    loudness = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # it tries several times, and says so each time
     try:
         try:
             path = Path(hf_hub_download(REPOSITORY, inside, local_files_only=True))
@@ -103,6 +106,8 @@ def fetch(name: str) -> Path:
         raise ValueError(
             f"{name}: the Hugging Face hub does not give {inside} of {REPOSITORY} ({reason}); {by_hand}"
         ) from error
+    finally:
+        hub_logging.set_verbosity(loudness)
     _check(name, path)
     return path
 

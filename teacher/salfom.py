@@ -173,7 +173,7 @@ class Model(nn.Module):
         if encoder == "swin":
             from teacher.swin import Encoder as SwinEncoder  # here: of all variants, two need torchvision
 
-            self.encoder: nn.Module = SwinEncoder(num_frames=num_frames, **shape)
+            self.encoder: Any = SwinEncoder(num_frames=num_frames, **shape)
             self.encoder_layers = tuple(f"encoder.{name}" for name in self.encoder.layers)
         else:
             self.encoder = Encoder(num_frames=num_frames, size=self.size, **shape)

@@ -269,7 +269,13 @@ def _place_positions(model: "Model", path: str | Path, table: Tensor | None) -> 
     if table.ndim != 3 or table.shape[2] != position.shape[2]:
         raise ValueError(f"{path}: pos_embed {tuple(table.shape)}, expected (1, tokens, {position.shape[2]})")
     own = table.shape == position.shape and (target[1] == target[2] or _is_table_of(target, table))
-    source = target if own else _square_grid(path, table.shape[1])
+    source = target if own else _square_grid(table.shape[1])
+    if source is None and _is_any_table(table):  # a model of ours wrote it, whose frames are not square
+        return "; positions made for this grid"
+    if source is None:
+        raise ValueError(
+            f"{path}: pos_embed of {table.shape[1]} tokens is no grid of 8, 16, 32, 4 or 1 square frames"
+        )
     with torch.no_grad():
         position.copy_(resize_positions(table.float(), source, target))
     if source == target:
@@ -282,13 +288,23 @@ def _is_table_of(grid: Sequence[int], table: Tensor) -> bool:
     return torch.allclose(table.float().cpu(), sincos_positions(grid, table.shape[2]), atol=1e-2)
 
 
-def _square_grid(path: str | Path, length: int) -> tuple[int, int, int]:
+def _is_any_table(table: Tensor) -> bool:
+    """Tell whether a table was made for some grid of 8 or 16 frames."""
+    return any(
+        _is_table_of((frames, h, table.shape[1] // frames // h), table)
+        for frames in (8, 16)
+        for h in range(1, table.shape[1] // frames + 1)
+        if table.shape[1] % (frames * h) == 0
+    )
+
+
+def _square_grid(length: int) -> tuple[int, int, int] | None:
     """Return (frames, side, side) of a published table by its number of tokens; its frames are square."""
     for frames in (8, 16, 32, 4, 1):
         side = round((length / frames) ** 0.5)
         if frames * side * side == length:
             return frames, side, side
-    raise ValueError(f"{path}: pos_embed of {length} tokens is no grid of 8, 16, 32, 4 or 1 square frames")
+    return None
 
 
 def _unused_shapes(model: "Model") -> dict[str, tuple[int, ...]]:

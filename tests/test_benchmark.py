@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill import benchmark as module
 from distill.benchmark import Benchmark, benchmark
+from distill.cli import main
 from distill.errors import UserError
 from distill.export import export
 from distill.models import count_weights, create_model, gflops_per_map
@@ -46,6 +47,11 @@ class Small(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         return nn.functional.logsigmoid(self.mix(clip[:, :, -1].float() / 255))
+
+
+@pytest.fixture(autouse=True)
+def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MATRIX", {"cpu": 256})
 
 
 def test_times_are_a_map_s_and_ratios_are_against_the_first() -> None:
@@ -97,7 +103,9 @@ def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pyte
     lines = str(rows).splitlines()
     assert lines[0].split()[:2] == ["model", "weights"]
     assert [line.split()[0] for line in lines[1:4]] == ["teacher/salfom:micro", "Small", "s.onnx"]
-    assert "fp32, batch 1" in lines[4]
+    assert "2 rounds" in lines[4]
+    assert "product of two matrices of 256 rows: fp32" in lines[5]
+    assert [(row["precision"], row["batch_size"]) for row in rows] == [("fp32", 1), ("fp32", 1), ("own", 1)]
     rows.save(tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text()) == {"setting": rows.setting, "rows": list(rows)}
 
@@ -116,10 +124,78 @@ def test_unknown_numbers_show_as_a_dash() -> None:
         "milliseconds": 1.0,
         "p99": 2.0,
         "ratio": 1.0,
+        "batch_size": 4,
+        "precision": "own",
+        "share": None,
         "memory_mb": None,
     }
-    setting = {"device": "d", "precision": "p", "batch_size": 1, "threads": 1, "rounds": 1, "memory": "none"}
-    assert str(Benchmark([row], setting)).splitlines()[1].split() == ["m", "-", "-", "1", "2", "1", "-"]
+    setting = {"device": "d", "threads": 1, "rounds": 1, "memory": "none", "matrix": 8}
+    setting["matrix_gflops_per_second"] = {"fp32": 1500.0}
+    lines = str(Benchmark([row], setting)).splitlines()
+    assert lines[1].split() == ["m", "-", "-", "4", "own", "1", "2", "1", "-", "-"]
+    assert lines[-1] == "product of two matrices of 8 rows: fp32 1.5 TFLOP/s"
+
+
+def test_a_row_for_each_batch_size_and_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    rows = benchmark(
+        ["teacher/salfom:micro"],
+        rounds=2,
+        batch_size=[1, 3],
+        precision=["fp32", "bf16"],
+        device="cpu",
+        memory=False,
+        progress=False,
+    )
+    assert [(row["precision"], row["batch_size"]) for row in rows] == [
+        ("fp32", 1),
+        ("fp32", 3),
+        ("bf16", 1),
+        ("bf16", 3),
+    ]
+    rates = rows.setting["matrix_gflops_per_second"]
+    assert list(rates) == ["fp32", "bf16"]
+    for row in rows:
+        reached = row["gflops"] / (row["milliseconds"] / 1000)  # GFLOPs a second
+        assert row["gflops_per_second"] == pytest.approx(reached)
+        assert row["share"] == pytest.approx(reached / rates[row["precision"]])
+    assert rows[0]["ratio"] == 1
+
+
+def test_the_rate_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    products: list[tuple[torch.dtype, tuple[int, ...]]] = []
+
+    def slow(a: Tensor, b: Tensor) -> Tensor:
+        products.append((a.dtype, tuple(a.shape)))
+        assert b.shape == a.shape
+        time.sleep(0.02)
+        return a
+
+    monkeypatch.setattr(torch, "mm", slow)
+    setting = {"rounds": 2, "device": "cpu", "memory": False, "progress": False}
+    rows = benchmark([Sleeper("a", 0.001, [])], precision=["fp32", "fp16"], **setting)
+    assert set(products) == {(torch.float32, (256, 256)), (torch.float16, (256, 256))}
+    expected = 2 * 256**3 / 0.02 / 1e9
+    assert all(0.7 * expected < rate <= expected for rate in rows.setting["matrix_gflops_per_second"].values())
+    assert rows[0]["share"] is None  # nobody knows this network's operations
+
+
+def test_the_command_reads_lists_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_cpu_memory", lambda *case: len(case))  # each costs a process
+    out = tmp_path / "m.json"
+    words = ["benchmark", "student/thtdnet:micro", "--device", "cpu", "--rounds", "1", "--threads", "1"]
+    assert main([*words, "--batch-size", "1,2", "--precision", "fp32,bf16", "--json", str(out)]) == 0
+    saved = json.loads(out.read_text())
+    assert [(row["precision"], row["batch_size"]) for row in saved["rows"]] == [
+        (precision, size) for precision in ("fp32", "bf16") for size in (1, 2)
+    ]
+    assert all(row["memory_mb"] == 4 for row in saved["rows"])
+    assert saved["setting"]["threads"] == 1
+    for wrong in (["--batch-size", "1,none"], ["--precision", "fp32,int8"]):
+        with pytest.raises(SystemExit):
+            main([*words, *wrong])
 
 
 @pytest.mark.parametrize(
@@ -128,6 +204,8 @@ def test_unknown_numbers_show_as_a_dash() -> None:
         ({"references": []}, "name at least one model"),
         ({"references": ["student/nothing"]}, "student/nothing"),
         ({"references": ["nowhere.onnx"]}, "nowhere.onnx"),
+        ({"batch_size": [2, 0]}, "rounds, batch_size and threads must be at least 1"),
+        ({"precision": ["fp32", "int8"]}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
         ({"rounds": 0}, "rounds, batch_size and threads must be at least 1"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16"),
         ({"device": "cuda:99"}, "cuda:99"),

@@ -276,6 +276,27 @@ def test_imports_that_cannot_work_say_why(tmp_path, make, message):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_repaired_folder_is_imported_by_the_same_call(tmp_path):
+    folder = tmp_path / "maps" / "v"
+    folder.mkdir(parents=True)
+    for frame in range(12):
+        Image.new("L", (8, 6), 20 * frame).save(folder / f"{frame + 1:04d}.png")
+    whole = (folder / "0011.png").read_bytes()
+    (folder / "0011.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"0011\.png: not a picture"):
+        cache.import_maps(tmp_path / "maps", tmp_path / "store", batch_size=4, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
+    (folder / "0011.png").write_bytes(whole)
+    store = cache.import_maps(tmp_path / "maps", tmp_path / "store", batch_size=4, progress=False)
+    assert store.path == tmp_path / "store"
+    assert store.complete
+    assert store.read("v", 10).shape == (6, 8)
+    with pytest.raises(UserError, match="a store exists already"):
+        cache.import_maps(tmp_path / "maps", tmp_path / "store", progress=False)
+    (tmp_path / "empty").mkdir()
+    assert cache.import_maps(tmp_path / "maps", tmp_path / "empty", progress=False).complete
+
+
 def test_an_unfinished_store_is_not_exported(tmp_path, videos):
     model = TinyTeacher()
     model.interrupt_at = 3

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from distill import cli
 from distill.errors import RunError, UserError
 from distill.grammar import build_parser
+from distill.models import create_model, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "tests" / "data" / "dhf1k"
@@ -217,6 +221,11 @@ def mistakes() -> list[tuple[list[str], str]]:
         (["models", "teacher/nobody"], "teacher/salfom"),
         (["models", "--convert", "in.pth", "out.safetensors"], "teacher/salfom"),
         (["models", "teacher/salfom", "--convert", "in.pth", "out.txt"], "out.txt"),
+        (["models", "teacher/salfom:micro", "--convert", "umt-l16-k40", "out.safetensors"], "umt-l16-k400"),
+        (["models", "teacher/salfom:micro", "--convert", "salfom-dhf1k", "out.safetensors"], "SalFoM_DHF1K.pth"),
+        (["models", "--to-published", "in.safetensors", "out.pth"], "teacher/salfom"),
+        (["models", "teacher/salfom", "--to-published", "in.safetensors", "out.txt"], ".pth or .safetensors"),
+        (["models", "teacher/salfom:micro", "--to-published", "in.pth", "out.pth"], "in.pth: no such weight file"),
         (["evaluate", "centre-prior", "missing"], "DATASET:ROOT"),
         (["evaluate", "centre-prior", "nosuch:missing"], "nosuch"),
         (["evaluate", "centre-prior", "dhf1k:missing"], "missing"),
@@ -257,6 +266,64 @@ def test_models_lists_variants_with_their_cost(run: Run) -> None:
     assert rows[0].startswith("student/thtdnet:base")
     code, out, _ = run("models", "student/thtdnet:micro")
     assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_models_carries_weights_to_the_authors_keys_and_back(run: Run, tmp_path: Path, suffix: str) -> None:
+    model = create_model("teacher/salfom:micro", size=[48, 64])
+    save_model(model, tmp_path / "best.safetensors")
+    code, out, err = run("models", "teacher/salfom", "--to-published", "best.safetensors", f"published{suffix}")
+    assert (code, err) == (0, "")
+    assert f"written to published{suffix} under the authors' keys" in out
+    read = load_file if suffix == ".safetensors" else torch.load
+    published = read(f"published{suffix}")
+    assert torch.equal(published["conv_7.weight"], model.decoder.fusion.conv1.weight)
+    assert "encoder.head.weight" in published
+    code, _, err = run("models", "teacher/salfom:micro", "--convert", f"published{suffix}", "back.safetensors")
+    assert (code, err) == (0, "")
+    assert load_file("back.safetensors").keys() == model.state_dict().keys()
+    assert all(
+        torch.equal(value, model.state_dict()[key])
+        for key, value in load_file("back.safetensors").items()
+        if key != "encoder.position"  # the converted model is of the variant's own size
+    )
+    assert run("models", "teacher/salfom", "--to-published", ".", f"again{suffix}")[0] == 0  # a run folder
+    again = read(f"again{suffix}")
+    assert again.keys() == published.keys()
+    assert all(torch.equal(again[key], value) for key, value in published.items())
+    code, _, err = run("models", "teacher/salfom:micro", "--to-published", "back.safetensors", f"published{suffix}")
+    assert code == 2
+    assert "exists already" in err
+
+
+def test_models_without_authors_keys(run: Run, tmp_path: Path) -> None:
+    for name in ("student/thtdnet:micro", "teacher/salfom:micro-swin"):
+        save_model(create_model(name), tmp_path / "model.safetensors")
+        code, out, err = run("models", name, "--to-published", "model.safetensors", "out.pth")
+        assert (code, out) == (2, "")
+        assert one_sentence(err)
+        assert name in err
+        assert not Path("out.pth").exists()
+    code, _, err = run("models", "teacher/salfom:micro", "--to-published", "model.safetensors", "out.pth")
+    assert code == 2
+    assert "holds teacher/salfom:micro-swin, not teacher/salfom:micro" in err
+
+
+@pytest.mark.parametrize("words", ["models student/thtdnet", "--help"])
+def test_a_reader_who_leaves_ends_it_quietly(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as behind `| head` once it has what it wants
+    command = [sys.executable, "-m", "distill.cli", *words.split()]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 141 or words == "--help"  # argparse itself may forgive a closed pipe
+
+
+def test_another_broken_pipe_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, BrokenPipeError(errno.EPIPE, "a worker's pipe"))
+    with pytest.raises(BrokenPipeError, match="a worker's pipe"):
+        run("models")
 
 
 def test_predict_evaluate_and_export_in_a_row(run: Run, frames: Path, tmp_path: Path) -> None:

@@ -310,7 +310,9 @@ def test_wrong_root(four, tmp_path):
 
 
 def test_unknown_data_set_and_split(sample):
-    with pytest.raises(UserError, match="'dhf2k'; there are dhf1k, hollywood2, ucf_sports, ntire, folder, synthetic"):
+    with pytest.raises(
+        UserError, match="'dhf2k'; there are dhf1k, hollywood2, ucf_sports, ntire, folder, synthetic"
+    ):
         find_videos("dhf2k", sample)
     for dataset in DATASETS:
         root = sample / "video" if dataset == "folder" else sample

@@ -1,6 +1,7 @@
 """Hollywood-2 and UCF-Sports: shots that start anywhere, are of any length, and have maps, pictures or mats."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from distill import saliency
+from distill.build import build_clips, share_of, videos_of
+from distill.config import RunConfig, TrainSource
 from distill.data import find_videos
 from distill.data.check import check
 from distill.data.clips import ClipSpec, Window, read_clip, read_truth
@@ -141,3 +144,66 @@ def test_the_layout_is_said(hollywood, caplog):
     caplog.set_level(logging.INFO, logger="distill")
     find_videos("hollywood2", hollywood, split="train")
     assert "frames in training|testing/SHOT/images/; 4 videos, 4 with ground truth" in caplog.text
+
+
+# ---------------------------------------------------------------- shares, and clips longer than a shot
+
+
+def shots(count):
+    """Videos of `count` recordings; recording number n was cut into n % 3 + 1 shots."""
+    video = find_videos("synthetic", "")[0]
+    return [
+        replace(video, name=f"film{n:03d}_{shot}", recording=f"film{n:03d}")
+        for n in range(count)
+        for shot in range(n % 3 + 1)
+    ]
+
+
+def test_shares_that_meet_part_recordings_and_leave_none_out():
+    videos = shots(60)
+    train, held_out = (share_of(videos, share, seed=0) for share in ((0, 0.9), (0.9, 1)))
+    films, other_films = ({video.recording for video in part} for part in (train, held_out))
+    assert (len(films), len(other_films)) == (54, 6)
+    assert not films & other_films
+    assert sorted(video.name for video in train + held_out) == [video.name for video in videos]
+    assert [video.name for video in train] == sorted(video.name for video in train)  # the order stays
+    assert share_of(videos, (0, 1), seed=0) == videos
+
+
+def test_a_share_depends_on_its_seed_and_on_nothing_else():
+    videos = shots(60)
+    held_out = share_of(videos, (0.9, 1), seed=0)
+    assert share_of(videos[::-1], (0.9, 1), seed=0) == held_out[::-1]
+    assert share_of(videos, (0.9, 1), seed=1) != held_out
+    fewer = [video for video in videos if video.recording != "film030"]  # a video that is missing on some disk
+    films, again = ({video.recording for video in share_of(each, (0.9, 1), seed=0)} for each in (videos, fewer))
+    assert len((films - {"film030"}) ^ again) <= 1
+
+
+def test_a_share_is_taken_of_what_a_source_selects(hollywood):
+    source = {"dataset": "hollywood2", "root": str(hollywood), "split": "train"}
+    train, held_out = (videos_of(TrainSource(**source, share=share)) for share in ((0, 0.5), (0.5, 1)))
+    assert sorted(len(part) for part in (train, held_out)) == [1, 3]
+    with pytest.raises(UserError, match=r"a share of \[0\.9, 0\.95\] of 4 videos is none of them"):
+        videos_of(TrainSource(**source, share=(0.9, 0.95)))
+
+
+def test_shots_shorter_than_a_clip_are_counted(hollywood, caplog, tmp_path):
+    caplog.set_level(logging.INFO, logger="distill")
+    config = RunConfig.model_validate(
+        {
+            "out": str(tmp_path),
+            "model": {"name": "teacher/salfom", "variant": "micro"},
+            "data": {"train": [{"dataset": "hollywood2", "root": str(hollywood), "split": "train"}]},
+            "losses": [{"name": "cc"}],
+            "training": {"steps": 1},
+        }
+    )
+    spec = ClipSpec(4, SIZE, (3,), SIZE)
+    clips = build_clips(config, spec, None)
+    assert "2 of 4 training videos are shorter than a clip (4 frames)" in caplog.text
+    assert {clips[i]["clip"].shape for i in range(8)} == {(3, 4, *SIZE)}
+    assert all(clips[i]["labelled"].all() for i in range(8))
+    caplog.clear()
+    build_clips(config, replace(spec, num_frames=1, target_frames=(0,)), None)
+    assert "shorter than a clip" not in caplog.text

@@ -7,11 +7,14 @@ import torch
 from test_cache import TinyTeacher, build
 from torch import nn
 
+from distill.build import build_teacher, training_videos
+from distill.config import RunConfig
 from distill.data import make_loader, synthetic
 from distill.data.clips import ClipDataset, ClipSpec, Source, Window
 from distill.data.video import open_video
 from distill.errors import UserError
 from distill.objective import Objective, Term
+from distill.targets.store import TargetStore
 from distill.teaching import CachedTeacher, OnlineTeacher, check_alignment
 
 STUDENT = ClipSpec(num_frames=2, size=(16, 20), target_frames=(1,), map_size=(8, 10))
@@ -153,6 +156,43 @@ def test_a_store_that_lacks_maps_is_refused_before_the_run(tmp_path, videos):
     teacher.require([replace(videos[0], frames=range(5, 9))])
     with pytest.raises(UserError, match=r"13 maps that this run needs are not in the store, one, frame 1 for one"):
         teacher.require(videos)
+
+
+def test_a_half_complete_store_is_refused_when_clips_are_mirrored(tmp_path, videos):
+    model = TinyTeacher()
+    model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "store", videos[:1], model, views=("plain", "flipped"))
+    teacher = CachedTeacher(TargetStore.open(tmp_path / "store"), STUDENT)
+    teacher.require(videos[:1])
+    with pytest.raises(UserError, match=r"10 maps .*, one, frame 5 \(flipped\) for one"):
+        teacher.require(videos[:1], ("plain", "flipped"))
+    build(tmp_path / "store", videos[:1], views=("plain", "flipped"))
+    teacher.require(videos[:1], ("plain", "flipped"))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_run_asks_its_store_for_the_views_that_it_needs(tmp_path, flip):
+    source = {"dataset": "synthetic", "videos": ["blob0"], "frames": [1, 14], "clips_per_video": 2}
+    config = RunConfig.model_validate(
+        {
+            "out": str(tmp_path / "run"),
+            "model": {"name": "student/thtdnet"},
+            "data": {"flip": flip, "train": [source]},
+            "teacher": {"source": "cached", "store": str(tmp_path / "store"), "views": ["plain", "flipped"]},
+            "losses": [{"name": "kldiv", "against": "teacher"}],
+            "training": {"steps": 1},
+        }
+    )
+    model, found = TinyTeacher(), training_videos(config.data)
+    model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "store", found, model, views=("plain", "flipped"))
+    if flip:
+        with pytest.raises(UserError, match=r"\(flipped\) for one"):
+            build_teacher(config, STUDENT, torch.device("cpu"))
+    else:
+        assert build_teacher(config, STUDENT, torch.device("cpu"))
 
 
 def test_teachers_say_who_they_are(tmp_path, videos):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distill.data.probe import probe
-from distill.data.video import AvReader, DecordReader, FolderReader, VideoWriter, natural, open_video
+from distill.data.video import AvReader, DecordReader, FolderReader, VideoWriter, natural, open_size, open_video
 from distill.errors import UserError
 
 SAMPLE = Path(__file__).parent / "data" / "dhf1k" / "video" / "002.AVI"
@@ -34,6 +34,40 @@ def write(path, frames, fps=25.0):
     with VideoWriter(path, frames.shape[1:3], fps) as writer:
         writer.write(frames)
     return path
+
+
+MATRICES = {
+    90: (0, 1, -1, 0, 64, 0),
+    180: (-1, 0, 0, -1, 128, 64),
+    270: (0, -1, 1, 0, 0, 128),
+}
+"""Degrees clockwise -> a, b, c, d, x, y of an MP4's display matrix, for a stored picture of 64 x 128 (H, W)."""
+
+
+def turned(path, frames, degrees):
+    """Write a video (64, 128) that asks to be shown turned clockwise, as a phone does."""
+    content = bytearray(write(path, frames).read_bytes())
+    at = content.find(b"tkhd") + 44
+    a, b, c, d, x, y = (value << 16 for value in MATRICES[degrees])
+    assert struct.unpack_from(">9i", content, at) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", content, at, a, b, 0, c, d, 0, x, y, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+def corners(pixels):
+    """Return the colours of a picture's quarters: top left, top right, bottom left, bottom right."""
+    height, width = pixels.shape[:2]
+    quarters = [pixels[y * height // 4, x * width // 4] > 127 for y in (1, 3) for x in (1, 3)]
+    names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (0, 0, 0): "black"}
+    return [names[tuple(quarter.astype(int))] for quarter in quarters]
+
+
+def coloured(count):
+    """Frames whose quarters are red, green / blue, black."""
+    frames = np.zeros((count, 64, 128, 3), dtype=np.uint8)
+    frames[:, :32, :64, 0] = frames[:, :32, 64:, 1] = frames[:, 32:, :64, 2] = 255
+    return frames
 
 
 def remux(source, target):
@@ -90,6 +124,51 @@ def test_decord_and_pyav_read_the_same_frames():
     scaled = np.abs(decord.read(frames, SMALL).astype(int) - pyav.read(frames, SMALL))
     assert scaled.mean() < 1  # the two scalers round differently; another frame differs by more than 5
     assert np.abs(decord.read([0], SMALL).astype(int) - pyav.read([60], SMALL)).mean() > 5
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quarters"),
+    [
+        (90, ["blue", "red", "black", "green"]),
+        (180, ["black", "blue", "green", "red"]),
+        (270, ["green", "black", "red", "blue"]),
+    ],
+)
+def test_a_video_that_lies_on_its_side_is_read_upright(tmp_path, degrees, quarters):
+    path = turned(tmp_path / "phone.mp4", coloured(8), degrees)
+    size = (64, 128) if degrees == 180 else (128, 64)
+    found = probe(path)
+    assert (found.size, found.turn) == (size, {90: 3, 180: 2, 270: 1}[degrees])
+    assert open_size(path) == (8, 25.0, size)
+    assert isinstance(open_video(path), DecordReader)
+    for asked in (None, (96, 64), (24, 40)):
+        both = [reader(path, found).read([5, 0, 5], asked) for reader in (DecordReader, AvReader)]
+        for pixels in both:
+            assert pixels.shape == (3, *(asked or size), 3)
+            assert corners(pixels[0]) == corners(pixels[1]) == quarters
+        assert np.abs(both[0].astype(int) - both[1]).mean() < (0.01 if asked is None else 3)
+
+
+def test_a_video_turned_upright_can_be_written_at_its_size(tmp_path):
+    reader = open_video(turned(tmp_path / "phone.mp4", coloured(3), 90))
+    with VideoWriter(tmp_path / "out.mp4", reader.size, reader.fps) as writer:
+        writer.write(reader.read(range(3)))
+    assert corners(open_video(tmp_path / "out.mp4").read([2])[0]) == ["blue", "red", "black", "green"]
+
+
+def test_frames_that_an_editor_cut_away_are_not_shown_and_not_missing(numbered, tmp_path):
+    path = tmp_path / "trimmed.mp4"
+    with av.open(str(numbered)) as before, av.open(str(path), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            if packet.dts is not None:
+                packet.pts -= round(20 / 25 / packet.time_base)  # the first 20 frames before time 0
+                packet.dts -= round(20 / 25 / packet.time_base)
+                packet.stream = stream
+                after.mux(packet)
+    reader = open_video(path)
+    assert reader.num_frames == 180
+    assert numbers_in(reader.read([0, 179, 60, 12])) == [20, 199, 80, 32]
 
 
 def test_indices_outside_the_video_are_refused(numbered):

@@ -6,6 +6,7 @@ PyAV does this, since it fails where other decoders wait for frames that never c
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,9 @@ class Probe:
     Attributes:
         num_frames: frames that can be decoded, in the order they are shown.
         fps: frames a second; 30 where the file does not say.
-        size: (height, width) in pixels.
+        size: (height, width) in pixels, as shown: after the turn.
+        turn: quarter turns, counter-clockwise, from the stored picture to the one to show, 0 ... 3; phones store
+            upright videos lying on their side, and say so.
         stamps: presentation times of the frames, increasing, in the stream's unit; None where the file does not
             give each frame its own, so that frames can only be counted from the start.
         keys: those of the stamps at which decoding can start.
@@ -42,6 +45,7 @@ class Probe:
     num_frames: int
     fps: float
     size: tuple[int, int]
+    turn: int
     stamps: np.ndarray | None
     keys: np.ndarray
     regular: bool
@@ -77,8 +81,9 @@ def _examine(path: str, container: av.container.InputContainer) -> Probe:
     if not container.streams.video or set(container.format.name.split(",")) & NOT_VIDEOS:
         raise UserError(f"{path}: there is no video in this file ({container.format.long_name})")
     stream = container.streams.video[0]
-    stamps, key_stamps, ends = [], [], []
+    stamps, key_stamps, ends, hidden = [], [], [], 0
     for packet in container.demux(stream):
+        hidden += packet.is_discard  # what an editor cut away is in the file, and is not shown
         if packet.size and not packet.is_corrupt and not packet.is_discard:
             stamps.append(packet.pts)
             ends.append(packet.dts if packet.pts is None else packet.pts)
@@ -86,7 +91,8 @@ def _examine(path: str, container: av.container.InputContainer) -> Probe:
                 key_stamps.append(packet.pts)
     if not stamps:
         raise UserError(f"{path}: there is not one whole frame in this file; it is cut off or damaged")
-    _refuse_cut(path, container, stream, len(stamps), max((end for end in ends if end is not None), default=0))
+    last = max((end for end in ends if end is not None), default=0)
+    _refuse_cut(path, container, stream, len(stamps) + hidden, last)
     known = keys = None
     reordered = container.format.name == "avi" and stream.codec_context.has_b_frames  # AVI gives no time of display
     if key_stamps and None not in stamps and len(set(stamps)) == len(stamps) and not reordered:
@@ -96,10 +102,13 @@ def _examine(path: str, container: av.container.InputContainer) -> Probe:
         num_frames = len(_decode_all(path))
     _refuse_missing(path, len(stamps), num_frames)
     rate = stream.average_rate or stream.guessed_rate
+    turn = _turn(path)
+    size = (stream.codec_context.height, stream.codec_context.width)
     return Probe(
         num_frames=num_frames,
         fps=float(rate) if rate else 30.0,
-        size=(stream.codec_context.height, stream.codec_context.width),
+        size=size[::-1] if turn % 2 else size,
+        turn=turn,
         stamps=known,
         keys=np.zeros(0, dtype=np.int64) if keys is None else keys,
         regular=known is not None and stream.frames == len(stamps) == num_frames,
@@ -159,17 +168,29 @@ def _whole_until(
     return len(stamps)
 
 
+def _turn(path: str) -> int:
+    """Return the quarter turns that the first frame asks for; FFmpeg hands each frame the container's matrix."""
+    with av.open(path) as container:
+        frames = _decoded(container, container.streams.video[0])
+        degrees = next((frame.rotation for frame in frames), 0)
+    return degrees // 90 % 4 if degrees % 90 == 0 else 0
+
+
 def _decode_all(path: str) -> list[int | None]:
     with av.open(path) as container:
         return _decode(container, container.streams.video[0])
 
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> list[int | None]:
-    """Return the times of the frames that decode from here to the end; broken packets are passed over."""
-    stamps: list[int | None] = []
+    """Return the times of the frames that decode from here to the end."""
+    return [frame.pts for frame in _decoded(container, stream)]
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Give the frames that decode from here to the end; broken packets are passed over."""
     for packet in container.demux(stream):
         try:
-            stamps += [frame.pts for frame in packet.decode()]
+            frames = packet.decode()
         except av.error.FFmpegError:
             continue
-    return stamps
+        yield from frames

@@ -1,4 +1,4 @@
-"""What Hollywood-2 and UCF-Sports share: a folder a shot, its frames, maps and fixations under the frames' own names.
+"""What Hollywood-2 and UCF-Sports share: a folder a shot; maps and fixations under the names of its frames.
 
     training|testing/SHOT/{images,maps,fixation}/PREFIX00001.png      or fixation/maps/PREFIX00001.mat
 

@@ -5,7 +5,8 @@ its line (2021): it has no wheels for ARM, a cut file can make it wait for ever 
 importing it before OpenCV makes `cv2.imread` fail on every PNG. decord2 has the same interface and none of these;
 it scales while it decodes, and reads the same pixels in any order. PyAV, which brings its own FFmpeg, reads what
 decord cannot be trusted with: containers without a frame count or frame times, and files whose header and content
-disagree. Which of them reads a file is decided by `distill.data.probe`; both give the same frames.
+disagree. Which of them reads a file is decided by `distill.data.probe`; both give the same frames, upright where
+the file says how it was held.
 """
 
 import logging
@@ -47,7 +48,7 @@ class VideoReader(Protocol):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels, as stored."""
+        """(height, width) in pixels, as shown: videos of a phone held upright stand upright."""
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames at a size.
@@ -125,6 +126,8 @@ class DecordReader:
         self._padded: dict[tuple[int, int], AvReader] = {}  # for the sizes that decord cannot do
         if len(self._decoder(self.size)) != found.num_frames:
             raise RuntimeError("decord counts another number of frames")
+        if found.turn and self.read([0]).shape[1:3] != found.size:
+            raise RuntimeError("decord does not turn the frames upright")
 
     def _decoder(self, size: tuple[int, int]) -> Any:
         if size not in self._decoders:
@@ -169,7 +172,7 @@ class AvReader:
 
     def __init__(self, path: Path, found: Probe) -> None:
         self.path, self.num_frames, self.fps, self.size = path, found.num_frames, found.fps, found.size
-        self._stamps, self._keys = found.stamps, found.keys
+        self._stamps, self._keys, self._turn = found.stamps, found.keys, found.turn
         self._places = {} if found.stamps is None else {int(s): i for i, s in enumerate(found.stamps)}
         self._scaler = av.video.reformatter.VideoReformatter()
         self._container: Any = None
@@ -181,6 +184,8 @@ class AvReader:
         unique, places = once_each(frames, self.num_frames)
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
+        if self._turn % 2:  # scaled as stored, then turned
+            height, width = width, height
         for row, index in enumerate(unique.tolist()):
             try:
                 frame = self._frame(index)
@@ -189,7 +194,7 @@ class AvReader:
             scaled = self._scaler.reformat(
                 frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
             )
-            pixels[row] = scaled.to_ndarray()
+            pixels[row] = np.rot90(scaled.to_ndarray(), self._turn)
         return pixels[places]
 
     def _frame(self, index: int) -> av.VideoFrame:

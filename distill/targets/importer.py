@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.errors import UserError
+from distill.files import atomic_folder, refuse_existing
 from distill.targets.fingerprint import hash_of_files
 from distill.targets.store import TargetStore
 
@@ -41,12 +42,14 @@ def import_maps(
         progress: show a bar.
 
     Returns:
-        The store, complete. A black map counts as uniform.
+        The store, complete. A black map counts as uniform. Nothing appears under `out` before all maps are read,
+        so that a repaired folder can be imported with the same call.
 
     Raises:
         UserError: no maps, names that are no numbers, pictures that cannot be read, or a store that exists.
     """
     folder, out = Path(folder), Path(out)
+    refuse_existing(out, "a store")
     files = _find(folder)
     if map_size is None:
         h, w = _read(next(iter(next(iter(files.values())).values())), None).shape
@@ -57,22 +60,25 @@ def import_maps(
             "weights": hash_of_files([file for maps in files.values() for file in maps.values()]),
         }
     }
-    store = TargetStore.create(
-        out,
-        fingerprint=fingerprint,
-        videos={video: list(maps) for video, maps in files.items()},
-        map_size=map_size,
-        codec=codec,
-        batch_size=batch_size,
-        batches_per_shard=batches_per_shard,
-        notes={"imported": str(folder)},
-    )
-    with store, tqdm(total=store.plan.num_records, unit="map", desc="importing", disable=not progress) as bar:
-        for batch in (batch for batches in store.missing() for batch in batches):
-            maps = np.stack([_read(files[batch.video][frame], map_size) for frame in batch.frames])
-            store.commit(batch, maps)
-            bar.update(len(maps))
-    return store
+    if out.is_dir():
+        out.rmdir()  # an empty one; the finished store takes its place
+    with atomic_folder(out) as temporary:
+        store = TargetStore.create(
+            temporary,
+            fingerprint=fingerprint,
+            videos={video: list(maps) for video, maps in files.items()},
+            map_size=map_size,
+            codec=codec,
+            batch_size=batch_size,
+            batches_per_shard=batches_per_shard,
+            notes={"imported": str(folder)},
+        )
+        with store, tqdm(total=store.plan.num_records, unit="map", desc="importing", disable=not progress) as bar:
+            for batch in (batch for batches in store.missing() for batch in batches):
+                maps = np.stack([_read(files[batch.video][frame], map_size) for frame in batch.frames])
+                store.commit(batch, maps)
+                bar.update(len(maps))
+    return TargetStore.open(out)
 
 
 def _find(folder: Path) -> dict[str, dict[int, Path]]:

@@ -1,6 +1,7 @@
 """The runner that needs no PyTorch: alone in a process, the same maps as the network, and clear refusals."""
 
 import importlib
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,101 @@ def test_a_video_that_stops_leaves_a_playable_overlay(
             assert len(list(container.decode(video=0))) == 7
 
 
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((0, 1, -1, 0, 32, 0), -1), ((-1, 0, 0, -1, 64, 32), 2), ((0, -1, 1, 0, 0, 64), 1)]
+)
+@pytest.mark.parametrize("missing", [(), ("av",)])
+def test_a_video_that_lies_on_its_side_is_shown_upright(
+    tmp_path: Path,
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: tuple[str, ...],
+    matrix: tuple[int, ...],
+    turns: int,
+) -> None:
+    if missing:
+        pytest.importorskip("cv2")
+    stored = np.zeros((32, 64, 3), np.uint8)
+    stored[:16, :32] = 255  # the top left quarter
+    with VideoWriter(tmp_path / "phone.mp4", (32, 64), 25) as writer:
+        for _ in range(4):
+            writer.write(stored)
+    content = bytearray((tmp_path / "phone.mp4").read_bytes())
+    a, b, c, d, x, y = (value << 16 for value in matrix)  # the file's display matrix, as a phone writes it
+    struct.pack_into(">9i", content, content.find(b"tkhd") + 44, a, b, 0, c, d, 0, x, y, 1 << 30)
+    (tmp_path / "phone.mp4").write_bytes(content)
+
+    monkeypatch.setattr(edge, "_modules", dict.fromkeys(missing))
+    seen = list(edge.open_video(tmp_path / "phone.mp4")[1])
+    assert len(seen) == 4
+    for frame in seen:
+        upright = np.rot90(stored, turns)
+        assert frame.shape == upright.shape
+        assert np.abs(frame.astype(int) - upright).mean() < 8
+    assert edge.main([str(exported), str(tmp_path / "phone.mp4"), "-o", str(tmp_path / "o.mp4")]) == 0
+    assert open_video(tmp_path / "o.mp4").size == upright.shape[:2]
+
+
+def test_a_video_that_is_cut_off_is_named_and_what_is_written_plays(
+    tmp_path: Path, exported: Path, short: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = short.read_bytes()  # its index stands in front, so that it opens when it is cut
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 6 // 10])
+    assert edge.main([str(exported), str(tmp_path / "cut.mp4"), "-o", str(tmp_path / "o.mp4")]) == 2
+    said = capsys.readouterr()
+    assert "cut.mp4: the video is cut off or damaged: it should have 40 frames and" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert "frames in" in said.out
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        written = len(list(container.decode(video=0)))
+    assert 10 < written < 38
+    assert f"and {written} can be decoded" in said.err
+
+
+def test_places_of_an_avi_that_repeat_a_frame_are_not_missing(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "gaps.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuvj420p"
+        for index in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 10 * index, np.uint8), format="rgb24")
+            frame.pts = index * 2  # every second place stays empty
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(tmp_path / "gaps.avi")) as container:
+        assert container.streams.video[0].frames == 39
+    assert len(list(edge.open_video(tmp_path / "gaps.avi")[1])) == 20
+
+
+def test_frames_that_an_editor_cut_away_are_not_missing(tmp_path: Path, short: Path) -> None:
+    with av.open(str(short)) as before, av.open(str(tmp_path / "trimmed.mp4"), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            if packet.dts is not None:
+                packet.pts -= round(10 / 30 / packet.time_base)  # the first 10 frames before time 0
+                packet.dts -= round(10 / 30 / packet.time_base)
+                packet.stream = stream
+                after.mux(packet)
+    assert len(list(edge.open_video(tmp_path / "trimmed.mp4")[1])) == 30
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    tmp_path: Path,
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(edge, "open_video", lambda path: (25.0, iter(frames(3, (32, 48)))))
+
+    class Full(edge.Writer):
+        def close(self) -> None:
+            super().close()
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(edge, "Writer", Full)
+    assert edge.main([str(exported), "camera", "-o", str(tmp_path / "o.mp4")]) == 2
+    assert capsys.readouterr().err == f"edge.py: {tmp_path / 'o.mp4'}: No space left on device\n"
+
+
 def test_the_overlay_is_the_toolkit_s(exported: Path) -> None:
     toolkit = importlib.import_module("distill.predict")
     frame = frames(1, (40, 60))[0]
@@ -286,6 +382,9 @@ def test_the_command_names_the_mistake(bare: Path, exported: Path, capsys: pytes
         ((exported, bare / "empty"), "no image in this folder"),
         ((exported, bare / "edge.py"), "cannot be opened as a video"),
         ((exported, REAL_VIDEO, "-o", bare / "mine.mp4"), "mine.mp4: exists already"),
+        ((exported, REAL_VIDEO, "-o", bare / "nodir" / "x.mp4"), "there is no folder"),
+        ((exported, REAL_VIDEO, "-o", bare / "mine.mp4" / "x.mp4"), "there is no folder"),
+        ((exported, REAL_VIDEO, "-o", bare / "o.strange"), "o.strange: cannot be written as a video"),
         ((exported, REAL_VIDEO, "--stride", 0), "stride must be at least 1"),
     ):
         assert edge.main([str(argument) for argument in arguments]) == 2

@@ -1,6 +1,7 @@
 """SalFoM's parts: published counts of all variants, attention by its definition, positions, stochastic depth."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,7 +47,22 @@ def test_counts(variant: str) -> None:
 
 
 def test_every_published_variant_is_counted() -> None:
-    assert set(VARIANTS) - set(COUNTS) == {"tiny", "micro"}
+    assert set(VARIANTS) - set(COUNTS) == {"tiny", "micro", "swin-encoder", "micro-swin"}
+
+
+def test_readme_table_has_every_variant_with_its_counts() -> None:
+    readme = (Path(__file__).parent.parent.parent / "teacher" / "README.md").read_text()
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in readme.splitlines() if line[:1] == "|"
+    ]
+    table = {row[0]: tuple(row[2:4]) for row in rows if row[0] in VARIANTS}
+    assert list(table) == list(VARIANTS)
+    for variant, arguments in VARIANTS.items():
+        with torch.device("meta"):
+            model = Model(**arguments)
+        live = sum(parameter.numel() for parameter in model.parameters())
+        whole = f"{COUNTS[variant][1]:,}" if variant in COUNTS else "-"
+        assert table[variant] == (f"{live:,}", whole), variant
 
 
 @pytest.mark.parametrize("frames", [8, 16])

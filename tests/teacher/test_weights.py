@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from teacher.salfom import VARIANTS, Model
-from teacher.umt import sincos_positions
+from teacher.umt import resize_positions, sincos_positions
 from teacher.weights import UNUSED, load_weights, published_name, to_published
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
@@ -121,6 +121,74 @@ def test_stored_positions_are_interpolated(tmp_path: Path) -> None:
     told = load_weights(target, tmp_path / "umt.pth")
     assert "positions interpolated from 8 x 14 x 14 to 16 x 2 x 3" in told
     torch.testing.assert_close(target.encoder.position, sincos_positions((16, 2, 3), 24))
+
+
+@pytest.mark.parametrize("frames", [8, 16])
+@pytest.mark.parametrize("classes", [400, 710])
+@pytest.mark.parametrize("source", [None, (8, 14, 14), (16, 14, 14), (8, 24, 24)])
+def test_umt_of_every_kind_into_8_and_16_frames(
+    source: tuple[int, int, int] | None, classes: int, frames: int, tmp_path: Path
+) -> None:
+    """With and without a table, of 8 and 16 frames and 384 pixels, with a head of K400 or K710."""
+    model, target = micro(1), micro(2, num_frames=frames)
+    content = umt_checkpoint(model) | {"head.weight": torch.zeros(classes, 24), "head.bias": torch.zeros(classes)}
+    if source:
+        content["pos_embed"] = sincos_positions(source, 24).half()
+    torch.save(content, tmp_path / "umt.pth")
+    told = load_weights(target, tmp_path / "umt.pth")
+    assert torch.equal(target.encoder.blocks[1].attn.q_bias, model.encoder.blocks[1].attn.q_bias.half().float())
+    grid = (frames, 2, 3)
+    expected = resize_positions(sincos_positions(source, 24).half().float(), source, grid) if source else None
+    own = sincos_positions(grid, 24)
+    assert torch.equal(target.encoder.position, own if expected is None else expected)
+    assert ("positions computed" in told) == (source is None)
+    assert ("positions interpolated" in told) == (source is not None)
+
+
+def test_salfom_in_half_precision(tmp_path: Path) -> None:
+    source, target = micro(1), micro(2)
+    torch.save({key: value.half() for key, value in to_published(source).items()}, tmp_path / "half.pth")
+    load_weights(target, tmp_path / "half.pth")
+    for key, value in source.state_dict().items():
+        assert target.state_dict()[key].dtype == torch.float32
+        assert torch.equal(target.state_dict()[key], value.half().float()), key
+
+
+def test_a_table_of_equal_length_and_another_grid(tmp_path: Path) -> None:
+    """16 x 14 x 14 and 16 x 7 x 28 have as many tokens; what was made for the one is not taken for the other."""
+    square, wide = micro(1, size=(224, 224)), micro(2, size=(112, 448))
+    torch.save(to_published(square), tmp_path / "square.pth")
+    assert "interpolated from 16 x 14 x 14 to 16 x 7 x 28" in load_weights(wide, tmp_path / "square.pth")
+    expected = resize_positions(square.encoder.position.detach(), (16, 14, 14), (16, 7, 28))
+    assert torch.equal(wide.encoder.position, expected)
+    torch.save(to_published(wide), tmp_path / "wide.pth")
+    again = micro(3, size=(112, 448))
+    assert "interpolated" not in load_weights(again, tmp_path / "wide.pth")
+    assert torch.equal(again.encoder.position, expected)
+
+
+def test_tables_of_no_square_grid(tmp_path: Path) -> None:
+    """One that a model of ours was made with is made anew; what is no table at all is refused."""
+    source, target = micro(1, size=(48, 64)), micro(2)
+    tensors = to_published(source)
+    torch.save(tensors, tmp_path / "ours.pth")
+    assert "; positions made for this grid" in load_weights(target, tmp_path / "ours.pth")
+    torch.testing.assert_close(target.encoder.position, sincos_positions((16, 2, 3), 24))
+    tensors["encoder.pos_embed"] = torch.rand(1, 192, 24)
+    torch.save(tensors, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth: pos_embed of 192 tokens is no grid"):
+        load_weights(target, tmp_path / "odd.pth")
+    tensors["encoder.pos_embed"] = torch.rand(1, 192, 20)
+    torch.save(tensors, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"pos_embed \(1, 192, 20\), expected \(1, tokens, 24\)"):
+        load_weights(target, tmp_path / "odd.pth")
+
+
+def test_a_tensor_beside_the_nested_weights(tmp_path: Path) -> None:
+    source, target = micro(1), micro(2)
+    torch.save({"step": torch.tensor(7), "model": to_published(source)}, tmp_path / "nested.pth")
+    load_weights(target, tmp_path / "nested.pth")
+    assert torch.equal(target.decoder.fusion.conv1.weight, source.decoder.fusion.conv1.weight)
 
 
 def test_own_names(tmp_path: Path, clip: Tensor) -> None:

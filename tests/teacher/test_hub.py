@@ -1,0 +1,185 @@
+"""Weights by name: from a hub on this machine, from the cache, and every way in which that fails."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import file_download
+from huggingface_hub.utils import _http
+
+from distill.errors import UserError
+from distill.models import create_model
+from teacher import hub
+from teacher.salfom import VARIANTS, Model
+from teacher.weights import to_published
+
+NOBODY = "http://127.0.0.1:9"  # where no server listens
+FILE = "l16_ptk710_ftk710_ftk400_f16_res224.pth"
+
+
+class FakeHub(ThreadingHTTPServer):
+    """Answers for OpenGVLab/UMT as the Hugging Face hub does; `files` are by their path, `asked` what was asked."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), Answer)
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: FakeHub
+
+    def do_HEAD(self) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        name = self.path.partition("/OpenGVLab/UMT/resolve/main/")[2]
+        content = self.server.files.get(name)
+        self.send_response(404 if content is None else 200)
+        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        else:
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if content and self.command == "GET":
+            self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep quiet."""
+
+
+def point_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let downloads ask another server, before which there is a cache of the test's own."""
+    where = partial(file_download.hf_hub_download, endpoint=url, cache_dir=folder / "cache", token=False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", where)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub on this machine, with an empty cache before it."""
+    with FakeHub() as server:
+        point_at(f"http://127.0.0.1:{server.server_port}", tmp_path, monkeypatch)
+        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between its attempts
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def checkpoint(fake: FakeHub, tmp_path: Path) -> Model:
+    """A small UMT checkpoint on the hub, under the name of SalFoM's; returns the model that it is of."""
+    torch.manual_seed(1)
+    model = Model(**VARIANTS["micro"])
+    tensors = {key: value.half() for key, value in to_published(model).items() if key.startswith("encoder.")}
+    torch.save({key.removeprefix("encoder."): value for key, value in tensors.items()}, tmp_path / "umt.pth")
+    fake.files[f"single_modality/{FILE}"] = (tmp_path / "umt.pth").read_bytes()
+    return model
+
+
+def digest_of(fake: FakeHub) -> str:
+    return hashlib.sha256(fake.files[f"single_modality/{FILE}"]).hexdigest()
+
+
+def test_a_name_is_fetched_once_and_loaded(
+    fake: FakeHub, checkpoint: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.SHA256, FILE, digest_of(fake))
+    model = create_model("teacher/salfom:micro", weights="umt-l16-k400")
+    expected = checkpoint.encoder.blocks[1].mlp.fc1.weight.half().float()
+    assert torch.equal(model.encoder.blocks[1].mlp.fc1.weight, expected)
+    assert FILE in model.loaded
+    assert "UMT checkpoint" in model.loaded
+    gets = [line for line in fake.asked if line.startswith("GET")]
+    assert gets == [f"GET /OpenGVLab/UMT/resolve/main/single_modality/{FILE}"]
+    before = len(fake.asked)
+    again = hub.find("umt-l16-k400")
+    assert again.read_bytes() == fake.files[f"single_modality/{FILE}"]
+    assert len(fake.asked) == before  # the cache answers, and nobody is asked
+
+
+def test_another_checksum_is_refused(fake: FakeHub, checkpoint: Model) -> None:
+    with pytest.raises(UserError) as error:  # the small file is not the one whose checksum is known
+        create_model("teacher/salfom:micro", weights="umt-l16-k400")
+    text = str(error.value)
+    assert f"has SHA-256 {digest_of(fake)}, expected {hub.SHA256[FILE]}" in text
+    found = re.search(r"remove (\S+) and try again", text)
+    assert found
+    Path(found[1]).unlink()  # what it says helps: the next attempt asks the hub again
+    before = len(fake.asked)
+    with pytest.raises(UserError, match="has SHA-256"):
+        create_model("teacher/salfom:micro", weights="umt-l16-k400")
+    assert len(fake.asked) > before
+
+
+def test_no_network_is_one_sentence(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    point_at(NOBODY, tmp_path, monkeypatch)
+    with pytest.raises(UserError) as error:
+        create_model("teacher/salfom:micro", weights="umt-l16-k400")
+    assert str(error.value) == (
+        f"teacher/salfom:micro: umt-l16-k400: {FILE} is not in the cache and the Hugging Face hub cannot be "
+        f"reached; try again with a network, or give the path of {FILE} as weights"
+    )
+    assert capfd.readouterr().err == ""
+
+
+def test_without_a_network_the_cache_serves(
+    fake: FakeHub, checkpoint: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.SHA256, FILE, digest_of(fake))
+    first = hub.find("umt-l16-k400")
+    point_at(NOBODY, tmp_path, monkeypatch)
+    assert hub.find("umt-l16-k400") == first
+
+
+def test_a_file_that_the_hub_does_not_have(fake: FakeHub) -> None:
+    with pytest.raises(ValueError, match=rf"does not give single_modality/{FILE} of OpenGVLab/UMT \(404"):
+        hub.find("umt-l16-k400")
+
+
+def test_the_authors_file_is_fetched_by_hand() -> None:
+    with pytest.raises(UserError, match=r"host this file themselves, as SalFoM_DHF1K\.pth .* give its path"):
+        create_model("teacher/salfom:micro", weights="salfom-dhf1k")
+
+
+def test_unknown_names_list_what_there_is() -> None:
+    with pytest.raises(UserError) as error:
+        create_model("teacher/salfom:micro", weights="umt-l16-k40")
+    text = str(error.value)
+    assert "umt-l16-k40: neither a file nor the name of weights; did you mean 'umt-l16-k400'?" in text
+    assert all(name in text for name in [*hub.UMT, "salfom-dhf1k"])
+    with pytest.raises(UserError, match=r"weights/umt: no such weight file"):
+        create_model("teacher/salfom:micro", weights="weights/umt")
+
+
+def test_a_file_goes_before_a_name(checkpoint: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("umt-l16-k400").write_bytes(Path("umt.pth").read_bytes())
+    assert hub.find("umt-l16-k400") == Path("umt-l16-k400")
+
+
+def test_names_say_what_the_files_are() -> None:
+    for name, file in hub.UMT.items():
+        _, size, data, *rest = name.split("-")
+        last = "ptk710_f" if data == "pretrained" else f"ft{data}_f"
+        assert file.startswith(f"{size}_ptk710_")
+        assert last in file
+        assert file.endswith(f"_f{8 if 'f8' in rest else 16}_res{384 if '384' in rest else 224}.pth")
+    assert len(set(hub.UMT.values())) == len(hub.UMT)
+    assert not any("b16" in file and "f16" in file for file in hub.UMT.values())  # UMT has none
+    assert set(hub.SHA256) <= set(hub.UMT.values())

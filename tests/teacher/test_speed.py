@@ -1,0 +1,215 @@
+"""Fast ways against plain ones: fused attention against attention written out, bf16 and compiled against float32.
+
+The long ones run with `-m slow`. Both times and the ratio alone, with any number of rounds:
+
+    python tests/teacher/test_speed.py [ROUNDS]
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # as a program, the repository is not on the path
+
+from distill.data import find_videos
+from distill.data.clips import Video
+from distill.data.video import open_video
+from distill.losses import LOSSES
+from distill.metrics import cc
+from distill.models import create_model
+from distill.predict import slide
+
+BAR = 1e-5
+
+
+def attention_written_out(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + mask) v, a matrix at a time, as the published code has it."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ v
+
+
+@contextmanager
+def written_out() -> Iterator[list[tuple[int, ...]]]:
+    """Replace the one function that every attention calls; yields the shapes of its queries."""
+    fused, shapes = F.scaled_dot_product_attention, []
+
+    def replacement(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        shapes.append(tuple(q.shape))
+        return attention_written_out(q, k, v, attn_mask)
+
+    F.scaled_dot_product_attention = replacement
+    try:
+        yield shapes
+    finally:
+        F.scaled_dot_product_attention = fused
+
+
+def stirred(name: str) -> nn.Module:
+    """A model whose maps have contrast: the last convolution starts nearly at zero, here it does not."""
+    model = create_model(name).eval()
+    nn.init.normal_(model.decoder.fusion.conv3.weight, std=0.05)
+    return model
+
+
+def random_clip(model: nn.Module, batch_size: int = 1) -> Tensor:
+    return torch.randint(0, 256, (batch_size, 3, model.num_frames, *model.size), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["teacher/salfom:micro", "teacher/salfom:tiny"])
+@torch.no_grad()
+def test_fused_attention_is_attention_written_out(name: str) -> None:
+    model = stirred(name)
+    clip = random_clip(model, batch_size=2)
+    fused = model(clip).exp()
+    assert fused.std() > 100 * BAR
+    with written_out() as shapes:
+        plain = model(clip).exp()
+    blocks = len(model.encoder.blocks)
+    stages = [len(stage.blocks) for stage in (model.decoder.tcfe.a1, model.decoder.tcfe.a2)]  # a3's windows are 1
+    assert len(shapes) == blocks + sum(stages)
+    T, (H, W) = model.num_frames, model.size
+    assert {shape[-2] for shape in shapes[:blocks]} == {T * H * W // 256}
+    torch.testing.assert_close(fused, plain, rtol=0, atol=BAR)
+    assert not torch.equal(fused, plain)  # otherwise nothing was replaced
+
+
+@torch.no_grad()
+def measure(rounds: int, *, name: str = "teacher/salfom", threads: int = 2) -> dict[str, list[float] | float]:
+    """Time both ways in interleaved rounds at batch 1, float32; also how far their maps are apart.
+
+    One round before the first one is not counted.
+    """
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    model = stirred(name)
+    clip = random_clip(model)
+    seconds: dict[str, list[float]] = {"fused": [], "written out": []}
+    try:
+        for index in range(rounds + 1):
+            started = time.perf_counter()
+            fused = model(clip)
+            between = time.perf_counter()
+            with written_out():
+                plain = model(clip)
+            ended = time.perf_counter()
+            if index:
+                seconds["fused"].append(between - started)
+                seconds["written out"].append(ended - between)
+    finally:
+        torch.set_num_threads(before)
+    ratio = float(np.median(np.array(seconds["written out"]) / np.array(seconds["fused"])))
+    return {**seconds, "ratio": ratio, "difference": (fused.exp() - plain.exp()).abs().max().item()}
+
+
+@pytest.mark.slow
+def test_full_size_is_half_as_fast_again_as_attention_written_out() -> None:
+    measured = measure(5)
+    print(measured)
+    assert measured["ratio"] >= 1.5, measured
+    assert measured["difference"] <= BAR
+
+
+# --------------------------------------------------------------------------------------------- bf16 and compiled
+
+
+@pytest.fixture(scope="module")
+def video() -> Video:
+    (found,) = find_videos("dhf1k", Path(__file__).parent.parent / "data" / "dhf1k", videos=["002"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(video: Video) -> nn.Module:
+    """The micro variant after 80 steps of KL - CC on the real video's gaze."""
+    torch.manual_seed(0)
+    model = create_model("teacher/salfom:micro").train()
+    ends = np.random.default_rng(0).integers(16, 600, (80, 4))
+    wanted = sorted({int(end) - back for end in ends.flat for back in range(model.num_frames)})
+    frames = dict(zip(wanted, open_video(video.path).read(wanted, model.size), strict=True))
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for row in ends.tolist():
+        clips = np.stack([[frames[end - 15 + j] for j in range(16)] for end in row])  # (B, T, H, W, 3)
+        truth = np.stack([video.truth.density(end, model.map_size) for end in row])[:, None]
+        maps = model(torch.from_numpy(clips).permute(0, 4, 1, 2, 3))
+        loss = sum(LOSSES[name](maps, torch.from_numpy(truth)).mean() for name in ("kldiv", "cc"))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def maps_of(model: nn.Module, video: Video, **settings: str) -> np.ndarray:
+    """Maps of every 30th frame from the first on, each computed alone: (n, h, w)."""
+    batches = slide(model, video, range(0, 783, 30), batch_size=1, **settings)
+    return np.concatenate([maps.exp().numpy() for _, maps in batches])
+
+
+def test_bf16_gives_the_same_maps(trained: nn.Module, video: Video) -> None:
+    plain, half = maps_of(trained, video), maps_of(trained, video, precision="bf16")
+    assert plain.std(axis=0).max() > 0.01  # it has learned to look at the video
+    assert not np.array_equal(plain, half)
+    agreement = [cc(a, b) for a, b in zip(half, plain, strict=True)]
+    assert min(agreement) > 0.9995
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same_maps(trained: nn.Module, video: Video) -> None:
+    plain = maps_of(trained, video)
+    trained.compile()
+    try:
+        compiled = maps_of(trained, video)
+        half = maps_of(trained, video, precision="bf16")
+    finally:
+        trained._compiled_call_impl = None
+        torch.compiler.reset()
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=BAR)
+    assert min(cc(a, b) for a, b in zip(half, plain, strict=True)) > 0.9995
+
+
+def test_log_sigmoid_is_computed_in_float32() -> None:
+    model = stirred("teacher/salfom:micro")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = model.forward_features(random_clip(model))
+        assert features["dfd"].dtype == torch.bfloat16  # so it is at work
+        maps = model.forward_head(features)
+        logits = model.decoder.fusion(features["sfd"], features["a3"], features["dfd"])
+    assert logits.dtype == torch.bfloat16
+    assert torch.equal(maps, F.logsigmoid(logits.float()))
+    assert (maps != maps.bfloat16().float()).float().mean() > 0.5
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size_in_bf16() -> None:
+    """The seeded weights of the golden numbers, which no training has made kind to rounding: one map."""
+    from test_golden import fill, seeded
+
+    from teacher.weights import published_name
+
+    model = create_model("teacher/salfom")
+    fill(model, published_name)
+    clip = seeded("clip", (1, 3, 16, 224, 224)) * model.std + model.mean
+    plain = model(clip).exp()[0, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(clip).exp()[0, 0]
+    error = (half - plain).abs()
+    agreement = cc(half.numpy(), plain.numpy())
+    print(f"bf16 against float32: largest error {error.max():.2e}, mean {error.mean():.2e}, CC {agreement:.6f}")
+    assert error.max() < 0.05
+    assert agreement > 0.999
+
+
+if __name__ == "__main__":
+    for key, value in measure(int(sys.argv[1]) if len(sys.argv) > 1 else 5).items():
+        print(f"{key:<12} {value if isinstance(value, float) else [round(each, 2) for each in value]}")

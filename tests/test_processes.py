@@ -1,0 +1,69 @@
+"""Several processes through accelerate: the run is that of one process with the same clips a step.
+
+On the CPU, `accelerate launch` itself starts one process; torchrun starts several, which accelerate joins by gloo.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+from test_train import config, losses
+
+from distill.checkpoint import newest_checkpoint
+from distill.config import RunConfig, save_config
+from distill.train import train
+
+MODEL = {"name": "teacher/salfom", "variant": "micro"}  # without stochastic depth: processes draw their own
+TRAINING = {"steps": 3, "accumulate": 2, "clip_norm": 1.0, "checkpoint_every": 1}
+OPTIONS = {"ema": 0.9, "freeze": 1, "recompute": True}
+
+
+def launch(run: RunConfig, folder: Path, processes: int = 2) -> None:
+    """Run a config in several processes on the CPU."""
+    save_config(run, folder / "run.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
+    door = str(REPOSITORY / "scripts" / "train_teacher.py")
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, door, str(folder / "run.yaml")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run_on(folder: Path, *, batch_size: int, options: dict[str, Any]) -> RunConfig:
+    optimizer = {"name": "adam", "lr": 1e-3, "layer_decay": 0.7 if options else 1.0}
+    training = {**TRAINING, **options, "batch_size": batch_size}
+    return config(folder / "run", model=MODEL, training=training, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "with every option"])
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    two.mkdir()
+    train(run_on(one, batch_size=4, options=options))
+    launch(run_on(two, batch_size=2, options=options), two)
+    ours, theirs = losses(one / "run"), losses(two / "run")
+    assert len(ours) == len(theirs) == 3
+    for here, there in zip(ours, theirs, strict=True):
+        assert there[1] == pytest.approx(here[1], abs=1e-5)
+        assert there[2] == pytest.approx(here[2], abs=1e-5)  # each term
+        assert there[4] == pytest.approx(here[4], rel=1e-4)  # the gradient's norm
+    # a clip that another process saw too, or nobody, would show here: losses that agree step for step
+    assert len({round(line[1], 4) for line in ours}) == 3
+    for name in ("model.safetensors", *(["ema.safetensors"] if options else [])):
+        folders = [newest_checkpoint(folder / "run") for folder in (one, two)]
+        first, second = (load_file(folder / name) for folder in folders if folder is not None)
+        assert all(torch.allclose(first[key], second[key], atol=2e-5) for key in first | second)
