@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from fnmatch import fnmatch
@@ -94,11 +95,16 @@ def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> l
     return [video for video in videos if recording(video) in chosen]
 
 
-def training_videos(data: DataSection) -> list[Video]:
+def training_sources(data: DataSection) -> list[Source]:
+    """Return the videos to train on, with the clips that an epoch takes from each."""
+    return [Source(videos_of(source), clips_per_video=source.clips_per_video) for source in data.train]
+
+
+def training_videos(sources: Sequence[Source]) -> list[Video]:
     """Return every video that is trained on, each once with all its training frames: what a teacher labels."""
     videos: dict[str, Video] = {}
-    for source in data.train:
-        for video in videos_of(source):
+    for source in sources:
+        for video in source.videos:
             other = videos.setdefault(video.name, video)
             if other.path != video.path:
                 raise UserError(
@@ -127,11 +133,14 @@ def scored_videos(sources: list[ScoredSource]) -> list[Video]:
     return videos
 
 
-def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Teacher | None:
+def build_teacher(
+    config: RunConfig, sources: Sequence[Source], spec: ClipSpec, device: torch.device
+) -> Teacher | None:
     """Return the teacher that a run names, checked against the student's target frames and the run's videos.
 
     Args:
         config: the run.
+        sources: the videos it trains on.
         spec: what the student wants.
         device: where a teacher that is computed online runs.
 
@@ -149,7 +158,7 @@ def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Te
     else:
         assert section.store is not None
         store = TargetStore.open(section.store)
-        videos = training_videos(config.data)
+        videos = training_videos(sources)
         # sizes alone tell one video from another here; `cache verify` compares their content too
         expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
         if section.model is not None:
@@ -171,13 +180,14 @@ def build_teacher(config: RunConfig, spec: ClipSpec, device: torch.device) -> Te
     return teacher
 
 
-def build_clips(config: RunConfig, spec: ClipSpec, teacher: Teacher | None) -> ClipDataset:
+def build_clips(
+    config: RunConfig, sources: Sequence[Source], spec: ClipSpec, teacher: Teacher | None
+) -> ClipDataset:
     """Return the training clips, with what the teacher needs beside each.
 
     A mirrored clip's teacher map is not the mirrored map of the clip, so clips are mirrored only when the teacher
     can judge the mirrored view itself.
     """
-    sources = [Source(videos_of(source), clips_per_video=source.clips_per_video) for source in config.data.train]
     span = (spec.num_frames - 1) * spec.stride + 1
     lengths = [video.num_frames for source in sources for video in source.videos]
     if short := sum(length < span for length in lengths):

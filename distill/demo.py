@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.benchmark import benchmark
-from distill.build import scored_videos, training_videos
+from distill.build import scored_videos, training_sources, training_videos
 from distill.cache import info
 from distill.config import RunConfig, load_config
 from distill.data.clips import Video
@@ -139,7 +139,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         f"Score it, beside a centre prior, on {frames_in_words(held_out)}, which it is not trained on.",
         lambda: scores_of({"centre prior": "centre-prior", "teacher": teacher}, held_out, device),
     )
-    videos = training_videos(learning.data)
+    videos = training_videos(training_sources(learning.data))
     frames = sum(len(video.frames) for video in videos)
     diary.step(
         "c",

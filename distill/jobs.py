@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from distill import models
-from distill.build import scored_videos, training_videos
+from distill.build import scored_videos, training_sources, training_videos
 from distill.cache import VerifyReport, build, verify
 from distill.config import RunConfig, load_config
 from distill.data import DATASETS, find_videos
@@ -86,7 +86,7 @@ def build_store(config: RunConfig) -> TargetStore:
     device = models.resolve_device(config.device)
     return build(
         models.load_model(section.model, device=device),
-        training_videos(config.data),
+        training_videos(training_sources(config.data)),
         section.store,
         codec=section.codec,
         views=section.views,

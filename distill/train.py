@@ -59,11 +59,12 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     is_main = accelerator.is_main_process
     on_main(accelerator, lambda: runfolder.check_folder(out, config))
 
+    sources = build.training_sources(config.data)
+    validation = build.scored_videos(config.data.validation)
     model = build.build_model(config)
     spec = ClipSpec.of(model, stride=config.data.stride)
-    teacher = build.build_teacher(config, spec, accelerator.device)
-    clips = build.build_clips(config, spec, teacher)
-    validation = build.scored_videos(config.data.validation)
+    teacher = build.build_teacher(config, sources, spec, accelerator.device)
+    clips = build.build_clips(config, sources, spec, teacher)
     objective = build.build_objective(config.losses)
     optimizer = build.build_optimizer(config.optimizer, model)
     steps = build.count_steps(config, len(clips), accelerator.num_processes)

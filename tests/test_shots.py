@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from distill import saliency
-from distill.build import build_clips, share_of, videos_of
+from distill.build import build_clips, share_of, training_sources, videos_of
 from distill.config import RunConfig, TrainSource
 from distill.data import find_videos
 from distill.data.check import check
@@ -200,10 +200,10 @@ def test_shots_shorter_than_a_clip_are_counted(hollywood, caplog, tmp_path):
         }
     )
     spec = ClipSpec(4, SIZE, (3,), SIZE)
-    clips = build_clips(config, spec, None)
+    clips = build_clips(config, training_sources(config.data), spec, None)
     assert "2 of 4 training videos are shorter than a clip (4 frames)" in caplog.text
     assert {clips[i]["clip"].shape for i in range(8)} == {(3, 4, *SIZE)}
     assert all(clips[i]["labelled"].all() for i in range(8))
     caplog.clear()
-    build_clips(config, replace(spec, num_frames=1, target_frames=(0,)), None)
+    build_clips(config, training_sources(config.data), replace(spec, num_frames=1, target_frames=(0,)), None)
     assert "shorter than a clip" not in caplog.text

@@ -7,7 +7,7 @@ import torch
 from test_cache import TinyTeacher, build
 from torch import nn
 
-from distill.build import build_teacher, training_videos
+from distill.build import build_teacher, training_sources, training_videos
 from distill.config import RunConfig
 from distill.data import make_loader, synthetic
 from distill.data.clips import ClipDataset, ClipSpec, Source, Window
@@ -184,15 +184,16 @@ def test_a_run_asks_its_store_for_the_views_that_it_needs(tmp_path, flip):
             "training": {"steps": 1},
         }
     )
-    model, found = TinyTeacher(), training_videos(config.data)
+    sources = training_sources(config.data)
+    model, found = TinyTeacher(), training_videos(sources)
     model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "store", found, model, views=("plain", "flipped"))
     if flip:
         with pytest.raises(UserError, match=r"\(flipped\) for one"):
-            build_teacher(config, STUDENT, torch.device("cpu"))
+            build_teacher(config, sources, STUDENT, torch.device("cpu"))
     else:
-        assert build_teacher(config, STUDENT, torch.device("cpu"))
+        assert build_teacher(config, sources, STUDENT, torch.device("cpu"))
 
 
 def test_teachers_say_who_they_are(tmp_path, videos):
