@@ -26,8 +26,8 @@ from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
 from distill.models import PRECISIONS
-from distill.predict import slide
 from distill.saliency import peak_map
+from distill.sliding import slide
 from distill.targets.codec import CODECS
 from distill.targets.fingerprint import fingerprint
 from distill.targets.importer import import_maps

@@ -14,8 +14,9 @@ from distill.data.clips import Video
 from distill.data.video import open_video
 from distill.evaluate import BASELINES, evaluate
 from distill.models import load_model
-from distill.predict import overlay, slide
+from distill.predict import overlay
 from distill.saliency import peak_map
+from distill.sliding import slide
 
 METRICS = {"auc_judd": "AUC-J", "nss": "NSS", "cc": "CC", "sim": "SIM", "kldiv": "KL"}
 BEST = {"AUC-J": "high", "NSS": "high", "CC": "high", "SIM": "high", "KL": "low"}

@@ -28,8 +28,8 @@ from distill.data.clips import Video
 from distill.errors import UserError
 from distill.files import atomic_path, refuse_existing, write_json
 from distill.metrics import METRICS, RANDOM, TITLES, TRUTHS, imresize
-from distill.predict import slide
 from distill.saliency import peak_map
+from distill.sliding import slide
 
 MapSource = Callable[[Video, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
 """Yields (frame, map) for each asked frame of a video: a map (h, w) of any size, non-negative, peak about 1."""
@@ -47,7 +47,7 @@ VIDEO_ROWS = 40
 def model_maps(
     model: Any, *, batch_size: int = 8, stride: int = 1, device: str | torch.device | None = None
 ) -> MapSource:
-    """Return the map source of a model: its maps, scaled to a peak of 1 (arguments as `distill.predict.slide`)."""
+    """Return the map source of a model: its maps, scaled to a peak of 1 (arguments as `distill.sliding.slide`)."""
 
     def maps(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         slices = slide(model, video, frames, stride=stride, batch_size=batch_size, device=device)

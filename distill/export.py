@@ -31,7 +31,7 @@ from distill import models
 from distill.data.video import open_video
 from distill.errors import UserError
 from distill.files import file_hash, fsync, refuse_existing
-from distill.predict import window_of
+from distill.sliding import window_of
 
 METADATA_KEY = "saldistill"
 

@@ -284,6 +284,14 @@ def resolve_device(name: str) -> torch.device:
     )
 
 
+def device_of(model: Any) -> torch.device:
+    """Return where a model's weights lie; the CPU for one that has none."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
 class OnnxModel(nn.Module):
     """An exported student behind the same call as every model; it runs in ONNX Runtime, on the CPU.
 

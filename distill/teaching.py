@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distill.data.clips import ClipSpec, Video, Window, read_clip
 from distill.errors import UserError
-from distill.models import PRECISIONS
+from distill.models import PRECISIONS, device_of
 from distill.targets.store import TargetStore
 
 
@@ -91,7 +91,7 @@ class OnlineTeacher:
             if device is not None:
                 model.to(device)
         self.model = model
-        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.device = torch.device(device) if device is not None else device_of(model)
         self.precision = precision
         self.spec = ClipSpec.of(model, stride)
         self.offsets = self.spec.offsets
@@ -201,10 +201,3 @@ def _spec_of(store: TargetStore) -> ClipSpec:
         map_size=tuple(seen["map_size"]),
         stride=seen["stride"],
     )
-
-
-def _device_of(model: Any) -> torch.device:
-    if isinstance(model, nn.Module):
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
-    return torch.device("cpu")

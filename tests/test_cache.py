@@ -12,7 +12,7 @@ from distill import cache
 from distill.data import synthetic
 from distill.data.clips import ClipSpec
 from distill.errors import UserError
-from distill.predict import slide
+from distill.sliding import slide
 from distill.targets.store import TargetStore
 
 

@@ -26,8 +26,8 @@ from distill.evaluate import (
     model_maps,
     score_frame,
 )
-from distill.predict import slide
 from distill.saliency import density_from_points, fixation_map, peak_map
+from distill.sliding import slide
 
 SIZE = (36, 64)
 

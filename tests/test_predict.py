@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from distill.data.video import open_video
 from distill.errors import UserError
-from distill.predict import ClipFrames, overlay, predict, resize_map, slide, window_of
+from distill.predict import overlay, predict, resize_map
 from distill.saliency import peak_map
+from distill.sliding import ClipFrames, slide, window_of
 
 REAL_VIDEO = Path(__file__).parent / "data" / "dhf1k" / "video" / "002.AVI"
 
@@ -319,6 +320,7 @@ def test_predict_names_the_mistake(tmp_path: Path, frames_folder: Path) -> None:
         ({"out": tmp_path / "o.gif"}, "o.gif"),
         ({"out": tmp_path, "overwrite": True}, "is a folder"),
         ({"maps": REAL_VIDEO, "overwrite": True}, "is a file"),
+        ({"maps": tmp_path / "maps", "out": tmp_path / "maps" / "o.mp4"}, "lies in .*maps, the folder of maps"),
     ):
         with pytest.raises(UserError, match=message):
             predict(SmallModel(), frames_folder, progress=False, **arguments)

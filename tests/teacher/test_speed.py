@@ -25,7 +25,7 @@ from distill.data.video import open_video
 from distill.losses import LOSSES
 from distill.metrics import cc
 from distill.models import create_model
-from distill.predict import slide
+from distill.sliding import slide
 
 BAR = 1e-5
 

@@ -1,0 +1,199 @@
+"""The sliding window: a model over a video, one map for every asked frame.
+
+`slide` is the one sliding window of the project: prediction, the target cache and evaluation all read their maps
+from it, so that a map is the same whoever asked for it.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.data.clips import Video
+from distill.data.video import VideoReader, open_video
+from distill.errors import UserError
+from distill.models import PRECISIONS, device_of
+
+FIRST_FRAMES = ("repeat", "flip")
+"""What a clip that would begin before the video holds instead: the first frame again, or later ones, backwards."""
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """One clip of the sliding window: its T source frames, and which of its N maps belongs to the asked frame."""
+
+    frames: tuple[int, ...]
+    target: int
+
+
+def window_of(
+    frame: int,
+    num_frames: int,
+    target_frames: Sequence[int],
+    *,
+    length: int,
+    stride: int = 1,
+    first_frames: str = "repeat",
+) -> ClipFrames:
+    """Return the clip that predicts `frame`: a pure function of the frame, whatever else is asked for.
+
+    A model with one map a clip gets the clip whose target is `frame`. A model with N maps, evenly spaced, gets
+    the video cut into blocks of N target frames, counted from frame 0, so that N asked frames cost one pass;
+    with unevenly spaced targets each frame is predicted as the clip's last target.
+    Frames before the first are the first one, repeated; frames after the last are the last one. With `flip`, a
+    clip that would begin before the video is turned round in time instead: it comes to its last target from the
+    frames that follow, as TASED-Net's (Min and Corso, ICCV 2019) published inference does.
+
+    Args:
+        frame: the asked frame, 0-based.
+        num_frames: frames of the video.
+        target_frames: which of the clip's frames get a map (`model.target_frames`).
+        length: T, frames of a clip.
+        stride: distance in the video between neighbouring frames of the clip.
+        first_frames: one of FIRST_FRAMES.
+    """
+    N = len(target_frames)
+    gaps = {after - before for before, after in pairwise(target_frames)}
+    if N > 1 and len(gaps) == 1 and min(gaps) > 0:
+        step = gaps.pop() * stride
+        block, target = divmod(frame // step, N)
+        first = frame % step + step * N * block - target_frames[0] * stride
+    else:
+        target = N - 1
+        first = frame - target_frames[target] * stride
+    advance = stride
+    if first < 0 and first_frames == "flip":
+        target, advance = N - 1, -stride
+        first = frame + target_frames[target] * stride
+    frames = (min(max(first + j * advance, 0), num_frames - 1) for j in range(length))
+    return ClipFrames(tuple(frames), target)
+
+
+def slide(
+    model: Any,
+    video: Video | VideoReader,
+    frames: Sequence[int],
+    *,
+    stride: int = 1,
+    batch_size: int = 8,
+    device: str | torch.device | None = None,
+    flipped: bool = False,
+    precision: str = "fp32",
+    first_frames: str = "repeat",
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Predict the map of every asked frame of one video, a batch at a time.
+
+    Batches are the consecutive slices of `frames` of `batch_size` frames, and the windows of a slice are computed
+    in one call of the model, alone: the maps of a slice do not depend on what was asked before or after it. (A
+    model with N maps a clip wastes nothing when `batch_size` is a multiple of N times the stride.)
+    Each source frame is decoded, resized and sent to the device once, however many windows contain it, and the
+    next batch is read while this one is computed. Memory holds the frames still in use: with ascending `frames`,
+    about (T - 1) * stride + batch_size of them.
+
+    Args:
+        model: a network of the project or an exported one: `num_frames`, `size`, `target_frames`, and the call
+            from clip (B, 3, T, H, W) uint8 to log-saliency (B, N, h, w). It runs in evaluation mode and is handed
+            back as it was.
+        video: a video, which is opened here, or a reader of one.
+        frames: 0-based frames of the video, each at least 0; the first T - 1 are as good as any (`window_of`).
+        stride: distance in the video between neighbouring frames of a clip.
+        batch_size: asked frames in one call of the model.
+        device: where the clips are sent; where the model's weights lie when None. The model is not moved.
+        flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
+            compare one with the plain view's, mirror it back (`maps.flip(-1)`).
+        precision: one of `models.PRECISIONS`.
+        first_frames: one of FIRST_FRAMES.
+
+    Yields:
+        (frames, maps): the slice of `frames`, and their log-saliency (n, h, w), float32 on the CPU.
+
+    Raises:
+        UserError: a frame that the video does not have, a bad setting, or a model whose maps are not numbers.
+    """
+    if batch_size < 1 or stride < 1:
+        raise UserError(f"batch_size and stride must be at least 1, got {batch_size} and {stride}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if first_frames not in FIRST_FRAMES:
+        raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {first_frames!r}")
+    reader = open_video(video.path) if isinstance(video, Video) else video
+    frames = [int(frame) for frame in frames]
+    for frame in frames:
+        if not 0 <= frame < reader.num_frames:
+            raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
+    device = torch.device(device) if device is not None else device_of(model)
+    clip: dict[str, Any] = {"length": model.num_frames, "stride": stride, "first_frames": first_frames}
+    windows = [window_of(frame, reader.num_frames, model.target_frames, **clip) for frame in frames]
+    slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
+    needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]
+    last_use = {source: index for index, need in enumerate(needs) for source in need}
+    first_use: dict[int, int] = {}
+    for index, need in enumerate(needs):
+        for source in need:
+            first_use.setdefault(source, index)
+    arrivals = [[source for source in need if first_use[source] == index] for index, need in enumerate(needs)]
+
+    def read(index: int) -> np.ndarray | None:
+        return reader.read(arrivals[index], tuple(model.size)) if arrivals[index] else None
+
+    ring: dict[int, Tensor] = {}  # frame -> (3, H, W) uint8 on the device
+    with ThreadPoolExecutor(1) as pool, _evaluating(model):
+        ahead: Future[np.ndarray | None] | None = pool.submit(read, 0) if slices else None
+        for index, part in enumerate(slices):
+            assert ahead is not None
+            fresh = ahead.result()
+            ahead = pool.submit(read, index + 1) if index + 1 < len(slices) else None
+            if fresh is not None:
+                images = torch.from_numpy(fresh).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W)
+                ring.update(zip(arrivals[index], images, strict=True))
+            maps = _maps_of(model, windows[part], ring, flipped=flipped, precision=precision)
+            if torch.isnan(maps).any():
+                raise UserError(
+                    f"the model's maps of frames {frames[part][0] + 1} to {frames[part][-1] + 1} are not numbers "
+                    "(NaN): its weights are broken or its training diverged"
+                )
+            for source in needs[index]:
+                if last_use[source] == index:
+                    del ring[source]
+            yield frames[part], maps
+
+
+def _maps_of(
+    model: Any, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool, precision: str
+) -> Tensor:
+    """Compute the log-saliency (n, h, w) of n windows in one call: float32, on the CPU."""
+    clips: dict[tuple[int, ...], int] = {}  # the windows' different clips -> their row in the batch
+    for window in windows:
+        clips.setdefault(window.frames, len(clips))
+    sources = sorted({source for clip in clips for source in clip})
+    place = {source: row for row, source in enumerate(sources)}
+    with torch.inference_mode():
+        images = torch.stack([ring[source] for source in sources])  # (U, 3, H, W)
+        images = images.flip(-1) if flipped else images
+        rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)
+        batch = images[rows].transpose(1, 2).contiguous()  # (B, T, 3, H, W) -> (B, 3, T, H, W)
+        dtype = PRECISIONS[precision]
+        with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
+            maps = model(batch).float()  # (B, N, h, w)
+        asked = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
+        asked = asked.cpu()
+    return asked.clone()  # a normal tensor: what is made in inference mode could not be trained against
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put a network into evaluation mode, and back into the mode of each of its parts."""
+    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
