@@ -16,6 +16,7 @@ from distill.config import RunConfig, load_config
 from distill.errors import UserError
 from distill.files import refuse_existing
 from distill.models import read_header, save_model
+from distill.runlog import read_log
 
 FREE_TO_CHANGE = ("out", "resume", "device", "data.workers", "training.checkpoint_every", "training.recompute")
 """Keys that may differ between a run and its resumption, since no weight depends on them."""
@@ -59,6 +60,11 @@ def keep_best(config: RunConfig, model: nn.Module, step: int, scores: dict[str, 
 def best_of(path: Path) -> dict[str, Any] | None:
     """Return the notes of the best weights so far, with their `step` and `validation` scores, or None."""
     return read_header(path)["notes"] if path.exists() else None
+
+
+def was_validated(out: Path, step: int) -> bool:
+    """Tell whether the weights after `step` steps have been scored already."""
+    return any(line["kind"] == "validation" and line["step"] == step for line in read_log(out / "log.jsonl"))
 
 
 def notes(config: RunConfig, step: int, **more: Any) -> dict[str, Any]:

@@ -102,6 +102,21 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             runlog.say(teacher.describe())
         if done:
             runlog.say(f"{out}: goes on after step {done} of {steps}")
+
+        def score(step: int) -> None:
+            """Validate the weights after `step` steps, on the main process; the others wait."""
+            if is_main:
+                with ema.applied() if ema is not None else nullcontext():
+                    scores = validate(config, bare_model, validation, accelerator.device)
+                    runfolder.keep_best(config, bare_model, step, scores)
+                runlog.validation({"step": step, "scores": scores})
+            accelerator.wait_for_everyone()
+
+        def is_scored(step: int) -> bool:
+            return bool(validation) and (step == steps or step % validate_every == 0)
+
+        if done and is_scored(done) and not runfolder.was_validated(out, done):
+            score(done)  # the checkpoint is written first, so a crash in validation costs the validation alone
         batches = iter(
             make_loader(clips, clip_numbers(config, accelerator, done, steps), workers=config.data.workers)
         )
@@ -117,18 +132,15 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
 
             finished = step + 1 == steps
             stopped = stopped and not finished
-            scored = validation and not stopped and (finished or (step + 1) % validate_every == 0)
+            scored = is_scored(step + 1) and not stopped
             if accelerator.scaler is not None:
                 memory["scaler"] = accelerator.scaler.state_dict()
             if is_main and (scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0):
                 notes = runfolder.notes(config, step + 1)
                 save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory, notes, ema)
-            if is_main and scored:
-                with ema.applied() if ema is not None else nullcontext():
-                    scores = validate(config, bare_model, validation, accelerator.device)
-                    runfolder.keep_best(config, bare_model, step + 1, scores)
-                runlog.validation({"step": step + 1, "scores": scores})
             accelerator.wait_for_everyone()
+            if scored:
+                score(step + 1)
             if stopped:
                 runlog.say(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
                 raise KeyboardInterrupt

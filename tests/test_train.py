@@ -189,6 +189,24 @@ def test_a_validation_that_cannot_be_scored_is_refused_at_the_start(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_crash_in_validation_costs_the_validation_alone(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> dict[str, float]:
+        raise OSError("a torn map")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.train.validate", broken)
+        with pytest.raises(OSError, match="a torn map"):
+            train(config(tmp_path / "run"))
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    train(config(tmp_path / "run", resume="auto"))
+    assert_same_run(straight, tmp_path / "run")
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    [line] = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "validation"]
+    assert line["step"] == STEPS
+
+
 def test_resuming_never_writes_into_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").write_text("somebody's")
     with pytest.raises(UserError, match="something that is no run"):
