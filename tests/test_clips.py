@@ -53,7 +53,7 @@ def test_spec_of_a_model():
     assert Spec.of(model, stride=2) == Spec(16, (224, 384), (15,), (224, 384), 2)
 
 
-def test_sample_has_what_the_contract_says(videos):
+def test_sample_has_what_its_docstring_says(videos):
     sample = clips(videos, THREE)[0]
     assert (sample["clip"].shape, sample["clip"].dtype) == ((3, 4, 36, 64), torch.uint8)
     for key in ("density", "fixations"):
