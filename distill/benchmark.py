@@ -136,8 +136,7 @@ def benchmark(
     if rounds < 1 or min(sizes) < 1 or (threads is not None and threads < 1):
         raise UserError(f"rounds, batch_size and threads must be at least 1: {rounds}, {batch_size}, {threads}")
     for each in precisions:
-        if each not in models.PRECISIONS:
-            raise UserError(f"precision: expected one of {', '.join(models.PRECISIONS)}, got {each!r}")
+        models.check_precision(each)
     where = models.resolve_device(device)
 
     with _threads(threads) as used:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
-from distill.models import PRECISIONS
+from distill.models import check_precision
 from distill.saliency import peak_map
 from distill.sliding import slide
 from distill.targets.codec import CODECS
@@ -78,8 +78,7 @@ def build(
             is left; the teacher's maps are not numbers.
         KeyboardInterrupt: on Ctrl-C, after saying how to go on; what is committed stays.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_precision(precision)
     by_name = {video.name: video for video in videos}
     if len(by_name) < len(videos):
         raise UserError("two videos have one name; a store tells videos apart by name, so rename one")

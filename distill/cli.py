@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from distill.errors import RunError, UserError
+from distill.errors import NO_SPACE, RunError, UserError
 from distill.grammar import build_parser
 
 Arguments = argparse.Namespace
@@ -220,8 +220,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
 
 # ------------------------------------------------------------------------------------------- how it all ends
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ROOM_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
+NO_SPACE_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_SPACE))})\)")
 """How safetensors words the same."""
 NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -288,7 +287,7 @@ def machine_says(error: BaseException) -> str | None:
     for each in chain(error):
         code = each.errno if isinstance(each, OSError) else None
         where = f"{each.filename}: " if isinstance(each, OSError) and each.filename else ""
-        if code in NO_ROOM or NO_ROOM_IN_RUST.search(str(each)):
+        if code in NO_SPACE or NO_SPACE_IN_RUST.search(str(each)):
             return f"{where}there is no space left on the disk; free some, or write to another place"
         if code in NOT_ALLOWED:
             return f"{where}no permission to read or write here; choose another place or change its permissions"

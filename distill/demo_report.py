@@ -1,7 +1,6 @@
 """What the demo says at its end: the table, the first sentence, and report.html."""
 
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from distill.data.video import open_video
 from distill.evaluate import BASELINES, evaluate
 from distill.models import load_model
 from distill.predict import overlay
+from distill.runfolder import peak_memory_mib
 from distill.saliency import peak_map
 from distill.sliding import slide
 
@@ -204,5 +204,4 @@ def minutes(seconds: float) -> str:
 
 def peak_memory() -> float:
     """Return the largest resident memory that this process or one of its workers ever had, in GiB."""
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return max(peaks) / (2**30 if sys.platform == "darwin" else 2**20)
+    return max(peak_memory_mib(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

@@ -284,6 +284,16 @@ def resolve_device(name: str) -> torch.device:
     )
 
 
+def check_precision(name: str) -> None:
+    """Refuse a precision that is none of PRECISIONS.
+
+    Raises:
+        UserError: it lists what there is.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
+
+
 def device_of(model: Any) -> torch.device:
     """Return where a model's weights lie; the CPU for one that has none."""
     if isinstance(model, nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distill.data.clips import Video
 from distill.data.video import VideoReader, open_video
 from distill.errors import UserError
-from distill.models import PRECISIONS, device_of
+from distill.models import PRECISIONS, check_precision, device_of
 
 FIRST_FRAMES = ("repeat", "flip")
 """What a clip that would begin before the video holds instead: the first frame again, or later ones, backwards."""
@@ -118,8 +118,7 @@ def slide(
     """
     if batch_size < 1 or stride < 1:
         raise UserError(f"batch_size and stride must be at least 1, got {batch_size} and {stride}")
-    if precision not in PRECISIONS:
-        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_precision(precision)
     if first_frames not in FIRST_FRAMES:
         raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {first_frames!r}")
     reader = open_video(video.path) if isinstance(video, Video) else video

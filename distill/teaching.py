@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distill.data.clips import ClipSpec, Video, Window, read_clip
 from distill.errors import UserError
-from distill.models import PRECISIONS, device_of
+from distill.models import PRECISIONS, check_precision, device_of
 from distill.targets.store import TargetStore
 
 
@@ -84,8 +84,7 @@ class OnlineTeacher:
     def __init__(
         self, model: Any, *, stride: int = 1, device: str | torch.device | None = None, precision: str = "fp32"
     ) -> None:
-        if precision not in PRECISIONS:
-            raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        check_precision(precision)
         if isinstance(model, nn.Module):
             model.requires_grad_(False).eval()
             if device is not None:

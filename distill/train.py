@@ -92,6 +92,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     ema = None if config.training.ema is None else Ema(bare_model, config.training.ema)
     if ema is not None and newest is not None:
         load_average(newest, ema)
+    train_mode(model)  # once: validation hands every part back in the mode it was in
     loop = Loop(config, accelerator, model, optimizer, objective, teacher, steps)
 
     with (
@@ -166,7 +167,6 @@ class Loop:
     ) -> tuple[dict[str, Any], bool]:
         """Take one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
         config, accelerator = self.config, self.accelerator
-        train_mode(self.model)
         rate = config.optimizer.lr * learning_rate_factor(step, steps=self.steps, **config.schedule.model_dump())
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # layer_decay

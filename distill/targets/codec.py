@@ -46,6 +46,17 @@ class Codec:
     """What it keeps, in words."""
 
 
+def _checked(log_map: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Return a map (h, w) in float32 and its largest value, or raise a ValueError that says why it is no map."""
+    values = np.asarray(log_map, dtype=np.float32)
+    if values.ndim != 2:
+        raise ValueError(f"expected one map (h, w), got an array of shape {values.shape}")
+    peak = values.max()
+    if not np.isfinite(peak):
+        raise ValueError(f"the map is not made of numbers: its largest value is {peak}")
+    return values, peak
+
+
 def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
     """Encode log-saliency (h, w) with integer codes of a type: "u1" for 256 levels, "<u2" for 65,536.
 
@@ -54,12 +65,7 @@ def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
     Raises:
         ValueError: not one map, NaN, plus infinity, or minus infinity everywhere.
     """
-    values = np.asarray(log_map, dtype=np.float32)
-    if values.ndim != 2:
-        raise ValueError(f"expected one map (h, w), got an array of shape {values.shape}")
-    peak = values.max()
-    if not np.isfinite(peak):
-        raise ValueError(f"the map is not made of numbers: its largest value is {peak}")
+    values, peak = _checked(log_map)
     depth = np.minimum(peak - values, np.float32(DEEPEST))
     span = depth.max()
     levels = np.iinfo(dtype).max
@@ -109,12 +115,7 @@ def _encode_half(log_map: np.ndarray) -> bytes:
     Averaging the map and interpolating its logarithm costs a third of the KL of doing both in the log domain, and
     half of doing both on the map.
     """
-    values = np.asarray(log_map, dtype=np.float32)
-    if values.ndim != 2:
-        raise ValueError(f"expected one map (h, w), got an array of shape {values.shape}")
-    peak = values.max()
-    if not np.isfinite(peak):
-        raise ValueError(f"the map is not made of numbers: its largest value is {peak}")
+    values, peak = _checked(log_map)
     values = np.exp(np.maximum(values - peak, -np.float32(DEEPEST)))
     values = np.pad(values, [(0, length % 2) for length in values.shape], mode="edge")
     h, w = values.shape

@@ -15,11 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.errors import NO_SPACE, UserError
 from distill.files import fsync
 from distill.targets.format import DamagedError, batch_bytes, batch_entries, end_bytes, scan
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -32,7 +30,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             raise
         raise UserError(
             f"{path}: no space left to write ({os.strerror(error.errno)}); the maps committed so far are kept: "
