@@ -14,9 +14,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.errors import NO_SPACE, RunError, UserError
 from distill.grammar import build_parser
+
+if TYPE_CHECKING:
+    from distill.benchmark.rows import Benchmark
 
 Arguments = argparse.Namespace
 
@@ -182,24 +186,35 @@ def export(arguments: Arguments) -> None:
 
 
 def benchmark(arguments: Arguments) -> None:
-    """Measure what models cost."""
-    from distill.benchmark import benchmark as run
+    """Measure what models cost, or a part of the toolkit."""
     from distill.files import refuse_existing
 
     if arguments.out:
         refuse_existing(arguments.out, "the file of measurements")
-    measured = run(
-        arguments.models,
+    measured = BENCHMARKS[arguments.of](arguments)
+    print(measured)
+    if arguments.out:
+        measured.save(arguments.out)
+
+
+def benchmark_models(arguments: Arguments) -> "Benchmark":
+    """Measure models side by side."""
+    from distill.benchmark.models import benchmark as run
+
+    return run(
+        arguments.subjects,
         rounds=arguments.rounds,
         batch_size=arguments.batch_size,
         threads=arguments.threads,
         device=arguments.device,
         precision=arguments.precision,
     )
-    print(measured)
-    if arguments.out:
-        measured.save(arguments.out)
 
+
+BENCHMARKS: dict[str, Callable[[Arguments], "Benchmark"]] = {
+    "models": benchmark_models,
+}
+"""What `benchmark --of` takes."""
 
 VERBS: dict[str, Callable[[Arguments], None]] = {
     "demo": demo,

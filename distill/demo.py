@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill.benchmark import benchmark
+from distill.benchmark.models import benchmark
 from distill.build import scored_videos, training_sources, training_videos
 from distill.cache import info
 from distill.config import RunConfig, load_config

@@ -291,14 +291,16 @@ def add_benchmark(verbs: Any) -> None:
     verb = add_verb(
         verbs,
         "benchmark",
-        "measure weights, GFLOPs and milliseconds a map",
+        "measure what models cost: weights, GFLOPs and milliseconds a map",
         "Measure models side by side in one run, their rounds interleaved: a row for each batch size and "
-        "precision, with its share of what the device reaches on the product of two matrices in the same run.",
+        "precision, with its share of what the device reaches on the product of two matrices in the same run. "
+        "With --of, measure a part of the toolkit instead.",
         "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
         "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
         "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
     )
-    verb.add_argument("models", nargs="+", metavar="MODEL", help="what to measure (see: saldistill --help)")
+    verb.add_argument("subjects", nargs="*", metavar="MODEL", help="what to measure (see: saldistill --help)")
+    verb.add_argument("--of", choices=["models"], default="models", help="what is measured (default: %(default)s)")
     verb.add_argument(
         "--rounds", type=count, default=5, metavar="N", help="interleaved rounds (default: %(default)s)"
     )

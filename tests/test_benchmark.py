@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill import benchmark as module
-from distill.benchmark import Benchmark, benchmark
+from distill.benchmark import models as module
+from distill.benchmark import rows as rows_module
+from distill.benchmark.models import benchmark
+from distill.benchmark.rows import Benchmark
 from distill.cli import main
 from distill.errors import UserError
 from distill.export import export
@@ -87,7 +89,7 @@ def test_rounds_interleave_and_threads_are_put_back() -> None:
 
 
 def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     small = Small()
     export(small, tmp_path / "s.onnx")
     monkeypatch.chdir(tmp_path)
@@ -117,27 +119,14 @@ def test_memory_is_measured_in_a_fresh_process() -> None:
 
 
 def test_unknown_numbers_show_as_a_dash() -> None:
-    row = {
-        "model": "m",
-        "weights": None,
-        "gflops": None,
-        "milliseconds": 1.0,
-        "p99": 2.0,
-        "ratio": 1.0,
-        "batch_size": 4,
-        "precision": "own",
-        "share": None,
-        "memory_mb": None,
-    }
-    setting = {"device": "d", "threads": 1, "rounds": 1, "memory": "none", "matrix": 8}
-    setting["matrix_gflops_per_second"] = {"fp32": 1500.0}
-    lines = str(Benchmark([row], setting)).splitlines()
-    assert lines[1].split() == ["m", "-", "-", "4", "own", "1", "2", "1", "-", "-"]
-    assert lines[-1] == "product of two matrices of 8 rows: fp32 1.5 TFLOP/s"
+    columns = {"model": ("model", "{}"), "weights": ("weights", "{:,}"), "ms": ("ms/map", "{:.3g}")}
+    lines = str(Benchmark([{"model": "m", "weights": None, "ms": 1.0}], columns, {}, ["a note"])).splitlines()
+    assert lines[1].split() == ["m", "-", "1"]
+    assert lines[-1] == "a note"
 
 
 def test_a_row_for_each_batch_size_and_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     rows = benchmark(
         ["teacher/salfom:micro"],
         rounds=2,
@@ -163,7 +152,7 @@ def test_a_row_for_each_batch_size_and_precision(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_rate_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     products: list[tuple[torch.dtype, tuple[int, ...]]] = []
 
     def slow(a: Tensor, b: Tensor) -> Tensor:
@@ -182,7 +171,7 @@ def test_the_rate_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_command_reads_lists_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     monkeypatch.setattr(module, "_cpu_memory", lambda *case: len(case))  # each costs a process
     out = tmp_path / "m.json"
     words = ["benchmark", "student/thtdnet:micro", "--device", "cpu", "--rounds", "1", "--threads", "1"]

@@ -23,17 +23,10 @@ import numpy as np
 import psutil
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from distill import models
+from distill.benchmark.rows import Benchmark, interleave
 from distill.errors import UserError
-from distill.files import write_json
-
-ROUND_SECONDS = 0.5
-"""A model is called in one round until about so much time has passed, once at least, ..."""
-
-MOST_CALLS = 20
-"""... and so often at most."""
 
 MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}
 """Rows of the square matrices by whose product a kind of device's rate is measured: far beyond its caches."""
@@ -54,44 +47,6 @@ COLUMNS = {
     "memory_mb": ("memory MB", "{:.0f}"),
 }
 """Key of a row -> its head and form in the table."""
-
-
-class Benchmark(list[dict[str, Any]]):
-    """One row a model, batch size and precision, in the order asked for; printed as a table.
-
-    A row is plain values for JSON: `model`, `runtime`, `weights`, `gflops` (a map; None where unknown), `file_mb`
-    (of an .onnx file), `batch_size`, `precision`, `milliseconds` (median a map), `p99` (milliseconds a map),
-    `maps_per_second`, `ratio` (time a map against the first row's), `gflops_per_second`, `share` (of that, in what
-    the device reached on the product of two matrices in the same precision and run; None where unknown),
-    `memory_mb` and `calls`. `setting` says how they were measured, and under `matrix_gflops_per_second` what the
-    device reached, by precision.
-    """
-
-    def __init__(self, rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> None:
-        super().__init__(rows)
-        self.setting = setting
-
-    def __str__(self) -> str:
-        cells = [[head for head, _ in COLUMNS.values()]] + [
-            [form.format(row[key]) if row[key] is not None else "-" for key, (_, form) in COLUMNS.items()]
-            for row in self
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
-            for line in cells
-        ]
-        how = "{device}, {threads} CPU threads, {rounds} rounds; memory: {memory}"
-        rates = [
-            f"{precision} {rate / 1000:.3g} TFLOP/s"
-            for precision, rate in self.setting["matrix_gflops_per_second"].items()
-        ]
-        product = f"product of two matrices of {self.setting['matrix']} rows: {', '.join(rates)}"
-        return "\n".join([*lines, how.format(**self.setting), product])
-
-    def save(self, path: str | Path) -> None:
-        """Write rows and setting as JSON, atomically."""
-        write_json(path, {"setting": self.setting, "rows": list(self)})
 
 
 def benchmark(
@@ -126,6 +81,14 @@ def benchmark(
         memory: measure it; costs a process a row on the CPU. Networks given as objects have none there.
         progress: show a bar.
 
+    Returns:
+        One row a model, batch size and precision, in the order asked for. A row has `model`, `runtime`, `weights`,
+        `gflops` (a map; None where unknown), `file_mb` (of an .onnx file), `batch_size`, `precision`,
+        `milliseconds` (median a map), `p99` (milliseconds a map), `maps_per_second`, `ratio` (time a map against the
+        first row's), `gflops_per_second`, `share` (of that, in what the device reached on the product of two
+        matrices in the same precision and run; None where unknown), `memory_mb` and `calls`. The setting has what
+        the device reached, by precision, under `matrix_gflops_per_second`.
+
     Raises:
         UserError: no model, an unknown one, or a bad setting.
     """
@@ -146,7 +109,7 @@ def benchmark(
             own = ["own"] if isinstance(model, models.OnnxModel) else precisions
             cases += [(reference, model, size, each) for each in own for size in sizes]
         calls = [_call(model, where, size, each) for _, model, size, each in cases]
-        times = _time([*calls, *(_matrix_call(where, each) for each in precisions)], rounds, progress=progress)
+        times = interleave([*calls, *(_matrix_call(where, each) for each in precisions)], rounds, progress=progress)
         operations = 2e-9 * MATRIX[where.type] ** 3
         rates = {
             each: operations / float(np.median(seconds))
@@ -181,7 +144,12 @@ def benchmark(
         "torch": str(torch.__version__),
         "cpus": os.cpu_count(),
     }
-    return Benchmark(rows, setting)
+    reached = ", ".join(f"{precision} {rate / 1000:.3g} TFLOP/s" for precision, rate in rates.items())
+    notes = [
+        "{device}, {threads} CPU threads, {rounds} rounds; memory: {memory}".format(**setting),
+        f"product of two matrices of {MATRIX[where.type]} rows: {reached}",
+    ]
+    return Benchmark(rows, COLUMNS, setting, notes)
 
 
 def _times_a_map(seconds: Sequence[float], maps: int) -> dict[str, Any]:
@@ -264,24 +232,6 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _time(calls: Sequence[Callable[[], float]], rounds: int, *, progress: bool) -> list[list[float]]:
-    """Time every model once a round, after a round that only warms up; seconds of each timed call."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    with tqdm(total=(rounds + 1) * len(calls), unit="round", desc="timing", disable=not progress) as bar:
-        counts = []
-        for call in calls:
-            usual = min(call(), call())
-            counts.append(max(1, min(MOST_CALLS, int(ROUND_SECONDS / max(usual, 1e-9)))))
-            bar.update()
-        for _ in range(rounds):
-            for call, count, own in zip(calls, counts, seconds, strict=True):
-                if count > 1:
-                    call()  # the other models have emptied the caches; of a slow one that is no matter
-                own.extend(call() for _ in range(count))
-                bar.update()
-    return seconds
-
-
 def _describe(model: Any) -> dict[str, Any]:
     onnx = isinstance(model, models.OnnxModel)
     weights = model.edge.metadata.get("weights") if onnx else models.count_weights(model)
@@ -311,7 +261,7 @@ def _gpu_memory(model: nn.Module, call: Callable[[], float], device: torch.devic
 def _cpu_memory(reference: str | Path, batch_size: int, threads: int, precision: str) -> float:
     """Return how many MB the peak of resident memory grows when a fresh process loads a model and calls it once."""
     program = (
-        "import sys; from distill.benchmark import _measure_memory as m; "
+        "import sys; from distill.benchmark.models import _measure_memory as m; "
         "print(m(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))"
     )
     done = subprocess.run(
