@@ -84,8 +84,8 @@ def benchmark(
     Returns:
         One row a model, batch size and precision, in the order asked for. A row has `model`, `runtime`, `weights`,
         `gflops` (a map; None where unknown), `file_mb` (of an .onnx file), `batch_size`, `precision`,
-        `milliseconds` (median a map), `p99` (milliseconds a map), `maps_per_second`, `ratio` (time a map against the
-        first row's), `gflops_per_second`, `share` (of that, in what the device reached on the product of two
+        `milliseconds` (median a map), `p99` (milliseconds a map), `maps_per_second`, `ratio` (time a map against
+        the first row's), `gflops_per_second`, `share` (of that, in what the device reached on the product of two
         matrices in the same precision and run; None where unknown), `memory_mb` and `calls`. The setting has what
         the device reached, by precision, under `matrix_gflops_per_second`.
 
