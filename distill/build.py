@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from distill import layers
+from distill import layers, sharding
 from distill.config import DataSection, LossSection, OptimizerSection, RunConfig, ScoredSource, SourceSection
 from distill.data import find_videos
 from distill.data.clips import ClipDataset, ClipSpec, Source, Video
@@ -59,6 +59,22 @@ def build_model(config: RunConfig) -> nn.Module:
     if config.training.compile:
         model.compile()
     return model
+
+
+def shard(config: RunConfig, model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Return the model to train: the one that was built, or a copy whose weights lie in parts on the processes.
+
+    Raises:
+        UserError: if there is one process, or the model does not say what its encoder's blocks are.
+    """
+    if not config.training.shard:
+        return model
+    if accelerator.num_processes == 1:
+        raise UserError(
+            "training.shard: there is one process, and nothing to share; start several with accelerate launch, or "
+            "leave it out"
+        )
+    return sharding.shard(model, accelerator.device, accelerator.num_processes)
 
 
 def videos_of(source: SourceSection) -> list[Video]:

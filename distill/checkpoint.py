@@ -14,6 +14,7 @@ import json
 import logging
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from distill import sharding
 from distill.ema import Ema
 from distill.errors import UserError
 from distill.files import atomic_folder
@@ -41,45 +43,58 @@ def save_checkpoint(
     run: Path,
     step: int,
     model: nn.Module,
+    trained: nn.Module,
     optimizer: Optimizer,
     memory: dict[str, Any],
     notes: dict[str, Any],
     ema: Ema | None = None,
+    *,
+    is_main: bool = True,
 ) -> None:
-    """Write the state after `step` steps and drop the older checkpoints.
+    """Write the state after `step` steps and drop the older checkpoints; every process calls this, one writes.
 
     Args:
         run: the run's folder.
         step: steps done.
-        model: the unwrapped model.
+        model: the whole, unwrapped model: what is written.
+        trained: the model that is trained: the same one, or its sharded copy (`distill.sharding`).
         optimizer: the unwrapped optimiser.
         memory: whatever else the loop needs, JSON-able.
         notes: what the weight file says of its training, JSON-able.
-        ema: the moving average of the model's weights, where there is one.
+        ema: the moving average of the trained model's weights, where there is one.
+        is_main: whether this process is the one that writes.
     """
     folder = run / "checkpoints" / f"step-{step:06d}"
     older = [other for other in folder.parent.glob("step-*") if other != folder]
-    if not folder.exists():
+    with atomic_folder(folder) if is_main else nullcontext() as temporary:
+        sharding.gather(trained, model)
         tensors, groups = _flatten(optimizer)
-        with atomic_folder(folder) as temporary:
+        if temporary is not None:
             save_model(model, temporary / "model.safetensors", notes=notes)
             save_file(tensors, temporary / "state.safetensors")
-            if ema is not None:
-                with ema.applied():
+        if ema is not None:
+            with ema.applied():
+                sharding.gather(trained, model)
+                if temporary is not None:
                     save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
+        if temporary is not None:
             state = {"step": step, "memory": memory, "optimizer": groups}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-    for other in older:
-        shutil.rmtree(other)
+    if is_main:
+        for other in older:
+            shutil.rmtree(other)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(
+    folder: Path, model: nn.Module, trained: nn.Module, optimizer: Optimizer
+) -> tuple[int, dict[str, Any]]:
     """Put a checkpoint's weights and moments into place; return the steps done and the loop's memory.
 
     Raises:
         UserError: if the checkpoint is of another model or damaged.
     """
     load_weights_into(model, folder / "model.safetensors")
+    sharding.scatter(model, trained)
     try:
         state = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors")
@@ -89,21 +104,22 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
         raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
 
 
-def load_average(folder: Path, ema: Ema) -> None:
+def load_average(folder: Path, model: nn.Module, trained: nn.Module, ema: Ema) -> None:
     """Put a checkpoint's moving average into place.
 
     Raises:
         UserError: if it is missing, damaged, or of another model.
     """
     with ema.applied():
-        load_weights_into(ema.model, folder / "ema.safetensors")
+        load_weights_into(model, folder / "ema.safetensors")
+        sharding.scatter(model, trained)
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Split an optimiser's state into tensors named `parameter.moment` and its groups' settings."""
     state = optimizer.state_dict()
     tensors = {
-        f"{parameter}.{moment}": torch.as_tensor(value).contiguous()
+        f"{parameter}.{moment}": sharding.whole(torch.as_tensor(value)).contiguous()
         for parameter, moments in state["state"].items()
         for moment, value in moments.items()
         if value is not None
@@ -112,8 +128,10 @@ def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, An
 
 
 def _unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         parameter, moment = name.split(".")
-        state.setdefault(int(parameter), {})[moment] = value
+        moments = state.setdefault(int(parameter), {})
+        moments[moment] = sharding.like(value, weights[int(parameter)])
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -204,6 +204,9 @@ class TrainingSection(Section):
     recompute: bool = False
     """Gradient checkpointing: keep the input of each layer of the encoder alone, and compute the layer again in the
     backward pass. The same numbers in less memory and about a third more time."""
+    shard: bool = False
+    """On several GPUs: each keeps a part of the weights, gradients and moments, and fetches each of the encoder's
+    blocks while it runs (FSDP). The same numbers in less memory and more time (distill/sharding.py)."""
     ema: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
     """Validate and keep as the best a moving average of the weights; each step keeps this much of it, fewer of the
     first steps (distill/ema.py)."""
@@ -228,6 +231,13 @@ class TrainingSection(Section):
     def _one_length(self) -> "TrainingSection":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
+        return self
+
+
+    @model_validator(mode="after")
+    def _shardable(self) -> "TrainingSection":
+        if self.shard and (self.compile or self.precision == "fp16"):
+            raise ValueError("shard goes with neither compile nor precision: fp16; use fp32 or bf16, uncompiled")
         return self
 
 

@@ -18,7 +18,15 @@ from distill.files import refuse_existing
 from distill.models import read_header, save_model
 from distill.runlog import read_log
 
-FREE_TO_CHANGE = ("out", "resume", "device", "data.workers", "training.checkpoint_every", "training.recompute")
+FREE_TO_CHANGE = (
+    "out",
+    "resume",
+    "device",
+    "data.workers",
+    "training.checkpoint_every",
+    "training.recompute",
+    "training.shard",
+)
 """Keys that may differ between a run and its resumption, since no weight depends on them."""
 
 

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from distill import build, runfolder
+from distill import build, runfolder, sharding
 from distill.checkpoint import load_average, load_checkpoint, newest_checkpoint, save_checkpoint
 from distill.config import RunConfig, save_config
 from distill.data import make_loader
@@ -66,7 +66,8 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     teacher = build.build_teacher(config, sources, spec, accelerator.device)
     clips = build.build_clips(config, sources, spec, teacher)
     objective = build.build_objective(config.losses)
-    optimizer = build.build_optimizer(config.optimizer, model)
+    trained = build.shard(config, model, accelerator)  # the model itself, unless its weights lie in parts
+    optimizer = build.build_optimizer(config.optimizer, trained)
     steps = build.count_steps(config, len(clips), accelerator.num_processes)
     clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
     validate_every = config.training.validate_every or steps
@@ -76,7 +77,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     memory: dict[str, Any] = {"seconds": 0.0, "processes": accelerator.num_processes}
     newest = newest_checkpoint(out)
     if newest is not None:
-        done, memory = load_checkpoint(newest, model, optimizer)
+        done, memory = load_checkpoint(newest, model, trained, optimizer)
         if memory["processes"] != accelerator.num_processes:
             raise UserError(
                 f"{out}: the run was started on {memory['processes']} processes and cannot go on with "
@@ -87,13 +88,13 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
         save_config(config, out / "config.yaml")
     if accelerator.scaler is not None and "scaler" in memory:
         accelerator.scaler.load_state_dict(memory["scaler"])
-    bare_model, bare_optimizer = model, optimizer
-    model, optimizer = accelerator.prepare(model, optimizer)
-    ema = None if config.training.ema is None else Ema(bare_model, config.training.ema)
+    prepared = trained if config.training.shard else accelerator.prepare(trained)
+    stepper = accelerator.prepare(optimizer)
+    ema = None if config.training.ema is None else Ema(trained, config.training.ema)
     if ema is not None and newest is not None:
-        load_average(newest, ema)
-    train_mode(model)  # once: validation hands every part back in the mode it was in
-    loop = Loop(config, accelerator, model, optimizer, objective, teacher, steps)
+        load_average(newest, model, trained, ema)
+    train_mode(prepared)  # once: validation hands every part back in the mode it was in
+    loop = Loop(config, accelerator, prepared, stepper, objective, teacher, steps)
 
     with (
         RunLog(out, start=done, steps=steps, quiet=not is_main) as runlog,
@@ -106,11 +107,12 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
 
         def score(step: int) -> None:
             """Validate the weights after `step` steps, on the main process; the others wait."""
-            if is_main:
-                with ema.applied() if ema is not None else nullcontext():
-                    scores = validate(config, bare_model, validation, accelerator.device)
-                    runfolder.keep_best(config, bare_model, step, scores)
-                runlog.validation({"step": step, "scores": scores})
+            with ema.applied() if ema is not None else nullcontext():
+                sharding.gather(trained, model)
+                if is_main:
+                    scores = validate(config, model.to(accelerator.device), validation, accelerator.device)
+                    runfolder.keep_best(config, model, step, scores)
+                    runlog.validation({"step": step, "scores": scores})
             accelerator.wait_for_everyone()
 
         def is_scored(step: int) -> bool:
@@ -136,9 +138,9 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             scored = is_scored(step + 1) and not stopped
             if accelerator.scaler is not None:
                 memory["scaler"] = accelerator.scaler.state_dict()
-            if is_main and (scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0):
+            if scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0:
                 notes = runfolder.notes(config, step + 1)
-                save_checkpoint(out, step + 1, bare_model, bare_optimizer, memory, notes, ema)
+                save_checkpoint(out, step + 1, model, trained, optimizer, memory, notes, ema, is_main=is_main)
             accelerator.wait_for_everyone()
             if scored:
                 score(step + 1)
@@ -184,7 +186,7 @@ class Loop:
             stopped |= interrupted.is_set() or (stop is not None and stop(step, index))
         record: dict[str, Any] = {"step": step + 1, "lr": rate}
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.training.clip_norm or math.inf)
-        record["gradient_norm"] = float(norm)
+        record["gradient_norm"] = float(sharding.whole(norm))
         scaled = accelerator.scaler is not None  # fp16's scaler passes over such a step by itself
         if not scaled and not math.isfinite(record["gradient_norm"]):
             self.fail(step, f"the gradient's norm is {record['gradient_norm']}", *portions)

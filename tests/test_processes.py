@@ -18,6 +18,8 @@ from test_train import config, losses
 
 from distill.checkpoint import newest_checkpoint
 from distill.config import RunConfig, save_config
+from distill.errors import UserError
+from distill.models import count_weights, create_model
 from distill.train import train
 
 MODEL = {"name": "teacher/salfom", "variant": "micro"}  # without stochastic depth: processes draw their own
@@ -25,22 +27,21 @@ TRAINING = {"steps": 3, "accumulate": 2, "clip_norm": 1.0, "checkpoint_every": 1
 OPTIONS = {"ema": 0.9, "freeze": 1, "recompute": True}
 
 
-def launch(run: RunConfig, folder: Path, processes: int = 2) -> None:
-    """Run a config in several processes on the CPU."""
-    save_config(run, folder / "run.yaml")
+def launch(*program: str, processes: int = 2) -> str:
+    """Run a program in several processes on the CPU; return what they print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
-    door = str(REPOSITORY / "scripts" / "train_teacher.py")
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, door, str(folder / "run.yaml")],
+        [sys.executable, "-m", *launcher, *program],
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def run_on(folder: Path, *, batch_size: int, options: dict[str, Any]) -> RunConfig:
@@ -49,12 +50,15 @@ def run_on(folder: Path, *, batch_size: int, options: dict[str, Any]) -> RunConf
     return config(folder / "run", model=MODEL, training=training, optimizer=optimizer)
 
 
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "with every option"])
+@pytest.mark.parametrize(
+    "options", [{}, OPTIONS, OPTIONS | {"shard": True}], ids=["plain", "with every option", "sharded"]
+)
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, Any]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     two.mkdir()
-    train(run_on(one, batch_size=4, options=options))
-    launch(run_on(two, batch_size=2, options=options), two)
+    train(run_on(one, batch_size=4, options={**options, "shard": False} if options else {}))
+    save_config(run_on(two, batch_size=2, options=options), two / "run.yaml")
+    launch(str(REPOSITORY / "scripts" / "train_teacher.py"), str(two / "run.yaml"))
     ours, theirs = losses(one / "run"), losses(two / "run")
     assert len(ours) == len(theirs) == 3
     for here, there in zip(ours, theirs, strict=True):
@@ -67,3 +71,18 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, 
         folders = [newest_checkpoint(folder / "run") for folder in (one, two)]
         first, second = (load_file(folder / name) for folder in folders if folder is not None)
         assert all(torch.allclose(first[key], second[key], atol=2e-5) for key in first | second)
+
+
+def test_each_process_keeps_its_part_of_the_weights() -> None:
+    lines = sorted(launch(str(REPOSITORY / "tests" / "programs" / "shard.py")).splitlines())
+    weights = count_weights(create_model("teacher/salfom:micro"))
+    kept = [int(line.split("keeps ")[1].split(",")[0]) for line in lines]
+    assert sum(kept) == weights  # each weight lies on one process
+    assert max(kept) < 0.6 * weights  # a dimension of 1 cannot be halved
+    assert [line.split(", ", 1)[1] for line in lines] == ["moved True, back True"] * 2
+
+
+def test_sharding_wants_several_processes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.shard: there is one process.*accelerate launch"):
+        train(run_on(tmp_path, batch_size=2, options={"shard": True}))
+    assert not (tmp_path / "run").exists()
