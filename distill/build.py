@@ -17,8 +17,10 @@ from torch import nn
 from distill import layers, sharding
 from distill.config import DataSection, LossSection, OptimizerSection, RunConfig, ScoredSource, SourceSection
 from distill.data import find_videos
+from distill.data.augment import Crop, Jitter
 from distill.data.clips import ClipDataset, ClipSpec, Source, Video
 from distill.errors import UserError
+from distill.hints import Learner, Projection, SideMap, feature_shapes, shape_of, shares_in_common
 from distill.models import create_model, load_model, resolve_device
 from distill.objective import Objective, Term
 from distill.targets.fingerprint import describe_video, fingerprint
@@ -61,20 +63,20 @@ def build_model(config: RunConfig) -> nn.Module:
     return model
 
 
-def shard(config: RunConfig, model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Return the model to train: the one that was built, or a copy whose weights lie in parts on the processes.
+def shard(config: RunConfig, learner: Learner, accelerator: Accelerator) -> Learner:
+    """Return what to train: what was built, or a copy of it whose weights lie in parts on the processes.
 
     Raises:
         UserError: if there is one process, or the model does not say what its encoder's blocks are.
     """
     if not config.training.shard:
-        return model
+        return learner
     if accelerator.num_processes == 1:
         raise UserError(
             "training.shard: there is one process, and nothing to share; start several with accelerate launch, or "
             "leave it out"
         )
-    return sharding.shard(model, accelerator.device, accelerator.num_processes)
+    return cast(Learner, sharding.shard(learner, accelerator.device, accelerator.num_processes))
 
 
 def videos_of(source: SourceSection) -> list[Video]:
@@ -113,7 +115,7 @@ def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> l
 
 def training_sources(data: DataSection) -> list[Source]:
     """Return the videos to train on, with the clips that an epoch takes from each."""
-    return [Source(videos_of(source), clips_per_video=source.clips_per_video) for source in data.train]
+    return [Source(videos_of(source), source.clips_per_video, source.ratio) for source in data.train]
 
 
 def training_videos(sources: Sequence[Source]) -> list[Video]:
@@ -158,7 +160,7 @@ def build_teacher(
         config: the run.
         sources: the videos it trains on.
         spec: what the student wants.
-        device: where a teacher that is computed online runs.
+        device: where a teacher that is computed online runs, unless it has a device of its own.
 
     Raises:
         UserError: if the store was made by another teacher or from other videos (and `accept` is not set), lacks
@@ -169,8 +171,17 @@ def build_teacher(
         return None
     if section.source == "online":
         assert section.model is not None
-        model = load_model(section.model, device=device)
-        teacher: Teacher = OnlineTeacher(model, stride=section.stride, device=device, precision=section.precision)
+        own = device if section.device is None else resolve_device(section.device)
+        model = load_model(section.model, device=own)
+        features = tuple(dict.fromkeys(loss.teacher for loss in config.losses if loss.teacher is not None))
+        teacher: Teacher = OnlineTeacher(
+            model,
+            stride=section.stride,
+            device=own,
+            precision=section.precision,
+            features=features,
+            share=in_common(spec, ClipSpec.of(model, section.stride), sources)[1] if features else 1.0,
+        )
     else:
         assert section.store is not None
         store = TargetStore.open(section.store)
@@ -185,14 +196,15 @@ def build_teacher(
         if differences and not section.accept:
             raise UserError(
                 f"{section.store}: these targets do not fit the run: {'; '.join(differences)}; build them anew in "
-                "another folder, or use them as they are with teacher.accept=true"
+                "another folder, or use them as they are with --accept (teacher.accept=true), which the run records"
             )
         for difference in differences:
             log.warning("%s: accepted although %s", section.store, difference)
         teacher = CachedTeacher(store, spec)
         flip = config.data.flip and "flipped" in teacher.views
         teacher.require(videos, ("plain", "flipped") if flip else ("plain",))
-    check_alignment(teacher.offsets, spec.offsets)
+    for fps in sorted({video.fps for source in sources for video in source.videos}):
+        check_alignment(teacher.offsets(fps), spec.offsets(fps))
     return teacher
 
 
@@ -202,22 +214,30 @@ def build_clips(
     """Return the training clips, with what the teacher needs beside each.
 
     A mirrored clip's teacher map is not the mirrored map of the clip, so clips are mirrored only when the teacher
-    can judge the mirrored view itself.
+    can judge the mirrored view itself. Crops and colours are the clip's alone: a teacher sees whole frames.
     """
-    span = (spec.num_frames - 1) * spec.stride + 1
-    lengths = [video.num_frames for source in sources for video in source.videos]
-    if short := sum(length < span for length in lengths):
+    videos = [video for source in sources for video in source.videos]
+    short = [span for video in videos if (span := spec.span(video.fps)) > video.num_frames]
+    if short:
         log.info(
             "%d of %d training videos are shorter than a clip (%d frames); their first frame is repeated before it",
-            short,
-            len(lengths),
-            span,
+            len(short),
+            len(videos),
+            max(short),
         )
     flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
     if config.data.flip and not flip:
         log.warning("flips are off: the store of targets holds no flipped view (teacher.views)")
-    extras = [] if teacher is None else [teacher.reader]
-    return ClipDataset(sources, spec, seed=config.seed, flip=flip, extras=extras)
+    crop, colour = config.data.crop, config.data.colour
+    return ClipDataset(
+        sources,
+        spec,
+        seed=config.seed,
+        flip=flip,
+        crop=None if crop is None else Crop(crop.area, crop.stretch),
+        colour=None if colour is None else Jitter(colour.brightness, colour.contrast, colour.saturation),
+        extras=[] if teacher is None else [teacher.reader],
+    )
 
 
 def build_objective(losses: list[LossSection]) -> Objective:
@@ -229,24 +249,81 @@ def build_objective(losses: list[LossSection]) -> Objective:
                 loss.against,
                 loss.weight,
                 {} if loss.temperature == 1 else {"temperature": loss.temperature},
+                student=loss.student or "",
+                teacher=loss.teacher or "",
+                final_weight=loss.final_weight,
+                over=loss.ramp,
+                shape=loss.shape,
             )
             for loss in losses
         ]
     )
 
 
-def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser over every trainable weight.
+def in_common(student: ClipSpec, teacher: ClipSpec, sources: Sequence[Source]) -> tuple[float, float]:
+    """Return the share of each one's clip, from its end, that the other's shows as well, in all training videos."""
+    return shares_in_common(student, teacher, {video.fps for source in sources for video in source.videos})
+
+
+def build_learner(
+    config: RunConfig, model: nn.Module, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[Source]
+) -> Learner:
+    """Return the model with the heads that its losses need; their random weights depend on the seed alone.
+
+    Args:
+        config: the run.
+        model: what is trained.
+        teacher: whose features hints compare with.
+        spec: what the model sees.
+        sources: the videos it trains on.
+
+    Raises:
+        UserError: if model or teacher has no features of a name, or the model makes too few maps for a loss.
+    """
+    maps: int = len(spec.target_frames)
+    if maps < 2 and any(loss.name == "temporal" for loss in config.losses):
+        raise UserError(
+            f"losses: temporal compares the change from map to map, and {config.model.name} makes one map a clip; "
+            "use a model with several target frames, or remove the loss"
+        )
+    terms = [term for term in build_objective(config.losses).terms if term.head]
+    shapes = feature_shapes(model) if terms else {}
+    of_teacher: dict[str, tuple[int, ...]] = {}
+    shares = (1.0, 1.0)
+    if isinstance(teacher, OnlineTeacher) and teacher.features:
+        of_teacher, shares = feature_shapes(teacher.model), in_common(spec, teacher.spec, sources)
+    torch.manual_seed(config.seed)
+    heads: dict[str, nn.Module] = {}
+    for term in terms:
+        shape = shape_of(term.student, shapes, f"losses: {term.name}: the model")
+        if term.teacher:
+            wanted = shape_of(term.teacher, of_teacher, f"losses: {term.name}: the teacher")
+            heads[term.head] = Projection(term.student, shape, wanted, shares)
+        else:
+            heads[term.head] = SideMap(term.student, shape, maps=maps, size=spec.map_size)
+    learner = Learner(model, heads)
+    if heads and config.training.compile:
+        learner.compile()  # without heads, the model itself is what runs
+    return learner
+
+
+def build_optimizer(
+    section: OptimizerSection, model: nn.Module, heads: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimiser over every trainable weight, those of the heads last.
 
     With layer_decay, weights stand in groups whose `scale` the loop multiplies the learning rate with.
     """
     weights: Any = [weight for weight in model.parameters() if weight.requires_grad]
     if section.layer_decay != 1:
         weights = layers.decayed_groups(model, section.layer_decay)
-    if section.name == "sgd":
-        return torch.optim.SGD(weights, lr=section.lr, weight_decay=section.weight_decay, momentum=0.9)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[section.name]
-    return kind(weights, lr=section.lr, weight_decay=section.weight_decay)
+    settings: dict[str, Any] = {"lr": section.lr, "weight_decay": section.weight_decay}
+    settings |= {"momentum": 0.9} if section.name == "sgd" else {}
+    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[section.name]
+    optimizer: torch.optim.Optimizer = kind(weights, **settings)
+    if heads is not None and (own := list(heads.parameters())):
+        optimizer.add_param_group({"params": own})
+    return optimizer
 
 
 def count_steps(config: RunConfig, clips: int, processes: int) -> int:

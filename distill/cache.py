@@ -1,40 +1,34 @@
-"""The cache of teacher maps: computing them once, looking at them, checking them, handing them on.
+"""The cache of teacher maps: computing them once, in any number of processes, and saying what there is.
 
-    saldistill cache build CONFIG          saldistill cache verify STORE [--teacher MODEL]
-    saldistill cache info STORE            saldistill cache export STORE -o DIR
+    saldistill cache build CONFIG
+    saldistill cache info STORE
 
 Every map is computed in the batch that the store's plan puts it in, so that it does not depend on who computed it,
 or on how often the work was interrupted.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
-from distill.files import atomic_folder, refuse_existing
 from distill.models import check_precision
-from distill.saliency import peak_map
 from distill.sliding import slide
+from distill.stride import Stride
 from distill.targets.codec import CODECS
 from distill.targets.fingerprint import fingerprint
-from distill.targets.importer import import_maps
 from distill.targets.plan import Batch
 from distill.targets.store import TargetStore
-
-__all__ = ["VerifyReport", "build", "export_png", "fingerprint", "import_maps", "info", "verify"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +40,7 @@ def build(
     *,
     codec: str = "log8",
     views: Sequence[str] = ("plain",),
-    stride: int = 1,
+    stride: Stride = 1,
     batch_size: int = 8,
     batches_per_shard: int = 64,
     device: str | torch.device | None = None,
@@ -63,7 +57,7 @@ def build(
         path: the store's folder.
         codec: how maps are stored, a name in `CODECS`.
         views: "plain", "flipped" (the map of the mirrored video), or both.
-        stride: frames of the video from one frame of the teacher's clip to the next.
+        stride: how far apart the frames of the teacher's clip lie in the video, in frames or as a rate ("30fps").
         batch_size: maps computed at once, and committed at once.
         batches_per_shard: batches in a file of the store.
         device: where to compute; where the model lies when None.
@@ -101,6 +95,7 @@ def build(
         return store
     if isinstance(model, nn.Module) and device is not None:
         model.to(device)
+    settings = {"stride": stride, "batch_size": batch_size, "device": device, "precision": precision}
     bar = tqdm(
         total=store.plan.num_records,
         initial=store.count_committed(),
@@ -108,24 +103,48 @@ def build(
         desc=f"caching {store.path.name}",
         disable=not progress,
     )
-    settings = {"stride": stride, "batch_size": batch_size, "device": device, "precision": precision}
-    with closing(store), bar, ThreadPoolExecutor(1) as pool:  # maps are encoded and written while the next are made
-        committed: Future[None] | None = None
-        try:
-            for batches in store.missing():
-                for batch, maps in _maps(model, by_name, batches, settings):
-                    if committed is not None:
-                        committed.result()
-                    committed = pool.submit(store.commit, batch, maps)
-                    bar.update(len(maps))
-            if committed is not None:
-                committed.result()
-        except KeyboardInterrupt:
-            log.warning("%s: stopped; the maps committed so far are kept, and the same command goes on", store.path)
-            raise
+    shard = None
+    try:
+        with bar, closing(fill(store, model, by_name, settings)) as filled:
+            for batch in filled:
+                if batch.shard != shard:  # what other processes have done meanwhile counts too
+                    shard, bar.n = batch.shard, store.count_committed()
+                bar.update(len(batch.frames))
+    except KeyboardInterrupt:
+        log.warning("%s: stopped; the maps committed so far are kept, and the same command goes on", store.path)
+        raise
     if not store.complete:
         log.info("%s: other processes are still writing the rest", store.path)
     return store
+
+
+def fill(
+    store: TargetStore, model: Any, videos: Mapping[str, Video], settings: Mapping[str, Any]
+) -> Generator[Batch, None, None]:
+    """Compute and commit what a store lacks and nobody else is writing; maps are written while the next are made.
+
+    Args:
+        store: an unfinished store; it is closed at the end.
+        model: the teacher.
+        videos: those of the store's plan, by name.
+        settings: `stride`, `batch_size`, `device` and `precision`, as `slide` takes them.
+
+    Yields:
+        Each batch when its maps are computed; the one before it is committed then.
+
+    Raises:
+        UserError: no space is left, or the teacher's maps are not numbers.
+    """
+    with closing(store), ThreadPoolExecutor(1) as pool:
+        committed: Future[None] | None = None
+        for batches in store.missing():
+            for batch, maps in teacher_maps(model, videos, batches, settings):
+                if committed is not None:
+                    committed.result()
+                committed = pool.submit(store.commit, batch, maps)
+                yield batch
+        if committed is not None:
+            committed.result()
 
 
 def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
@@ -167,8 +186,8 @@ def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
     return store
 
 
-def _maps(
-    model: Any, videos: dict[str, Video], batches: Sequence[Batch], settings: dict[str, Any]
+def teacher_maps(
+    model: Any, videos: Mapping[str, Video], batches: Sequence[Batch], settings: Mapping[str, Any]
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Compute batches in their order, those of one video and view in one pass of the sliding window."""
     for (name, view), group in groupby(batches, key=lambda batch: (batch.video, batch.view)):
@@ -182,7 +201,7 @@ def _maps(
 
 def info(store: TargetStore | str | Path) -> str:
     """Say in words whose maps a store holds, of what, how they are stored, and how much of it is there."""
-    store = _opened(store)
+    store = opened(store)
     plan, made = store.plan, store.fingerprint
     count, size = store.count_committed(), store.size_on_disk()
     h, w = store.map_size
@@ -210,161 +229,6 @@ def info(store: TargetStore | str | Path) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `verify` found: damaged files in words, and how far stored maps are from recomputed ones."""
-
-    damage: list[str]
-    maps: int
-    kl_mean: float
-    """Nats, of the stored against the recomputed density."""
-    kl_max: float
-    cc_min: float
-    max_error: float
-    """The largest difference of two maps that have their maximum at 1."""
-    tolerance: float
-    """What the codec lets `kl_max` be."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every checksum holds and every recomputed map agrees."""
-        return not self.damage and self.kl_max <= self.tolerance
-
-    def __str__(self) -> str:
-        lines = [f"damaged: {each}" for each in self.damage] or ["every checksum holds"]
-        if self.maps:
-            agree = "they agree" if self.kl_max <= self.tolerance else "THEY DO NOT AGREE"
-            lines.append(
-                f"{self.maps} maps computed anew: KL {self.kl_mean:.1e} nats (at most {self.kl_max:.1e}, allowed "
-                f"{self.tolerance:.0e}), CC at least {self.cc_min:.6f}, error at most {self.max_error:.4f}: {agree}"
-            )
-        return "\n".join(lines)
-
-
-def verify(
-    store: TargetStore | str | Path,
-    model: Any,
-    videos: Sequence[Video],
-    *,
-    sample: int = 32,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-) -> VerifyReport:
-    """Check every checksum of a store, and compute a random sample of its maps anew.
-
-    Whole batches are drawn and computed, as they were when the store was made.
-
-    Args:
-        store: a store or its folder, complete or not.
-        model: the teacher it was made with.
-        videos: the videos it was made from, or some of them.
-        sample: about how many maps to compute anew; 0 checks the checksums alone.
-        seed: of the choice.
-        device: where to compute; where the model lies when None.
-
-    Raises:
-        UserError: the store was made from something else, or none of the videos is in it.
-    """
-    store = _opened(store)
-    damage = store.damage()
-    errors: list[tuple[float, float, float]] = []
-    if sample:
-        seen = store.fingerprint.get("input")
-        if seen is None:
-            raise UserError(f"{store.path}: its maps were imported; there is no teacher to compute them anew")
-        spec, precision = ClipSpec.of(model, seen["stride"]), seen["precision"]
-        store.require(fingerprint(model, spec, videos, precision=precision), "verify it with what it was made from")
-        if isinstance(model, nn.Module) and device is not None:
-            model.to(device)
-        settings = {
-            "stride": spec.stride,
-            "batch_size": store.plan.batch_size,
-            "device": device,
-            "precision": precision,
-        }
-        by_name = {video.name: video for video in videos}
-        batches = _sample(store, by_name, -(-sample // store.plan.batch_size), seed)
-        for batch, maps in _maps(model, by_name, batches, settings):
-            for frame, true in zip(batch.frames, maps, strict=True):
-                try:
-                    stored = store.read(batch.video, frame, batch.view)
-                except UserError as error:
-                    damage.append(str(error))
-                    continue
-                errors.append(_compare(true, stored))
-    store.close()
-    return VerifyReport(
-        damage=damage,
-        maps=len(errors),
-        kl_mean=float(np.mean([kl for kl, _, _ in errors])) if errors else 0.0,
-        kl_max=max((kl for kl, _, _ in errors), default=0.0),
-        cc_min=min((cc for _, cc, _ in errors), default=1.0),
-        max_error=max((error for _, _, error in errors), default=0.0),
-        tolerance=CODECS[store.codec].tolerance,
-    )
-
-
-def _sample(store: TargetStore, videos: dict[str, Video], count: int, seed: int) -> list[Batch]:
-    """Return up to `count` random batches that are committed, of these videos, in the plan's order."""
-    chosen: list[Batch] = []
-    for index in np.random.default_rng(seed).permutation(len(store.plan)):
-        batch = store.plan[int(index)]
-        try:
-            there = batch.video in videos and store.has(batch.video, batch.frames[-1], batch.view)
-        except UserError:  # a damaged index, which is reported already
-            continue
-        if there:
-            chosen.append(batch)
-        if len(chosen) == count:
-            break
-    return sorted(chosen, key=lambda batch: batch.index)
-
-
-def _compare(true: np.ndarray, stored: np.ndarray) -> tuple[float, float, float]:
-    """Return KL in nats, CC, and the largest difference of the peak maps, of two log-saliency maps (h, w)."""
-    p, q = (np.exp(each.astype(np.float64) - each.max()) for each in (true, stored))
-    peak_error = float(np.abs(p - q).max())
-    p, q = p / p.sum(), q / q.sum()
-    positive = p > 0
-    kl = float((p[positive] * np.log(p[positive] / q[positive])).sum())
-    a, b = p - p.mean(), q - q.mean()
-    spread = np.sqrt((a**2).sum() * (b**2).sum())
-    cc = float((a * b).sum() / spread) if spread > 0 else float(np.array_equal(p, q))
-    return max(kl, 0.0), cc, peak_error
-
-
-def export_png(
-    store: TargetStore | str | Path, out: str | Path, *, view: str = "plain", progress: bool = True
-) -> str:
-    """Write a store's maps as 8-bit grey PNG files, `<video>/0001.png` for the first frame, each maximum 255.
-
-    Nothing appears under `out` before all is done.
-
-    Returns:
-        One line that says what was written.
-
-    Raises:
-        UserError: `out` exists, or the store is incomplete, damaged, or without that view.
-    """
-    store, out = _opened(store), Path(out)
-    refuse_existing(out, "the folder of maps")
-    if view not in store.plan.views:
-        raise UserError(f"{store.path}: it has no {view} view; it has {', '.join(store.plan.views)}")
-    if not store.complete:
-        raise UserError(f"{store.path}: the store is not complete; go on with `saldistill cache build` first")
-    if out.is_dir():
-        out.rmdir()  # an empty one; the finished folder takes its place
-    total = sum(len(frames) for frames in store.plan.videos.values())
-    with atomic_folder(out) as folder, tqdm(total=total, unit="map", disable=not progress) as bar:
-        for video, frames in store.plan.videos.items():
-            (folder / video).mkdir(parents=True, exist_ok=True)
-            for frame in frames:
-                grey = np.rint(255 * peak_map(store.read(video, frame, view))).astype(np.uint8)
-                Image.fromarray(grey).save(folder / video / f"{frame + 1:04d}.png")
-                bar.update()
-    store.close()
-    return f"{total} maps of {len(store.plan.videos)} videos: {out}"
-
-
-def _opened(store: TargetStore | str | Path) -> TargetStore:
+def opened(store: TargetStore | str | Path) -> TargetStore:
+    """Return a store, opened if it is a folder."""
     return store if isinstance(store, TargetStore) else TargetStore.open(store)

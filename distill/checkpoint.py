@@ -3,6 +3,7 @@
     RUN/best.safetensors                         weights with the best validation score
     RUN/checkpoints/step-000120/model.safetensors  weights after step 120
                                /state.safetensors  the optimiser's tensors
+                               /heads.safetensors  projections and side maps, where the losses have some
                                /state.json         step, score, and what else the loop remembers
                                /ema.safetensors    the moving average of the weights, where training.ema is set
 
@@ -28,6 +29,7 @@ from distill import sharding
 from distill.ema import Ema
 from distill.errors import UserError
 from distill.files import atomic_folder
+from distill.hints import Learner
 from distill.models import load_weights_into, save_model
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def save_checkpoint(
     run: Path,
     step: int,
     model: nn.Module,
-    trained: nn.Module,
+    trained: Learner,
     optimizer: Optimizer,
     memory: dict[str, Any],
     notes: dict[str, Any],
@@ -57,7 +59,7 @@ def save_checkpoint(
         run: the run's folder.
         step: steps done.
         model: the whole, unwrapped model: what is written.
-        trained: the model that is trained: the same one, or its sharded copy (`distill.sharding`).
+        trained: what is trained: the same model, or its sharded copy (`distill.sharding`), and its heads.
         optimizer: the unwrapped optimiser.
         memory: whatever else the loop needs, JSON-able.
         notes: what the weight file says of its training, JSON-able.
@@ -67,14 +69,17 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step-{step:06d}"
     older = [other for other in folder.parent.glob("step-*") if other != folder]
     with atomic_folder(folder) if is_main else nullcontext() as temporary:
-        sharding.gather(trained, model)
+        sharding.gather(trained.model, model)
         tensors, groups = _flatten(optimizer)
+        heads = {key: sharding.whole(value).contiguous() for key, value in trained.heads.state_dict().items()}
         if temporary is not None:
             save_model(model, temporary / "model.safetensors", notes=notes)
             save_file(tensors, temporary / "state.safetensors")
+        if temporary is not None and heads:
+            save_file(heads, temporary / "heads.safetensors")
         if ema is not None:
             with ema.applied():
-                sharding.gather(trained, model)
+                sharding.gather(trained.model, model)
                 if temporary is not None:
                     save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
         if temporary is not None:
@@ -86,7 +91,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, trained: nn.Module, optimizer: Optimizer
+    folder: Path, model: nn.Module, trained: Learner, optimizer: Optimizer
 ) -> tuple[int, dict[str, Any]]:
     """Put a checkpoint's weights and moments into place; return the steps done and the loop's memory.
 
@@ -94,17 +99,21 @@ def load_checkpoint(
         UserError: if the checkpoint is of another model or damaged.
     """
     load_weights_into(model, folder / "model.safetensors")
-    sharding.scatter(model, trained)
+    sharding.scatter(model, trained.model)
     try:
         state = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors")
+        heads = load_file(folder / "heads.safetensors") if trained.heads else {}
+        with torch.no_grad():
+            for key, target in trained.heads.state_dict().items():
+                target.copy_(sharding.like(heads[key], target))
         _unflatten(optimizer, tensors, state["optimizer"])
         return state["step"], state["memory"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
 
 
-def load_average(folder: Path, model: nn.Module, trained: nn.Module, ema: Ema) -> None:
+def load_average(folder: Path, model: nn.Module, trained: Learner, ema: Ema) -> None:
     """Put a checkpoint's moving average into place.
 
     Raises:
@@ -112,7 +121,7 @@ def load_average(folder: Path, model: nn.Module, trained: nn.Module, ema: Ema) -
     """
     with ema.applied():
         load_weights_into(model, folder / "ema.safetensors")
-        sharding.scatter(model, trained)
+        sharding.scatter(model, trained.model)
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

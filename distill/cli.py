@@ -20,7 +20,7 @@ from distill.errors import NO_SPACE, RunError, UserError
 from distill.grammar import build_parser
 
 if TYPE_CHECKING:
-    from distill.benchmark.rows import Benchmark
+    from distill.benchmark.rows import Benchmark, Tables
 
 Arguments = argparse.Namespace
 
@@ -39,7 +39,9 @@ def data_check(arguments: Arguments) -> None:
     """Say what a folder of videos is and what of it can be used."""
     from distill.data.check import check
 
-    print(check(arguments.root, arguments.dataset).table())
+    report = check(arguments.root, arguments.dataset, thorough=arguments.thorough)
+    print(report.table(every_video=arguments.videos), flush=True)
+    report.require_usable()
 
 
 def models(arguments: Arguments) -> None:
@@ -68,7 +70,8 @@ def distil(arguments: Arguments) -> None:
     from distill.config import load_config
     from distill.train import train as run
 
-    config = load_config(arguments.config, arguments.overrides)
+    accept = ["teacher.accept=true"] if arguments.accept else []
+    config = load_config(arguments.config, [*arguments.overrides, *accept])
     if config.teacher is None:
         raise UserError(
             f"{arguments.config}: there is no section 'teacher', so there is nothing to distil from; add one, or "
@@ -106,45 +109,77 @@ def cache_verify(arguments: Arguments) -> None:
 
 
 def cache_export(arguments: Arguments) -> None:
-    """Write a store's maps as PNG files."""
-    from distill.cache import export_png
+    """Write a store's maps as PNG files or videos."""
+    from distill.cache_export import export_maps
 
-    print(export_png(arguments.store, arguments.out, view=arguments.view))
+    print(export_maps(arguments.store, arguments.out, form=arguments.form, view=arguments.view))
 
 
 def cache_import(arguments: Arguments) -> None:
     """Make a store of somebody's published maps."""
-    from distill.cache import import_maps, info
+    from distill.cache import info
+    from distill.targets.importer import import_maps
 
-    print(info(import_maps(arguments.maps, arguments.out, codec=arguments.codec)))
+    store = import_maps(
+        arguments.maps, arguments.out, mean=arguments.mean, codec=arguments.codec, map_size=arguments.size
+    )
+    print(info(store))
 
 
 def evaluate(arguments: Arguments) -> None:
     """Score models against gaze."""
+    from distill.data.guard import cores
+    from distill.evaluation.scores import compare
     from distill.files import refuse_existing
-    from distill.jobs import score, videos_of
+    from distill.jobs import same_scene, score, videos_of
+    from distill.reports.scores import report_scores
 
-    several = len(arguments.models) > 1
-    for model in arguments.models if arguments.out else []:
-        refuse_existing(_scores_of(model, arguments, several) / "scores.json", "a table of scores")
+    folders = _folders_of_scores(arguments)
+    if folders:
+        refuse_existing(Path(arguments.out) / "report.html", "a report")
+    for folder in folders:
+        refuse_existing(folder / "scores.json", "a table of scores")
     videos = videos_of(arguments.data, split=arguments.split, videos=arguments.videos, frames=arguments.frames)
+    videos = same_scene(videos, arguments.scenes)
+    results = []
     for index, model in enumerate(arguments.models):
-        scores = score(
+        scores, maps = score(
             model,
             videos,
             every=arguments.every,
+            metrics=arguments.metrics,
+            protocol=arguments.protocol,
+            over=arguments.over,
+            seed=arguments.seed,
+            workers=arguments.workers or cores(),
             stride=arguments.stride,
             batch_size=arguments.batch_size,
             device=arguments.device,
+            first_frames=arguments.first_frames,
         )
         print(("\n" if index else "") + scores.table(), flush=True)
-        if arguments.out:
-            scores.save(_scores_of(model, arguments, several))
+        if folders:
+            scores.save(folders[index])
+        results.append((scores, maps))
+    for index, (scores, _) in enumerate(results[1:], 1):
+        difference = compare(results[0][0], scores)
+        print(f"\n{difference}", flush=True)
+        if folders:
+            difference.save(folders[index] / "difference.json")
+    if folders:
+        report_scores(Path(arguments.out) / "report.html", results, videos)
 
 
-def _scores_of(model: str, arguments: Arguments, several: bool) -> Path:
-    """Return the folder of a model's scores: a folder of its own below --out when several are scored."""
-    return Path(arguments.out) / model.replace("/", "_") if several else Path(arguments.out)
+def _folders_of_scores(arguments: Arguments) -> list[Path]:
+    """Return where each model's scores go: below --out, in a folder of its own when several are scored."""
+    if not arguments.out:
+        return []
+    if len(arguments.models) == 1:
+        return [Path(arguments.out)]
+    folders = [Path(arguments.out) / model.strip("/").replace("/", "_") for model in arguments.models]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"{', '.join(arguments.models)}: name each model once")
+    return folders
 
 
 def predict(arguments: Arguments) -> None:
@@ -177,6 +212,30 @@ def predict(arguments: Arguments) -> None:
         print(run(model, arguments.video, **settings, overwrite=arguments.overwrite))
 
 
+def submit(arguments: Arguments) -> None:
+    """Write what a benchmark takes: a map of every frame of its test videos."""
+    from distill.jobs import submit as run
+
+    submission = run(
+        arguments.model,
+        arguments.data,
+        arguments.out,
+        to=arguments.to,
+        split=arguments.split,
+        videos=arguments.videos,
+        stride=arguments.stride,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        first_frames=arguments.first_frames,
+    )
+    print(submission)
+    if submission.complaints:
+        raise UserError(
+            f"{arguments.out}: not fit to be sent, for what is said above; remove what is wrong and give the same "
+            "command again"
+        )
+
+
 def export(arguments: Arguments) -> None:
     """Write a checked ONNX file."""
     from distill.export import export as run
@@ -204,15 +263,56 @@ def benchmark_models(arguments: Arguments) -> "Benchmark":
     return run(
         arguments.subjects,
         rounds=arguments.rounds,
-        batch_size=arguments.batch_size,
+        batch_size=arguments.batch_size or [1],
         threads=arguments.threads,
         device=arguments.device,
         precision=arguments.precision,
     )
 
 
-BENCHMARKS: dict[str, Callable[[Arguments], "Benchmark"]] = {
+def benchmark_reader(arguments: Arguments) -> "Benchmark":
+    """Measure readers of clips side by side."""
+    from distill.benchmark.reader import benchmark as run
+
+    if len(arguments.subjects) != 1:
+        raise UserError(
+            "benchmark --of reader: name one video file to read, such as saldistill benchmark --of reader VIDEO.mp4"
+        )
+    return run(arguments.subjects[0], rounds=arguments.rounds)
+
+
+def benchmark_metrics(arguments: Arguments) -> "Benchmark":
+    """Measure the metrics on one core."""
+    from distill.benchmark.metrics import benchmark_metrics as run
+
+    if arguments.subjects or arguments.threads:
+        raise UserError(
+            "benchmark --of metrics: made-up frames are scored on one core; leave out MODEL and --threads"
+        )
+    return run(arguments.rounds)
+
+
+def benchmark_cache(arguments: Arguments) -> "Tables":
+    """Measure what a store of teacher maps costs and saves."""
+    from distill.benchmark.cache import benchmark as run
+
+    if max(map(len, (arguments.subjects, arguments.batch_size or [], arguments.precision))) > 1:
+        raise UserError("benchmark --of cache: name one teacher or config, one batch size and one precision")
+    return run(
+        *arguments.subjects,
+        rounds=arguments.rounds,
+        batch_size=(arguments.batch_size or [8])[0],
+        threads=arguments.threads,
+        device=arguments.device,
+        precision=arguments.precision[0],
+    )
+
+
+BENCHMARKS: dict[str, Callable[[Arguments], "Benchmark | Tables"]] = {
     "models": benchmark_models,
+    "metrics": benchmark_metrics,
+    "reader": benchmark_reader,
+    "cache": benchmark_cache,
 }
 """What `benchmark --of` takes."""
 
@@ -229,6 +329,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "distill": distil,
     "evaluate": evaluate,
     "predict": predict,
+    "submit": submit,
     "export": export,
     "benchmark": benchmark,
 }

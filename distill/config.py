@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from distill import yaml_errors
 from distill.data import DATASETS
+from distill.data.augment import Crop
 from distill.files import write_text
 from distill.losses import LOSSES, TARGETS
 from distill.models import list_models, list_variants
+from distill.stride import Stride, read_stride
 from distill.targets.codec import CODECS
 
 Count = Annotated[int, Field(ge=1)]
@@ -88,6 +90,16 @@ class TrainSource(SourceSection):
 
     clips_per_video: Count = 1
     """Random clips that an epoch takes from each video; the sources' shares of an epoch follow from it."""
+    ratio: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """Clips that an epoch takes from this source for each clip of the sources without a ratio, however many videos
+    it has: 1 on videos without gaze mixes them half and half with those that have it. Each epoch goes on where the
+    last one ended, so that all videos get their turn. In place of clips_per_video."""
+
+    @model_validator(mode="after")
+    def _one_number(self) -> "TrainSource":
+        if self.ratio is not None and self.clips_per_video != 1:
+            raise ValueError("give one of 'clips_per_video' and 'ratio'")
+        return self
 
 
 class ScoredSource(SourceSection):
@@ -95,6 +107,30 @@ class ScoredSource(SourceSection):
 
     every: Count = 1
     """Score only every so many frames."""
+
+
+class CropSection(Section):
+    """Each clip shows a random part of its frames, the same in all of them, scaled to the model's size."""
+
+    area: tuple[Share, Share] = (0.5, 1.0)
+    """The smallest and the largest share of the frame's area that is kept."""
+    stretch: Annotated[FiniteFloat, Field(ge=1)] = 1.0
+    """How much wider or narrower than the frame the part may be: 1 keeps the frame's shape, 1.33 goes from three
+    quarters of its width to four thirds."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "CropSection":
+        Crop(self.area, self.stretch)
+        return self
+
+
+class ColourSection(Section):
+    """The colours of each clip change by random factors, the same in all of its frames."""
+
+    brightness: Share = 0.0
+    """0.2 multiplies by a number from 0.8 to 1.2; contrast and saturation alike."""
+    contrast: Share = 0.0
+    saturation: Share = 0.0
 
 
 class DataSection(Section):
@@ -105,11 +141,28 @@ class DataSection(Section):
     """Scored while training, to choose the best weights."""
     test: list[ScoredSource] = []
     """Scored by `saldistill evaluate MODEL CONFIG` alone; training never looks at them."""
-    stride: Count = 1
-    """Frames between two frames of a clip."""
+    stride: Stride = 1
+    """How far apart the frames of a clip lie in the video: 2 takes every second one, 30fps those that are shown at
+    30 frames a second, whatever the video's own rate (distill/stride.py)."""
     flip: bool = True
     """Mirror every other clip, together with its ground truth."""
+    crop: CropSection | None = None
+    """Cut clips, ground truth and the teacher's maps to random parts of the frames; off when left out. A part that
+    nobody looked at counts as unlabelled."""
+    colour: ColourSection | None = None
+    """Change the colours of the clips, not of what an online teacher sees; off when left out."""
     workers: Annotated[int, Field(ge=0)] = 2
+
+    @field_validator("stride", mode="before")
+    @classmethod
+    def _stride(cls, value: object) -> Stride:
+        return read_stride(value)
+
+    @model_validator(mode="after")
+    def _ratio_to_something(self) -> "DataSection":
+        if all(source.ratio is not None for source in self.train):
+            raise ValueError("train: every source has a ratio; leave it out of what the others are a ratio to")
+        return self
 
 
 class TeacherSection(Section):
@@ -122,12 +175,20 @@ class TeacherSection(Section):
     """The folder of cached maps that `saldistill cache build` makes of this file."""
     codec: str = "log8"
     views: list[Literal["plain", "flipped"]] = ["plain"]
-    stride: Count = 1
+    stride: Stride = 1
+    """As data.stride, of the teacher's own clips."""
     batch_size: Count = 8
     """Clips the teacher takes at a time; the store commits this many maps at once."""
     precision: Precision = "fp32"
+    device: str | None = None
+    """Where an online teacher computes; beside the student when left out."""
     accept: bool = False
     """Train even from a store that some other teacher, code or video made; the run records it."""
+
+    @field_validator("stride", mode="before")
+    @classmethod
+    def _stride(cls, value: object) -> Stride:
+        return read_stride(value)
 
     @field_validator("codec")
     @classmethod
@@ -143,26 +204,53 @@ class TeacherSection(Section):
         return self
 
 
+SOFTENED = ("kldiv", "reverse_kldiv")
+"""Losses with a temperature."""
+
+
 class LossSection(Section):
     """One term of the objective."""
 
     name: str
+    """A loss of maps (distill/losses.py), or hint, of features (distill/hints.py)."""
     against: Literal["truth", "teacher"] = "truth"
     weight: FiniteFloat = 1.0
+    final_weight: FiniteFloat | None = None
+    """Where the weight goes to in the course of the run; it stays when left out."""
+    ramp: tuple[Share, Share] = (0.0, 1.0)
+    """The part of the run in which it goes there, in shares: [0, 0.1] is the first tenth, [0.5, 0.5] a jump."""
+    shape: Literal["linear", "cosine"] = "linear"
+    """How it goes there; a cosine is slow at both ends."""
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    """Softens both maps of a kldiv."""
+    """Softens both maps of a kldiv or reverse_kldiv."""
+    student: str | None = None
+    """The model's features, by name, that a hint projects, or that a side map is read from and compared in place of
+    the model's own map."""
+    teacher: str | None = None
+    """The teacher's features, by name, that a hint compares with."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return yaml_errors.one_of(name, LOSSES, "loss")
+        return yaml_errors.one_of(name, [*LOSSES, "hint"], "loss")
 
     @model_validator(mode="after")
     def _possible(self) -> "LossSection":
-        if self.temperature != 1 and self.name != "kldiv":
-            raise ValueError(f"temperature belongs to kldiv, not to {self.name}")
-        if self.against == "teacher" and TARGETS[self.name] == "fixations":
+        hint, target = self.name == "hint", TARGETS.get(self.name, "teacher")
+        if self.temperature != 1 and self.name not in SOFTENED:
+            raise ValueError(f"temperature belongs to {' and '.join(SOFTENED)}, not to {self.name}")
+        if self.against == "teacher" and target == "fixations":
             raise ValueError(f"{self.name} compares with fixations, and a teacher has none; use against: truth")
+        if self.against == "truth" and target == "teacher":
+            raise ValueError(f"{self.name} compares with a teacher alone; use against: teacher")
+        if hint and (self.student is None or self.teacher is None):
+            raise ValueError("hint needs 'student' and 'teacher', the names of the features to compare")
+        if not hint and self.teacher is not None:
+            raise ValueError(f"'teacher', the name of features, belongs to hint, not to {self.name}")
+        if self.final_weight is None and (self.ramp, self.shape) != ((0, 1), "linear"):
+            raise ValueError("ramp and shape say how the weight changes; give 'final_weight', where it goes to")
+        if self.ramp[0] > self.ramp[1]:
+            raise ValueError(f"ramp: expected [from, until] such as [0, 0.1], got {list(self.ramp)}")
         return self
 
 
@@ -233,7 +321,6 @@ class TrainingSection(Section):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
         return self
 
-
     @model_validator(mode="after")
     def _shardable(self) -> "TrainingSection":
         if self.shard and (self.compile or self.precision == "fp16"):
@@ -260,14 +347,22 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _teacher_is_used(self) -> "RunConfig":
-        terms = [(loss.against, loss.name, loss.temperature) for loss in self.losses]
+        terms = [(loss.against, loss.name, loss.temperature, loss.student, loss.teacher) for loss in self.losses]
         if len(set(terms)) < len(terms):
             raise ValueError("losses: the same term stands there twice; add up its weights")
+        if all(loss.student is not None for loss in self.losses):
+            raise ValueError("losses: none is of the model's own map; add one, whose weight may come later (ramp)")
         against_teacher = any(loss.against == "teacher" for loss in self.losses)
         if against_teacher and self.teacher is None:
             raise ValueError("losses: a term is against: teacher, but there is no section 'teacher'")
         if self.teacher is not None and not against_teacher:
             raise ValueError("teacher: no loss is against: teacher; add one or remove the section")
+        hints = any(loss.name == "hint" for loss in self.losses)
+        if hints and self.teacher is not None and self.teacher.source == "cached":
+            raise ValueError(
+                "losses: a hint needs the teacher's features, and a store holds its maps alone; use "
+                "teacher.source: online, or remove the hint"
+            )
         return self
 
 

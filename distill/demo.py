@@ -20,7 +20,13 @@ from distill.build import scored_videos, training_sources, training_videos
 from distill.cache import info
 from distill.config import RunConfig, load_config
 from distill.data.clips import Video
-from distill.demo_report import (
+from distill.errors import RunError, UserError
+from distill.export import export
+from distill.files import write_json
+from distill.jobs import build_store, score, verify_store
+from distill.models import load_model
+from distill.predict import predict
+from distill.reports.demo import (
     METRICS,
     frames_in_words,
     in_columns,
@@ -29,12 +35,6 @@ from distill.demo_report import (
     verdict_of,
     write_demo_report,
 )
-from distill.errors import RunError, UserError
-from distill.export import export
-from distill.files import write_json
-from distill.jobs import build_store, score, verify_store
-from distill.models import load_model
-from distill.predict import predict
 from distill.runlog import read_log
 from distill.train import train
 
@@ -194,7 +194,7 @@ def scores_of(references: dict[str, str | Path], videos: list[Video], device: st
     """Score runs, or baselines by name: label -> metric -> mean over frames."""
     found = {}
     for label, reference in references.items():
-        scores = score(reference, videos, metrics=tuple(METRICS), device=device)
+        scores, _ = score(reference, videos, metrics=tuple(METRICS), device=device)
         print(scores.table(), flush=True)
         found[label] = scores.pooled
     return found

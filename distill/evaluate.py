@@ -1,4 +1,4 @@
-"""Scoring maps against gaze: frames, means, a table, and how each number was made.
+"""Scoring maps against gaze: which frames count, what they are scored with, in several processes.
 
     saldistill evaluate MODEL [MODEL ...] DATA
 
@@ -8,16 +8,17 @@ somebody's maps are the same thing here.
     scores = evaluate(model_maps(model), videos)
     print(scores.table())
     scores.save("runs/demo/scores")
+
+The source runs in this process (a network has the device, and its weights are in memory once); frames are scored by
+others while it computes the next maps.
 """
 
-import csv
-import math
-import os
+import logging
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -25,32 +26,55 @@ import torch
 from tqdm import tqdm
 
 from distill.data.clips import Video
-from distill.errors import UserError
-from distill.files import atomic_path, refuse_existing, write_json
-from distill.metrics import METRICS, RANDOM, TITLES, TRUTHS, imresize
-from distill.saliency import peak_map
+from distill.errors import RunError, UserError
+from distill.evaluation.baselines import CENTRE_SIGMA
+from distill.evaluation.frame_scorer import INFO_GAIN_BASELINES, FrameScorer, FrameScores, MapSource, chunks
+from distill.evaluation.other_frames import POOL, UNION, draw_other_frames, recording_of
+from distill.evaluation.protocols import PROTOCOLS
+from distill.evaluation.scores import Row, Scores, intervals_in_words
+from distill.metrics import METRICS
+from distill.processes import worker_pool
+from distill.saliency import DHF1K_SIGMA, peak_map
 from distill.sliding import slide
+from distill.stride import Stride
 
-MapSource = Callable[[Video, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
-"""Yields (frame, map) for each asked frame of a video: a map (h, w) of any size, non-negative, peak about 1."""
+__all__ = ["PUBLISHED", "MapSource", "evaluate", "model_maps"]
 
-PUBLISHED = ("auc_judd", "nss", "cc", "sim", "kldiv")
+log = logging.getLogger(__name__)
+
+PUBLISHED = PROTOCOLS["official"].metrics
 """What is scored unless something else is asked for."""
 
-CENTRE_SIGMA = 0.16
-"""Standard deviation of the centre prior, as a part of the frame's width and of its height."""
+FRAMES_A_WORKER = 500
+"""Fewer frames are not worth the second or two that starting another process takes."""
 
-VIDEO_ROWS = 40
-"""More videos than this do not fit into a table; their rows stand in scores.csv."""
+PART = 64
+"""Frames of a light source that a process gets at a time."""
+
+AHEAD = 2
+"""Parts of the work that wait for each process."""
 
 
 def model_maps(
-    model: Any, *, batch_size: int = 8, stride: int = 1, device: str | torch.device | None = None
+    model: Any,
+    *,
+    batch_size: int = 8,
+    stride: Stride = 1,
+    device: str | torch.device | None = None,
+    first_frames: str = "repeat",
 ) -> MapSource:
     """Return the map source of a model: its maps, scaled to a peak of 1 (arguments as `distill.sliding.slide`)."""
 
     def maps(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        slices = slide(model, video, frames, stride=stride, batch_size=batch_size, device=device)
+        slices = slide(
+            model,
+            video,
+            frames,
+            stride=stride,
+            batch_size=batch_size,
+            device=device,
+            first_frames=first_frames,
+        )
         for asked, log_maps in slices:
             for frame, log_map in zip(asked, log_maps.numpy(), strict=True):
                 yield frame, peak_map(log_map)
@@ -58,295 +82,193 @@ def model_maps(
     return maps
 
 
-def centre_prior(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """A Gaussian at the centre of every frame (sigma .16 of the width and of the height), at the video's size."""
-    down, across = (
-        np.exp(-0.5 * (((np.arange(side) + 0.5) / side - 0.5) / CENTRE_SIGMA) ** 2) for side in video.size
-    )
-    prior = np.outer(down, across)
-    for frame in frames:
-        yield frame, prior
-
-
-BASELINES: dict[str, MapSource] = {
-    "centre-prior": centre_prior,
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """The scores of one frame (0-based); NaN where a metric is undefined, as NSS is for a constant map."""
-
-    video: str
-    frame: int
-    values: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What an evaluation found.
-
-    Attributes:
-        name: who was scored.
-        metrics: names of the metrics, in the order of the table.
-        rows: one a scored frame, by video and frame.
-        frames_without_fixations: frames left out because nobody looked at them.
-        videos_without_truth: videos left out because they have no ground truth.
-        how: how the numbers were made, by subject.
-    """
-
-    name: str
-    metrics: tuple[str, ...]
-    rows: list[Row]
-    frames_without_fixations: int = 0
-    videos_without_truth: list[str] = field(default_factory=list)
-    how: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def pooled(self) -> dict[str, float]:
-        """Mean of each metric over all frames (DHF1K's average); NaN if it is defined on none."""
-        return self._means(self.rows)
-
-    @property
-    def by_video(self) -> dict[str, dict[str, float]]:
-        """Mean of each metric over the frames of each video."""
-        videos: dict[str, list[Row]] = {}
-        for row in self.rows:
-            videos.setdefault(row.video, []).append(row)
-        return {video: self._means(rows) for video, rows in videos.items()}
-
-    @property
-    def per_video(self) -> dict[str, float]:
-        """Mean over videos of each video's mean (TinyHD's and NTIRE's average)."""
-        means = self.by_video.values()
-        return {metric: _mean([one[metric] for one in means]) for metric in self.metrics}
-
-    @property
-    def undefined(self) -> dict[str, int]:
-        """In how many scored frames each metric has no value, and is left out of its mean."""
-        return {metric: sum(math.isnan(row.values[metric]) for row in self.rows) for metric in self.metrics}
-
-    def _means(self, rows: Sequence[Row]) -> dict[str, float]:
-        return {metric: _mean([row.values[metric] for row in rows]) for metric in self.metrics}
-
-    def table(self) -> str:
-        """Return the scores as text: a line a video, both averages, and what was left out."""
-        videos = self.by_video
-        lines = [(f"pooled over {len(self.rows)} frames", self.pooled)]
-        lines.insert(0, (f"mean over {len(videos)} video{'s' * (len(videos) != 1)}", self.per_video))
-        if len(videos) <= VIDEO_ROWS:
-            lines = [*videos.items(), *lines]
-        width = max(len(label) for label, _ in [*lines, (self.name, {})])
-        text = [f"{self.name:<{width}}" + "".join(f"{TITLES[metric]:>9}" for metric in self.metrics)]
-        for label, means in lines:
-            text.append(f"{label:<{width}}" + "".join(f"{means[metric]:>9.4f}" for metric in self.metrics))
-        return "\n".join([*text, *self._left_out()])
-
-    def _left_out(self) -> list[str]:
-        notes = []
-        if self.frames_without_fixations:
-            notes.append(f"left out: {self.frames_without_fixations} frames without a fixation")
-        if self.videos_without_truth:
-            notes.append(f"left out, without ground truth: {', '.join(self.videos_without_truth)}")
-        for metric, count in self.undefined.items():
-            if count:
-                notes.append(
-                    f"{TITLES[metric]} is undefined on {count} of {len(self.rows)} frames (a constant map, or no "
-                    "density) and left out of its means there"
-                )
-        return notes
-
-    def save(self, folder: str | Path) -> None:
-        """Write scores.json (means, counts, and how the numbers were made) and scores.csv (a line a frame).
-
-        Frames are counted from 1 in the files; a value that is undefined is null or empty.
-
-        Raises:
-            UserError: if one of the files exists.
-        """
-        table, summary = Path(folder) / "scores.csv", Path(folder) / "scores.json"
-        for path in (table, summary):
-            refuse_existing(path, "a file of scores")
-        with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["video", "frame", *self.metrics])
-            for row in self.rows:
-                values = (row.values[metric] for metric in self.metrics)
-                writer.writerow([row.video, row.frame + 1, *("" if math.isnan(v) else repr(v) for v in values)])
-        write_json(
-            summary,
-            {
-                "name": self.name,
-                "per_video": _without_nan(self.per_video),
-                "pooled": _without_nan(self.pooled),
-                "frames": len(self.rows),
-                "frames_without_fixations": self.frames_without_fixations,
-                "videos_without_truth": self.videos_without_truth,
-                "undefined": self.undefined,
-                "how": self.how,
-                "videos": {video: _without_nan(means) for video, means in self.by_video.items()},
-            },
-        )
-
-
 def evaluate(
     maps: MapSource,
     videos: Sequence[Video],
     *,
     every: int = 1,
-    metrics: Sequence[str] = PUBLISHED,
+    metrics: Sequence[str] | None = None,
+    protocol: str = "official",
+    over: str = INFO_GAIN_BASELINES[0],
+    seed: int = 0,
+    workers: int = 1,
+    light: bool = False,
     progress: bool = True,
     name: str = "maps",
-    workers: int | None = None,
 ) -> Scores:
     """Score maps on the frames in use of videos, at each video's own size.
 
-    Frames are scored in threads while the source computes the next maps; the result does not depend on how many.
+    Frames are scored while the source computes the next maps; the result does not depend on how many do it.
 
     Args:
         maps: who is scored.
         videos: on what; those without ground truth are left out and named in the result.
         every: take every n-th of each video's frames in use, from the first.
-        metrics: names from METRICS whose truth is a frame's own fixations or density.
-        progress: show a bar with the rate and the time left.
+        metrics: names from METRICS; those of the protocol when None.
+        protocol: one of PROTOCOLS.
+        over: one of INFO_GAIN_BASELINES: what information gain is measured over.
+        seed: of everything random: the metrics' own draws, other frames, drawn frames, intervals.
+        workers: scoring processes; with 1, a thread of this one. Short evaluations start fewer.
+        light: the source is no network but can be copied; it runs in the scoring processes too.
+        progress: show a bar with the rate and the time left, and say at the end how fast it was.
         name: of who is scored, for the bar, the table and the files.
-        workers: scoring threads; one a processor, at most 4, when None.
 
     Raises:
-        UserError: an unknown metric, no ground truth or no fixation at all, or a source that leaves out an asked
-            frame or gives a map with NaN or infinity.
+        UserError: an unknown metric or protocol, no ground truth or no fixation at all, or a source that leaves out
+            an asked frame or gives a map with NaN or infinity.
+        RunError: if a scoring process was ended from outside.
     """
-    _check_metrics(metrics)
-    if every < 1:
-        raise UserError(f"every: expected a number of frames from 1 up, got {every}")
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol: expected one of {', '.join(PROTOCOLS)}; got {protocol!r}")
+    metrics = tuple(PROTOCOLS[protocol].metrics if metrics is None else metrics)
+    _check(metrics, every, over)
     labels = _labels(videos)
-    work = [(label, video, video.frames[::every]) for label, video in zip(labels, videos, strict=True)]
-    blind = [label for label, video, _ in work if video.truth is None]
-    work = [(label, video, frames) for label, video, frames in work if video.truth is not None]
+    blind = [label for label, video in labels.items() if video.truth is None]
+    work = [(label, video, video.frames[::every]) for label, video in labels.items() if video.truth is not None]
     if not any(frames for _, _, frames in work):
         raise UserError(f"nothing to score against: no ground truth in {', '.join(labels) or 'an empty list'}")
+    work = _draw(work, PROTOCOLS[protocol].most_frames, seed)
+    needs_others = "auc_shuffled" in metrics or ("info_gain" in metrics and over == "other-frames")
+    others = draw_other_frames(videos, seed=seed) if needs_others else None
+    scorer = FrameScorer(metrics, protocol, over, others, seed)
 
     rows: list[Row] = []
     without_fixations = 0
-    workers = workers or min(4, os.cpu_count() or 1)
-    total = sum(len(frames) for _, _, frames in work)
-    bar = tqdm(total=total, desc=name, unit="frame", disable=not progress)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for label, video, frames in work:
-            scored = []
-            for frame, values in _in_order(pool, workers, maps, video, frames, tuple(metrics)):
-                if values is None:
-                    without_fixations += 1
-                else:
-                    scored.append(Row(label, frame, values))
-                bar.update()
-            rows += sorted(scored, key=lambda row: row.frame)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        bar.close()
+    total, started = sum(len(frames) for _, _, frames in work), time.perf_counter()
+    workers = max(1, min(workers, total // FRAMES_A_WORKER))
+    with (
+        tqdm(total=total, desc=name, unit="frame", disable=not progress) as bar,
+        worker_pool(workers, [__name__]) as pool,
+    ):
+        for label, frame, values in _scored(pool, AHEAD * workers, scorer, maps, work, light=light):
+            if values is None:
+                without_fixations += 1
+            else:
+                rows.append(Row(label, frame, values))
+            bar.update()
+    order = {label: place for place, (label, _, _) in enumerate(work)}
+    rows.sort(key=lambda row: (order[row.video], row.frame))
+    if progress:
+        seconds, plural = time.perf_counter() - started, "es" * (workers > 1)
+        rate = f"{total} frames in {seconds:.1f} s, {total / seconds:.1f} a second"
+        log.info("%s: %s, scored by %d process%s", name, rate, workers, plural)
     if not rows:
         raise UserError(f"nothing to score against: no fixation in {total} frames of {', '.join(labels)}")
-    return Scores(name, tuple(metrics), rows, without_fixations, blind, _how(metrics, every))
+    return Scores(
+        name,
+        metrics,
+        rows,
+        without_fixations,
+        blind,
+        _how(scorer, every, total),
+        {label: recording_of(video) for label, video, _ in work},
+        PROTOCOLS[protocol].average,
+        seed,
+    )
 
 
-def _in_order(
-    pool: ThreadPoolExecutor,
-    workers: int,
-    maps: MapSource,
-    video: Video,
-    frames: Sequence[int],
-    metrics: tuple[str, ...],
-) -> Iterator[tuple[int, dict[str, float] | None]]:
-    """Score one video: yield (frame, scores) as the source gives them, a few frames behind it."""
-    pending: deque[tuple[int, Future[dict[str, float] | None]]] = deque()
-    missing = set(frames)
-    for frame, saliency in maps(video, frames):
-        if frame not in missing:
-            raise UserError(f"{video.name}: a map came for frame {frame + 1}, which was not asked for, or twice")
-        missing.remove(frame)
-        pending.append((frame, pool.submit(score_frame, saliency, video, frame, metrics)))
-        if len(pending) > 4 * workers:
-            done, future = pending.popleft()
-            yield done, future.result()
-    if missing:
-        raise UserError(f"{video.name}: no map for frame {min(missing) + 1} ({len(missing)} frames without one)")
-    for done, future in pending:
-        yield done, future.result()
+Work = list[tuple[str, Video, Sequence[int]]]
+"""(label, video, frames) of each video that is scored."""
 
 
-def score_frame(
-    saliency: np.ndarray, video: Video, frame: int, metrics: Sequence[str] = PUBLISHED
-) -> dict[str, float] | None:
-    """Score one map (h, w) of any size against a frame's gaze; None where nobody looked.
+def _scored(
+    pool: Executor, ahead: int, scorer: FrameScorer, maps: MapSource, work: Work, *, light: bool
+) -> Iterator[tuple[str, int, dict[str, float] | None]]:
+    """Yield (video, frame, scores) in the order of the work, so many of its parts behind what is submitted."""
+    pending: deque[tuple[str, Future[FrameScores]]] = deque()
 
-    The map is resized once for all metrics. The frame's number seeds what is random.
+    def finished(most: int) -> Iterator[tuple[str, int, dict[str, float] | None]]:
+        while len(pending) > most:
+            label, future = pending.popleft()
+            for frame, values in future.result():
+                yield label, frame, values
 
-    Raises:
-        UserError: if the map holds NaN or infinity: leaving it out would flatter whoever made it.
-    """
-    assert video.truth is not None, "only videos with ground truth are scored"
-    if not np.isfinite(saliency).all():
-        raise UserError(f"{video.name}: the map of frame {frame + 1} holds NaN or infinity; nothing can be scored")
-    fixations = video.truth.fixation_map(frame, video.size)
-    if not fixations.any():
-        return None
-    truth = {"fixations": fixations}
-    if any("density" in TRUTHS[metric] for metric in metrics):
-        truth["density"] = video.truth.density(frame, video.size)
-    resized = imresize(saliency, video.size)
-    return {
-        metric: METRICS[metric](
-            resized,
-            *(truth[kind] for kind in TRUTHS[metric]),
-            **({"seed": frame} if metric in RANDOM else {}),
-        )
-        for metric in metrics
-    }
+    try:
+        for label, video, frames in work:
+            for future in _submitted(pool, scorer, maps, video, frames, light=light):
+                pending.append((label, future))
+                yield from finished(ahead)
+        yield from finished(0)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a scoring process was ended from outside, perhaps for want of memory: try fewer workers (in a script "
+            'of your own: several need `if __name__ == "__main__":` around its work)'
+        ) from error
 
 
-def _check_metrics(metrics: Sequence[str]) -> None:
-    usable = [metric for metric, truths in TRUTHS.items() if {*truths} <= {"fixations", "density"}]
+def _submitted(
+    pool: Executor, scorer: FrameScorer, maps: MapSource, video: Video, frames: Sequence[int], *, light: bool
+) -> Iterator[Future[FrameScores]]:
+    """Hand a video's frames to those who score, a part at a time; a light source goes along with them."""
+    if light:
+        for start in range(0, len(frames), PART):
+            yield pool.submit(scorer.score_source, maps, video, frames[start : start + PART])
+    else:
+        for asked, given in chunks(maps, video, frames):
+            yield pool.submit(scorer.score_maps, video, asked, given)
+
+
+def _draw(work: Work, most: int | None, seed: int) -> Work:
+    """Draw as many frames as a protocol scores at most; all where there are no more."""
+    total = sum(len(frames) for _, _, frames in work)
+    if most is None or total <= most:
+        return work
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng([seed, 1]).choice(total, most, replace=False)] = True
+    drawn: Work = []
+    start = 0
+    for label, video, frames in work:
+        keep = chosen[start : start + len(frames)]
+        drawn.append((label, video, [frame for frame, kept in zip(frames, keep, strict=True) if kept]))
+        start += len(frames)
+    return drawn
+
+
+def _check(metrics: Sequence[str], every: int, over: str) -> None:
     for metric in metrics:
-        if metric not in usable:
-            raise UserError(f"metrics: expected some of {', '.join(usable)}; got {metric!r}")
+        if metric not in METRICS:
+            raise UserError(f"metrics: expected some of {', '.join(METRICS)}; got {metric!r}")
     if not metrics or len(set(metrics)) < len(metrics):
         raise UserError(f"metrics: expected different names, at least one, got {list(metrics)}")
+    if every < 1:
+        raise UserError(f"every: expected a number of frames from 1 up, got {every}")
+    if over not in INFO_GAIN_BASELINES:
+        raise UserError(f"over: expected one of {', '.join(INFO_GAIN_BASELINES)}; got {over!r}")
 
 
-def _labels(videos: Sequence[Video]) -> list[str]:
-    """Name the videos; with the data set in front where two have one name."""
+def _labels(videos: Sequence[Video]) -> dict[str, Video]:
+    """Return the videos by name; with the data set in front where two have one name."""
     names = Counter(video.name for video in videos)
     labels = [f"{video.dataset}/{video.name}" if names[video.name] > 1 else video.name for video in videos]
     if twice := [label for label, count in Counter(labels).items() if count > 1]:
         raise UserError(f"videos: {', '.join(twice)} stands there twice; each video is scored once")
-    return labels
+    return dict(zip(labels, videos, strict=True))
 
 
-def _how(metrics: Sequence[str], every: int) -> dict[str, str]:
+def _how(scorer: FrameScorer, every: int, total: int) -> dict[str, str]:
     """Say how the numbers were made: without it they cannot be compared with others'."""
+    protocol = PROTOCOLS[scorer.protocol]
     how = {
-        "definitions": "the MATLAB code of the DHF1K and MIT saliency benchmarks",
+        "protocol": scorer.protocol,
+        "definitions": "the MATLAB code of the DHF1K and MIT saliency benchmarks, unless said otherwise below",
         "frames": "every frame in use" if every == 1 else f"one of every {every} frames in use, from the first",
-        "resize": "predictions to the video's own size, bicubic, antialiased when shrinking (MATLAB's imresize)",
-        "blur": "none",
+        "densities": "as the data set ships them; where it does not, a Gaussian a fixation, repeats add up: sigma "
+        f"{DHF1K_SIGMA} px at a width of 640 and in proportion to it, unless the data set has its own",
         "pooled": "mean over all frames",
         "per_video": "mean over a video's frames, then over videos",
+        "intervals": intervals_in_words(scorer.seed),
         "frames without fixations": "left out and counted",
+        "auc_judd": "ties exactly, as the official jitter breaks them on average",
+        "auc_borji": f"100 splits; seed {scorer.seed} and the frame's number (from 0)",
+        "auc_shuffled": f"negatives: the fixations of {UNION} random frames of other recordings among the scored "
+        f"videos (of other frames where there is one recording), rescaled to the frame, drawn from at most {POOL} "
+        f"of the frames in use; 100 splits; seed {scorer.seed}",
+        "info_gain": {
+            "centre-prior": f"over a Gaussian at the centre, sigma {CENTRE_SIGMA} of each side",
+            "other-frames": "over the mean map of other recordings: their fixations, blurred as densities are",
+        }[scorer.over],
     }
-    if "auc_judd" in metrics:
-        how["auc_judd"] = "jitter of 1e-7 x uniform noise, seeded with the frame's number (from 0)"
-    if "auc_borji" in metrics:
-        how["auc_borji"] = "100 splits, seeded with the frame's number (from 0)"
-    return how
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean of the values that are defined; NaN if none is."""
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
-
-
-def _without_nan(means: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {metric: None if math.isnan(value) else value for metric, value in means.items()}
+    if protocol.most_frames is not None and total == protocol.most_frames:
+        how["frames"] += f", of these {total} drawn (seed {scorer.seed})"
+    how |= protocol.how
+    return {subject: text for subject, text in how.items() if subject not in METRICS or subject in scorer.metrics}

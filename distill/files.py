@@ -77,6 +77,32 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_new(path: str | Path, text: str) -> None:
+    """Write a text file atomically, but only where none stands: of several processes at once, one does.
+
+    Raises:
+        FileExistsError: somebody was faster.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        fsync(temporary)
+        try:
+            os.link(temporary, path)  # which, other than a rename, never replaces
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: the chance of two at once is left there
+            if path.exists():
+                raise FileExistsError(path) from None
+            temporary.rename(path)
+        temporary.unlink(missing_ok=True)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

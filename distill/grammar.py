@@ -4,9 +4,26 @@
 """
 
 import argparse
-import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from distill.arguments import (
+    add_config,
+    add_device,
+    add_first_frames,
+    add_group,
+    add_output,
+    add_precision,
+    add_running,
+    add_verb,
+    count,
+    counts,
+    frame_range,
+    names,
+    precisions,
+    seed,
+    size,
+)
 
 STORY = """\
 Predict where people look in videos. A large network, the teacher, learns it from recorded gaze; its maps are
@@ -34,7 +51,9 @@ exit codes
 start with:  saldistill demo        more on a verb:  saldistill VERB --help
 """
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+METRICS = ("auc_judd", "auc_shuffled", "auc_borji", "nss", "cc", "sim", "kldiv", "info_gain")
+PROTOCOLS = ("official", "dhf1k", "ntire2026", "tinyhd")
+SUBMISSIONS = ("dhf1k", "ntire")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_distill,
         add_evaluate,
         add_predict,
+        add_submit,
         add_export,
         add_benchmark,
     ):
@@ -87,11 +107,18 @@ def add_data(verbs: Any) -> None:
         data,
         "check",
         "say what a folder is and what of it can be used",
-        "Find out which data set's layout a folder has, and list its videos, frames, sizes and ground truth.",
+        "Find out which data set's layout a folder has, and say what is in it: videos, frames, sizes, splits, "
+        "ground truth, everything that is missing or broken, and what training and evaluation would use. What was "
+        "looked at before and has not changed is known at once. Ends with 2 when nothing can be used.",
         "saldistill data check tests/data/dhf1k",
+        "saldistill data check DHF1K --thorough",
     )
     verb.add_argument("root", metavar="ROOT", help="the data set's folder")
     verb.add_argument("--dataset", metavar="NAME", help="which data set it is (default: found out)")
+    verb.add_argument(
+        "--thorough", action="store_true", help="decode every frame and picture, to find damage inside of files"
+    )
+    verb.add_argument("--videos", action="store_true", help="a line for every video, also where there are many")
 
 
 def add_models(verbs: Any) -> None:
@@ -155,7 +182,10 @@ def add_cache(verbs: Any) -> None:
         "build",
         "compute and store the maps that a distillation needs",
         "Run the config's teacher over its training videos and store the maps under teacher.store. Stopped at any "
-        "moment, the same command goes on; several processes may write one store.",
+        "moment, the same command goes on; several processes may write one store, given this command in several "
+        "shells or as a SLURM array (scripts/slurm_cache). teacher.codec is log8 (0.2 bytes a pixel; KL 5e-5 nats "
+        "from the teacher's map), exact (1.1 bytes; 1e-9) or half (half the size: 0.06 bytes; 2e-3 to 1e-2), as "
+        "measured on a trained SalFoM; `saldistill benchmark --of cache CONFIG` measures your own.",
         "saldistill cache build configs/distill/demo.yaml",
         "saldistill cache build configs/distill/demo.yaml teacher.codec=exact teacher.store=runs/exact",
     )
@@ -185,22 +215,44 @@ def add_cache(verbs: Any) -> None:
     verb = add_verb(
         cache,
         "export",
-        "write a store's maps as PNG files",
-        "Write DIR/VIDEO/0001.png and so on, 8 bits, each map's maximum 255.",
+        "write a store's maps as PNG files or videos",
+        "Write DIR/VIDEO/0001.png and so on, 8 bits, each map's maximum 255; or DIR/VIDEO.mp4 with a frame a map, "
+        "as the AIM 2024 and NTIRE 2026 challenges have them. What is written is read back, and what it lost is "
+        "told.",
         "saldistill cache export runs/demo/targets -o maps",
+        "saldistill cache export runs/demo/targets -o videos --as video",
     )
     verb.add_argument("store", metavar="STORE", help="the store's folder")
+    verb.add_argument(
+        "--as",
+        dest="form",
+        choices=("png", "video", "video8"),
+        default="png",
+        help="pictures, 10-bit videos or 8-bit videos (default: %(default)s)",
+    )
     verb.add_argument("--view", default="plain", metavar="NAME", help="plain or flipped (default: %(default)s)")
     add_output(verb, "DIR", "the folder to write")
     verb = add_verb(
         cache,
         "import",
         "make a store of published maps",
-        "Read maps, DIR/VIDEO/0001.png and so on, into a store that students can learn from.",
+        "Read maps, DIR/VIDEO/0001.png and so on or DIR/VIDEO.mp4 with a frame a map, into a store that students "
+        "can learn from. The maps of several folders, or of other stores, are averaged; all must have the same "
+        "frames.",
         "saldistill cache import maps -o runs/imported",
+        "saldistill cache import theirs runs/demo/targets --mean log -o runs/both",
     )
-    verb.add_argument("maps", metavar="DIR", help="a folder with one folder of PNG files a video")
+    verb.add_argument(
+        "maps", nargs="+", metavar="DIR", help="a folder of maps, pictures or videos; or the folder of a store"
+    )
+    verb.add_argument(
+        "--mean",
+        choices=("linear", "log"),
+        default="linear",
+        help="how several are averaged: their densities, or these' logarithms (default: %(default)s)",
+    )
     verb.add_argument("--codec", default="log8", metavar="NAME", help="how to store them (default: %(default)s)")
+    verb.add_argument("--size", type=size, metavar="HxW", help="to store at (default: that of the first map)")
     add_output(verb, "STORE", "the store to make")
 
 
@@ -215,6 +267,11 @@ def add_distill(verbs: Any) -> None:
         "saldistill distill configs/distill/demo.yaml out=runs/online teacher.source=online",
     )
     add_config(verb)
+    verb.add_argument(
+        "--accept",
+        action="store_true",
+        help="learn even from a store that another teacher, code or video made; the run records it",
+    )
 
 
 def add_evaluate(verbs: Any) -> None:
@@ -223,12 +280,15 @@ def add_evaluate(verbs: Any) -> None:
         verbs,
         "evaluate",
         "score models against recorded gaze",
-        "Score one or more models on the same frames. A MODEL may also be a baseline: centre-prior. DATA is a data "
-        "set and its folder, or a config, whose test videos are meant.",
+        "Score one or more models on the same frames; of several, give the differences from the first too, with "
+        "paired intervals. A MODEL may also be a folder of anybody's maps (DIR/VIDEO/0001.png for the first frame, "
+        "or DIR/VIDEO.mp4), a baseline (centre-prior, frame-difference), or `observers`: how well one half of them "
+        "predicts the other. DATA is a data set and its folder, or a config, whose test videos are meant.",
         "saldistill evaluate runs/demo/student configs/distill/demo.yaml",
         "saldistill evaluate centre-prior runs/demo/teacher runs/demo/student dhf1k:tests/data/dhf1k "
         "--videos 002 --frames 601-783 --every 4",
         "saldistill evaluate runs/demo/student dhf1k:DHF1K --split validation -o scores",
+        "saldistill evaluate maps dhf1k:DHF1K --split validation --protocol dhf1k",
     )
     verb.add_argument("models", nargs="+", metavar="MODEL", help="what to score (see: saldistill --help)")
     verb.add_argument("data", metavar="DATA", help="DATASET:ROOT, such as dhf1k:tests/data/dhf1k, or CONFIG.yaml")
@@ -238,7 +298,34 @@ def add_evaluate(verbs: Any) -> None:
     verb.add_argument(
         "--every", type=count, default=1, metavar="N", help="score every Nth frame (default: %(default)s)"
     )
-    add_output(verb, "DIR", "also write scores.json and scores.csv here, a folder a model", required=False)
+    verb.add_argument("--metrics", type=names, metavar="NAME,NAME", help=f"of {', '.join(METRICS)}")
+    verb.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="score as the benchmarks' code does, or with a paper's post-processing, metrics and average "
+        "(default: %(default)s)",
+    )
+    verb.add_argument(
+        "--over",
+        choices=("centre-prior", "other-frames"),
+        default="centre-prior",
+        help="what information gain is measured over: a Gaussian, or the mean map of other recordings "
+        "(default: %(default)s)",
+    )
+    verb.add_argument(
+        "--scenes",
+        type=names,
+        default=[],
+        metavar="PATTERN,PATTERN",
+        help="videos whose names match one pattern, such as 'Vidyo*', count as one recording in the intervals",
+    )
+    verb.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of all that is random (default: %(default)s)"
+    )
+    verb.add_argument("--workers", type=count, metavar="N", help="scoring processes (default: one a processor)")
+    add_output(verb, "DIR", "also write scores.json, scores.csv, videos.csv and report.html here", required=False)
+    add_first_frames(verb)
     add_running(verb)
 
 
@@ -259,14 +346,34 @@ def add_predict(verbs: Any) -> None:
     verb.add_argument("video", metavar="VIDEO", help="a video file, a folder of image files, or a folder of videos")
     add_output(verb, "OUT", "the overlay video to write, OUT.mp4; of a folder, a folder", required=False)
     verb.add_argument("--maps", metavar="DIR", help="write one PNG a frame here (of a folder: DIR/NAME/0001.png)")
-    verb.add_argument(
-        "--first-frames",
-        choices=("repeat", "flip"),
-        default="repeat",
-        help="what stands before the video: its first frame, or the clip turned round (default: %(default)s)",
-    )
+    add_first_frames(verb)
     add_precision(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add_running(verb)
+
+
+def add_submit(verbs: Any) -> None:
+    """Add submissions."""
+    verb = add_verb(
+        verbs,
+        "submit",
+        "write a benchmark's submission: a map of every frame of its test videos",
+        "Write the maps as DHF1K takes them (DIR/0701/0001.png) or as AIM 2024 and NTIRE 2026 do (DIR/NAME.mp4, 10 "
+        "bits), and check at the end that no video and no frame is missing. DIR holds nothing else; what made it "
+        "stands in DIR.json. The same command, given in several shells, shares the work, and stopped at any moment "
+        "goes on where it was. A MODEL may also be a folder of maps or a baseline, as in evaluate.",
+        "saldistill submit runs/demo/student dhf1k:DHF1K --to dhf1k -o ourmethod",
+        "saldistill submit student.onnx ntire:NTIRE --to ntire --split private_test -o ourmethod",
+    )
+    verb.add_argument("model", metavar="MODEL", help="whose maps (see: saldistill --help)")
+    verb.add_argument("data", metavar="DATA", help="DATASET:ROOT, such as dhf1k:DHF1K")
+    verb.add_argument("--to", choices=SUBMISSIONS, required=True, help="the benchmark")
+    verb.add_argument(
+        "--split", metavar="NAME", help="one of the data set's splits (default: dhf1k's test, ntire's public_test)"
+    )
+    verb.add_argument("--videos", type=names, metavar="NAME,NAME", help="only these videos")
+    add_output(verb, "DIR", "the folder to write, which is what is sent")
+    add_first_frames(verb)
     add_running(verb)
 
 
@@ -298,15 +405,32 @@ def add_benchmark(verbs: Any) -> None:
         "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
         "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
         "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
+        "saldistill benchmark --of metrics",
+        "saldistill benchmark --of reader VIDEO.mp4",
+        "saldistill benchmark --of cache runs/demo/teacher",
+        "saldistill benchmark --of cache configs/distill/demo.yaml --json cache.json",
     )
-    verb.add_argument("subjects", nargs="*", metavar="MODEL", help="what to measure (see: saldistill --help)")
-    verb.add_argument("--of", choices=["models"], default="models", help="what is measured (default: %(default)s)")
+    verb.add_argument(
+        "subjects",
+        nargs="*",
+        metavar="MODEL",
+        help="what to measure (see: saldistill --help); of a reader the video, of a cache the teacher or a CONFIG",
+    )
+    verb.add_argument(
+        "--of",
+        choices=["models", "metrics", "reader", "cache"],
+        default="models",
+        help="what is measured (default: %(default)s)",
+    )
     verb.add_argument(
         "--rounds", type=count, default=5, metavar="N", help="interleaved rounds (default: %(default)s)"
     )
     verb.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: as PyTorch chooses)")
     verb.add_argument(
-        "--batch-size", type=counts, default=[1], metavar="N,N", help="clips at a time, one or several (default: 1)"
+        "--batch-size",
+        type=counts,
+        metavar="N,N",
+        help="clips at a time, one or several (default: 1; of a cache 8, or as CONFIG says)",
     )
     verb.add_argument(
         "--precision", type=precisions, default=["fp32"], metavar="P,P", help="fp32, bf16, fp16 (default: fp32)"
@@ -317,105 +441,9 @@ def add_benchmark(verbs: Any) -> None:
     )
 
 
-def add_verb(verbs: Any, name: str, help_line: str, story: str, *examples: str) -> argparse.ArgumentParser:
-    """Add a verb with its story and examples; return its parser."""
-    parser = verbs.add_parser(
-        name,
-        help=help_line,
-        description=textwrap.fill(story, 88),
-        epilog="\n  ".join(["examples:", *examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(verb=parser.prog.removeprefix("saldistill "))
-    return parser
-
-
-def add_group(verbs: Any, name: str, help_line: str, *examples: str) -> Any:
-    """Add a verb that has verbs of its own; return what they are added to."""
-    parser = verbs.add_parser(
-        name,
-        help=help_line,
-        description=f"{help_line[:1].upper()}{help_line[1:]}.",
-        epilog="\n  ".join(["examples:", *examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser.add_subparsers(title=f"saldistill {name}", metavar="VERB", required=True)
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and its overrides."""
-    parser.add_argument("config", metavar="CONFIG", help="the run, one YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings to change, such as training.steps=50"
-    )
-
-
-def add_output(parser: argparse.ArgumentParser, metavar: str, help_line: str, *, required: bool = True) -> None:
-    """Add -o."""
-    parser.add_argument("-o", "--out", metavar=metavar, required=required, help=help_line)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add --device."""
-    parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
-    )
-
-
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add --precision."""
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="to compute in (default: %(default)s)"
-    )
-
-
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """Add what running a model over a video needs to know."""
-    add_device(parser)
-    parser.add_argument(
-        "--stride", type=count, metavar="N", help="frames between a clip's frames (default: as trained)"
-    )
-    parser.add_argument(
-        "--batch-size", type=count, default=8, metavar="N", help="maps at a time (default: %(default)s)"
-    )
-
-
 def installed_version() -> str:
     """Return the version that pip knows; a copy that was never installed has none."""
     try:
         return version("saldistill")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def count(text: str) -> int:
-    """Read a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
-    return int(text)
-
-
-def counts(text: str) -> list[int]:
-    """Read whole numbers of at least 1 with commas between them."""
-    return [count(part) for part in text.split(",")]
-
-
-def precisions(text: str) -> list[str]:
-    """Read precisions with commas between them."""
-    for part in text.split(","):
-        if part not in PRECISIONS:
-            raise argparse.ArgumentTypeError(f"expected {', '.join(PRECISIONS)} with commas between, got '{part}'")
-    return text.split(",")
-
-
-def names(text: str) -> list[str]:
-    """Read names with commas between them."""
-    return text.split(",")
-
-
-def frame_range(text: str) -> tuple[int, int]:
-    """Read FIRST-LAST, counted from 1, both included."""
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise argparse.ArgumentTypeError(f"expected FIRST-LAST counted from 1, such as 601-783, got '{text}'")
-    return int(first), int(last)

@@ -1,6 +1,9 @@
 """From the words of a command to the parts that do the work: what the verbs and the demo have in common."""
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,27 @@ import torch
 
 from distill import models
 from distill.build import scored_videos, training_sources, training_videos
-from distill.cache import VerifyReport, build, verify
+from distill.cache import build
+from distill.cache_verify import VerifyReport, verify, verify_imported
 from distill.config import RunConfig, load_config
 from distill.data import DATASETS, find_videos
 from distill.data.clips import Video
 from distill.data.video import open_size
 from distill.errors import UserError
-from distill.evaluate import BASELINES, PUBLISHED, Scores, evaluate, model_maps
+from distill.evaluate import MapSource, evaluate, model_maps
+from distill.evaluation.baselines import BASELINES
+from distill.evaluation.map_folder import MapFolder
+from distill.evaluation.observers import NAME as OBSERVERS
+from distill.evaluation.observers import evaluate_observers, other_half
+from distill.evaluation.scores import Scores
 from distill.files import refuse_existing
+from distill.stride import Stride, read_stride
+from distill.submission import FORMATS, Submission
+from distill.submission import submit as write_submission
 from distill.targets.store import TargetStore
+
+IN_A_RUN = ("config.yaml", "best.safetensors", "checkpoints")
+"""A folder with one of these is a run's, whatever else lies in it."""
 
 
 def videos_of(
@@ -49,33 +64,153 @@ def videos_of(
     return find_videos(dataset, root, split=split, videos=videos, frames=frames, progress=True)
 
 
-def stride_of(model: Any) -> int:
-    """Return how many frames lay between a clip's frames when a model was trained; 1 where nobody noted it."""
-    return int((getattr(model, "notes", None) or {}).get("stride", 1))
+def stride_of(model: Any) -> Stride:
+    """Return how far apart a clip's frames lay when a model was trained; 1 where nobody noted it."""
+    return read_stride((getattr(model, "notes", None) or {}).get("stride", 1))
 
 
 def score(
     reference: str | Path,
     videos: list[Video],
     *,
-    every: int = 1,
-    metrics: tuple[str, ...] = PUBLISHED,
-    stride: int | None = None,
+    stride: Stride | None = None,
     batch_size: int = 8,
     device: str = "auto",
-) -> Scores:
-    """Score a model, or a baseline by its name, on videos; `stride` as in training when None."""
-    name = str(reference)
-    if name in BASELINES:
-        return evaluate(BASELINES[name], videos, every=every, metrics=metrics, name=name)
+    first_frames: str = "repeat",
+    **options: Any,
+) -> tuple[Scores, MapSource]:
+    """Score a model, a folder of maps, or a baseline by its name, on videos; return its scores and its map source.
+
+    Args:
+        reference: as `map_source`, or `observers` for the ceiling.
+        videos: on what.
+        stride: of a model; as in training when None.
+        batch_size: of a model.
+        device: of a model.
+        first_frames: of a model.
+        **options: as `evaluate` takes them.
+    """
+    if str(reference) == OBSERVERS:
+        return evaluate_observers(videos, **options), other_half
+    maps = map_source(reference, stride=stride, batch_size=batch_size, device=device, first_frames=first_frames)
+    light = maps in BASELINES.values()
+    if isinstance(maps, MapFolder):
+        maps.check(videos, options.get("every", 1))
+        light = maps.light
+    return evaluate(maps, videos, light=light, name=str(reference), **options), maps
+
+
+def map_source(
+    reference: str | Path,
+    *,
+    stride: Stride | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    first_frames: str = "repeat",
+) -> MapSource:
+    """Return the maps that a word of the command stands for: a baseline, a folder of maps, or a model.
+
+    Raises:
+        UserError: if it is none of them.
+    """
+    if (maps := _maps_without_model(reference)) is not None:
+        return maps
     where = models.resolve_device(device)
     model = models.load_model(reference, device=where)
-    maps = model_maps(model, batch_size=batch_size, stride=stride or stride_of(model), device=where)
-    return evaluate(maps, videos, every=every, metrics=metrics, name=name)
+    return model_maps(
+        model,
+        batch_size=batch_size,
+        stride=stride or stride_of(model),
+        device=where,
+        first_frames=first_frames,
+    )
+
+
+def _maps_without_model(reference: str | Path) -> MapSource | None:
+    """Return the maps of a baseline or of a folder of maps; None for anything else."""
+    if str(reference) in BASELINES:
+        return BASELINES[str(reference)]
+    path = Path(reference)
+    if path.is_dir() and not any((path / name).exists() for name in IN_A_RUN):
+        return MapFolder(path)
+    return None
+
+
+def submit(
+    reference: str,
+    data: str,
+    out: str | Path,
+    *,
+    to: str,
+    split: str | None = None,
+    videos: list[str] | None = None,
+    stride: Stride | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    first_frames: str = "repeat",
+) -> Submission:
+    """Write a submission: the maps of a model, a baseline or a folder of maps, of every frame of a split.
+
+    Args:
+        reference: as `map_source`.
+        data: `dhf1k:ROOT`; a data set other than the benchmark's own is written in the benchmark's form too.
+        out: the folder to be sent.
+        to: a benchmark, one of submission.FORMATS.
+        split: of the benchmark's own data set, the one that it scores when None.
+        videos: only these, by name.
+        stride: of a model; as in training when None.
+        batch_size: of a model.
+        device: of a model.
+        first_frames: of a model.
+
+    Raises:
+        UserError: as `videos_of`, `map_source` and `submission.submit`; or a config instead of a data set.
+    """
+    dataset, colon, root = data.partition(":")
+    own = dataset == to and videos is None
+    if not colon and Path(data).suffix in (".yaml", ".yml"):
+        raise UserError(
+            f"{data}: a submission is of a data set's videos; name it as DATASET:ROOT, such as {to}:ROOT"
+        )
+    if own and split is None:
+        split = FORMATS[to].split
+    chosen = videos_of(data, split=split, videos=videos)
+    expected = FORMATS[to].published(Path(root), split) if own and split else []
+    made_by: dict[str, Any] = {"model": reference, "maps": reference}
+    maps = _maps_without_model(reference)
+    if maps is None:
+        where = models.resolve_device(device)
+        model = models.load_model(reference, device=where)
+        settings: dict[str, Any] = {"stride": stride or stride_of(model), "first_frames": first_frames}
+        maps = model_maps(model, batch_size=batch_size, device=where, **settings)
+        made_by = {"model": reference, "weights": models.weights_fingerprint(model), **settings}
+    return write_submission(maps, chosen, out, to=to, made_by=made_by, expected=expected)
+
+
+def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:
+    """Return the videos with those whose names match one pattern (`Vidyo*`) as one recording.
+
+    Intervals are made over recordings; a data set that does not say which videos show one scene can be told so.
+
+    Raises:
+        UserError: if a pattern matches no video.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(video.name, pattern) for video in videos):
+            names = ", ".join(video.name for video in videos)
+            raise UserError(f"--scenes: no video is called {pattern}; there are {names}")
+
+    def grouped(video: Video) -> Video:
+        scene = next((pattern for pattern in patterns if fnmatchcase(video.name, pattern)), None)
+        return video if scene is None else replace(video, recording=scene)
+
+    return [grouped(video) for video in videos]
 
 
 def build_store(config: RunConfig) -> TargetStore:
     """Compute and store the teacher's maps of a config's training videos; go on where an earlier call stopped.
+
+    Several processes may do so at once; those that one launcher started take a GPU each.
 
     Raises:
         UserError: if the config names no teacher or no store.
@@ -84,6 +219,8 @@ def build_store(config: RunConfig) -> TargetStore:
     if section is None or section.model is None or section.store is None:
         raise UserError("teacher: a store is made from 'model', the teacher, in the folder 'store'; name both")
     device = models.resolve_device(config.device)
+    if device == torch.device("cuda"):  # accelerate and torchrun say which of a machine's processes this is
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return build(
         models.load_model(section.model, device=device),
         training_videos(training_sources(config.data)),
@@ -100,14 +237,14 @@ def build_store(config: RunConfig) -> TargetStore:
 def verify_store(
     path: str | Path, *, teacher: str | None = None, sample: int = 32, device: str = "auto"
 ) -> VerifyReport:
-    """Check a store's checksums and recompute a sample with its teacher, which it remembers.
+    """Check a store's checksums and make a sample anew: with its teacher, or from the maps it was imported from.
 
     Raises:
-        UserError: if the teacher or a video is no longer where it was, or is another.
+        UserError: if the teacher, a video or the imported maps are no longer where they were, or are others.
     """
     store = TargetStore.open(path)
-    if "videos" not in store.notes:
-        raise UserError(f"{path}: its maps were imported; there is no teacher to compute them anew")
+    if "imported" in store.notes:
+        return verify_imported(store, sample=sample)
     reference = teacher or store.notes.get("teacher")
     if reference is None:
         raise UserError(f"{path}: the store does not say where its teacher is; name it with --teacher MODEL")

@@ -2,7 +2,7 @@
 
 A metric takes a prediction (any size, any scale) and the ground truth of one frame, and gives one number. The
 prediction is first resized to the ground truth's size. Nothing here is shared with `losses.py`: a choice made for
-training must not move a published number.
+training must not move a published number. `scoring.py` gives the same numbers of a whole video, faster.
 
     auc_judd(saliency, fixations)                          chance .5, best 1, higher is better
     auc_shuffled(saliency, fixations, other_fixations)     chance .5, best 1, higher is better
@@ -19,9 +19,12 @@ or counts: the official code asks whether a pixel was fixated, not how often.
 The answer to degenerate input, the same everywhere unless a function says otherwise:
 
     no fixation, or a density that is zero everywhere     NaN (no truth; the official SIM and KL say 0)
+    one fixation                                          a number as any; NaN from `auc_borji` (as official)
     a constant prediction                                 NaN where a division by its spread is needed
     NaN or infinity in the prediction                     NaN, from every metric
     negative values in the prediction                     allowed; `kldiv` alone counts them as zero
+    tied pixels, as 8-bit maps have them                  `auc_judd`: the mean over all their orders; the others do
+                                                          not order pixels
     NaN or a negative value in the ground truth,
     or arrays that are not two-dimensional                ValueError
 
@@ -30,10 +33,12 @@ evaluation metrics tell us about saliency models?", TPAMI 2019.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from distill.imresize import imresize
 
 Array = NDArray[np.float64]
 
@@ -43,7 +48,7 @@ SPLITS = 100  # random draws of negatives in the shuffled and in Borji's AUC
 THRESHOLDS = np.arange(10, -1, -1) * 0.1  # their thresholds, on a map in [0, 1]
 
 
-def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = True, seed: int = 0) -> float:
+def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = False, seed: int = 0) -> float:
     """Area under the ROC curve that separates the fixated pixels from all others.
 
     The thresholds are the map's values at the fixated pixels; between them the curve is straight.
@@ -51,9 +56,10 @@ def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = True, 
     Args:
         saliency: (h', w'), the prediction.
         fixations: (h, w), binary or counts.
-        jitter: break ties by uniform noise below 1e-7, as the official code does by default. The noise is absolute:
-            give maps whose peak is 1 or 255, not densities, or it drowns them. Without it the answer is
-            deterministic and ties are exact: the mean of the area over all orders of the tied pixels.
+        jitter: break ties by uniform noise below 1e-7, as the official code does. The noise is absolute: give maps
+            whose peak is 1 or 255, not densities, or it drowns them. Without it ties are handled exactly: the
+            answer is the mean of the area over all orders of the tied pixels, which is what the official code
+            gives on average, and the map's scale does not matter.
         seed: of the noise.
 
     Returns:
@@ -62,26 +68,22 @@ def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = True, 
 
     Source: AUC_Judd.m.
     """
-    fixated = _fixated(fixations)
+    fixated = fixated_pixels(fixations)
     values = imresize(saliency, fixated.shape)
-    count, others = int(fixated.sum()), int(fixated.size - fixated.sum())
-    if count == 0 or others == 0 or not np.isfinite(values).all():
+    others = fixated.size - int(fixated.sum())
+    if not fixated.any() or others == 0 or not np.isfinite(values).all():
         return float("nan")
     if jitter:
         values = values + np.random.default_rng(seed).random(values.shape) * JITTER
     # The official code min-max normalises here; the order of the pixels, which is all that counts, stays the same.
     hits = np.sort(values[fixated])
-    rivals = values[values >= hits[0]]  # no other pixel is above any threshold
-    rivals.sort()
-    if not jitter:
-        return _expected_judd(hits, rivals, others)
-    true = np.arange(1, count + 1)
-    above = len(rivals) - np.searchsorted(rivals, hits[::-1], side="left")  # pixels >= each threshold
-    return _area((above - true) / others, true / count)
+    pixels = np.sort(values[values >= hits[0]])  # no other is above any threshold
+    at_least, above = (len(pixels) - np.searchsorted(pixels, hits, side) for side in ("left", "right"))
+    return judd_area(hits, at_least, above, others)
 
 
-def _expected_judd(hits: Array, pixels: Array, others: int) -> float:
-    """Return AUC-Judd's mean over all orders of tied pixels.
+def judd_area(hits: Array, at_least: NDArray[np.int64], above: NDArray[np.int64], others: int) -> float:
+    """Return AUC-Judd's area, its mean over all orders of tied pixels, in closed form.
 
     Without ties it is the rank statistic P(hit > other), and half a step, 1 / (2 N), for the share of other pixels
     above the lowest hit, over which the straight segments run. A tie is half won. Of the others that tie with the
@@ -89,16 +91,17 @@ def _expected_judd(hits: Array, pixels: Array, others: int) -> float:
 
     Args:
         hits: (N,) the values at fixated pixels, rising.
-        pixels: (K,) the values of all pixels from the lowest hit on, rising.
+        at_least: (N,) for each hit, the number of pixels of its value or more, fixated ones included.
+        above: (N,) for each hit, the number of pixels of more than its value.
         others: number of pixels that are not fixated.
     """
     count = len(hits)
-    above = (len(pixels) - np.searchsorted(pixels, hits, "right")) - (count - np.searchsorted(hits, hits, "right"))
-    pixels_tied = np.searchsorted(pixels, hits, "right") - np.searchsorted(pixels, hits, "left")
-    hits_tied = np.searchsorted(hits, hits, "right") - np.searchsorted(hits, hits, "left")
-    tied = pixels_tied - hits_tied  # others of the value of each hit
-    lost = (above + 0.5 * tied).mean() / others
-    before_last = (above[0] + tied[0] * hits_tied[0] / (hits_tied[0] + 1)) / others
+    hits_at_least, hits_above = (count - np.searchsorted(hits, hits, side) for side in ("left", "right"))
+    hits_tied = hits_at_least - hits_above
+    others_above = above - hits_above
+    others_tied = at_least - above - hits_tied
+    lost = (others_above + 0.5 * others_tied).mean() / others
+    before_last = (others_above[0] + others_tied[0] * hits_tied[0] / (hits_tied[0] + 1)) / others
     return float(1 - lost + 0.5 * before_last / count)
 
 
@@ -121,16 +124,14 @@ def auc_shuffled(
 
     Source: AUC_shuffled.m.
     """
-    fixated, elsewhere = _fixated(fixations), _fixated(other_fixations)
+    fixated, elsewhere = fixated_pixels(fixations), fixated_pixels(other_fixations)
     if fixated.shape != elsewhere.shape:
         raise ValueError(f"other_fixations: expected the shape of fixations {fixated.shape}, got {elsewhere.shape}")
     values = _min_max(imresize(saliency, fixated.shape))
     if not (fixated.any() and elsewhere.any()) or values is None:
         return float("nan")
     pool = values[elsewhere]
-    draws = min(int(fixated.sum()), len(pool))
-    order = np.random.default_rng(seed).permuted(np.tile(np.arange(len(pool)), (splits, 1)), axis=1)
-    return _mean_area(values[fixated], pool[order[:, :draws]])
+    return mean_area(values[fixated], pool[draw_negatives(len(pool), int(fixated.sum()), splits, seed)])
 
 
 def auc_borji(saliency: ArrayLike, fixations: ArrayLike, *, splits: int = SPLITS, seed: int = 0) -> float:
@@ -148,13 +149,13 @@ def auc_borji(saliency: ArrayLike, fixations: ArrayLike, *, splits: int = SPLITS
 
     Source: AUC_Borji.m.
     """
-    fixated = _fixated(fixations)
+    fixated = fixated_pixels(fixations)
     values = _min_max(imresize(saliency, fixated.shape))
     count = int(fixated.sum())
     if count < 2 or values is None:
         return float("nan")
     draws = np.random.default_rng(seed).integers(values.size, size=(splits, count))
-    return _mean_area(values[fixated], values.ravel()[draws])
+    return mean_area(values[fixated], values.ravel()[draws])
 
 
 def nss(saliency: ArrayLike, fixations: ArrayLike) -> float:
@@ -169,7 +170,7 @@ def nss(saliency: ArrayLike, fixations: ArrayLike) -> float:
 
     Source: NSS.m.
     """
-    fixated = _fixated(fixations)
+    fixated = fixated_pixels(fixations)
     values = imresize(saliency, fixated.shape)
     if not fixated.any() or _is_flat(values):
         return float("nan")
@@ -190,7 +191,7 @@ def info_gain(saliency: ArrayLike, fixations: ArrayLike, baseline: ArrayLike) ->
 
     Source: InfoGain.m; Kümmerer et al., PNAS 2015.
     """
-    fixated = _fixated(fixations)
+    fixated = fixated_pixels(fixations)
     values = _min_max(imresize(saliency, fixated.shape))
     reference = _min_max(imresize(baseline, fixated.shape))
     if not fixated.any() or values is None or reference is None:
@@ -272,74 +273,28 @@ def kldiv(saliency: ArrayLike, density: ArrayLike) -> float:
     return float((truth * np.log(EPS + truth / (guess + EPS))).sum())
 
 
-def imresize(values: ArrayLike, size: tuple[int, ...]) -> Array:
-    """Resize a map as MATLAB's `imresize` does: bicubic (a = -1/2), antialiased when shrinking, mirrored borders.
+def fixated_pixels(fixations: ArrayLike) -> NDArray[np.bool_]:
+    """Return which pixels (h, w) were fixated, after a check."""
+    return check_truth(fixations) > 0
 
-    Args:
-        values: (h', w'), any numbers.
-        size: (h, w) of the result.
 
-    Returns:
-        (h, w) float64; the values themselves if the size fits already. A constant map stays exactly constant; one
-        with NaN or infinity becomes NaN. The result may go a little beyond the range of the values.
+def check_truth(values: ArrayLike) -> NDArray[Any]:
+    """Return ground truth (h, w), in whatever type of number it has.
 
     Raises:
-        ValueError: if `values` is not two-dimensional or is empty.
+        ValueError: if it is not two-dimensional, is empty, or holds NaN, infinity or a negative value.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = np.asarray(values)
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"a map must have two dimensions and at least one pixel, got shape {values.shape}")
-    if values.shape == size:
-        return values
-    if _is_flat(values):
-        return np.full(size, values.flat[0] if np.isfinite(values).all() else np.nan)
-    (rows, columns), (h, w) = values.shape, size
-    down, across = _resize_weights(rows, h), _resize_weights(columns, w)
-    if h * columns <= rows * w:  # the order that leaves less in between
-        return (down @ values) @ across.T
-    return down @ (values @ across.T)
-
-
-@lru_cache(maxsize=64)
-def _resize_weights(old: int, new: int) -> Array:
-    """Return the matrix (new, old) that resizes one side of a map; its rows sum to 1."""
-    scale = new / old
-    shrink = min(scale, 1.0)  # shrinking widens the kernel: antialiasing
-    centres = (np.arange(new) + 0.5) / scale - 0.5  # of the new pixels, in old pixels
-    taps = int(np.ceil(4 / shrink)) + 2
-    sources = np.floor(centres - 2 / shrink).astype(np.int64)[:, None] + np.arange(taps)  # (new, taps)
-    weights = _cubic((centres[:, None] - sources) * shrink)
-    weights /= weights.sum(axis=1, keepdims=True)
-    mirrored = sources % (2 * old)
-    mirrored = np.minimum(mirrored, 2 * old - 1 - mirrored)
-    matrix = np.zeros((new, old))
-    np.add.at(matrix, (np.arange(new)[:, None], mirrored), weights)
-    matrix.flags.writeable = False
-    return matrix
-
-
-def _cubic(x: Array) -> Array:
-    """Keys' cubic convolution kernel with a = -1/2, zero beyond 2."""
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x**2 + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
-
-
-def _fixated(fixations: ArrayLike) -> NDArray[np.bool_]:
-    """Return which pixels (h, w) were fixated."""
-    fixations = np.asarray(fixations)
-    return fixations if fixations.dtype == np.bool_ else _density(fixations) > 0
+        raise ValueError(f"ground truth must have two dimensions and at least one pixel, got shape {values.shape}")
+    if values.dtype != np.bool_ and not (values.min() >= 0 and np.isfinite(values.max())):
+        raise ValueError("ground truth must be finite and non-negative")
+    return values
 
 
 def _density(values: ArrayLike) -> Array:
-    """Return ground truth (h, w) in float64, after a check."""
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"ground truth must have two dimensions and at least one pixel, got shape {values.shape}")
-    if not (values.min() >= 0 and np.isfinite(values.max())):
-        raise ValueError("ground truth must be finite and non-negative")
-    return values
+    """Return a density (h, w) in float64, after a check."""
+    return np.asarray(check_truth(values), dtype=np.float64)
 
 
 def _is_flat(values: Array) -> bool:
@@ -356,20 +311,23 @@ def _min_max(values: Array) -> Array | None:
     return (values - low) / (values.max() - low)
 
 
-def _mean_area(hits: Array, rivals: Array) -> float:
+def draw_negatives(pool: int, count: int, splits: int, seed: int) -> NDArray[np.int64]:
+    """Return draws of `count` different numbers below `pool`, (splits, count); of fewer, all of them, (1, pool)."""
+    if count >= pool:
+        return np.arange(pool)[None]
+    lots = np.random.default_rng(seed).random((splits, pool))
+    return np.argpartition(lots, count, axis=1)[:, :count]
+
+
+def mean_area(hits: Array, rivals: Array) -> float:
     """Average over splits the area under the curve at fixed thresholds, of hits (K,) and rivals (splits, R).
 
     The official thresholds end at the largest value drawn; those beyond add the point (0, 0) again.
     """
-    true = (hits[:, None] >= THRESHOLDS).mean(axis=0)  # (11,)
-    false = (rivals[:, :, None] >= THRESHOLDS).mean(axis=1)  # (splits, 11)
-    return float(np.mean([_area(one, true) for one in false]))
-
-
-def _area(false: Array, true: Array) -> float:
-    """Area under the ROC curve through (0, 0), the points given in rising order, and (1, 1), by trapezoids."""
-    x, y = np.concatenate([[0.0], false, [1.0]]), np.concatenate([[0.0], true, [1.0]])
-    return float(np.trapezoid(y, x))
+    true = [0.0, *((hits >= threshold).mean() for threshold in THRESHOLDS), 1.0]  # (13,)
+    false = np.stack([(rivals >= threshold).mean(axis=1) for threshold in THRESHOLDS], axis=1)  # (splits, 11)
+    false = np.pad(false, ((0, 0), (1, 1)), constant_values=(0.0, 1.0))
+    return float(np.trapezoid(np.broadcast_to(true, false.shape), false, axis=1).mean())
 
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -409,5 +367,5 @@ TITLES: dict[str, str] = {
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"kldiv"})
 
-RANDOM: frozenset[str] = frozenset({"auc_judd", "auc_shuffled", "auc_borji"})
+RANDOM: frozenset[str] = frozenset({"auc_shuffled", "auc_borji"})
 """Metrics that draw random numbers and take `seed`."""

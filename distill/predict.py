@@ -28,6 +28,7 @@ from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
 from distill.saliency import peak_map
 from distill.sliding import slide
+from distill.stride import Stride
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def predict(
     out: str | Path | None = None,
     maps: str | Path | None = None,
     device: str | torch.device | None = None,
-    stride: int = 1,
+    stride: Stride = 1,
     batch_size: int = 8,
     precision: str = "fp32",
     first_frames: str = "repeat",

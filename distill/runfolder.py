@@ -22,6 +22,7 @@ FREE_TO_CHANGE = (
     "out",
     "resume",
     "device",
+    "teacher.device",
     "data.workers",
     "training.checkpoint_every",
     "training.recompute",

@@ -65,6 +65,15 @@ def peak_map(log_saliency: np.ndarray) -> np.ndarray:
     return np.exp(log_saliency - log_saliency.max())
 
 
+def to_peak(saliency: np.ndarray) -> np.ndarray:
+    """Scale one map (h, w) of any range to a peak of 1: float32 in [0, 1].
+
+    What is negative becomes 0. A map without anything positive gives all zeros.
+    """
+    saliency = np.clip(np.asarray(saliency, dtype=np.float32), 0.0, None)
+    return saliency / (saliency.max() or np.float32(1.0))
+
+
 def sigma_for(width: int) -> float:
     """Return DHF1K's Gaussian, in pixels, for frames of another width than 640."""
     return DHF1K_SIGMA * width / 640

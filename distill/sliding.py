@@ -19,6 +19,7 @@ from distill.data.clips import Video
 from distill.data.video import VideoReader, open_video
 from distill.errors import UserError
 from distill.models import PRECISIONS, check_precision, device_of
+from distill.stride import Stride, offsets, step_of
 
 FIRST_FRAMES = ("repeat", "flip")
 """What a clip that would begin before the video holds instead: the first frame again, or later ones, backwards."""
@@ -38,14 +39,14 @@ def window_of(
     target_frames: Sequence[int],
     *,
     length: int,
-    stride: int = 1,
+    stride: float = 1,
     first_frames: str = "repeat",
 ) -> ClipFrames:
     """Return the clip that predicts `frame`: a pure function of the frame, whatever else is asked for.
 
-    A model with one map a clip gets the clip whose target is `frame`. A model with N maps, evenly spaced, gets
-    the video cut into blocks of N target frames, counted from frame 0, so that N asked frames cost one pass;
-    with unevenly spaced targets each frame is predicted as the clip's last target.
+    A model with one map a clip gets the clip whose target is `frame`. A model with N maps, evenly spaced in the
+    video, gets the video cut into blocks of N target frames, counted from frame 0, so that N asked frames cost one
+    pass; with unevenly spaced targets each frame is predicted as the clip's last target.
     Frames before the first are the first one, repeated; frames after the last are the last one. With `flip`, a
     clip that would begin before the video is turned round in time instead: it comes to its last target from the
     frames that follow, as TASED-Net's (Min and Corso, ICCV 2019) published inference does.
@@ -55,24 +56,25 @@ def window_of(
         num_frames: frames of the video.
         target_frames: which of the clip's frames get a map (`model.target_frames`).
         length: T, frames of a clip.
-        stride: distance in the video between neighbouring frames of the clip.
+        stride: frames of the video from one frame of the clip to the next, on the average (`stride.step_of`).
         first_frames: one of FIRST_FRAMES.
     """
     N = len(target_frames)
-    gaps = {after - before for before, after in pairwise(target_frames)}
+    places = offsets(length, stride)  # of the clip's frames, from its last one
+    gaps = {places[after] - places[before] for before, after in pairwise(target_frames)}
     if N > 1 and len(gaps) == 1 and min(gaps) > 0:
-        step = gaps.pop() * stride
-        block, target = divmod(frame // step, N)
-        first = frame % step + step * N * block - target_frames[0] * stride
+        gap = gaps.pop()
+        block, target = divmod(frame // gap, N)
+        last = frame % gap + gap * N * block - places[target_frames[0]]
     else:
         target = N - 1
-        first = frame - target_frames[target] * stride
-    advance = stride
-    if first < 0 and first_frames == "flip":
-        target, advance = N - 1, -stride
-        first = frame + target_frames[target] * stride
-    frames = (min(max(first + j * advance, 0), num_frames - 1) for j in range(length))
-    return ClipFrames(tuple(frames), target)
+        last = frame - places[target_frames[target]]
+    if last + places[0] < 0 and first_frames == "flip":
+        target = N - 1
+        wanted = [frame + places[target_frames[target]] - place for place in places]
+    else:
+        wanted = [last + place for place in places]
+    return ClipFrames(tuple(min(max(each, 0), num_frames - 1) for each in wanted), target)
 
 
 def slide(
@@ -80,7 +82,7 @@ def slide(
     video: Video | VideoReader,
     frames: Sequence[int],
     *,
-    stride: int = 1,
+    stride: Stride = 1,
     batch_size: int = 8,
     device: str | torch.device | None = None,
     flipped: bool = False,
@@ -102,7 +104,7 @@ def slide(
             back as it was.
         video: a video, which is opened here, or a reader of one.
         frames: 0-based frames of the video, each at least 0; the first T - 1 are as good as any (`window_of`).
-        stride: distance in the video between neighbouring frames of a clip.
+        stride: how far apart a clip's frames lie in the video: so many frames, or as at a rate ("30fps").
         batch_size: asked frames in one call of the model.
         device: where the clips are sent; where the model's weights lie when None. The model is not moved.
         flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
@@ -116,8 +118,9 @@ def slide(
     Raises:
         UserError: a frame that the video does not have, a bad setting, or a model whose maps are not numbers.
     """
-    if batch_size < 1 or stride < 1:
-        raise UserError(f"batch_size and stride must be at least 1, got {batch_size} and {stride}")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    step = step_of(stride, video.fps)
     check_precision(precision)
     if first_frames not in FIRST_FRAMES:
         raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {first_frames!r}")
@@ -127,7 +130,7 @@ def slide(
         if not 0 <= frame < reader.num_frames:
             raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
     device = torch.device(device) if device is not None else device_of(model)
-    clip: dict[str, Any] = {"length": model.num_frames, "stride": stride, "first_frames": first_frames}
+    clip: dict[str, Any] = {"length": model.num_frames, "stride": step, "first_frames": first_frames}
     windows = [window_of(frame, reader.num_frames, model.target_frames, **clip) for frame in frames]
     slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
     needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]

@@ -3,6 +3,11 @@
     teacher = OnlineTeacher(model, stride=1, device="cuda:0")      or  CachedTeacher(store, spec)
     clips = ClipDataset(sources, spec, extras=[teacher.reader])    # the workers read what the teacher needs
     maps = teacher(batch)                                          # (B, N, h, w) log-saliency, no gradient
+    finish = teacher.begin(batch)                                  # or: the same beside the student's own pass,
+    maps, features = finish()                                      # and the teacher's features
+
+Either way the teacher was shown whole frames in their own colours, at its own size and stride, plain or mirrored as
+the student's clip is. Where that clip was cropped, the teacher's map is cropped alike, here and by one function.
 
 A teacher is no module of anything: no optimiser sees its weights, and no checkpoint holds them.
 """
@@ -10,30 +15,51 @@ A teacher is no module of anything: no optimiser sees its weights, and no checkp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill.data.augment import crop_maps, crop_values
 from distill.data.clips import ClipSpec, Video, Window, read_clip
 from distill.errors import UserError
+from distill.hints import last_part
 from distill.models import PRECISIONS, check_precision, device_of
+from distill.stride import Stride
 from distill.targets.store import TargetStore
+
+
+class Lesson(NamedTuple):
+    """What a teacher says of a batch: nothing of it carries a gradient."""
+
+    maps: Tensor
+    """Log-saliency (B, N, h, w), float32."""
+    features: dict[str, Tensor]
+    """Features (B, C, t, h, w) or (B, C, h, w) by name, float32, of what the student's clips show."""
 
 
 class Teacher(Protocol):
     """What the loop knows of a teacher."""
 
-    offsets: tuple[int, ...]
-    """The frames it judges, in frames from the clip's last one."""
     reader: Callable[[Window], dict[str, Tensor]]
     """What a sample holds for it; for `ClipDataset`'s extras, and picklable."""
     views: tuple[str, ...]
     """The views it can judge, "plain" and perhaps "flipped"; without the second, clips must not be mirrored."""
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return log-saliency (B, N, h, w) of a batch, float32, without gradient, on the device of its clips."""
+        """Return log-saliency (B, N, h, w) of a batch, float32, without gradient, on the device of its clips.
+
+        The maps are of what the student's clips show: mirrored and cropped as these are.
+        """
+        ...
+
+    def begin(self, batch: Mapping[str, Any]) -> Callable[[], Lesson]:
+        """Start on a batch's maps, and return what waits for them: meanwhile the student can do its own pass."""
+        ...
+
+    def offsets(self, fps: float) -> tuple[int, ...]:
+        """Return the frames it judges in a video of `fps`, in frames from the clip's last one."""
         ...
 
     def describe(self) -> str:
@@ -43,13 +69,13 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads the teacher's own clip of a window: its size, frames and stride, mirrored when the window is."""
+    """Reads the teacher's own clip of a window: its size, frames and stride, whole, mirrored when the window is."""
 
     spec: ClipSpec
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
         """Return "teacher_clip", uint8 (3, T, H, W)."""
-        return {"teacher_clip": read_clip(window, self.spec)}
+        return {"teacher_clip": read_clip(window.of_teacher(), self.spec)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,7 @@ class MapReader:
             UserError: a map that is not in the store, or damaged.
         """
         view = "flipped" if window.flipped else "plain"
-        frames = self.spec.targets(window.end)
+        frames = self.spec.targets(window.end, window.video.fps)
         maps = np.stack([self.store.read(window.video.name, frame, view) for frame in frames])
         return {"teacher_map": torch.from_numpy(maps)}
 
@@ -76,13 +102,22 @@ class OnlineTeacher:
 
     Args:
         model: the teacher; it is moved to the device, put into evaluation mode, and its weights take no gradient.
-        stride: frames of the video from one frame of its clip to the next.
+        stride: how far apart its clip's frames lie in the video, in frames or as a rate ("30fps").
         device: where it computes; where it lies when None.
         precision: "fp32", or "bf16" or "fp16" for autocast.
+        features: names of its features that its lessons hold beside the maps.
+        share: of its clip, from the end, what the student's clip shows too; its features are cut to that.
     """
 
     def __init__(
-        self, model: Any, *, stride: int = 1, device: str | torch.device | None = None, precision: str = "fp32"
+        self,
+        model: Any,
+        *,
+        stride: Stride = 1,
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+        features: Sequence[str] = (),
+        share: float = 1.0,
     ) -> None:
         check_precision(precision)
         if isinstance(model, nn.Module):
@@ -92,6 +127,9 @@ class OnlineTeacher:
         self.model = model
         self.device = torch.device(device) if device is not None else device_of(model)
         self.precision = precision
+        self.features, self.share = tuple(features), share
+        # a queue of its own, so that the GPU can fill the student's gaps with the teacher's work
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.spec = ClipSpec.of(model, stride)
         self.offsets = self.spec.offsets
         self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec)
@@ -99,15 +137,43 @@ class OnlineTeacher:
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
         """See `Teacher`."""
+        return self.begin(batch)().maps
+
+    def begin(self, batch: Mapping[str, Any]) -> Callable[[], Lesson]:
+        """See `Teacher`."""
+        clip = batch["teacher_clip"]
+        if self.stream is not None:  # the batch is still on its way to the device in the queue of everything else
+            self.stream.wait_stream(torch.cuda.current_stream(clip.device if clip.is_cuda else self.device))
+        with torch.cuda.stream(self.stream):  # no queue: nothing happens
+            lesson = self._teach(batch)
+
+        def finish() -> Lesson:
+            maps, features = lesson
+            if self.stream is not None:
+                here = torch.cuda.current_stream(self.device)
+                here.wait_stream(self.stream)
+                for tensor in (maps, *features.values()):
+                    tensor.record_stream(here)  # its memory is in use until this queue, too, is done with it
+            return Lesson(maps.to(clip.device), {name: value.to(clip.device) for name, value in features.items()})
+
+        return finish
+
+    def _teach(self, batch: Mapping[str, Any]) -> Lesson:
+        """Compute a lesson where the teacher is."""
         if isinstance(self.model, nn.Module):
             self.model.requires_grad_(False).eval()  # somebody may have told the model itself to train
-        clip = batch["teacher_clip"]
         dtype = PRECISIONS[self.precision]
         # inside the student's autocast, a teacher in fp32 must say so
         cast = torch.autocast(self.device.type, dtype) if dtype else torch.autocast(self.device.type, enabled=False)
         with torch.no_grad(), cast:
-            maps = self.model(clip.to(self.device, non_blocking=True)).float()
-        return maps.to(clip.device)
+            clip = batch["teacher_clip"].to(self.device, non_blocking=True)
+            found = self.model.forward_features(clip) if self.features else {}
+            maps = self.model.forward_head(found) if self.features else self.model(clip)
+            features = {name: last_part(found[name], self.share).float() for name in self.features}
+            return Lesson(
+                cropped(maps.float(), batch),
+                {name: cropped_features(value, batch) for name, value in features.items()},
+            )
 
     def train(self, mode: bool = True) -> "OnlineTeacher":
         """Stay as it is: a teacher does not train."""
@@ -136,8 +202,11 @@ class CachedTeacher:
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
         """See `Teacher`."""
-        maps: Tensor = batch["teacher_map"]
-        return maps
+        return cropped(batch["teacher_map"], batch)
+
+    def begin(self, batch: Mapping[str, Any]) -> Callable[[], Lesson]:
+        """See `Teacher`."""
+        return lambda: Lesson(self(batch), {})
 
     def require(self, videos: Sequence[Video], views: Sequence[str] = ("plain",)) -> None:
         """Refuse, before a run starts, a store that lacks a map that the run could ask for.
@@ -152,7 +221,7 @@ class CachedTeacher:
         complete = self.store.complete
         missing: list[str] = []
         for video in videos:
-            frames = sorted({frame for end in video.frames for frame in self.spec.targets(end)})
+            frames = sorted({frame for end in video.frames for frame in self.spec.targets(end, video.fps)})
             for view, frame in product(views, frames):
                 planned = self.store.plan.locate(video.name, frame, view) is not None
                 if not planned or not (complete or self.store.has(video.name, frame, view)):
@@ -168,6 +237,19 @@ class CachedTeacher:
         made = self.store.fingerprint.get("teacher", {})
         name = self.store.notes.get("teacher") or made.get("name", "unknown")
         return f"teacher: {name}, from {self.store.path} ({self.store.codec}; views: {', '.join(self.views)})"
+
+
+def cropped(maps: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Cut a teacher's maps (B, N, h, w) of whole frames as the batch's clips were cut, if they were."""
+    return crop_maps(maps, batch["box"].to(maps.device)) if "box" in batch else maps
+
+
+def cropped_features(features: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Cut a teacher's features (B, C, [t,] h, w) of whole frames as the batch's clips were cut, if they were."""
+    if "box" not in batch:
+        return features
+    planes = features.flatten(1, -3)  # (B, C * t, h, w)
+    return crop_values(planes, batch["box"].to(features.device)).reshape(features.shape)
 
 
 def check_alignment(teacher_offsets: Sequence[int], student_offsets: Sequence[int]) -> None:

@@ -66,8 +66,9 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     teacher = build.build_teacher(config, sources, spec, accelerator.device)
     clips = build.build_clips(config, sources, spec, teacher)
     objective = build.build_objective(config.losses)
-    trained = build.shard(config, model, accelerator)  # the model itself, unless its weights lie in parts
-    optimizer = build.build_optimizer(config.optimizer, trained)
+    learner = build.build_learner(config, model, teacher, spec, sources)
+    trained = build.shard(config, learner, accelerator)  # the learner itself, unless its weights lie in parts
+    optimizer = build.build_optimizer(config.optimizer, trained.model, trained.heads)
     steps = build.count_steps(config, len(clips), accelerator.num_processes)
     clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
     validate_every = config.training.validate_every or steps
@@ -90,7 +91,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
         accelerator.scaler.load_state_dict(memory["scaler"])
     prepared = trained if config.training.shard else accelerator.prepare(trained)
     stepper = accelerator.prepare(optimizer)
-    ema = None if config.training.ema is None else Ema(trained, config.training.ema)
+    ema = None if config.training.ema is None else Ema(trained.model, config.training.ema)
     if ema is not None and newest is not None:
         load_average(newest, model, trained, ema)
     train_mode(prepared)  # once: validation hands every part back in the mode it was in
@@ -108,9 +109,10 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
         def score(step: int) -> None:
             """Validate the weights after `step` steps, on the main process; the others wait."""
             with ema.applied() if ema is not None else nullcontext():
-                sharding.gather(trained, model)
+                sharding.gather(trained.model, model)
                 if is_main:
-                    scores = validate(config, model.to(accelerator.device), validation, accelerator.device)
+                    with accelerator.autocast():  # as in training
+                        scores = validate(config, model.to(accelerator.device), validation, accelerator.device)
                     runfolder.keep_best(config, model, step, scores)
                     runlog.validation({"step": step, "scores": scores})
             accelerator.wait_for_everyone()
@@ -159,6 +161,7 @@ class Loop:
     config: RunConfig
     accelerator: Accelerator
     model: nn.Module
+    """A learner (distill/hints.py) as accelerate prepared it."""
     optimizer: Any
     objective: Objective
     teacher: Teacher | None
@@ -195,6 +198,8 @@ class Loop:
 
         record["loss"] = self.total([outcome.loss.detach() for outcome in outcomes])
         record["terms"] = {name: self.total([each.terms[name] for each in outcomes]) for name in outcomes[0].terms}
+        if weights := self.objective.weights(self.progress(step)):
+            record["weights"] = weights
         if self.teacher is not None:
             of_teacher = outcomes[0].teacher
             record["teacher"] = {name: self.total([each.teacher[name] for each in outcomes]) for name in of_teacher}
@@ -202,16 +207,29 @@ class Loop:
 
     def backward(self, step: int, batch: dict[str, Any], counts: Tensor) -> Outcome:
         """Run one batch forward and back."""
-        teacher_maps = None if self.teacher is None else self.teacher(batch)
+        finish = None if self.teacher is None else self.teacher.begin(batch)
         with self.accelerator.autocast():
-            log_saliency = self.model(batch["clip"])
-        outcome = self.objective(batch, log_saliency, teacher_maps, counts)
+            log_saliency, heads = self.model(batch["clip"])
+        teacher_maps, features = (None, None) if finish is None else finish()
+        outcome = self.objective(
+            batch,
+            log_saliency,
+            teacher_maps,
+            counts,
+            heads=heads,
+            features=features,
+            progress=self.progress(step),
+        )
         value = outcome.loss.item()
         if not math.isfinite(value):
             self.fail(step, f"the loss is {value}", batch)
         # accelerate averages gradients over processes; the terms are divided by the counts of all processes already
         self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
         return outcome
+
+    def progress(self, step: int) -> float:
+        """Return how far the run is: 0 in its first step, 1 in its last."""
+        return step / max(1, self.steps - 1)
 
     def fail(self, step: int, what: str, *batches: Mapping[str, Any]) -> NoReturn:
         """End the run before a step that would ruin the weights."""

@@ -12,10 +12,11 @@ This reading: Video Swin-S and clips of 32 x 224 x 384, as in the same authors' 
 with top-down sums at T = 16; convolutions 192-96-48-24-12 of (2, 3, 3) with temporal stride 2, ReLU, upsampling x2
 before the last two; a (1, 3, 3) convolution to one map. It comes to 50.2 M weights, and the state dict with its
 integer indices of window positions, as the field counts, to 219.7 MiB: the paper's 220 MB.
+The paper also finds that a shorter decoder and early temporal down-sampling hurt and a longer one helps, up to a
+point, without saying how each was built; the variants `decoder-*` are this reading's (`DECODERS`).
 The model returns the logarithm of the sigmoid map.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,10 @@ __all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights"]
 VARIANTS: dict[str, dict[str, Any]] = {
     # the paper's, by the reading above: Video Swin-S
     "base": {},
+    # the paper's ablations of the decoder (DECODERS says what each is)
+    "decoder-shorter": {"decoder": "shorter"},
+    "decoder-longer": {"decoder": "longer"},
+    "decoder-early": {"decoder": "early"},
     # Video Swin-T, for which Kinetics weights are published too, and half the decoder's width
     "small": {"depths": (2, 2, 6, 2), "laterals": 96},
     # trains on two CPU cores
@@ -59,6 +64,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 DEFAULT = "base"
 
+DECODERS: dict[str, str] = {
+    "paper": "a convolution for each halving of time",
+    "shorter": "half as many convolutions, each of which quarters time, down to the same width",
+    "longer": "after each halving a further convolution, of (3, 3, 3), which keeps time and width",
+    "early": "time is averaged down to two steps before the sums, so that one halving is left: the first",
+}
+"""How time is reduced."""
+
+EARLY_STEPS = 2
+"""Time that is left to the decoder `early`."""
+
 PATCH = 16
 """Sizes are multiples of this; where the last stage is then odd, Video Swin pads it."""
 
@@ -74,6 +90,7 @@ class Model(nn.Module):
         heads: attention heads of the four stages.
         window: attention window in (frames, rows, columns) of tokens.
         laterals: channels to which the stages are brought, and from which the decoder halves.
+        decoder: how time is reduced, one of DECODERS.
         drop_path: stochastic depth of the encoder's last block; it rises linearly from 0 in the first.
 
     Raises:
@@ -98,10 +115,15 @@ class Model(nn.Module):
         heads: tuple[int, int, int, int] = (3, 6, 12, 24),
         window: tuple[int, int, int] = (8, 7, 7),
         laterals: int = 192,
+        decoder: str = "paper",
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
         check_clip(num_frames, size)
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder '{decoder}': expected one of {', '.join(DECODERS)}")
+        if decoder == "shorter" and num_frames < 16:
+            raise ValueError(f"num_frames {num_frames}: the shorter decoder takes at least 16")
         check_ranges(
             width=width,
             depths=min(depths),
@@ -132,7 +154,7 @@ class Model(nn.Module):
             ),
         )
         self.decoder = Decoder(
-            [width * 2**i for i in range(4)], width=laterals, halvings=(num_frames // 2).bit_length() - 1
+            [width * 2**i for i in range(4)], width=laterals, steps=num_frames // 2, kind=decoder
         )
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -213,31 +235,63 @@ class Decoder(nn.Module):
     Args:
         stages: channels of the encoder's stages, finest first.
         width: channels of the laterals.
-        halvings: temporal halvings, until one frame is left.
+        steps: time steps of the stages, a power of two; the decoder leaves one.
+        kind: one of DECODERS.
     """
 
-    def __init__(self, stages: Sequence[int], *, width: int, halvings: int) -> None:
+    def __init__(self, stages: Sequence[int], *, width: int, steps: int, kind: str) -> None:
         super().__init__()
+        self.steps = EARLY_STEPS if kind == "early" else steps
         self.laterals = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in stages)
-        widths = [max(width >> i, 4) for i in range(halvings + 1)]  # 192, 96, 48, 24, 12
-        self.reduce = nn.ModuleList(
-            nn.Conv3d(c_in, c_out, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1))
-            for c_in, c_out in itertools.pairwise(widths)
-        )
-        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.reduce = nn.ModuleList()
+        self.grows: list[bool] = []  # whether height and width are doubled before a convolution
+        c_in, level, left = width, 0, self.steps
+        parts = time_factors(kind, steps)
+        for i, factors in enumerate(parts):
+            level += max(1, factors[0].bit_length() - 1)
+            c_out = max(width >> level, 4)  # 192, 96, 48, 24, 12
+            for j, factor in enumerate(factors):
+                depth = factor if factor > 1 else min(3, 2 * left - 1)  # one step needs no neighbours
+                padding = (depth // 2 if factor == 1 else 0, 1, 1)
+                self.reduce.append(nn.Conv3d(c_in, c_out, (depth, 3, 3), stride=(factor, 1, 1), padding=padding))
+                self.grows.append(j == 0 and i >= len(parts) - 2)
+                c_in, left = c_out, left // factor
+        self.head = nn.Conv2d(c_in, 1, 3, padding=1)
         self.apply(init_convolution)
         nn.init.trunc_normal_(self.head.weight, std=0.01)  # the first maps are nearly uniform
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Decode four stages to features (B, c, H, W), whose time is gone."""
-        x = self.laterals[-1](stages[-1])  # (B, 192, T/2, H/32, W/32)
-        for lateral, stage in zip(self.laterals[-2::-1], stages[-2::-1], strict=True):
-            h, w = stage.shape[-2:]
-            x = lateral(stage) + upsample(x)[..., :h, :w]  # an odd h or w was padded by one: cut it off
-        for left, conv in zip(range(len(self.reduce), 0, -1), self.reduce, strict=True):
-            x = upsample(x) if left <= 2 else x  # H/4 -> H/2 -> H, before the last two
+        x = self.lateral(3, stages)  # (B, 192, T/2, H/32, W/32)
+        for i in (2, 1, 0):
+            h, w = stages[i].shape[-2:]
+            x = self.lateral(i, stages) + upsample(x)[..., :h, :w]  # an odd h or w was padded by one: cut it off
+        for grows, conv in zip(self.grows, self.reduce, strict=True):
+            x = upsample(x) if grows else x  # H/4 -> H/2 -> H, before the last two
             x = F.relu(conv(x))  # (B, 192 / 2^n, T / 2^(n+1), ., .)
         return x.squeeze(2)
+
+    def lateral(self, i: int, stages: Sequence[Tensor]) -> Tensor:
+        """Bring stage i to the laterals' width and the decoder's time steps."""
+        x: Tensor = self.laterals[i](stages[i])  # (B, 192, T/2, h, w)
+        return F.avg_pool3d(x, (x.shape[2] // self.steps, 1, 1)) if x.shape[2] != self.steps else x
+
+
+def time_factors(kind: str, steps: int) -> list[list[int]]:
+    """Return by what each convolution of a decoder divides time, in groups of one width.
+
+    Args:
+        kind: one of DECODERS.
+        steps: time steps before it; 16 give [[2], [2], [2], [2]] for the paper's, [[4], [4]] for the shorter one.
+    """
+    halvings = steps.bit_length() - 1
+    if kind == "shorter":
+        return [[2]] * (halvings % 2) + [[4]] * (halvings // 2)
+    if kind == "longer":
+        return [[2, 1]] * halvings
+    if kind == "early":
+        return [[EARLY_STEPS]] + [[1]] * (halvings - 1)
+    return [[2]] * halvings
 
 
 def upsample(x: Tensor) -> Tensor:

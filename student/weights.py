@@ -1,4 +1,4 @@
-"""Kinetics weights for THTD-Net's encoder, under torchvision's names or those of the original Video Swin.
+"""Files of weights, read and checked; and Kinetics weights for THTD-Net's encoder, under two kinds of names.
 
     load_weights(model, "swin3d_s-da41c237.pth")                                  torchvision's
     load_weights(model, "swin_small_patch244_window877_kinetics400_1k.pth")       the original
@@ -31,6 +31,12 @@ PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
 
 HEAD = re.compile(r"head\.|cls_head\.")
 
+COMPUTED = "relative_position_index"
+"""End of the keys of indices that follow from a window's size; each model makes its own."""
+
+COUNTER = "num_batches_tracked"
+"""End of the keys of a counter of batch normalisation, which old files lack and nothing here reads."""
+
 ORIGINAL = (
     # the original Video Swin -> torchvision, whose list of stages holds the patch mergings at its odd places
     (r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1])}."),
@@ -51,9 +57,9 @@ def load_weights(model: "Model", path: str | Path) -> str:
     Raises:
         ValueError: if the file is missing, unreadable, of another kind, or does not fit the model.
     """
-    tensors = {_without_prefix(key): value for key, value in read_tensors(path).items()}
+    tensors = {without_prefix(key): value for key, value in read_tensors(path).items()}
     if "encoder.patch_embed.proj.weight" in tensors:
-        count = _fill(model, path, tensors)
+        count = fill(model, path, tensors)
         return f"{path}: THTD-Net weights, {count} tensors loaded"
     if "layers.0.blocks.0.attn.qkv.weight" in tensors:
         kind, renamed = (
@@ -65,10 +71,10 @@ def load_weights(model: "Model", path: str | Path) -> str:
     else:
         raise ValueError(
             f"{path}: no Video Swin weights: none of its {len(tensors)} keys is features.0.0.attn.qkv.weight or "
-            f"backbone.layers.0.blocks.0.attn.qkv.weight; the first are {_some(tensors)}"
+            f"backbone.layers.0.blocks.0.attn.qkv.weight; the first are {name_some(tensors)}"
         )
     dropped = [key for key in renamed if HEAD.match(key)]
-    count = _fill(model.encoder, path, {key: value for key, value in renamed.items() if not HEAD.match(key)})
+    count = fill(model.encoder, path, {key: value for key, value in renamed.items() if not HEAD.match(key)})
     told = f"; dropped {', '.join(sorted({key.rpartition('.')[0] for key in dropped}))}" if dropped else ""
     return (
         f"{path}: {kind} weights, {count} tensors loaded into the encoder{told}; "
@@ -117,12 +123,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _fill(module: nn.Module, path: str | Path, tensors: dict[str, Tensor]) -> int:
-    """Put `tensors` into a module: all of its state dict but the computed indices, and nothing else."""
+def fill(module: nn.Module, path: str | Path, tensors: dict[str, Tensor]) -> int:
+    """Put `tensors` into a module: all of its state dict but the computed indices, and nothing else.
+
+    Returns:
+        How many were put there.
+
+    Raises:
+        ValueError: if any is missing, unknown or of another shape; it counts them and names the first.
+    """
     state = module.state_dict()
-    expected = {key: value for key, value in state.items() if not key.endswith("relative_position_index")}
-    tensors = {key: value for key, value in tensors.items() if not key.endswith("relative_position_index")}
-    missing = [key for key in expected if key not in tensors]
+    expected = {key: value for key, value in state.items() if not key.endswith(COMPUTED)}
+    tensors = {key: value for key, value in tensors.items() if not key.endswith(COMPUTED)}
+    missing = [key for key in expected if key not in tensors and not key.endswith(COUNTER)]
     unknown = [key for key in tensors if key not in expected]
     misfits = [
         f"{key} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
@@ -132,21 +145,22 @@ def _fill(module: nn.Module, path: str | Path, tensors: dict[str, Tensor]) -> in
     if missing or unknown or misfits:
         matching = len(expected) - len(missing) - len(misfits)
         complaints = [f"{matching} of the model's {len(expected)} tensors match"]
-        complaints += [f"{len(missing)} are missing: {_some(missing)}"] if missing else []
-        complaints += [f"{len(misfits)} have other shapes: {_some(misfits)}"] if misfits else []
-        complaints += [f"{len(unknown)} are unknown to the model: {_some(unknown)}"] if unknown else []
+        complaints += [f"{len(missing)} are missing: {name_some(missing)}"] if missing else []
+        complaints += [f"{len(misfits)} have other shapes: {name_some(misfits)}"] if misfits else []
+        complaints += [f"{len(unknown)} are unknown to the model: {name_some(unknown)}"] if unknown else []
         raise ValueError(f"{path}: these weights are of another model: " + "; ".join(complaints))
     module.load_state_dict(state | tensors)
     return len(tensors)
 
 
-def _without_prefix(key: str) -> str:
+def without_prefix(key: str) -> str:
+    """Return a key without what wrapping modules put before it."""
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
         key = key.removeprefix(prefix)
     return key
 
 
-def _some(names: Iterable[str]) -> str:
-    """The first three of some names, and that there are more."""
+def name_some(names: Iterable[str]) -> str:
+    """Return the first three of some names, and that there are more."""
     names = list(names)
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

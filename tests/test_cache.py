@@ -1,18 +1,21 @@
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from PIL import Image
 from torch import nn
 
 from distill import cache
+from distill.cache_verify import verify
+from distill.cli import main
 from distill.data import synthetic
 from distill.data.clips import ClipSpec
 from distill.errors import UserError
 from distill.sliding import slide
+from distill.targets.fingerprint import fingerprint
 from distill.targets.store import TargetStore
 
 
@@ -145,7 +148,7 @@ def test_the_fingerprint_sees_content_not_names(tmp_path, videos):
         from dataclasses import replace
 
         video = replace(videos[0], path=tmp_path / folder)
-        return cache.fingerprint(model, spec, [video], precision="fp32", content=content)
+        return fingerprint(model, spec, [video], precision="fp32", content=content)
 
     assert seen("a") == seen("b")
     assert "sha256" in seen("a")["videos"]["one"]
@@ -175,15 +178,15 @@ def test_info_tells_whose_maps_they_are(tmp_path, videos):
 @pytest.mark.parametrize(("codec", "views"), [("log8", ("plain", "flipped")), ("exact", ("plain",))])
 def test_verify_agrees_with_a_good_store(tmp_path, videos, codec, views):
     store = build(tmp_path / "store", videos, codec=codec, views=views)
-    report = cache.verify(store, TinyTeacher(), videos, sample=12)
+    report = verify(store, TinyTeacher(), videos, sample=12)
     assert report.ok
-    assert 9 <= report.maps <= 12  # three batches, of which two can be a video's last one, which is shorter
+    assert 12 <= report.maps < 16  # whole batches; a video's last one is shorter
     assert report.kl_max < (1e-4 if codec == "log8" else 1e-8)
     assert report.cc_min > 0.999
     assert report.max_error < 0.05
     assert "every checksum holds" in str(report)
     assert "they agree" in str(report)
-    assert cache.verify(store, TinyTeacher(), videos, sample=12) == report
+    assert verify(store, TinyTeacher(), videos, sample=12) == report
 
 
 def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
@@ -191,7 +194,7 @@ def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
     shard = path / "shards" / "00001.shard"
     good = shard.read_bytes()
     shard.write_bytes(good[:150] + bytes([good[150] ^ 16]) + good[151:])
-    report = cache.verify(path, TinyTeacher(), videos, sample=23)
+    report = verify(path, TinyTeacher(), videos, sample=23)
     assert not report.ok
     assert "00001.shard" in str(report)
     assert 0 < report.maps < 23
@@ -207,102 +210,33 @@ def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
         for batches in wrong.missing():
             for batch in batches:
                 wrong.commit(batch, np.stack([store.read("one", 13 - frame) for frame in batch.frames]))
-    report = cache.verify(wrong, TinyTeacher(), videos[:1], sample=8)
+    report = verify(wrong, TinyTeacher(), videos[:1], sample=8)
     assert report.damage == []
     assert not report.ok
     assert "THEY DO NOT AGREE" in str(report)
-    assert cache.verify(wrong, TinyTeacher(), videos[:1], sample=0).ok
+    assert verify(wrong, TinyTeacher(), videos[:1], sample=0).ok
+
+
+def test_verify_says_how_much_of_a_store_is_there(tmp_path, videos):
+    model = TinyTeacher()
+    model.interrupt_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "store", videos, model)
+    report = verify(tmp_path / "store", TinyTeacher(), videos, sample=4)
+    assert report.ok
+    assert (report.committed, report.planned, report.maps) == (8, 23, 4)
+    assert "8 of 23 maps are there" in str(report)
 
 
 def test_verify_refuses_another_teacher(tmp_path, videos):
     path = build(tmp_path / "store", videos).path
     with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with what it was made from"):
-        cache.verify(path, TinyTeacher(seed=1), videos)
+        verify(path, TinyTeacher(seed=1), videos)
 
 
-def test_maps_go_out_as_pictures_and_come_back_as_a_store(tmp_path, videos):
-    store = build(tmp_path / "store", videos, codec="exact")
-    said = cache.export_png(store, tmp_path / "maps", progress=False)
-    assert "23 maps of 2 videos" in said
-    names = sorted(str(file.relative_to(tmp_path / "maps")) for file in (tmp_path / "maps").rglob("*.png"))
-    assert names == [f"{video.name}/{frame + 1:04d}.png" for video in videos for frame in video.frames]
-    with Image.open(tmp_path / "maps" / "one" / "0006.png") as picture:
-        pixels = np.asarray(picture)
-    log_map = store.read("one", 5)
-    assert (pixels.dtype, pixels.shape, pixels.max()) == (np.uint8, (12, 16), 255)
-    np.testing.assert_allclose(pixels / 255, np.exp(log_map - log_map.max()), atol=0.5 / 255 + 1e-6)
-    with pytest.raises(UserError, match="exists already"):
-        cache.export_png(store, tmp_path / "maps")
-
-    back = cache.import_maps(tmp_path / "maps", tmp_path / "imported", codec="exact", progress=False)
-    assert back.complete
-    again = back.read("one", 5)
-    np.testing.assert_allclose(np.exp(again - again.max()), pixels / 255, atol=1e-4)
-    assert "imported" in cache.info(back)
-    with pytest.raises(UserError, match="its maps were imported"):
-        cache.verify(back, TinyTeacher(), videos)
-    assert cache.verify(back, TinyTeacher(), videos, sample=0).ok
-
-
-def test_black_pixels_of_imported_maps_keep_a_finite_logarithm(tmp_path):
-    folder = tmp_path / "maps" / "v"
-    folder.mkdir(parents=True)
-    Image.fromarray(np.array([[0, 255], [51, 0]], np.uint8)).save(folder / "0003.png")
-    Image.fromarray(np.zeros((2, 2), np.uint8)).save(folder / "0007.png")
-    with pytest.raises(UserError, match="counted from 1"):
-        Image.new("L", (2, 2)).save(folder / "0000.png")
-        cache.import_maps(tmp_path / "maps", tmp_path / "store", progress=False)
-    (folder / "0000.png").unlink()
-    store = cache.import_maps(tmp_path / "maps", tmp_path / "store", codec="exact", progress=False)
-    expected = np.log(np.array([[0.5, 255], [51, 0.5]]))
-    np.testing.assert_allclose(store.read("v", 2), expected, atol=1e-3)
-    assert np.ptp(store.read("v", 6)) == 0  # a black map is uniform
-    assert not store.has("v", 3)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda folder: None, "no such folder"),
-        (lambda folder: folder.mkdir(), "found no maps"),
-        (lambda folder: ((folder / "v").mkdir(parents=True), (folder / "v" / "x1.png").touch()), "counted from 1"),
-        (lambda folder: ((folder / "v").mkdir(parents=True), (folder / "v" / "1.png").touch()), "not a picture"),
-    ],
-)
-def test_imports_that_cannot_work_say_why(tmp_path, make, message):
-    make(tmp_path / "maps")
-    with pytest.raises(UserError, match=message):
-        cache.import_maps(tmp_path / "maps", tmp_path / "store", progress=False)
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_repaired_folder_is_imported_by_the_same_call(tmp_path):
-    folder = tmp_path / "maps" / "v"
-    folder.mkdir(parents=True)
-    for frame in range(12):
-        Image.new("L", (8, 6), 20 * frame).save(folder / f"{frame + 1:04d}.png")
-    whole = (folder / "0011.png").read_bytes()
-    (folder / "0011.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"0011\.png: not a picture"):
-        cache.import_maps(tmp_path / "maps", tmp_path / "store", batch_size=4, progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
-    (folder / "0011.png").write_bytes(whole)
-    store = cache.import_maps(tmp_path / "maps", tmp_path / "store", batch_size=4, progress=False)
-    assert store.path == tmp_path / "store"
-    assert store.complete
-    assert store.read("v", 10).shape == (6, 8)
-    with pytest.raises(UserError, match="a store exists already"):
-        cache.import_maps(tmp_path / "maps", tmp_path / "store", progress=False)
-    (tmp_path / "empty").mkdir()
-    assert cache.import_maps(tmp_path / "maps", tmp_path / "empty", progress=False).complete
-
-
-def test_an_unfinished_store_is_not_exported(tmp_path, videos):
-    model = TinyTeacher()
-    model.interrupt_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "store", videos, model)
-    with pytest.raises(UserError, match="not complete"):
-        cache.export_png(tmp_path / "store", tmp_path / "maps")
-    assert not (tmp_path / "maps").exists()
-    shutil.rmtree(tmp_path / "store")
+def test_accept_is_an_override_that_the_run_s_config_keeps(monkeypatch):
+    seen = []
+    monkeypatch.setattr("distill.train.train", lambda config: seen.append(config.teacher.accept))
+    for words in ([], ["--accept"]):
+        assert main(["distill", str(REPOSITORY / "configs" / "distill" / "demo.yaml"), *words]) == 0
+    assert seen == [False, True]

@@ -41,11 +41,34 @@ def same(first, second):
 
 
 def test_frames_of_a_clip():
-    assert SPEC.frames(10) == [7, 8, 9, 10]
-    assert SPEC.frames(1) == [0, 0, 0, 1]  # the first frame stands in for those before the start
-    assert (SPEC.targets(10), SPEC.offsets) == ([10], (0,))
-    assert THREE.frames(10) == [4, 6, 8, 10]
-    assert (THREE.targets(10), THREE.targets(3), THREE.offsets) == ([4, 6, 10], [0, 0, 3], (-6, -4, 0))
+    assert SPEC.frames(10, 30) == [7, 8, 9, 10]
+    assert SPEC.frames(1, 30) == [0, 0, 0, 1]  # the first frame stands in for those before the start
+    assert (SPEC.targets(10, 30), SPEC.offsets(30), SPEC.span(30)) == ([10], (0,), 4)
+    assert THREE.frames(10, 30) == [4, 6, 8, 10]
+    assert (THREE.targets(10, 30), THREE.targets(3, 30)) == ([4, 6, 10], [0, 0, 3])
+    assert (THREE.offsets(30), THREE.span(30)) == ((-6, -4, 0), 7)
+
+
+@pytest.mark.parametrize(
+    ("fps", "frames", "span"), [(60, [4, 6, 8, 10], 7), (25, [8, 8, 9, 10], 3), (23.976, [8, 8, 9, 10], 3)]
+)
+def test_frames_of_a_clip_at_a_rate(fps, frames, span):
+    spec = replace(SPEC, stride="30fps", target_frames=(1, 3))
+    assert spec.frames(10, fps) == frames
+    assert spec.targets(10, fps) == [frames[1], 10]
+    assert (spec.span(fps), spec.offsets(fps)) == (span, (frames[1] - 10, 0))
+
+
+def test_a_rate_is_each_video_s_own(videos):
+    spec = replace(SPEC, stride="15fps")
+    slow, fast = (replace(videos[0], fps=fps) for fps in (15.0, 60.0))
+    for video, frames in ((slow, [17, 18, 19, 20]), (fast, [8, 12, 16, 20])):
+        expected = FrameStore().read(video, frames, (36, 64)).transpose(3, 0, 1, 2)
+        assert (read_clip(Window(video, 20), spec).numpy() == expected).all()
+    both = [replace(slow, name="slow", frames=range(20, 48)), replace(fast, name="fast", frames=range(20, 48))]
+    many = clips(both, replace(spec, target_frames=(0, 3)))
+    apart = {sample["video"]: int(sample["frames"].diff()) for sample in map(many.__getitem__, range(12))}
+    assert apart == {"slow": 3, "fast": 12}
 
 
 def test_spec_of_a_model():

@@ -46,7 +46,7 @@ def test_every_mistake_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         "run.yaml: losses[1].weight: expected a number, got 'heavy'",
         "run.yaml: optimizer.lr: expected greater than 0, got -1",
         "run.yaml: training.stepz: unknown key (did you mean 'steps'?); this section has: steps, epochs, "
-        "batch_size, accumulate, clip_norm, precision, freeze, recompute, ema, compile, validate_every, "
+        "batch_size, accumulate, clip_norm, precision, freeze, recompute, shard, ema, compile, validate_every, "
         "checkpoint_every, best",
     ]
 
@@ -77,7 +77,23 @@ def test_every_mistake_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         ("data.train.0.share=[0, 90]", "data.train[0].share[1]: expected less than or equal to 1, got 90"),
         ("training.epochs=2", "training: give exactly one of 'steps' and 'epochs'"),
         ("data.flip=perhaps", "data.flip: expected true or false, got 'perhaps'"),
-        ("losses.1.temperature=2", "losses[1]: temperature belongs to kldiv, not to cc"),
+        ("losses.1.temperature=2", "losses[1]: temperature belongs to kldiv and reverse_kldiv, not to cc"),
+        ("losses.1={name: log_mse}", "losses[1]: log_mse compares with a teacher alone; use against: teacher"),
+        ("losses.1={name: hint}", "losses[1]: hint compares with a teacher alone; use against: teacher"),
+        (
+            "losses.1={name: hint, against: teacher, student: stage4}",
+            "losses[1]: hint needs 'student' and 'teacher', the names of the features to compare",
+        ),
+        ("losses.1.teacher=encoder", "losses[1]: 'teacher', the name of features, belongs to hint, not to cc"),
+        ("losses.1.ramp=[0, 0.5]", "losses[1]: ramp and shape say how the weight changes; give 'final_weight'"),
+        (
+            "losses.1={name: cc, final_weight: 0, ramp: [0.5, 0.1]}",
+            "losses[1]: ramp: expected [from, until] such as [0, 0.1], got [0.5, 0.1]",
+        ),
+        (
+            "losses=[{name: cc, student: stage4}]",
+            "losses: none is of the model's own map; add one, whose weight may come later (ramp)",
+        ),
         ("losses.1.against=teacher", "losses: a term is against: teacher, but there is no section 'teacher'"),
         ("losses.1={name: kldiv}", "losses: the same term stands there twice; add up its weights"),
         ("teacher.store=runs/t", "teacher: no loss is against: teacher; add one or remove the section"),
@@ -91,6 +107,15 @@ def test_a_mistake_says_what_was_expected(tmp_path: Path, override: str, sentenc
     lines = complaints(tmp_path, RUN, override)
     assert len(lines) == 1
     assert lines[0].removeprefix("run.yaml: ").startswith(sentence)
+
+
+def test_a_hint_needs_a_teacher_that_is_there(tmp_path: Path) -> None:
+    hint = "losses.1={name: hint, against: teacher, student: stage4, teacher: encoder}"
+    [line] = complaints(tmp_path, RUN, hint, "teacher.store=runs/t")
+    assert (
+        "a hint needs the teacher's features, and a store holds its maps alone; use teacher.source: online" in line
+    )
+    assert read(tmp_path, RUN, hint, "teacher={source: online, model: runs/t}").losses[1].teacher == "encoder"
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

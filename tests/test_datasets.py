@@ -14,7 +14,7 @@ from distill import saliency
 from distill.data import DATASETS, find_videos
 from distill.data.clips import ClipSpec as Spec
 from distill.data.clips import Window, read_clip
-from distill.data.truth import MapsTruth, PointsTruth, read_mat, read_picture, read_points, truth_of
+from distill.data.truth import MapsTruth, PointsTruth, truth_of
 from distill.data.video import VideoWriter, open_video
 from distill.errors import UserError
 
@@ -22,11 +22,11 @@ SIZE = (36, 64)
 POINTS = [[[3, 4], [30, 60]], [[18, 32]], [[18, 32], [18, 32], [2, 2]], [[35, 63]], [[0, 0]], [[9, 9]]]
 
 
-def clip_file(path, count=6, size=SIZE):
+def clip_file(path, count=6, size=SIZE, fps=30):
     path.parent.mkdir(parents=True, exist_ok=True)
     brightness = np.linspace(0, 250, count).astype(np.uint8)
     temporary = path.with_suffix(".mp4")
-    with VideoWriter(temporary, size, 30) as writer:
+    with VideoWriter(temporary, size, fps) as writer:
         writer.write(np.broadcast_to(brightness[:, None, None, None], (count, *size, 3)))
     return temporary.rename(path)
 
@@ -103,19 +103,6 @@ def test_density_of_the_points_is_the_shipped_map(sample, shared):
     assert max(errors) < 0.02
 
 
-def test_hevc_gaze(shared):
-    root = shared / "data" / "hevc-gaze"
-    train, test = (find_videos("ntire", root, split=split) for split in ("train", "public_test"))
-    assert (len(train), len(test)) == (18, 10)
-    assert not {video.name for video in train} & {video.name for video in test}
-    assert sum(video.num_frames for video in train + test) == 7281
-    for video in train + test:
-        assert video.truth is not None
-        assert 15 < len(video.truth.points(video.num_frames // 2)) < 40
-    with pytest.raises(UserError, match=r"no video can be used.*0 in private_test"):
-        find_videos("ntire", root, split="private_test")
-
-
 # ---------------------------------------------------------------- DHF1K's layouts
 
 
@@ -149,7 +136,10 @@ def test_dhf1k_videos(tmp_path, said, place, says):
         ("annotation/{:04d}/images", "annotation/{:04d}"),
         ("video/{:04d}", "annotation/{:04d}"),
         ("video/{:03d}", "annotation/{:04d}"),
+        ("video/{:03d}/images", "annotation/{:04d}"),
         ("frames/{:04d}", "annotation/{:04d}"),
+        ("frames/{:03d}/images", "annotation/{:03d}"),
+        ("{:04d}/images", "{:04d}"),
         ("train/{:04d}/images", "train/{:04d}"),
         ("val/{:03d}/images", "val/{:03d}"),
     ],
@@ -167,78 +157,35 @@ def test_dhf1k_extracted_frames(tmp_path, said, images, truth):
     assert clip[0, :, 0, 0].tolist() == [5, 6]  # frame 0005.png, then 0006.png
 
 
-@pytest.mark.parametrize("channels", [False, True])
-@pytest.mark.parametrize("fixations", ["png", "mat"])
-def test_pictures_say_what_the_points_say(tmp_path, channels, fixations):
-    points_file(tmp_path / "points")
-    picture_files(tmp_path / "pictures", channels=channels, fixations=fixations)
-    points, pictures = (truth_of(tmp_path / name, SIZE) for name in ("points", "pictures"))
-    assert points is not None
-    assert pictures is not None
-    for frame in range(6):
-        assert pictures.has(frame)
-        assert np.array_equal(pictures.points(frame), np.unique(points.points(frame), axis=0))
-        for size in (SIZE, (18, 32), (9, 16)):
-            ours, theirs = points.density(frame, size), pictures.density(frame, size)
-            assert theirs.shape == size
-            assert theirs.dtype == np.float32
-            assert theirs.sum() == pytest.approx(1, abs=1e-5)
-            if size == SIZE:  # in a small map of so small a blob, a cell's mean is not its centre
-                assert np.abs(ours - theirs).max() < 0.01 * ours.max()
-    assert not pictures.has(6)
-    assert not pictures.density(6, SIZE).any()
-    assert points.fixation_map(2, (18, 32))[9, 16] == 2  # repeats count
+def test_dhf1k_videos_with_ground_truth_by_split(tmp_path):
+    for number, half in ((1, "train"), (601, "val")):
+        clip_file(tmp_path / f"video/{number:03d}.AVI")
+        picture_files(tmp_path / f"{half}/{number:04d}")
+    for split in ("train", "validation"):
+        (video,) = find_videos("dhf1k", tmp_path, split=split)
+        assert video.truth.points(1).tolist() == POINTS[1]
 
 
-def test_matlab_7_3(tmp_path):
-    h5py = pytest.importorskip("h5py", reason="MATLAB 7.3 files need h5py")
-    binary = np.zeros(SIZE, dtype=np.uint8)
-    binary[3, 60] = 1
-    with h5py.File(tmp_path / "0001.mat", "w", userblock_size=512) as file:
-        file["I"] = binary.T
-    header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
-    with (tmp_path / "0001.mat").open("r+b") as file:
-        file.write(header)
-    assert np.argwhere(read_mat(tmp_path / "0001.mat")).tolist() == [[3, 60]]
+@pytest.mark.parametrize(("first", "expected"), [(0, POINTS[:4]), (1, POINTS[:4]), (3, POINTS[2:6])])
+@pytest.mark.parametrize("kind", [picture_files, points_file])
+def test_frames_and_maps_meet_by_their_numbers(tmp_path, kind, first, expected):
+    """Frames counted from 0 begin with the first map; a part of a video keeps its numbers."""
+    folder = tmp_path / "frames/0001"
+    folder.mkdir(parents=True)
+    for number in range(first, first + 4):
+        Image.new("RGB", SIZE[::-1], (number,) * 3).save(folder / f"{number:04d}.png")
+    kind(tmp_path / "annotation/0001")
+    (video,) = find_videos("dhf1k", tmp_path)
+    unique = [sorted({*map(tuple, points)}) for points in expected]
+    assert [sorted({*map(tuple, video.truth.points(frame).tolist())}) for frame in range(4)] == unique
 
 
-def test_broken_ground_truth_is_named(tmp_path):
-    for name, content in (("a.mat", b"no mat"), ("a.png", b"no png")):
-        (tmp_path / name).write_bytes(content)
-    savemat(tmp_path / "other.mat", {"J": np.zeros(SIZE)})
-    for read, name in ((read_mat, "a.mat"), (read_mat, "other.mat"), (read_picture, "a.png")):
-        with pytest.raises(UserError, match=name):
-            read(tmp_path / name)
-    for content in ('{"a": 1}', "[[[1, 2, 3]]]", "[3]", "nothing"):
-        (tmp_path / "fixations.json").write_text(content)
-        truth = PointsTruth(tmp_path / "fixations.json", SIZE)
-        read_points.cache_clear()
-        with pytest.raises(UserError, match=r"fixations\.json"):
-            truth.points(0)
-
-
-def test_annotation_at_another_size_than_the_frames(tmp_path):
-    frame_folder(tmp_path / "frames" / "0001", size=(18, 32))
-    picture_files(tmp_path / "annotation" / "0001")
-    video = find_videos("dhf1k", tmp_path)[0]
-    assert video.truth is not None
-    assert video.truth.points(1).tolist() == [[9, 16]]
-    assert np.unravel_index(video.truth.density(1, (18, 32)).argmax(), (18, 32)) in (
-        (9, 16),
-        (8, 15),
-        (9, 15),
-        (8, 16),
-    )
-
-
-def test_shipped_map_is_preferred_to_points(tmp_path):
-    picture_files(tmp_path)
-    Image.fromarray(np.eye(36, 64, dtype=np.uint8) * 255).save(tmp_path / "maps" / "0001.png")
-    truth = truth_of(tmp_path, SIZE)
-    assert truth is not None
-    assert np.allclose(truth.density(0, SIZE), np.eye(36, 64) / 36)
-    (tmp_path / "maps" / "0001.png").unlink()
-    assert np.allclose(truth.density(0, SIZE), saliency.density_from_points(np.array(POINTS[0]), SIZE))
+def test_a_missing_frame_does_not_shift_the_maps(tmp_path):
+    (frame_folder(tmp_path / "frames/0001") / "0003.png").unlink()
+    picture_files(tmp_path / "annotation/0001")
+    with pytest.raises(UserError, match=r"0004\.png: the frames .* does not follow on 0002\.png"):
+        find_videos("dhf1k", tmp_path)
+    assert find_videos("folder", tmp_path / "frames")[0].num_frames == 5  # without maps it does no harm
 
 
 # ---------------------------------------------------------------- what is missing, broken or wrong
@@ -257,9 +204,9 @@ def four(tmp_path):
 
 def test_broken_and_unannotated_are_left_out_and_counted(four, said):
     assert [v.name for v in find_videos("dhf1k", four, split="train")] == ["001", "004"]
-    assert "1 broken videos are left out" in said.text
+    assert "1 broken video left out" in said.text
     assert "003.AVI" in said.text
-    assert "1 videos without ground truth are left out: 002" in said.text
+    assert "1 video without ground truth left out: 002" in said.text
     assert [v.name for v in find_videos("dhf1k", four)] == ["001", "002", "004"]
 
 
@@ -321,35 +268,6 @@ def test_unknown_data_set_and_split(sample):
 
 
 # ---------------------------------------------------------------- NTIRE, folder, synthetic
-
-
-@pytest.fixture
-def challenge(tmp_path):
-    splits = {"train": ["a b.mp4", "gone.mp4", "bare.mp4"], "public_test": ["c.mp4"]}
-    (tmp_path / "TrainTestSplit.json").write_text(json.dumps(splits))
-    for name in ("a b", "bare", "c"):
-        clip_file(tmp_path / "Videos" / f"{name}.mp4")
-    points_file(tmp_path / "FixationsTrain/Train/a b", [*POINTS, [[1, 1]], [[2, 2]]])
-    points_file(tmp_path / "FixationsTest/Test/c", [[[36, 0], [0, 64], [-1, 5], [5, 6]], []])
-    return tmp_path
-
-
-def test_ntire(challenge, said):
-    (video,) = find_videos("ntire", challenge, split="train")
-    assert video.name == "a b"
-    assert "Videos/gone.mp4: listed in TrainTestSplit.json and not there" in said.text
-    assert "without ground truth are left out: bare" in said.text
-    assert video.truth is not None
-    assert len(video.truth.points(2)) == 3
-    (video,) = find_videos("ntire", challenge, split="public_test")
-    assert video.truth is not None
-    assert video.truth.points(0).tolist() == [[5, 6]]  # those outside the frame are dropped
-    assert not video.truth.density(1, SIZE).any()
-    assert not video.truth.has(1)
-    assert len(find_videos("ntire", challenge)) == 3
-    (challenge / "TrainTestSplit.json").write_text("{")
-    with pytest.raises(UserError, match=r"TrainTestSplit\.json: expected lists"):
-        find_videos("ntire", challenge)
 
 
 def test_folder(tmp_path, said):

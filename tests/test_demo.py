@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from distill import demo
-from distill.demo_report import in_columns, minutes, score_table, verdict_of
 from distill.errors import UserError
+from distill.reports.demo import in_columns, minutes, score_table, verdict_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,81 +1,33 @@
 """Scoring map sources on videos: which frames count, how means are taken, what is written."""
 
-import csv
-import json
 import math
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fake_gaze import LONG, ONE, SIZE, gaze, noisy, video
 
 from distill import metrics
 from distill.data import synthetic
 from distill.data.clips import Video
-from distill.errors import UserError
-from distill.evaluate import (
-    BASELINES,
-    PUBLISHED,
-    MapSource,
-    Scores,
-    centre_prior,
-    evaluate,
-    model_maps,
-    score_frame,
-)
-from distill.saliency import density_from_points, fixation_map, peak_map
+from distill.errors import RunError, UserError
+from distill.evaluate import PUBLISHED, MapSource, evaluate, model_maps
+from distill.evaluation.baselines import BASELINES
+from distill.evaluation.frame_scorer import FrameScorer
+from distill.evaluation.other_frames import draw_other_frames
+from distill.evaluation.protocols import PROTOCOLS, Protocol
+from distill.evaluation.scores import Scores
+from distill.saliency import peak_map
 from distill.sliding import slide
-
-SIZE = (36, 64)
-
-
-class FakeTruth:
-    """Gaze in given frames, nobody's in the others."""
-
-    def __init__(self, points: dict[int, list[tuple[int, int]]]) -> None:
-        self.gaze = points
-
-    def points(self, frame: int) -> np.ndarray:
-        return np.array(self.gaze.get(frame, []), dtype=np.int64).reshape(-1, 2)
-
-    def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        return density_from_points(self.points(frame), SIZE, map_size)
-
-    def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        return fixation_map(self.points(frame), SIZE, map_size)
-
-    def has(self, frame: int) -> bool:
-        return frame in self.gaze
-
-    def complaints(self, num_frames: int) -> Iterator[str]:
-        return iter(())
-
-
-def video(name: str, gaze: dict[int, list[tuple[int, int]]] | None, frames: range, dataset: str = "fake") -> Video:
-    truth = None if gaze is None else FakeTruth(gaze)
-    return Video(name, Path(name), 100, 30.0, SIZE, frames, truth, dataset)
-
-
-def gaze(frames: range, seed: int = 0) -> dict[int, list[tuple[int, int]]]:
-    rng = np.random.default_rng(seed)
-    return {frame: [(int(r), int(c)) for r, c in rng.integers((5, 10), (30, 50), (6, 2))] for frame in frames}
-
-
-def noisy(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Maps of another size than the video's, a function of video and frame."""
-    for frame in frames:
-        yield frame, np.random.default_rng([len(video.name), frame]).random((9, 16))
 
 
 def score(maps: MapSource, videos: list[Video], **options: Any) -> Scores:
     return evaluate(maps, videos, progress=False, **options)
-
-
-ONE = video("one", gaze(range(10)), range(10))
-LONG = video("longer", gaze(range(30), seed=1), range(30))
 
 
 def test_the_truth_itself_scores_best() -> None:
@@ -99,13 +51,14 @@ def test_rows_are_the_metrics_of_single_frames() -> None:
     assert ONE.truth is not None
     for (frame, saliency), row in zip(noisy(ONE, range(10)), scores.rows, strict=True):
         fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
-        assert row.values == {
+        one_by_one = {
             "auc_judd": metrics.auc_judd(saliency, fixations, seed=frame),
             "nss": metrics.nss(saliency, fixations),
             "cc": metrics.cc(saliency, density),
             "sim": metrics.sim(saliency, density),
             "kldiv": metrics.kldiv(saliency, density),
         }
+        assert row.values == pytest.approx(one_by_one, abs=1e-9)
 
 
 def test_pooled_and_per_video_means_differ_as_they_should() -> None:
@@ -151,9 +104,93 @@ def test_constant_maps_are_undefined_and_said_to_be() -> None:
     assert math.isnan(score(lambda v, f: ((k, np.ones((4, 4))) for k in f), [ONE]).per_video["cc"])
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_threads_changes_nothing(workers: int) -> None:
-    assert score(noisy, [ONE, LONG], workers=workers).rows == score(noisy, [ONE, LONG], workers=2).rows
+def test_all_eight_metrics() -> None:
+    """Negatives and baselines are those of the pool; what is random repeats, and the seed moves it."""
+    found = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS))
+    others = draw_other_frames([ONE, LONG])
+    assert ONE.truth is not None
+    for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=False):
+        fixations, negatives = ONE.truth.fixation_map(frame, SIZE), others.fixations(ONE, frame)
+        assert row.values["auc_shuffled"] == pytest.approx(
+            metrics.auc_shuffled(saliency, fixations, negatives, seed=frame)
+        )
+        assert row.values["auc_borji"] == pytest.approx(metrics.auc_borji(saliency, fixations, seed=frame))
+        ((_, prior),) = BASELINES["centre-prior"](ONE, [frame])
+        assert row.values["info_gain"] == pytest.approx(metrics.info_gain(saliency, fixations, prior))
+    assert found.rows == score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS)).rows
+    moved = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS), seed=7)
+    changed = {m for m in metrics.METRICS if moved.pooled[m] != found.pooled[m]}
+    assert {"auc_shuffled", "auc_borji"} <= changed <= metrics.RANDOM
+
+
+def test_information_over_a_baseline_of_its_own_is_zero() -> None:
+    prior = score(BASELINES["centre-prior"], [ONE, LONG], metrics=("info_gain",))
+    assert prior.pooled["info_gain"] == pytest.approx(0, abs=1e-9)
+    others = draw_other_frames([ONE, LONG])
+
+    def mean_map(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((frame, others.mean_map(video)) for frame in frames)
+
+    found = score(mean_map, [ONE, LONG], metrics=("info_gain",), over="other-frames")
+    assert found.pooled["info_gain"] == pytest.approx(0, abs=1e-9)
+    assert "mean map" in found.how["info_gain"]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_decides_how_maps_are_scored(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    found = score(noisy, [ONE], protocol=name)
+    assert found.metrics == protocol.metrics
+    assert found.average == protocol.average
+    assert found.how["protocol"] == name
+    assert found.how["blur"] == protocol.how["blur"]
+    assert ONE.truth is not None
+    for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=True):
+        resized = protocol.resize(saliency, SIZE)
+        fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
+        nss = protocol.variants.get("nss", metrics.nss)(resized, fixations)
+        cc = protocol.variants.get("cc", metrics.cc)(resized, density)
+        assert (row.values["nss"], row.values["cc"]) == pytest.approx((nss, cc), abs=1e-9)
+    assert score(noisy, [ONE], protocol=name, metrics=("kldiv", "nss")).metrics == ("kldiv", "nss")
+
+
+def test_a_protocol_may_draw_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Protocol(("nss",), "pooled", PROTOCOLS["official"].resize, most_frames=12, how=PROTOCOLS["official"].how)
+    monkeypatch.setitem(PROTOCOLS, "few", few)
+    found = score(noisy, [ONE, LONG], protocol="few")
+    frames = [(row.video, row.frame) for row in found.rows]
+    assert len(set(frames)) == 12
+    assert {name for name, _ in frames} == {"one", "longer"}
+    assert "of these 12 drawn (seed 0)" in found.how["frames"]
+    assert frames == [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few").rows]
+    assert frames != [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few", seed=1).rows]
+    assert len(score(noisy, [ONE], protocol="few").rows) == 10  # no more than so many there
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, light: bool) -> None:
+    monkeypatch.setattr("distill.evaluate.FRAMES_A_WORKER", 64)
+    long = video("long", gaze(range(100), seed=2), range(100))
+    options = {"metrics": ("auc_shuffled", "nss", "cc"), "light": light}
+    several = score(noisy, [ONE, long, LONG], workers=2, **options)
+    assert several.rows == score(noisy, [ONE, long, LONG], **options).rows
+
+
+def broken_in_a_worker(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    raise UserError(f"{video.name}: nothing to be had")
+
+
+def ended_from_outside(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    os._exit(9)
+
+
+def test_what_goes_wrong_in_another_process_is_said_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.evaluate.FRAMES_A_WORKER", 64)
+    long = video("long", gaze(range(100)), range(100))
+    with pytest.raises(UserError, match="long: nothing to be had"):
+        score(broken_in_a_worker, [long, ONE, LONG], workers=2, light=True)
+    with pytest.raises(RunError, match="try fewer workers"):
+        score(ended_from_outside, [long, ONE, LONG], workers=2, light=True)
 
 
 def test_rows_are_in_order_whatever_the_source_does() -> None:
@@ -176,18 +213,6 @@ def test_only_the_asked_metrics_are_computed() -> None:
 
 
 # baselines and models
-
-
-def test_centre_prior_is_the_stated_gaussian() -> None:
-    ((frame, prior),) = centre_prior(replace(ONE, size=(100, 200)), [4])
-    assert frame == 4
-    assert prior.shape == (100, 200)
-    assert prior.argmax() in {49 * 200 + 99, 49 * 200 + 100, 50 * 200 + 99, 50 * 200 + 100}
-    along = prior[:, 100] / prior[:, 100].sum()
-    across = prior[50] / prior[50].sum()
-    # the frame ends at 3.1 sigma: a little of the Gaussian is cut off
-    assert np.sqrt((along * (np.arange(100) - 49.5) ** 2).sum()) == pytest.approx(16, rel=0.02)
-    assert np.sqrt((across * (np.arange(200) - 99.5) ** 2).sum()) == pytest.approx(32, rel=0.02)
 
 
 class Brightness(torch.nn.Module):
@@ -218,68 +243,27 @@ def test_a_model_that_looks_beats_the_centre_prior() -> None:
     assert model["cc"] > prior["cc"]
 
 
-# what is written
+# what is said
 
 
-def test_saved_files_say_what_was_found_and_how(tmp_path: Path) -> None:
-    def sometimes_flat(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        for frame, saliency in noisy(video, frames):
-            yield frame, np.ones((9, 16)) if frame == 2 else saliency
-
-    scores = score(sometimes_flat, [ONE, LONG], name="noise", every=2)
-    scores.save(tmp_path / "new" / "folder")
-    summary = json.loads((tmp_path / "new" / "folder" / "scores.json").read_text())
-    assert summary["name"] == "noise"
-    assert summary["pooled"] == scores.pooled
-    assert summary["per_video"] == scores.per_video
-    assert summary["videos"] == scores.by_video
-    assert summary["frames"] == 20
-    assert summary["undefined"]["nss"] == 2
-    assert "bicubic" in summary["how"]["resize"]
-    assert summary["how"]["blur"] == "none"
-    assert "seed" in summary["how"]["auc_judd"]
-    assert summary["how"]["frames"] == "one of every 2 frames in use, from the first"
-    with (tmp_path / "new" / "folder" / "scores.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert [line["frame"] for line in lines[:3]] == ["1", "3", "5"]
-    for line, row in zip(lines, scores.rows, strict=True):
-        for metric in PUBLISHED:
-            written = float(line[metric] or "nan")
-            assert written == row.values[metric] or (math.isnan(written) and math.isnan(row.values[metric]))
-
-
-def test_an_undefined_mean_is_null_in_json(tmp_path: Path) -> None:
-    score(lambda v, f: ((k, np.ones((4, 4))) for k in f), [ONE]).save(tmp_path)
-    assert json.loads((tmp_path / "scores.json").read_text())["pooled"]["nss"] is None
-    assert "NaN" not in (tmp_path / "scores.json").read_text()
-
-
-@pytest.mark.parametrize("name", ["scores.json", "scores.csv"])
-def test_scores_are_never_overwritten(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("precious")
-    with pytest.raises(UserError, match=name):
-        score(noisy, [ONE]).save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "precious"
-
-
-def test_the_table_is_aligned_and_complete() -> None:
-    lines = score(noisy, [ONE, LONG], name="noise").table().splitlines()
-    assert lines[0].split() == ["noise", "AUC-J", "NSS", "CC", "SIM", "KL"]
-    assert [line.split("  ")[0] for line in lines[1:]] == [
-        "one",
-        "longer",
-        "mean over 2 videos",
-        "pooled over 40 frames",
-    ]
-    assert len({len(line) for line in lines}) == 1
-
-
-def test_progress_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(noisy, [ONE], name="noise")
+def test_progress_and_speed_are_told_when_asked_for(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        score(noisy, [ONE])
+    assert capsys.readouterr().err == caplog.text == ""
+    with caplog.at_level("INFO"):
+        evaluate(noisy, [ONE], name="noise")
     assert "noise: 100%" in capsys.readouterr().err
-    score(noisy, [ONE])
-    assert capsys.readouterr().err == ""
+    assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d a second, scored by 1 process", caplog.text)
+
+
+def test_how_says_only_what_was_scored() -> None:
+    how = score(noisy, [ONE, LONG], metrics=("auc_shuffled", "nss"), every=2).how
+    assert "10 random frames of other recordings" in how["auc_shuffled"]
+    assert not {"auc_judd", "auc_borji", "info_gain"} & how.keys()
+    assert how["frames"] == "one of every 2 frames in use, from the first"
+    assert how["frames without fixations"] == "left out and counted"
 
 
 # mistakes
@@ -308,9 +292,10 @@ def test_a_source_that_leaves_out_frames_is_an_error() -> None:
     [
         (
             {"metrics": ("nss", "psnr")},
-            "metrics: expected some of auc_judd, auc_borji, nss, cc, sim, kldiv; got 'psnr'",
+            "expected some of auc_judd, auc_shuffled, auc_borji, nss, cc, sim, kldiv, info_gain; got 'psnr'",
         ),
-        ({"metrics": ("info_gain",)}, "got 'info_gain'"),
+        ({"protocol": "mit300"}, "protocol: expected one of official, dhf1k, ntire2026, tinyhd; got 'mit300'"),
+        ({"over": "nothing"}, "over: expected one of centre-prior, other-frames; got 'nothing'"),
         ({"metrics": ()}, "at least one"),
         ({"metrics": ("cc", "cc")}, "expected different names"),
         ({"every": 0}, "every: expected"),
@@ -332,5 +317,9 @@ def test_nothing_to_score_against_is_an_error() -> None:
         score(noisy, [ONE, ONE])
 
 
-def test_score_frame_of_a_frame_without_gaze() -> None:
-    assert score_frame(np.ones((4, 4)), ONE, 50) is None
+def test_a_frame_without_gaze_has_no_scores() -> None:
+    maps = [np.ones((4, 4)), np.arange(16.0).reshape(4, 4)]
+    (_, none), (_, some) = FrameScorer(("nss",)).score_maps(ONE, [50, 3], maps)
+    assert none is None
+    assert some is not None
+    assert FrameScorer(("nss",)).score_maps(ONE, [50], maps[:1]) == [(50, None)]

@@ -207,7 +207,7 @@ def test_half_precision_is_used_when_asked_for() -> None:
     [
         ({"frames": [3, 23]}, "frame 24 does not exist: the video has 23 frames"),
         ({"frames": [-1]}, "frame 0 does not exist"),
-        ({"batch_size": 0}, "batch_size and stride must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
         ({"first_frames": "mirror"}, "first_frames: expected one of repeat, flip, got 'mirror'"),
     ],

@@ -74,7 +74,9 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, 
 
 
 def test_each_process_keeps_its_part_of_the_weights() -> None:
-    lines = sorted(launch(str(REPOSITORY / "tests" / "programs" / "shard.py")).splitlines())
+    printed = launch(str(REPOSITORY / "tests" / "programs" / "shard.py")).splitlines()
+    lines = [line for line in printed if line.startswith("rank ")]  # gloo prints too
+    assert len(lines) == 2
     weights = count_weights(create_model("teacher/salfom:micro"))
     kept = [int(line.split("keeps ")[1].split(",")[0]) for line in lines]
     assert sum(kept) == weights  # each weight lies on one process

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELL = ["scripts/demo", "scripts/test", "scripts/check", "scripts/venv.sh", ".ci/run"]
+SHELL = ["scripts/demo", "scripts/test", "scripts/check", "scripts/slurm_cache", "scripts/venv.sh", ".ci/run"]
 DOORS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 
 

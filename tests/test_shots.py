@@ -113,7 +113,7 @@ def test_ucf_sports(ucf):
 def test_a_missing_frame_is_named_not_shifted_over(ucf, caplog):
     shot(ucf / "training/Run-Side-001", "Run-Side_001_", digits=3, missing=(2,))
     assert [v.name for v in find_videos("ucf_sports", ucf, split="train")] == ["Diving-Side-005"]
-    assert "Run-Side_001_004.png: the frames of a shot must have one name and numbers" in caplog.text
+    assert "Run-Side_001_004.png: the frames of a video must have one name and numbers" in caplog.text
     with pytest.raises(UserError, match=r"does not follow on Run-Side_001_002\.png"):
         find_videos("ucf_sports", ucf, videos=["Run-Side-001"])
 
@@ -124,7 +124,7 @@ def test_shots_without_truth_or_frames(ucf, caplog):
         (ucf / "training/Run-Side-001" / name).rename(ucf / name)
     (ucf / "training/Run-Side-002/images").mkdir(parents=True)
     assert [v.name for v in find_videos("ucf_sports", ucf, split="train")] == ["Diving-Side-005"]
-    assert "without ground truth are left out: Run-Side-001" in caplog.text
+    assert "without ground truth left out: Run-Side-001" in caplog.text
     assert "there is no frame in this folder" in caplog.text
 
 
@@ -132,7 +132,8 @@ def test_the_layouts_are_told_apart(hollywood, ucf):
     for root, dataset, count in ((hollywood, "hollywood2", 5), (ucf, "ucf_sports", 2)):
         report = check(root, progress=False)
         assert report.scan.dataset == dataset
-        assert sum(report.labelled.values()) == sum(video.num_frames for video in report.scan.videos)
+        assert report.labelled(report.scan.videos) == sum(video.num_frames for video in report.scan.videos)
+        assert not report.complaints
         assert len(report.scan.videos) == count
     with pytest.raises(UserError, match=r"expected ucf_sports here.*found testing/, training/"):
         find_videos("ucf_sports", hollywood)
@@ -207,3 +208,29 @@ def test_shots_shorter_than_a_clip_are_counted(hollywood, caplog, tmp_path):
     caplog.clear()
     build_clips(config, training_sources(config.data), replace(spec, num_frames=1, target_frames=(0,)), None)
     assert "shorter than a clip" not in caplog.text
+
+
+def test_the_check_counts_shots_as_published_and_short_ones(hollywood):
+    table = check(hollywood, progress=False).table()
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  t")}
+    assert rows["train"] == [
+        "2699",
+        "4",
+        "4",
+        "4",
+        "12",
+        "12",
+    ]  # published, here, usable, labelled, frames, fixated
+    assert rows["test"] == ["3558", "1", "1", "1", "4", "4"]
+    assert "5 videos of fewer than 16 frames; their first one is repeated" in table
+
+
+def test_pictures_are_missed_by_the_numbers_of_the_frames(hollywood):
+    folder = hollywood / "training/actioncliptrain00001_2"
+    (folder / "maps/actioncliptrain00001_00006.png").unlink()
+    (folder / "fixation/actioncliptrain00001_00007.png").rename(folder / "fixation/actioncliptrain00001_00001.png")
+    assert [text.removeprefix(f"{folder}/") for text in check(hollywood, progress=False).complaints] == [
+        "maps: no file for frame 2",
+        "fixation: no file for frame 3",
+        "fixation: past the end of the video or misnamed, not used: actioncliptrain00001_00001.png",
+    ]

@@ -7,13 +7,15 @@ import torch
 from test_cache import TinyTeacher, build
 from torch import nn
 
-from distill.build import build_teacher, training_sources, training_videos
+from distill.build import build_clips, build_teacher, training_sources, training_videos
 from distill.config import RunConfig
 from distill.data import make_loader, synthetic
+from distill.data.augment import Box, Colour, Crop, Jitter, crop_maps
 from distill.data.clips import ClipDataset, ClipSpec, Source, Window
 from distill.data.video import open_video
 from distill.errors import UserError
 from distill.objective import Objective, Term
+from distill.saliency import density
 from distill.targets.store import TargetStore
 from distill.teaching import CachedTeacher, OnlineTeacher, check_alignment
 
@@ -41,14 +43,23 @@ class Dreamer(TinyTeacher):
         return self.dropout(super().forward(clip))
 
 
+class Brightness(nn.Module):
+    """A teacher whose map is the blurred brightness of its last frame."""
+
+    num_frames, size, target_frames, map_size = 1, (36, 64), (0,), (36, 64)
+
+    def forward(self, clip):
+        return nn.functional.avg_pool2d(clip[:, :, -1].float().mean(dim=1, keepdim=True) / 20, 5, 1, 2)
+
+
 @pytest.fixture
 def videos():
     return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
 
 
-def batch_of(videos, teacher, spec=STUDENT, count=6):
+def batch_of(videos, teacher, spec=STUDENT, count=6, **more):
     clips = ClipDataset(
-        [Source(videos, 10)], spec, seed=3, flip="flipped" in teacher.views, extras=[teacher.reader]
+        [Source(videos, 10)], spec, seed=3, flip="flipped" in teacher.views, extras=[teacher.reader], **more
     )
     return next(iter(make_loader(clips, [list(range(count))], workers=0)))
 
@@ -103,27 +114,35 @@ def test_the_online_teacher_sees_its_own_clip(videos, flipped):
     assert torch.equal(clip, expected.flip(-1) if flipped else expected)
 
 
+AUGMENTED = {"crop": Crop((0.3, 0.9), 1.3), "colour": Jitter(0.3, 0.3, 0.3)}
+
+
+@pytest.mark.parametrize("more", [{}, AUGMENTED], ids=["whole", "augmented"])
 @pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
-def test_cached_and_online_teach_the_same(tmp_path, videos, views):
+@pytest.mark.parametrize("stride", [2, "12fps"])
+def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more):
     model = TinyTeacher()
-    cached = CachedTeacher(build(tmp_path / "store", videos, model, codec="exact", views=views, stride=2))
-    online = OnlineTeacher(model, stride=2)
-    assert cached.offsets == online.offsets == STUDENT.offsets == (0,)
+    cached = CachedTeacher(build(tmp_path / "store", videos, model, codec="exact", views=views, stride=stride))
+    online = OnlineTeacher(model, stride=stride)
+    assert cached.offsets(30) == online.offsets(30) == STUDENT.offsets(30) == (0,)
     assert cached.views == views
     assert online.views == ("plain", "flipped")
     online.views = views
     objective = Objective(
         [Term("kldiv", "teacher"), Term("cc", "teacher"), Term("kldiv", "teacher", 1, {"temperature": 4})]
     )
-    losses, gradients = [], []
+    losses, gradients, maps = [], [], []
     for teacher in (online, cached):
-        batch = batch_of(videos, teacher)
+        batch = batch_of(videos, teacher, **more)
         assert ("flipped" in views) == bool(batch["flipped"].any())
+        assert ("box" in batch) == bool(more)
         student = Student()
+        maps.append(density(teacher(batch)))
         outcome = objective(batch, student(batch["clip"]), teacher(batch), objective.counts(batch))
         outcome.loss.backward()
         losses.append(outcome.terms)
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
+    torch.testing.assert_close(maps[1], maps[0], rtol=2e-3, atol=1e-7)
     assert losses[0].keys() == losses[1].keys()
     for name, value in losses[0].items():
         assert value != 0
@@ -131,11 +150,43 @@ def test_cached_and_online_teach_the_same(tmp_path, videos, views):
     assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_teacher_is_shown_the_whole_frame_in_its_own_colours(videos, flipped):
+    """Crop and colour reach the student's clip, and no pixel of the teacher's; its map is cut afterwards."""
+    teacher = OnlineTeacher(TinyTeacher())
+    window = Window(videos[0], 9, flipped, Box(5, 10, 20, 30), Colour(0.7, 1.2, 0.5))
+    clip = teacher.reader(window)["teacher_clip"]
+    assert torch.equal(clip, teacher.reader(Window(videos[0], 9, flipped))["teacher_clip"])
+    whole = teacher({"teacher_clip": clip[None]})
+    shares = torch.tensor([window.box.shares((36, 64), flipped=flipped)])
+    cut = teacher({"teacher_clip": clip[None], "box": shares})
+    assert cut.shape == whole.shape
+    torch.testing.assert_close(cut, crop_maps(whole, shares), rtol=0, atol=0)
+
+
+def test_a_crop_shows_the_student_and_its_teacher_one_place(videos):
+    """A teacher that sees brightness points at the blob, and its cut map at the blob of the cropped clip."""
+    teacher = OnlineTeacher(Brightness())
+    spec = ClipSpec(num_frames=2, size=(36, 64), target_frames=(1,), map_size=(36, 64))
+    batch = batch_of(videos, teacher, spec, count=16, crop=Crop((0.4, 0.7)))
+    maps = teacher(batch)
+    assert batch["flipped"].any()
+    seen = 0
+    for clip, one in zip(batch["clip"], maps, strict=True):
+        bright = nn.functional.avg_pool2d(clip[:, -1].float().mean(dim=0)[None], 5, 1, 2)[0]
+        if bright.max() < 150:
+            continue  # the blob is outside
+        peaks = [np.unravel_index(int(each.argmax()), (36, 64)) for each in (bright, one[0])]
+        assert np.hypot(*np.subtract(*peaks)) < 6
+        seen += 1
+    assert seen > 5
+
+
 def test_a_cached_teacher_serves_whatever_frames_a_student_predicts(tmp_path, videos):
     store = build(tmp_path / "store", videos, codec="exact")
     spec = ClipSpec(num_frames=4, size=(16, 20), target_frames=(1, 3), map_size=(8, 10), stride=2)
     teacher = CachedTeacher(store, spec)
-    assert teacher.offsets == (-4, 0)
+    assert teacher.offsets(30) == (-4, 0)
     maps = teacher.reader(Window(videos[1], 6))["teacher_map"]
     np.testing.assert_array_equal(maps.numpy(), np.stack([store.read("two", 2), store.read("two", 6)]))
     batch = batch_of(videos, teacher, spec)
@@ -194,6 +245,29 @@ def test_a_run_asks_its_store_for_the_views_that_it_needs(tmp_path, flip):
             build_teacher(config, sources, STUDENT, torch.device("cpu"))
     else:
         assert build_teacher(config, sources, STUDENT, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
+def test_distilled_samples_are_mirrored_only_where_the_store_has_the_view(tmp_path, videos, views, caplog):
+    config = RunConfig.model_validate(
+        {
+            "out": str(tmp_path / "run"),
+            "model": {"name": "student/thtdnet"},
+            "data": {"train": [{"dataset": "synthetic"}], "crop": {"area": [0.3, 0.9]}},
+            "teacher": {"store": str(tmp_path / "store")},
+            "losses": [{"name": "kldiv", "against": "teacher"}],
+            "training": {"steps": 1},
+        }
+    )
+    sources = [Source(videos, 20)]
+    teacher = CachedTeacher(build(tmp_path / "store", videos, views=views), STUDENT)
+    clips = build_clips(config, sources, STUDENT, teacher)
+    windows = [clips.window(number) for number in range(40)]
+    assert any(window.flipped for window in windows) == ("flipped" in views)
+    assert ("flips are off: the store of targets holds no flipped view" in caplog.text) == ("flipped" not in views)
+    alone = build_clips(config, sources, STUDENT, None)
+    assert [window.box for window in windows] == [alone.window(number).box for number in range(40)]
+    assert any(alone.window(number).flipped for number in range(40))
 
 
 def test_teachers_say_who_they_are(tmp_path, videos):

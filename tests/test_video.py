@@ -1,13 +1,21 @@
 """Reading and writing video: which frame is which, every reader alike, and bad files as one sentence."""
 
+import gc
+import os
+import signal
 import struct
+import sys
+import time
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from distill.data.load_decord import load_decord
 from distill.data.probe import probe
 from distill.data.video import AvReader, DecordReader, FolderReader, VideoWriter, natural, open_size, open_video
 from distill.errors import UserError
@@ -169,6 +177,56 @@ def test_frames_that_an_editor_cut_away_are_not_shown_and_not_missing(numbered, 
     reader = open_video(path)
     assert reader.num_frames == 180
     assert numbers_in(reader.read([0, 179, 60, 12])) == [20, 199, 80, 32]
+
+
+FAKE_DECORD = """
+import sys
+from types import SimpleNamespace
+seen = sys.modules.get("nvidia", "nobody looked")
+if {for_gpus} and seen is None:
+    raise ImportError("libcudart.so: cannot open")
+logging = SimpleNamespace(QUIET=-8, set_level=lambda level: None)
+"""
+
+
+@pytest.mark.parametrize("for_gpus", [False, True])
+@pytest.mark.parametrize("before", [{}, {"nvidia": SimpleNamespace()}], ids=["fresh", "loaded"])
+def test_decord_finds_no_cuda_libraries_unless_it_must(tmp_path, monkeypatch, before, for_gpus):
+    (tmp_path / "decord.py").write_text(FAKE_DECORD.format(for_gpus=for_gpus))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("decord", "nvidia"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name, module in before.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    decord = load_decord.__wrapped__()
+    assert decord.seen == (before.get("nvidia", "nobody looked") if for_gpus else None)
+    assert {name: sys.modules[name] for name in ("nvidia",) if name in sys.modules} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_may_drop_its_parent_s_decoders():
+    """Their threads are not in it: waiting for them would be for ever."""
+    gc.freeze()  # what other tests left behind is no matter of this one
+    reader = open_video(SAMPLE)
+    reader.read([40, 3], SMALL)
+    kept = [reader]
+    kept.append(kept)  # a cycle: nobody but the collector drops it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, of forks beside threads
+        child = os.fork()
+    if child == 0:
+        del reader, kept
+        gc.collect()
+        os._exit(7)
+    gc.unfreeze()
+    until = time.monotonic() + 30
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ended[1]) == 7
+    assert (reader.read([3], SMALL) == open_video(SAMPLE).read([3], SMALL)).all()  # here it goes on
 
 
 def test_indices_outside_the_video_are_refused(numbered):

@@ -11,8 +11,6 @@ import gc
 import importlib
 import os
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
 from distill import models
+from distill.benchmark.memory import growth
 from distill.benchmark.rows import Benchmark, interleave
 from distill.errors import UserError
 
@@ -102,7 +100,7 @@ def benchmark(
         models.check_precision(each)
     where = models.resolve_device(device)
 
-    with _threads(threads) as used:
+    with threads_set(threads) as used:
         cases = []
         for reference in references:
             model = _load(reference, where, used)
@@ -197,10 +195,10 @@ def _call(model: Any, device: torch.device, batch_size: int, precision: str) -> 
 
     def run() -> float:
         with torch.inference_mode(), torch.autocast(device.type, dtype) if dtype else nullcontext():
-            _wait(device)
+            wait(device)
             started = time.perf_counter()
             model(clip)
-            _wait(device)
+            wait(device)
             return time.perf_counter() - started
 
     return run
@@ -216,16 +214,17 @@ def _matrix_call(device: torch.device, precision: str) -> Callable[[], float]:
 
     def run() -> float:
         with torch.inference_mode():
-            _wait(device)
+            wait(device)
             started = time.perf_counter()
             torch.mm(a, b)
-            _wait(device)
+            wait(device)
             return time.perf_counter() - started
 
     return run
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Return when a device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -260,47 +259,20 @@ def _gpu_memory(model: nn.Module, call: Callable[[], float], device: torch.devic
 
 def _cpu_memory(reference: str | Path, batch_size: int, threads: int, precision: str) -> float:
     """Return how many MB the peak of resident memory grows when a fresh process loads a model and calls it once."""
-    program = (
-        "import sys; from distill.benchmark.models import _measure_memory as m; "
-        "print(m(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(reference), str(batch_size), str(threads), precision],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)},
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"measuring the memory of {reference} failed:\n{done.stderr}")
-    return float(done.stdout.split()[-1])
+    return growth(load_and_call, str(reference), batch_size, threads, precision)
 
 
-def _measure_memory(reference: str, batch_size: int, threads: int, precision: str) -> float:
-    """What the fresh process does. Libraries are loaded before it begins to count."""
+def load_and_call(reference: str, batch_size: int, threads: int, precision: str) -> Callable[[], object]:
+    """Return the work whose memory is measured on the CPU; the libraries are loaded before it begins."""
     for library in ("torchvision", "timm", "onnxruntime"):
         importlib.import_module(library)
     torch.set_num_threads(threads)
-    before = psutil.Process().memory_info().rss
     device = torch.device("cpu")
-    _call(_load(reference, device, threads), device, batch_size, precision)()
-    return (_peak_resident() - before) / 1e6
-
-
-def _peak_resident() -> int:
-    """Return the peak of this process's resident memory, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # not getrusage: on Linux a process inherits that peak from the one that started it
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return lambda: _call(_load(reference, device, threads), device, batch_size, precision)()
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[int]:
+def threads_set(count: int | None) -> Iterator[int]:
     """Set PyTorch's CPU threads for a block; yields their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

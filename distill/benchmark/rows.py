@@ -52,6 +52,17 @@ class Benchmark(list[dict[str, Any]]):
         write_json(path, {"setting": self.setting, "rows": list(self)})
 
 
+class Tables(dict[str, Benchmark]):
+    """Several benchmarks under their titles, printed one after the other and saved in one file."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"{title}\n{table}" for title, table in self.items())
+
+    def save(self, path: str | Path) -> None:
+        """Write rows and setting of each, under its title, as JSON, atomically."""
+        write_json(path, {title: {"setting": each.setting, "rows": list(each)} for title, each in self.items()})
+
+
 def interleave(calls: Sequence[Callable[[], float]], rounds: int, *, progress: bool) -> list[list[float]]:
     """Time every call once a round, after a round that only warms up.
 

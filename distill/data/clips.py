@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from distill import saliency
 from distill.data import augment
+from distill.data.augment import Box, Colour, Crop, Jitter
 from distill.data.truth import Truth
 from distill.data.video import VideoReader, open_video
 from distill.errors import UserError
+from distill.stride import Stride, offsets, step_of
 
 CACHE_BYTES = 128 * 2**20
 """Decoded frames that a process keeps: two clips of DHF1K whole at 112 x 192, nothing of weight on a large set."""
@@ -38,17 +41,17 @@ class ClipSpec:
         size: (H, W) of the clip.
         target_frames: which of the T frames get a map (N of them).
         map_size: (h, w) of the maps.
-        stride: frames of the video from one frame of the clip to the next.
+        stride: how far apart the clip's frames lie in the video, in frames (2) or as a rate ("30fps").
     """
 
     num_frames: int
     size: tuple[int, int]
     target_frames: tuple[int, ...]
     map_size: tuple[int, int]
-    stride: int = 1
+    stride: Stride = 1
 
     @classmethod
-    def of(cls, model: Any, stride: int = 1) -> "ClipSpec":
+    def of(cls, model: Any, stride: Stride = 1) -> "ClipSpec":
         """Return what a model (or anything with its four attributes) wants."""
         return cls(
             num_frames=int(model.num_frames),
@@ -58,22 +61,25 @@ class ClipSpec:
             stride=stride,
         )
 
-    def frames(self, end: int) -> list[int]:
-        """Return the T frame indices of the clip whose last frame is `end`.
+    def frames(self, end: int, fps: float) -> list[int]:
+        """Return the T frame indices of the clip whose last frame is `end`, in a video of `fps`.
 
         Before the video's start, its first frame is repeated.
         """
-        return [max(0, end - (self.num_frames - 1 - j) * self.stride) for j in range(self.num_frames)]
+        return [max(0, end + offset) for offset in offsets(self.num_frames, step_of(self.stride, fps))]
 
-    def targets(self, end: int) -> list[int]:
+    def targets(self, end: int, fps: float) -> list[int]:
         """Return the N frame indices that get a map; before the video's start, 0."""
-        clip = self.frames(end)
-        return [clip[t] for t in self.target_frames]
+        return [max(0, end + offset) for offset in self.offsets(fps)]
 
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """The target frames as seen from the clip's last frame, in frames of the video: 0 is the last one."""
-        return tuple((t - (self.num_frames - 1)) * self.stride for t in self.target_frames)
+    def offsets(self, fps: float) -> tuple[int, ...]:
+        """Return the target frames as seen from the clip's last frame, in frames of a video: 0 is the last one."""
+        places = offsets(self.num_frames, step_of(self.stride, fps))
+        return tuple(places[t] for t in self.target_frames)
+
+    def span(self, fps: float) -> int:
+        """Return how many frames of a video lie from the clip's first frame to its last, both counted."""
+        return 1 - offsets(self.num_frames, step_of(self.stride, fps))[0]
 
 
 @dataclass(frozen=True)
@@ -105,19 +111,41 @@ class Video:
 
 @dataclass(frozen=True)
 class Source:
-    """Videos, and how many clips an epoch draws from each of them."""
+    """Videos, and how many clips an epoch draws from them.
+
+    Attributes:
+        videos: of any number.
+        clips_per_video: clips of each video; nothing to a source with a ratio.
+        ratio: clips of this source for each clip of the sources without a ratio, whatever the number of its videos.
+            An epoch goes on through them, in an order of their own, where the last one ended.
+    """
 
     videos: Sequence[Video]
     clips_per_video: int = 1
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
 class Window:
-    """One clip of one video: the clip whose last frame is `end`, mirrored or not."""
+    """One clip of one video: the clip whose last frame is `end`, and what augmentation makes of it.
+
+    Attributes:
+        video: the video.
+        end: its last frame, 0-based.
+        flipped: mirrored left to right, after the crop.
+        box: the part of the frames that is kept; all of it when None.
+        colour: how the colours change; not at all when None.
+    """
 
     video: Video
     end: int
     flipped: bool = False
+    box: Box | None = None
+    colour: Colour | None = None
+
+    def of_teacher(self) -> "Window":
+        """Return the same clip as a teacher is shown it: whole frames in their own colours, mirrored or not."""
+        return Window(self.video, self.end, self.flipped)
 
 
 class FrameStore:
@@ -130,7 +158,6 @@ class FrameStore:
 
     def __init__(self, max_open: int = MAX_OPEN, max_bytes: int = CACHE_BYTES) -> None:
         self.max_open, self.max_bytes = max_open, max_bytes
-        self._inherited: list[Any] = []
         self._start()
 
     def _start(self) -> None:
@@ -146,7 +173,6 @@ class FrameStore:
             UserError: if the video cannot be opened any more.
         """
         if self._process != os.getpid():
-            self._inherited.append(self._readers)  # closing a parent's decoder here would wait for its threads
             self._start()
         key = str(video.path)
         if key not in self._readers:
@@ -160,15 +186,15 @@ class FrameStore:
         """Return frames (n, H, W, 3) uint8 of a video at a size, in the order asked for."""
         reader, path = self.reader(video), str(video.path)
         missing = sorted({frame for frame in frames if (path, size, frame) not in self._frames})
-        fresh = dict(zip(missing, reader.read(missing, size), strict=True)) if missing else {}
-        out = np.empty((len(frames), *size, 3), dtype=np.uint8)
-        for row, frame in enumerate(frames):
+        decoded = reader.read(missing, size) if missing else np.empty((0, *size, 3), dtype=np.uint8)
+        fresh = dict(zip(missing, decoded, strict=True))
+        rows = []
+        for frame in frames:
             key = (path, size, frame)
             if key in self._frames:
                 self._frames.move_to_end(key)
-                out[row] = self._frames[key]
-            else:
-                out[row] = fresh[frame]
+            rows.append(self._frames[key] if key in self._frames else fresh[frame])
+        out = decoded if missing == list(frames) else np.stack(rows)
         for frame, pixels in fresh.items():
             self._frames[path, size, frame] = pixels.copy()  # a view would keep its whole batch alive
             self._bytes += pixels.nbytes
@@ -182,29 +208,39 @@ FRAMES = FrameStore()
 
 
 def read_clip(window: Window, spec: ClipSpec) -> Tensor:
-    """Return the clip (3, T, H, W) uint8 of a window at a model's size, mirrored when the window says so."""
-    pixels = FRAMES.read(window.video, spec.frames(window.end), spec.size)  # (T, H, W, 3)
+    """Return the clip (3, T, H, W) uint8 of a window at a model's size, augmented as the window says.
+
+    Whole frames are decoded straight to the model's size. A part of them is decoded at the video's size and scaled
+    from there, so that either way pixels are resampled once.
+    """
+    video, frames = window.video, spec.frames(window.end, window.video.fps)
+    if window.box is None:
+        pixels = FRAMES.read(video, frames, spec.size)  # (T, H, W, 3)
+    else:
+        pixels = augment.crop_frames(FRAMES.read(video, frames, video.size), window.box, spec.size)
     clip = pixels.transpose(3, 0, 1, 2)  # (3, T, H, W)
-    return torch.from_numpy(np.ascontiguousarray(augment.flip(clip) if window.flipped else clip))
+    clip = np.ascontiguousarray(augment.flip(clip) if window.flipped else clip)
+    return torch.from_numpy(augment.recolour(clip, window.colour) if window.colour else clip)
 
 
 def read_truth(window: Window, spec: ClipSpec) -> dict[str, Tensor]:
-    """Return the ground truth of a window's N target frames, mirrored when the window says so.
+    """Return the ground truth of a window's N target frames, cropped and mirrored when the window says so.
 
     Returns:
         "density" (N, h, w) float32, sum 1 each; "fixations" (N, h, w) float32 counts; "labelled" (N,) bool. A map
-        is labelled when its frame is in use, has ground truth and at least one fixation; the others are zeros.
+        is labelled when its frame is in use, has ground truth and at least one fixation, in the crop where there is
+        one; the others are zeros.
     """
-    video, targets = window.video, spec.targets(window.end)
+    video, targets = window.video, spec.targets(window.end, window.video.fps)
     density = np.zeros((len(targets), *spec.map_size), dtype=np.float32)
     fixations = np.zeros_like(density)
     labelled = np.zeros(len(targets), dtype=bool)
     for n, frame in enumerate(targets):
         if video.truth is None or frame not in video.frames or not video.truth.has(frame):
             continue
-        fixations[n] = video.truth.fixation_map(frame, spec.map_size)
+        fixations[n] = _fixations(video, frame, window.box, spec.map_size)
         if fixations[n].any():
-            density[n] = video.truth.density(frame, spec.map_size)
+            density[n] = _density(video, frame, window.box, spec.map_size)
             labelled[n] = density[n].any()
     if window.flipped:
         density, fixations = augment.flip(density).copy(), augment.flip(fixations).copy()
@@ -215,21 +251,44 @@ def read_truth(window: Window, spec: ClipSpec) -> dict[str, Tensor]:
     }
 
 
+def _fixations(video: Video, frame: int, box: Box | None, map_size: tuple[int, int]) -> np.ndarray:
+    """Return how many fixations fall into each pixel of a map (h, w) of a frame, or of a part of it."""
+    assert video.truth is not None
+    if box is None:
+        return video.truth.fixation_map(frame, map_size)
+    points = video.truth.points(frame) - (box.top, box.left)  # those outside the box are left out
+    return saliency.fixation_map(points, (box.height, box.width), map_size)
+
+
+def _density(video: Video, frame: int, box: Box | None, map_size: tuple[int, int]) -> np.ndarray:
+    """Return the density (h, w) of a frame, sum 1, or of a part of it, renormalised; zeros where there is none."""
+    assert video.truth is not None
+    if box is None:
+        return video.truth.density(frame, map_size)
+    part = torch.from_numpy(box.of(video.truth.density(frame, video.size)).copy())[None, None]
+    resized: np.ndarray = saliency.resize_density(saliency.normalise_density(part), map_size)[0, 0].numpy()
+    return resized
+
+
 class ClipDataset(Dataset[dict[str, Any]]):
     """Random clips of videos. `dataset[i]` is a pure function of (seed, i) for every i >= 0, epoch after epoch.
 
-    An epoch is `len(dataset)` samples: of every video its source's `clips_per_video`, in an order shuffled anew for
-    each epoch, each clip ending at a random frame of `video.frames`.
+    An epoch is `len(dataset)` samples, in an order shuffled anew for each: of every video its source's
+    `clips_per_video`, and beside them the clips of the sources that have a `ratio`. Each clip ends at a random
+    frame of `video.frames`.
 
     Args:
-        sources: videos with the number of clips to draw from each.
+        sources: videos with the number of clips to draw from them.
         spec: what the model wants.
         seed: at least 0.
         flip: mirror half of the clips.
+        crop: cut every clip to a random part of its frames.
+        colour: change every clip's colours at random.
         extras: functions from a window to more tensors of its sample, already mirrored as the window says.
 
     A sample: "clip" uint8 (3, T, H, W), "density" and "fixations" float32 (N, h, w), "labelled" bool (N,), "video"
-    its name, "frames" int64 (N,) the target frames, "flipped" bool, and what the extras give.
+    its name, "frames" int64 (N,) the target frames, "flipped" bool, with a crop "box" float32 (4,) (top, left,
+    height and width as shares of the frame, mirrored as the clip is), and what the extras give.
     """
 
     def __init__(
@@ -239,30 +298,71 @@ class ClipDataset(Dataset[dict[str, Any]]):
         *,
         seed: int,
         flip: bool,
+        crop: Crop | None = None,
+        colour: Jitter | None = None,
         extras: Sequence[Callable[[Window], dict[str, Tensor]]] = (),
     ) -> None:
-        self.sources, self.spec, self.seed, self.flip, self.extras = sources, spec, seed, flip, tuple(extras)
-        if not len(self):
-            raise UserError("the training data hold no clip: there is no video, or clips_per_video is 0")
-        self._order = (-1, np.zeros(0, dtype=np.int64))
+        self.sources, self.spec, self.seed, self.extras = sources, spec, seed, tuple(extras)
+        self.flip, self.crop, self.colour = flip, crop, colour
+        if not self._slots:
+            raise UserError(
+                "the training data hold no clip: there is no video, clips_per_video is 0, or every source has a "
+                "ratio, so that there is nothing that it is a ratio to"
+            )
+        self._order: tuple[int, list[Video]] = (-1, [])
 
     @cached_property
     def _slots(self) -> list[Video]:
-        return [video for source in self.sources for video in source.videos for _ in range(source.clips_per_video)]
+        """The videos of the sources without a ratio, each as often as an epoch takes a clip from it."""
+        return [
+            video
+            for source in self.sources
+            if source.ratio is None
+            for video in source.videos
+            for _ in range(source.clips_per_video)
+        ]
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """How many clips of an epoch come from each source by its ratio."""
+        return [
+            0 if source.ratio is None or not source.videos else round(source.ratio * len(self._slots))
+            for source in self.sources
+        ]
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._slots) + sum(self._counts)
+
+    def _videos(self, epoch: int) -> list[Video]:
+        """Return the video of each sample of an epoch."""
+        videos = list(self._slots)
+        for number, count in enumerate(self._counts):
+            videos += self._in_turn(number, epoch * count, count)
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(videos))
+        return [videos[index] for index in order]
+
+    def _in_turn(self, number: int, first: int, count: int) -> list[Video]:
+        """Return `count` videos of a source, from the first on: rounds without end, each in an order of its own."""
+        videos = self.sources[number].videos
+        chosen: list[Video] = []
+        while len(chosen) < count:
+            round_, turn = divmod(first + len(chosen), len(videos))
+            order = np.random.default_rng([self.seed, 2, number, round_]).permutation(len(videos))
+            chosen += [videos[index] for index in order[turn : turn + count - len(chosen)]]
+        return chosen
 
     def window(self, index: int) -> Window:
         """Return the window of sample `index`, for any index >= 0."""
         epoch, position = divmod(index, len(self))
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self)))
-        video = self._slots[int(self._order[1][position])]
+            self._order = (epoch, self._videos(epoch))
+        video = self._order[1][position]
         random = np.random.default_rng([self.seed, 1, index])
         end = video.frames[int(random.integers(len(video.frames)))]
         flipped = bool(random.integers(2))
-        return Window(video, end, self.flip and flipped)
+        box = self.crop.draw(random, video.size) if self.crop else None
+        colour = self.colour.draw(random) if self.colour else None
+        return Window(video, end, self.flip and flipped, box, colour)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return sample `index`.
@@ -272,18 +372,21 @@ class ClipDataset(Dataset[dict[str, Any]]):
             RuntimeError: if anything else fails; it names the video and the frame.
         """
         window = self.window(index)
+        video = window.video
         try:
             sample: dict[str, Any] = {"clip": read_clip(window, self.spec), **read_truth(window, self.spec)}
-            sample["video"] = window.video.name
-            sample["frames"] = torch.tensor(self.spec.targets(window.end))
+            sample["video"] = video.name
+            sample["frames"] = torch.tensor(self.spec.targets(window.end, video.fps))
             sample["flipped"] = window.flipped
+            if window.box is not None:
+                sample["box"] = torch.tensor(window.box.shares(video.size, flipped=window.flipped))
             for extra in self.extras:
                 sample.update(extra(window))
         except UserError:
             raise
         except Exception as error:
             raise RuntimeError(
-                f"video {window.video.name} ({window.video.path}), clip ending at frame {window.end + 1}: "
+                f"video {video.name} ({video.path}), clip ending at frame {window.end + 1}: "
                 f"{type(error).__name__}: {error}"
             ) from error
         return sample

@@ -11,9 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distill.data.scan import Scan, collect, unknown_split, wrong_root
-from distill.data.truth import Truth, truth_of
-from distill.data.video import VIDEO_SUFFIXES, frame_files
+from distill.data.frames import Frames
+from distill.data.probe import Probe
+from distill.data.scan import Scan, collect, holds_frames, unknown_split, wrong_root
+from distill.data.truth import MapsTruth, PointsTruth, truth_of
+from distill.data.video import VIDEO_SUFFIXES
+from distill.data.words import plural, ranges
+from distill.errors import UserError
 
 SPLITS = {"train": range(1, 601), "validation": range(601, 701), "test": range(701, 1001), "all": range(1, 1001)}
 
@@ -24,10 +28,14 @@ LAYOUTS = {
     "frames in video/NNN/": "video/*",
     "frames in video/NNN/images/": "video/*/images",
     "frames in frames/NNN/": "frames/*",
+    "frames in frames/NNN/images/": "frames/*/images",
     "frames in train|val|test/NNN/images/": "*/*/images",
     "frames in NNN/images/": "*/images",
 }
 """Where people keep the videos, or the frames they extracted from them; the first that holds any is used."""
+
+TRUTHS = ("annotation", "train", "val", "validation")
+"""Where the ground truth of a video lies that does not stand beside it: in folders of three or four digits."""
 
 EXPECTED = "video/001.AVI or frames in annotation/0001/images/, video/0001/, frames/0001/ or train/0001/images/"
 
@@ -48,11 +56,19 @@ def scan(
     if not media:
         raise wrong_root(root, "dhf1k", EXPECTED, lambda folder: bool(find(folder)[1]))
     numbers = SPLITS[split or "all"]
-    splits = {name: sum(n in SPLITS[name] for n in media) for name in SPLITS}
+    members = {name: [f"{n:03d}" for n in sorted(media) if n in SPLITS[name]] for name in SPLITS}
     return collect(
-        Scan("dhf1k", layout, splits=splits),
+        Scan(
+            "dhf1k",
+            layout,
+            splits={name: len(there) for name, there in members.items()},
+            members=members,
+            published={name: len(numbers) for name, numbers in SPLITS.items()},
+            withheld="test",
+            remarks=list(_remarks(root, layout, media)),
+        ),
         [(f"{n:03d}", path) for n, path in media.items() if n in numbers],
-        lambda name, size: _truth(root, media[int(name)], int(name), size),
+        lambda name, found: _truth(root, media[int(name)], int(name), found),
         names=names,
         annotated_only=split in ("train", "validation"),
         progress=progress,
@@ -60,29 +76,61 @@ def scan(
 
 
 def find(root: Path) -> tuple[str, dict[int, Path]]:
-    """Return the layout of a folder in words, and each video's path by its number; empty where there is none."""
+    """Return the layout of a folder in words, and each video's path by its number; empty where there is none.
+
+    Of several videos of one number the first in the order of the alphabet counts.
+    """
     for layout, pattern in LAYOUTS.items():
-        media = dict(_numbered(root, pattern)) if root.is_dir() else {}
+        media: dict[int, Path] = {}
+        for number, path in _candidates(root, pattern):
+            if number is not None:
+                media.setdefault(number, path)
         if media:
             return layout, media
     return "", {}
 
 
-def _numbered(root: Path, pattern: str) -> Iterator[tuple[int, Path]]:
-    for path in root.glob(pattern):
-        name = path.parent.name if path.name == "images" else path.stem
-        if not re.fullmatch(r"\d{1,4}", name) or int(name) not in SPLITS["all"]:
-            continue
+def _candidates(root: Path, pattern: str) -> Iterator[tuple[int | None, Path]]:
+    """Yield the videos that a layout finds, in the order of the alphabet, with the number that the name says."""
+    for path in sorted(root.glob(pattern)) if root.is_dir() else []:
         if pattern.endswith("*.*"):
-            if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-                yield int(name), path
-        elif frame_files(path):
-            yield int(name), path
+            there = path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()
+        else:
+            there = holds_frames(path)
+        if there:
+            yield _number(path.parent if path.name == "images" else path), path
 
 
-def _truth(root: Path, media: Path, number: int, size: tuple[int, int]) -> Truth | None:
-    beside = [media.parent] if media.name == "images" else [media]
-    for folder in [root / "annotation" / f"{number:04d}", root / "annotation" / f"{number:03d}", *beside]:
-        if (truth := truth_of(folder, size)) is not None:
-            return truth
+def _number(path: Path) -> int | None:
+    number = int(path.stem) if re.fullmatch(r"\d{1,4}", path.stem) else None
+    return number if number in SPLITS["all"] else None
+
+
+def _remarks(root: Path, layout: str, media: dict[int, Path]) -> Iterator[str]:
+    """Say which videos are missing, and what is there that no video of the data set is."""
+    for name, numbers in SPLITS.items():
+        missing = set(numbers) - media.keys()
+        if name != "all" and 0 < len(missing) < len(numbers):
+            yield f"{plural(len(missing), 'video')} of {name} not here: {ranges(missing)}"
+    for number, path in _candidates(root, LAYOUTS[layout]):
+        if number is None:
+            yield f"{path}: not used, since the name is no number from 1 to 1000"
+        elif media[number] != path:
+            yield f"{path}: not used, since {media[number].name} is of the same number"
+    annotated = {_number(path) for place in TRUTHS for path in (root / place).glob("*") if path.is_dir()}
+    if alone := [number for number in annotated if number is not None and number not in media]:
+        yield f"ground truth without its video, in {plural(len(alone), 'folder')}: {ranges(alone)}"
+
+
+def _truth(root: Path, media: Path, number: int, found: Probe | Frames) -> MapsTruth | PointsTruth | None:
+    """Return a video's ground truth; maps belong to extracted frames by their numbers, counted from 1 or from 0."""
+    beside = media.parent if media.name == "images" else media
+    folders = [root / place / f"{number:0{digits}d}" for place in TRUTHS for digits in (4, 3)]
+    first = max(1, found.first) if isinstance(found, Frames) else 1
+    for folder in (beside, *folders):
+        if (truth := truth_of(folder, found.size, first)) is None:
+            continue
+        if isinstance(found, Frames) and found.gap:
+            raise UserError(f"{media}/{found.gap}")
+        return truth
     return None

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.data.scan import Scan, collect, unknown_split
-from distill.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, frame_files
+from distill.data.scan import Scan, collect, holds_frames, unknown_split
+from distill.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe
 from distill.errors import UserError
 
 
@@ -31,9 +31,9 @@ def scan(
     files = sum(path.is_file() for path in media.values())
     layout = f"{files} video files and {len(media) - files} folders of frames, without ground truth"
     return collect(
-        Scan("folder", layout, splits={"all": len(media)}),
+        Scan("folder", layout, splits={"all": len(media)}, members={"all": list(media)}),
         media.items(),
-        lambda name, size: None,
+        lambda name, found: None,
         names=names,
         annotated_only=False,
         progress=progress,
@@ -44,13 +44,13 @@ def find(root: Path) -> dict[str, Path]:
     """Return the videos and folders of frames at and below a path, by name; hidden ones are left out."""
     if root.is_file():
         return {root.stem: root}
-    media: dict[str, Path] = {root.resolve().name: root} if frame_files(root) else {}
+    media: dict[str, Path] = {root.resolve().name: root} if holds_frames(root) else {}
     below = [p for p in sorted(root.rglob("*")) if not any(part[0] == "." for part in p.relative_to(root).parts)]
     for path in below:
         if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
             relative = path.relative_to(root)
             name = relative.with_suffix("").as_posix()
             media[relative.as_posix() if name in media else name] = path
-        elif path.is_dir() and frame_files(path):
+        elif holds_frames(path):
             media[path.relative_to(root).as_posix()] = path
     return media

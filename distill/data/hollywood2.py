@@ -22,6 +22,9 @@ SHOT = re.compile(r"actionclip(?:auto)?(?:train|test)\d+_\d+")
 
 EXPECTED = "training/actioncliptrain00001_1/images/ and testing/actioncliptest00001_1/images/"
 
+PUBLISHED = {"train": 2699, "test": 3558, "all": 6257}
+"""Shots of each split."""
+
 
 def scan(
     root: Path, *, split: str | None = None, names: Sequence[str] | None = None, progress: bool = False
@@ -36,6 +39,7 @@ def scan(
         dataset="hollywood2",
         shot=SHOT,
         expected=EXPECTED,
+        published=PUBLISHED,
         recording=lambda name: name.rpartition("_")[0],
         split=split,
         names=names,

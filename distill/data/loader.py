@@ -1,5 +1,6 @@
 """The loader: explicit lists of sample numbers become batches, in any number of processes."""
 
+import gc
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,12 @@ class Loader(DataLoader[Any]):
     """A DataLoader that raises a worker's UserError in the main process as the one sentence it is."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
+        gc.freeze()  # a forked worker must not collect what it inherits: a decoder would wait for its threads
+        try:
+            batches = super().__iter__()  # the workers start here
+        finally:
+            gc.unfreeze()
+        for batch in batches:
             if isinstance(batch, Failure):
                 raise UserError(batch.message)
             yield batch

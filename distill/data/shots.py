@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from distill.data.frames import Frames
+from distill.data.probe import Probe
 from distill.data.scan import Scan, collect, unknown_split, wrong_root
-from distill.data.truth import MapsTruth, Truth
-from distill.data.video import frame_files
+from distill.data.truth import MapsTruth
 from distill.errors import UserError
 
 SPLITS = {"train": ("training",), "test": ("testing",), "all": ("training", "testing")}
@@ -27,6 +28,7 @@ def scan_shots(
     dataset: str,
     shot: re.Pattern[str],
     expected: str,
+    published: dict[str, int],
     recording: Callable[[str], str],
     split: str | None,
     names: Sequence[str] | None,
@@ -41,6 +43,7 @@ def scan_shots(
         dataset: its name.
         shot: what a shot's folder is called.
         expected: what was looked for, in words.
+        published: how many shots the splits have.
         recording: gives the name of the video that a shot was cut from.
         split: train, test or all.
         names: only these shots.
@@ -56,11 +59,17 @@ def scan_shots(
         raise wrong_root(root, dataset, expected, lambda folder: bool(find(folder, shot)))
     halves = SPLITS[split or "all"]
     folders = {name: folder for name, folder in shots.items() if folder.parent.name in halves}
-    counts = {each: sum(folder.parent.name in SPLITS[each] for folder in shots.values()) for each in SPLITS}
+    members = {each: [name for name, at in shots.items() if at.parent.name in SPLITS[each]] for each in SPLITS}
     return collect(
-        Scan(dataset, "frames in training|testing/SHOT/images/", splits=counts),
+        Scan(
+            dataset,
+            "frames in training|testing/SHOT/images/",
+            splits={each: len(there) for each, there in members.items()},
+            members=members,
+            published=published,
+        ),
         [(name, folder / "images") for name, folder in folders.items()],
-        lambda name, size: shot_truth(folders[name], size),
+        lambda name, found: shot_truth(folders[name], found),
         names=names,
         annotated_only=split in ("train", "test"),
         progress=progress,
@@ -76,7 +85,7 @@ def find(root: Path, shot: re.Pattern[str]) -> dict[str, Path]:
     return {images.parent.name: images.parent for images in found}
 
 
-def shot_truth(folder: Path, size: tuple[int, int]) -> Truth | None:
+def shot_truth(folder: Path, found: Probe | Frames) -> MapsTruth | None:
     """Return the ground truth of one shot, under the names of its frames; None where it has none.
 
     Raises:
@@ -85,17 +94,7 @@ def shot_truth(folder: Path, size: tuple[int, int]) -> Truth | None:
     """
     if not (folder / "maps").is_dir() and not (folder / "fixation").is_dir():
         return None
-    files = frame_files(folder / "images")
-    matches = [re.fullmatch(r"(.*?)(\d+)", path.stem) for path in files]
-    first = matches[0]
-    for place, (path, match) in enumerate(zip(files, matches, strict=True)):
-        fits = first is not None and match is not None and match[1] == first[1]
-        if first is None or match is None or not fits or int(match[2]) != int(first[2]) + place:
-            raise UserError(
-                f"{path}: the frames of a shot must have one name and numbers that follow one another, and this "
-                f"one does not follow on {files[max(0, place - 1)].name}; a frame is missing or misnamed"
-            )
-    assert first is not None, "a folder without frames is broken before its truth is asked for"
-    prefix = first[1].replace("{", "{{").replace("}", "}}")
-    stem = f"{prefix}{{:0{len(first[2])}d}}"
-    return MapsTruth(folder, size, stem=stem, first=int(first[2]), sigma=SIGMA)
+    assert isinstance(found, Frames), "a shot is a folder of frames"
+    if found.gap or found.stem is None:
+        raise UserError(f"{folder / 'images'}/{found.gap}")
+    return MapsTruth(folder, found.size, stem=found.stem, first=found.first, sigma=SIGMA)

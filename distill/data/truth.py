@@ -1,22 +1,31 @@
-"""Ground truth of one video: fixation points and densities of its frames, read from disk when asked for."""
+"""Ground truth of one video: fixation points and densities of its frames, read from disk when asked for.
 
-import json
-from collections.abc import Iterator
+Pictures and files are opened on demand, so that a truth is small and picklable. A picture that turns out damaged is
+said so once, and its frame counts as one without: no run stops at it. `saldistill data check` names them all.
+"""
+
+import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange
 
-from distill import saliency
-from distill.data.video import read_image
+from distill.data.annotation import read_mat, read_picture, read_points
+from distill.data.probe import probe
+from distill.data.video import AvReader
 from distill.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Truth(Protocol):
-    """Where observers looked. Pictures and files are opened on demand, so that a truth is small and picklable."""
+    """Where observers looked."""
 
     def points(self, frame: int) -> np.ndarray:
         """Return (K, 2) int64 (row, column) in the video's pixels, those inside it; (0, 2) where there are none."""
@@ -30,9 +39,6 @@ class Truth(Protocol):
     def has(self, frame: int) -> bool:
         """Whether there is ground truth for the frame, without opening a picture."""
 
-    def complaints(self, num_frames: int) -> Iterator[str]:
-        """Say what is missing or wrong for a video of `num_frames` frames, one sentence each."""
-
 
 @dataclass(frozen=True)
 class PointsTruth:
@@ -41,46 +47,34 @@ class PointsTruth:
     Attributes:
         path: the file.
         size: (height, width) of the video.
-        points_size: (height, width) that the points refer to; the video's when None.
+        first: which of the file's frames, counted from 1, belongs to the video's first.
+        maps: a video of the densities, grey and of any depth, that are used where it has them; built from the
+            points by DHF1K's recipe when None.
     """
 
     path: Path
     size: tuple[int, int]
-    points_size: tuple[int, int] | None = None
+    first: int = 1
+    maps: Path | None = None
 
     def points(self, frame: int) -> np.ndarray:
         """See `Truth.points`; frames past the end of the file have none."""
-        everything = read_points(str(self.path))
-        found = everything[frame] if 0 <= frame < len(everything) else np.zeros((0, 2), dtype=np.int64)
-        return inside(rescale(found, self.points_size or self.size, self.size), self.size)
+        return inside(read_points(self.path).of(frame + self.first - 1), self.size)
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `Truth.density`; built from the points by DHF1K's recipe."""
-        return saliency.density_from_points(self.points(frame), self.size, map_size)
+        """See `Truth.density`."""
+        values = None if self.maps is None else unless_damaged(lambda path: read_grey(path, frame), self.maps)
+        if values is None:
+            return _built(self.points(frame), self.size, map_size)
+        return _shrunk(values, map_size)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.fixation_map`."""
-        return saliency.fixation_map(self.points(frame), self.size, map_size)
+        return _counted(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
-        everything = read_points(str(self.path))
-        return 0 <= frame < len(everything) and len(everything[frame]) > 0
-
-    def complaints(self, num_frames: int) -> Iterator[str]:
-        """See `Truth.complaints`."""
-        everything = read_points(str(self.path))
-        if len(everything) < num_frames:
-            yield f"{self.path}: fixations for {len(everything)} of {num_frames} frames"
-        if len(everything) > num_frames:
-            yield f"{self.path}: {len(everything) - num_frames} frames past the end of the video are not used"
-        empty = [f for f in range(min(num_frames, len(everything))) if len(everything[f]) == 0]
-        if empty:
-            yield f"{self.path}: no fixation in {_some_frames(empty)}"
-        size = self.points_size or self.size
-        outside = sum(len(points) - len(inside(points, size)) for points in everything)
-        if outside:
-            yield f"{self.path}: {outside} points lie outside the {size[1]} x {size[0]} frame and are not used"
+        return len(read_points(self.path).of(frame + self.first - 1)) > 0
 
 
 @dataclass(frozen=True)
@@ -105,64 +99,91 @@ class MapsTruth:
     first: int = 1
     sigma: float | None = None
 
-    def _file(self, folder: str, frame: int, suffix: str) -> Path:
+    @property
+    def listed(self) -> PointsTruth | None:
+        """The points of fixations.json, where there is one."""
+        path = self.folder / "fixations.json"
+        return PointsTruth(path, self.size, self.first) if path.is_file() else None
+
+    def file(self, folder: str, frame: int, suffix: str) -> Path:
+        """Return where a frame's file of a kind is, or would be."""
         return self.folder / folder / (self.stem.format(frame + self.first) + suffix)
 
     def points(self, frame: int) -> np.ndarray:
         """See `Truth.points`; a binary picture cannot repeat a point."""
-        if (path := self.folder / "fixations.json").is_file():
-            return PointsTruth(path, self.size).points(frame)
-        if (path := self._file("fixation", frame, ".png")).is_file():
-            binary = read_picture(path)
-        elif (path := self._file("fixation/maps", frame, ".mat")).is_file():
-            binary = read_mat(path)
-        else:
-            return np.zeros((0, 2), dtype=np.int64)
-        found = np.argwhere(binary > 0.5 * binary.max()) if binary.any() else np.zeros((0, 2), dtype=np.int64)
-        return inside(rescale(found, binary.shape, self.size), self.size)
+        if (listed := self.listed) is not None:
+            return listed.points(frame)
+        for path, read in (
+            (self.file("fixation", frame, ".png"), read_picture),
+            (self.file("fixation/maps", frame, ".mat"), read_mat),
+        ):
+            if path.is_file() and (binary := unless_damaged(read, path)) is not None:
+                found = np.argwhere(binary > 0.5 * binary.max())
+                return inside(rescale(found, binary.shape, self.size), self.size)
+        return np.zeros((0, 2), dtype=np.int64)
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`; the shipped map, averaged over areas to the map's size."""
-        path = self._file("maps", frame, ".png")
-        if not path.is_file():
-            return saliency.density_from_points(self.points(frame), self.size, map_size, sigma=self.sigma)
-        values = torch.from_numpy(read_picture(path))[None, None]  # (1, 1, height, width)
-        resized: np.ndarray = saliency.resize_density(saliency.normalise_density(values), map_size)[0, 0].numpy()
-        return resized
+        path = self.file("maps", frame, ".png")
+        values = unless_damaged(read_picture, path) if path.is_file() else None
+        if values is None:
+            return _built(self.points(frame), self.size, map_size, self.sigma)
+        return _shrunk(values, map_size)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.fixation_map`."""
-        return saliency.fixation_map(self.points(frame), self.size, map_size)
+        return _counted(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
-        if (path := self.folder / "fixations.json").is_file():
-            return PointsTruth(path, self.size).has(frame)
-        pictures = self._file("fixation", frame, ".png"), self._file("fixation/maps", frame, ".mat")
+        if (listed := self.listed) is not None:
+            return listed.has(frame)
+        pictures = self.file("fixation", frame, ".png"), self.file("fixation/maps", frame, ".mat")
         return any(path.is_file() for path in pictures)
 
-    def complaints(self, num_frames: int) -> Iterator[str]:
-        """See `Truth.complaints`."""
-        if (path := self.folder / "fixations.json").is_file():
-            yield from PointsTruth(path, self.size).complaints(num_frames)
-        for name, suffix in (("maps", ".png"), ("fixation", ".png"), ("fixation/maps", ".mat")):
-            there = {p.stem for p in (self.folder / name).glob(f"*{suffix}")}
-            wanted = [self.stem.format(frame + self.first) for frame in range(num_frames)]
-            if not there:
-                continue
-            missing = [frame for frame, stem in enumerate(wanted) if stem not in there]
-            if missing:
-                yield f"{self.folder / name}: no picture for {_some_frames(missing)}"
-            if extra := len(there - set(wanted)):
-                yield f"{self.folder / name}: {extra} pictures past the end of the video or misnamed are not used"
 
+def truth_of(folder: Path, size: tuple[int, int], first: int = 1) -> MapsTruth | PointsTruth | None:
+    """Return the ground truth that lies in an annotation folder of DHF1K's form; None where there is none.
 
-def truth_of(folder: Path, size: tuple[int, int]) -> Truth | None:
-    """Return the ground truth that lies in an annotation folder of DHF1K's form; None where there is none."""
+    Args:
+        folder: the folder.
+        size: (height, width) of the video.
+        first: number, in the names of the pictures, of the video's first frame.
+    """
     if (folder / "maps").is_dir() or (folder / "fixation").is_dir():
-        return MapsTruth(folder, size)
+        return MapsTruth(folder, size, first=first)
     points = folder / "fixations.json"
-    return PointsTruth(points, size) if points.is_file() else None
+    return PointsTruth(points, size, first) if points.is_file() else None
+
+
+# The maps are made in distill.saliency, which is imported where they are: the processes that only examine files
+# (distill.data.guard) need not wait for PyTorch.
+
+
+def _built(
+    points: np.ndarray, size: tuple[int, int], map_size: tuple[int, int], sigma: float | None = None
+) -> np.ndarray:
+    """Return the density (h, w) float32 that fixations make."""
+    from distill import saliency
+
+    return saliency.density_from_points(points, size, map_size, sigma=sigma)
+
+
+def _shrunk(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
+    """Return the density (h, w) float32 of a shipped map, averaged over areas to a size."""
+    import torch
+
+    from distill import saliency
+
+    densities = saliency.normalise_density(torch.from_numpy(values)[None, None])  # (1, 1, height, width)
+    return np.asarray(saliency.resize_density(densities, map_size)[0, 0])
+
+
+def _counted(points: np.ndarray, size: tuple[int, int], map_size: tuple[int, int]) -> np.ndarray:
+    """Return how many fixations fall into each pixel of a map, (h, w) float32."""
+    from distill import saliency
+
+    return saliency.fixation_map(points, size, map_size)
 
 
 def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -177,62 +198,42 @@ def rescale(points: np.ndarray, size: tuple[int, ...], new_size: tuple[int, int]
     return points * np.array(new_size) // np.array(size)
 
 
-@lru_cache(maxsize=64)
-def read_points(path: str) -> list[np.ndarray]:
-    """Read a fixations.json: for each frame (K, 2) int64 (row, column), as they stand in the file.
+def unless_damaged(read: Callable[[Path], np.ndarray | None], path: Path) -> np.ndarray | None:
+    """Return what a file holds; None where it is damaged, which is said once."""
+    try:
+        return read(path)
+    except UserError as error:
+        _warn_once(f"{error}; it is left out")
+        return None
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    log.warning(sentence)
+
+
+def read_grey(path: Path, frame: int) -> np.ndarray | None:
+    """Read a frame of a grey video in its full depth: (height, width) float32, black is 0; None past the end.
 
     Raises:
-        UserError: if it cannot be read or is not one list of [row, column] points a frame.
+        UserError: if the video or the frame cannot be decoded.
     """
+    reader = _open(path, os.getpid())
+    if frame >= reader.num_frames:
+        return None
     try:
-        frames = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    try:
-        return [np.asarray(np.asarray(f, dtype=np.float64).reshape(-1, 2), dtype=np.int64) for f in frames]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: expected one list of [row, column] points for each frame") from error
+        decoded = reader._frame(frame)
+    except FFmpegError as error:
+        raise UserError(f"{path}: frame {frame + 1} cannot be decoded ({error.strerror})") from error
+    plane, bits = decoded.planes[0], decoded.format.components[0].bits
+    kind = np.dtype(np.uint16 if bits > 8 else np.uint8)
+    rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)[:, : plane.width]
+    usual = ColorRange.JPEG if decoded.format.name.startswith("gray") else ColorRange.MPEG
+    full = (decoded.color_range or usual) == ColorRange.JPEG  # else black is 16 of 255
+    return np.maximum(rows.astype(np.float32) - (0 if full else 16 << (bits - 8)), 0)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read a grey picture as (height, width) float32; of three channels the mean, alpha is left out.
-
-    Raises:
-        UserError: if it cannot be decoded.
-    """
-    values = np.asarray(read_image(path), dtype=np.float32)
-    if values.ndim == 3:
-        values = values[..., :1] if values.shape[2] == 2 else values[..., :3]
-        values = values.mean(axis=2)
-    return values
-
-
-def read_mat(path: Path) -> np.ndarray:
-    """Read the variable `I` of a MATLAB file, version 5 or 7.3 (an HDF5 file), as (height, width) float32.
-
-    Raises:
-        UserError: if the file or the variable cannot be read, or is of version 7.3 and h5py is not installed.
-    """
-    from scipy.io import loadmat  # here, since it takes long to import and few data sets need it
-    from scipy.io.matlab import MatReadError
-
-    try:
-        values: Any = loadmat(str(path))["I"]
-    except NotImplementedError:
-        try:
-            import h5py
-        except ImportError as error:
-            raise UserError(f"{path}: MATLAB 7.3 files need h5py; run `pip install h5py`") from error
-        with h5py.File(path) as file:
-            values = np.asarray(file["I"]).T if "I" in file else None  # MATLAB stores columns first
-    except (MatReadError, KeyError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: expected a MATLAB file with the variable I ({error})") from error
-    if values is None or np.ndim(values) != 2:
-        raise UserError(f"{path}: expected the variable I to be one map")
-    return np.asarray(values, dtype=np.float32)
-
-
-def _some_frames(frames: list[int]) -> str:
-    """Name frames (0-based) as people count them, the first few of many."""
-    names = ", ".join(str(frame + 1) for frame in frames[:8])
-    return f"frame{'s' * (len(frames) > 1)} {names}" + (f" and {len(frames) - 8} more" if len(frames) > 8 else "")
+@lru_cache(maxsize=8)
+def _open(path: Path, _process: int) -> AvReader:
+    """Open a video once in each process: a fork shares its parent's place in the file."""
+    return AvReader(path, probe(path))

@@ -21,6 +21,9 @@ SHOT = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*-\d+")
 
 EXPECTED = "training/Diving-Side-005/images/ and testing/Diving-Side-001/images/"
 
+PUBLISHED = {"train": 103, "test": 47, "all": 150}
+"""Videos of each split."""
+
 
 def scan(
     root: Path, *, split: str | None = None, names: Sequence[str] | None = None, progress: bool = False
@@ -35,6 +38,7 @@ def scan(
         dataset="ucf_sports",
         shot=SHOT,
         expected=EXPECTED,
+        published=PUBLISHED,
         recording=lambda name: name,
         split=split,
         names=names,

@@ -23,6 +23,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from distill.data.load_decord import load_decord, reader_class
 from distill.data.probe import Probe, probe
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -131,15 +132,10 @@ class DecordReader:
 
     def _decoder(self, size: tuple[int, int]) -> Any:
         if size not in self._decoders:
-            import decord
-
-            decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's remarks; errors still raise
             if len(self._decoders) == 2:
                 del self._decoders[next(iter(self._decoders))]
             height, width = (-1, -1) if size == self.size else size
-            self._decoders[size] = decord.VideoReader(
-                str(self.path), ctx=decord.cpu(0), width=width, height=height, num_threads=1
-            )
+            self._decoders[size] = reader_class()(str(self.path), width=width, height=height, num_threads=1)
         return self._decoders[size]
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -148,13 +144,11 @@ class DecordReader:
         size = size or self.size
         if len(unique) == 0:
             return np.zeros((0, *size, 3), dtype=np.uint8)
-        import decord
-
         if size in self._padded:
             return self._padded[size].read(frames, size)
         try:
             pixels = self._decoder(size).get_batch(unique).asnumpy()
-        except decord.DECORDError as error:
+        except load_decord().DECORDError as error:
             if "size must exactly match" in str(error):  # decord cannot hand over rows that FFmpeg pads: 48 wide
                 self._padded[size] = AvReader(self.path, self._found)
                 return self._padded[size].read(frames, size)

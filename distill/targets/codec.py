@@ -140,12 +140,14 @@ def _double(values: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(doubled, 0, axis)
 
 
-# Measured on 50 maps (112 x 192, spans of 15 nats) of a small SalFoM after 120 steps of training on one video:
+# Measured on 50 maps (112 x 192, 15 nats from peak to floor) of a small SalFoM after 120 steps of training on one
+# video; times on one core. `saldistill benchmark --of cache` makes this table of any teacher. Others that were
+# trained longer gave log8 up to 5e-5 and half up to 8e-3.
 #
-#           KL       at T=4   reverse KL  largest log error  bytes a pixel  encode   decode
-#   log8    3.0e-05  1.6e-05  3.0e-05     0.072              0.19           0.23 ms  0.14 ms
-#   exact   4.5e-10  2.4e-10  4.5e-10     0.0003             1.06           0.47 ms  0.35 ms
-#   half    1.6e-03  3.0e-03  1.8e-03     2.8                0.06           0.22 ms  0.09 ms
+#           KL       at T=4   reverse KL  log RMSE  bytes a pixel  encode   decode
+#   log8    3.0e-05  1.6e-05  3.0e-05     0.028     0.19           0.27 ms  0.20 ms
+#   exact   4.5e-10  2.4e-10  4.5e-10     0.0001    1.06           0.53 ms  0.43 ms
+#   half    1.6e-03  3.0e-03  1.8e-03     0.38      0.06           0.26 ms  0.13 ms
 CODECS: dict[str, Codec] = {
     "log8": Codec(
         encode=partial(_encode, dtype="u1"),

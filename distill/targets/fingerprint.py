@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from distill.data.clips import ClipSpec, Video
 
 
+PREPROCESSING = "whole frames, RGB, bicubic to the size; before the video its first frame"
+"""What happens to frames on their way to a teacher that is cached; a change of that is a change of this."""
+
+
 def fingerprint(
     model: Any, spec: "ClipSpec", videos: Sequence["Video"], *, precision: str, content: bool = True
 ) -> dict[str, Any]:
@@ -45,6 +49,7 @@ def fingerprint(
             "target_frames": list(spec.target_frames),
             "map_size": list(spec.map_size),
             "stride": spec.stride,
+            "preprocessing": PREPROCESSING,
             "precision": precision,
         },
         "videos": {video.name: describe_video(video, content=content) for video in videos},

@@ -18,14 +18,14 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import refuse_existing, write_text
+from distill.files import fsync, refuse_existing, write_new
 from distill.targets.codec import CODECS
 from distill.targets.fingerprint import differences
 from distill.targets.format import (
@@ -53,6 +53,7 @@ class TargetStore:
         notes: what helps people and is never compared, such as where the teacher and the videos were.
         codec: name of the codec, in `CODECS`.
         map_size: (h, w).
+        digest: SHA-256 of store.json, by which a shard knows its store.
     """
 
     def __init__(self, path: Path, content: Mapping[str, Any], digest: bytes) -> None:
@@ -62,7 +63,7 @@ class TargetStore:
         self.notes: dict[str, Any] = content["notes"]
         self.codec: str = content["codec"]
         self.map_size: tuple[int, int] = (content["map_size"][0], content["map_size"][1])
-        self._digest = digest
+        self.digest = digest
         self._writers: dict[int, ShardWriter] = {}
         self._files: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, the latest used last
         self._entries: dict[int, np.ndarray] = {}
@@ -111,9 +112,12 @@ class TargetStore:
             "notes": json.loads(json.dumps(notes or {})),
             "plan": plan.to_json(),
         }
-        text = _with_checksum(content)
         with explained(path):
-            write_text(path / "store.json", text)
+            try:
+                write_new(path / "store.json", _with_checksum(content))
+            except FileExistsError:
+                raise UserError(f"{path}: a store was made here in this moment; go on with that one") from None
+            fsync(path.absolute().parent)
         return cls.open(path)
 
     @classmethod
@@ -172,9 +176,11 @@ class TargetStore:
     def check(self, expected: Mapping[str, Any]) -> list[str]:
         """Compare the fingerprint with what is expected, and say in words what differs.
 
-        What `expected` leaves out is not compared, so that a run on some of the store's videos can use it.
+        What `expected` leaves out is not compared, so that a run on some of the store's videos can use it; and
+        imported maps do not know what videos they are of.
         """
-        return differences(self.fingerprint, json.loads(json.dumps(expected)))
+        known = {key: value for key, value in expected.items() if key != "videos" or key in self.fingerprint}
+        return differences(self.fingerprint, json.loads(json.dumps(known)))
 
     def require(self, expected: Mapping[str, Any], remedy: str) -> None:
         """Refuse a store that was made from something else.
@@ -239,7 +245,7 @@ class TargetStore:
 
     def _why_absent(self, video: str, frame: int, view: str) -> str:
         if video not in self.plan.videos:
-            return f"it has no video {video!r}; it has {_some(self.plan.videos)}"
+            return f"it has no video {video!r}; it has {some(self.plan.videos)}"
         if view not in self.plan.views:
             return f"it has no {view} view; it has {', '.join(self.plan.views)}"
         frames = self.plan.videos[video]
@@ -267,7 +273,7 @@ class TargetStore:
 
     def _header(self, shard: int) -> bytes:
         batches = self.plan.batches_of(shard)
-        return header_bytes(shard, len(batches), self.plan.records_of(batches), self._digest)
+        return header_bytes(shard, len(batches), self.plan.records_of(batches), self.digest)
 
     def _counts(self, batches: range) -> list[int]:
         return [self.plan.records_of(range(batch, batch + 1)) for batch in batches]
@@ -325,6 +331,7 @@ class TargetStore:
         """
         with explained(self.path):
             (self.path / "shards").mkdir(exist_ok=True)
+            fsync(self.path)
         progress = True
         while progress:
             progress = False
@@ -399,6 +406,7 @@ def _with_checksum(content: Mapping[str, Any]) -> str:
     return json.dumps({**content, "sha256": digest}, indent=1) + "\n"
 
 
-def _some(names: Mapping[str, Any], most: int = 5) -> str:
-    listed = list(names)
+def some(names: Iterable[object], most: int = 5) -> str:
+    """Name the first few of many, for messages."""
+    listed = list(map(str, names))
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ class ShardWriter:
             is writing it.
 
         Raises:
-            UserError: no space left; a file of another store.
+            UserError: no space left; a file of another store; a file system that cannot lock.
         """
         part = final.with_suffix(".part")
         if final.exists() and not part.exists():
@@ -81,7 +82,10 @@ class ShardWriter:
                 os.close(file)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     return None
-                raise
+                raise UserError(
+                    f"{part}: this file system cannot lock files ({error.strerror}), by which processes "
+                    "share a store; write it to a local disk and copy it, or mount with locks (flock)"
+                ) from error
             try:
                 if not _is_same_file(file, part):  # sealed or cleared away between opening and locking
                     os.close(file)
@@ -95,12 +99,11 @@ class ShardWriter:
                     _check_unused(file, header, part)
                     os.ftruncate(file, 0)
                     _write(file, header, 0)
-                    os.fsync(file)
-                    fsync(part.parent)
-                    return cls(file, part, final, found.entries, 0, len(header))
-                if os.fstat(file).st_size > found.end:
+                    found = replace(found, end=len(header))
+                elif os.fstat(file).st_size > found.end:
                     os.ftruncate(file, found.end)
-                    os.fsync(file)
+                os.fsync(file)  # also what a killed writer left: the system has it, the disk perhaps not yet
+                fsync(part.parent)
                 return cls(file, part, final, found.entries, found.batches, found.end)
             except BaseException:
                 with suppress(OSError):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from student.thtdnet import VARIANTS, Model
+from student.thtdnet import VARIANTS, Model, time_factors
 from student.weights import load_weights, torchvision_name
 
 
@@ -68,6 +68,49 @@ def test_time_stays_long_and_shrinks_by_halves() -> None:
     assert [(given[1], given[2]) for given, _ in lengths] == [(192, 16), (96, 8), (48, 4), (24, 2)]
     assert [tuple(out[3:]) for _, out in lengths] == [(56, 96), (56, 96), (112, 192), (224, 384)]
     assert features["decoder"].shape == (1, 12, 224, 384)
+
+
+@pytest.mark.parametrize(
+    ("variant", "lengths", "widths", "heights"),
+    [
+        ("base", [8, 4, 2, 1], [96, 48, 24, 12], [56, 56, 112, 224]),
+        ("decoder-shorter", [4, 1], [48, 12], [112, 224]),
+        (
+            "decoder-longer",
+            [8, 8, 4, 4, 2, 2, 1, 1],
+            [96, 96, 48, 48, 24, 24, 12, 12],
+            [56] * 4 + [112] * 2 + [224] * 2,
+        ),
+        ("decoder-early", [1, 1, 1, 1], [96, 48, 24, 12], [56, 56, 112, 224]),
+    ],
+)
+def test_ablations_of_the_decoder(variant: str, lengths: list, widths: list, heights: list) -> None:
+    outs = []
+    with torch.device("meta"):
+        model = Model(**VARIANTS[variant])
+        for conv in model.decoder.reduce:
+            conv.register_forward_hook(lambda module, given, out: outs.append(out.shape))
+        model.decoder([torch.zeros(1, 96 << i, 16, 56 >> i, 96 >> i) for i in range(4)])
+    assert [shape[2] for shape in outs] == lengths
+    assert [shape[1] for shape in outs] == widths
+    assert [shape[3] for shape in outs] == heights
+
+
+def test_early_reduction_loses_the_order_within_its_two_steps() -> None:
+    stages = [torch.randn(1, 8 << i, 8, 16 >> i, 24 >> i) for i in range(4)]
+    swapped = [stage[:, :, [1, 0, 2, 3, 4, 5, 6, 7]] for stage in stages]  # two of the first four frames
+    for kind, alike in (("early", True), ("paper", False)):
+        decoder = micro(num_frames=16, decoder=kind).decoder
+        with torch.no_grad():
+            assert torch.allclose(decoder(stages), decoder(swapped), atol=1e-5) == alike
+
+
+def test_decoders_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="decoder 'deep': expected one of paper, shorter, longer, early"):
+        micro(decoder="deep")
+    with pytest.raises(ValueError, match="num_frames 8: the shorter decoder takes at least 16"):
+        micro(decoder="shorter")
+    assert time_factors("shorter", 8) == [[2], [4]]
 
 
 def test_odd_last_stage_is_cut_to_its_neighbour() -> None:

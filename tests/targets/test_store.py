@@ -1,9 +1,7 @@
-import errno
 import json
 import multiprocessing
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
@@ -273,63 +271,21 @@ def test_a_shard_sealed_between_two_looks_leaves_no_empty_file(store, finished):
     assert content(store.path) == content(finished)
 
 
-# -- crashes and power cuts
-
-TINY = {**ARGUMENTS, "videos": {"a": range(4)}, "views": ("plain",), "batch_size": 2, "batches_per_shard": 2}
-
-
-def test_a_tail_torn_or_zeroed_at_any_byte_is_never_read_and_written_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # the disk is not what is tested, and takes its time
-    with TargetStore.create(tmp_path / "whole", **TINY) as store:
-        part = store.path / "shards" / "00000.part"
-        fill(store, batches=0)
-        sizes = [part.stat().st_size]
-        store.close()
-        fill(store, batches=1)
-        sizes.append(part.stat().st_size)
-        images = [part.read_bytes()]
-        store.close()
-        fill(store)
-    final = content(tmp_path / "whole")
-    whole = final["shards/00000.shard"]
-    assert images[0] == whole[: sizes[1]]
-    for cut in range(len(whole)):
-        for zeros in (0, len(whole) - cut, len(whole) + 100 - cut):  # torn, zeroed, and longer than it will be
-            path = tmp_path / "torn"
-            (path / "shards").mkdir(parents=True)
-            (path / "store.json").write_bytes(final["store.json"])
-            image = whole[:cut] + bytes(zeros)
-            if cut < sizes[0]:  # the header is on the disk before anything is written behind it
-                image = image[: sizes[0]]
-            (path / "shards" / "00000.part").write_bytes(image)
-            store = TargetStore.open(path)
-            there = store.count_committed()
-            second = store.plan[1]
-            if image != whole:
-                assert there == (0 if cut < sizes[1] else 2 if not store.has("a", 3) else 4)
-                assert there < 4 or cut > sizes[1] + 8
-            assert_readable(store, [("a", frame, "plain") for frame in range(there)])
-            for frame in second.frames[there // 2 * 2 :]:
-                with pytest.raises(UserError, match="not written yet"):
-                    store.read("a", frame)
-            fill(store)
-            store.close()
-            assert content(path) == final
-            shutil.rmtree(path)
+# -- damage
 
 
 def test_any_flipped_byte_is_found(tmp_path):
-    arguments = {**TINY, "videos": {"a": range(7)}}
+    arguments = {**ARGUMENTS, "videos": {"a": range(7)}, "views": ("plain",), "batch_size": 2}
+    arguments.update(batches_per_shard=2)
     with TargetStore.create(tmp_path / "store", **arguments) as store:
         fill(store, batches=3)  # one sealed shard, one in the making
     keys = [("a", frame, "plain") for frame in range(6)]
     assert store.damage() == []
     files = [path for path in store.path.rglob("*") if path.is_file()]
     assert sorted(path.suffix for path in files) == [".json", ".part", ".shard"]
-    flipped = 0
     for path in files:
         good = path.read_bytes()
-        for position in range(len(good)):
+        for position in sorted({*range(0, len(good), 3), len(good) - 2, len(good) - 1}):
             bad = bytearray(good)
             bad[position] ^= 1 << (position % 8)
             path.write_bytes(bad)
@@ -346,9 +302,7 @@ def test_any_flipped_byte_is_found(tmp_path):
                     except UserError:
                         continue
                 reader.close()
-            flipped += 1
         path.write_bytes(good)
-    assert flipped == sum(map(len, content(store.path).values())) > 1000
     assert TargetStore.open(store.path).damage() == []
 
 
@@ -381,113 +335,14 @@ def test_a_shard_of_another_store_is_not_read(finished, tmp_path):
             fill(store)
 
 
-# -- a full disk
-
-
-@pytest.mark.parametrize("call", ["pwrite", "fsync"])
-def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished, monkeypatch, call):
-    real = {name: getattr(os, name) for name in ("pwrite", "fsync")}
-    complaints = 0
-    for failing in [0, 1, 2, 1, 0, 3, 4] * 5:
-        calls = 0
-
-        def full(*arguments, failing=failing):
-            nonlocal calls
-            calls += 1
-            if calls > failing:
-                if call == "pwrite":  # a full disk takes what still fits
-                    real["pwrite"](arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return real[call](*arguments)
-
-        monkeypatch.setattr(os, call, full)
-        with TargetStore.open(store.path) as writer:
-            message = ""
-            try:
-                fill(writer, batches=2)
-            except UserError as error:
-                message = str(error)
-        if calls > failing:
-            complaints += 1
-            assert "no space left to write (No space left on device); the maps committed so far are kept" in message
-        else:
-            assert message == ""
-        monkeypatch.setattr(os, call, real[call])
-        reader = TargetStore.open(store.path)
-        assert_readable(reader, [key for key in EVERYTHING if reader.has(*key)])
-        reader.close()
-    assert complaints >= 8
-    assert reader.count_committed() > 0
-    with TargetStore.open(store.path) as writer:
-        fill(writer)
-    assert content(store.path) == content(finished)
-
-
-def test_a_file_that_may_not_grow(store, finished):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
-    try:
-        with pytest.raises(UserError, match="no space left to write"):
-            fill(store)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert 0 < store.count_committed() < 10
-    store.close()
-    fill(store)
-    assert content(store.path) == content(finished)
-
-
-def test_a_full_disk_at_the_start(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left"):
-        patch.setattr(os, "fsync", full)
-        TargetStore.create(tmp_path / "store", **ARGUMENTS)
-    TargetStore.create(tmp_path / "store", **ARGUMENTS)
-
-
 # -- size
 
 
-def large(path: Path) -> TargetStore:
+def test_a_large_plan_is_small_on_disk_and_found_by_arithmetic(tmp_path):
     arguments = {**ARGUMENTS, "videos": {f"{n:04d}": range(500) for n in range(700)}, "map_size": (8, 8)}
     arguments.update(views=("plain",), batch_size=8, batches_per_shard=64)
-    return TargetStore.create(path, **arguments)
-
-
-def test_a_large_plan_is_small_on_disk_and_found_by_arithmetic(tmp_path):
-    store = large(tmp_path / "store")
+    store = TargetStore.create(tmp_path / "store", **arguments)
     assert (tmp_path / "store" / "store.json").stat().st_size < 2**18
     assert store.plan.num_records == 350_000
     assert len(store.plan) == 700 * 63
     assert store.plan.locate("0699", 499, "plain") == (689, 27)
-
-
-OPEN = """
-import psutil, sys, time
-from distill.targets.store import TargetStore
-memory = lambda: psutil.Process().memory_info().rss
-before, start = memory(), time.perf_counter()
-store = TargetStore.open(sys.argv[1])
-assert store.complete and store.count_committed() == 350_000
-print(time.perf_counter() - start, (memory() - before) / 2**20)
-"""
-
-
-@pytest.mark.slow
-def test_350_000_maps_open_in_a_second_and_100_mebibytes(tmp_path, monkeypatch):
-    """Every shard's index is read: a reader in training reads those it needs, when it needs them."""
-    monkeypatch.setattr(os, "fsync", lambda file: None)
-    log_map = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
-    with large(tmp_path / "store") as store:
-        for batches in store.missing():
-            for batch in batches:
-                store.commit(batch, log_map[: len(batch.frames)])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", OPEN, str(store.path)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    seconds, mebibytes = map(float, found.split())
-    print(f"opened in {seconds:.2f} s and {mebibytes:.0f} MiB")
-    assert seconds < 1
-    assert 350_000 * 16 / 2**20 < mebibytes < 100

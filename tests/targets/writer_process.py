@@ -4,13 +4,14 @@
 
 KILL_AT counts the calls that change the disk (write, fsync, truncate, rename), from 0; a write that is hit writes
 SHARE of its bytes first; a negative number kills never. Prints `ready`, waits for a line, then prints the index of
-each batch when its commit has returned, and at the end the number of calls.
+each batch when its commit has returned, and at the end what each of the calls was for: claim, append or seal.
 """
 
 import os
 import signal
 import sys
 import time
+import traceback
 import zlib
 from pathlib import Path
 
@@ -57,21 +58,28 @@ class Killer:
     """Counts the calls that change the disk, and kills this process at one of them."""
 
     def __init__(self, kill_at: int, share: float) -> None:
-        self.kill_at, self.share, self.calls = kill_at, share, 0
+        self.kill_at, self.share = kill_at, share
+        self.calls: list[str] = []
         for name in ("pwrite", "fsync", "ftruncate", "rename"):
             setattr(os, name, self.wrapped(name, getattr(os, name)))
 
     def wrapped(self, name, call):
         def counted(*arguments):
-            if self.calls == self.kill_at:
+            if len(self.calls) == self.kill_at:
                 if name == "pwrite":
                     file, content, position = arguments
                     call(file, content[: int(self.share * len(content))], position)
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.calls += 1
+            self.calls.append(purpose())
             return call(*arguments)
 
         return counted
+
+
+def purpose() -> str:
+    """Return which step of the writer is being done."""
+    names = [frame.name for frame in traceback.extract_stack()]
+    return next((name for name in reversed(names) if name in ("claim", "append", "seal")), "start")
 
 
 def main() -> None:
@@ -87,7 +95,7 @@ def main() -> None:
     sys.stdin.readline()
     killer = Killer(kill_at, share)
     fill(store, told=told)
-    os.write(1, f"calls {killer.calls}\n".encode())
+    os.write(1, f"calls {' '.join(killer.calls)}\n".encode())
 
 
 if __name__ == "__main__":

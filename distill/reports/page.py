@@ -5,7 +5,7 @@
     write_report("report.html", title="...", verdict=judge(scores), sections=sections)
 
 Every function takes plain data and returns a piece of HTML; `write_report` puts the pieces on a page that follows
-the reader's light or dark setting and fits a phone. Curves are drawn as SVG here, so that they follow it too.
+the reader's light or dark setting and fits a phone. Charts are drawn in `charts.py`.
 """
 
 import base64
@@ -23,6 +23,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from distill.files import write_text
+from distill.reports import charts
+from distill.reports.charts import Curve, chart
 from distill.runlog import read_log
 
 VIDEO_LIMIT = 16 * 2**20
@@ -59,15 +61,15 @@ def judge(
         for name in names:
             value = scores[row].get(name, math.nan)
             if not value > base.get(name, math.nan):
-                short.append(f"the {row}'s {name} is {value:.3f} against {base.get(name, math.nan):.3f}")
+                short.append(f"{row} has {name} {value:.3f} against {base.get(name, math.nan):.3f}")
     if short:
         return Verdict(f"Below the {baseline}: {'; '.join(short)}.", good=False)
-    who = f"The {others[0]} beats" if len(others) == 1 else f"{' and '.join(others).capitalize()} beat"
+    who = f"{' and '.join(others)} {'beats' if len(others) == 1 else 'beat'}"
     figures = "; ".join(
         f"{name} {', '.join(f'{scores[row][name]:.3f} ({row})' for row in others)} against {base[name]:.3f}"
         for name in names
     )
-    return Verdict(f"{who} the {baseline}: {figures}.", good=True)
+    return Verdict(f"{who[:1].upper()}{who[1:]} the {baseline}: {figures}.", good=True)
 
 
 def section(heading: str, *pieces: str, lead: str = "") -> str:
@@ -76,15 +78,31 @@ def section(heading: str, *pieces: str, lead: str = "") -> str:
     return f"<section><h2>{escape(heading)}</h2>{opening}{''.join(pieces)}</section>"
 
 
+def part(heading: str, *pieces: str) -> str:
+    """Return a part of a section, with a smaller heading."""
+    return f'<div class="part"><h3>{escape(heading)}</h3>{"".join(pieces)}</div>'
+
+
 def figures(values: Sequence[tuple[str, str]]) -> str:
     """Return a row of key figures, each a value and what it is."""
     tiles = (f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in values)
     return f'<div class="figures">{"".join(tiles)}</div>'
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A number with the ends of its interval, for a table; NaN ends are left out."""
+
+    value: float
+    ends: tuple[float, float]
+
+
+Cell = str | float | int | Estimate | None
+
+
 def table(
     columns: Sequence[str],
-    rows: Sequence[Sequence[str | float | int | None]],
+    rows: Sequence[Sequence[Cell]],
     *,
     caption: str = "",
     best: Mapping[str, str] | None = None,
@@ -99,17 +117,21 @@ def table(
     """
     winners = {}
     for index, column in enumerate(columns):
-        numbers = [row[index] for row in rows]
-        known = [float(x) for x in numbers if isinstance(x, int | float) and math.isfinite(x)]
+        known = [x for row in rows if (x := _value(row[index])) is not None and math.isfinite(x)]
         if known and best and column in best:
             winners[index] = max(known) if best[column] == "high" else min(known)
 
-    def cell(index: int, value: str | float | int | None) -> str:
-        if isinstance(value, str):
-            return f"<th scope='row'>{escape(value)}</th>" if index == 0 else f"<td>{escape(value)}</td>"
+    def cell(index: int, content: Cell) -> str:
+        if isinstance(content, str):
+            return f"<th scope='row'>{escape(content)}</th>" if index == 0 else f"<td>{escape(content)}</td>"
+        value = _value(content)
         text = _number(value)
         bold = value is not None and winners.get(index) == float(value)
-        return f'<td class="number">{f"<b>{text}</b>" if bold else text}</td>'
+        ends = content.ends if isinstance(content, Estimate) else ()
+        interval = (
+            f"<small>{' to '.join(map(_number, ends))}</small>" if ends and all(map(math.isfinite, ends)) else ""
+        )
+        return f'<td class="number">{f"<b>{text}</b>" if bold else text}{interval}</td>'
 
     texts = [all(isinstance(row[index], str) for row in rows) for index in range(len(columns))]
     head = "".join(
@@ -119,6 +141,10 @@ def table(
     body = "".join(f"<tr>{''.join(cell(i, value) for i, value in enumerate(row))}</tr>" for row in rows)
     foot = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="wide"><table>{foot}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _value(cell: Cell) -> float | int | None:
+    return cell.value if isinstance(cell, Estimate) else None if isinstance(cell, str) else cell
 
 
 def _heading(column: str, best: Mapping[str, str] | None) -> str:
@@ -132,16 +158,6 @@ def _number(value: float | int | None) -> str:
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a chart: values by step. A smoothed curve shows its raw values faintly behind it."""
-
-    label: str
-    steps: Sequence[float]
-    values: Sequence[float]
-    smooth: bool = False
 
 
 def series(lines: Sequence[Mapping[str, Any]], kind: str, *keys: str) -> tuple[list[float], list[float]]:
@@ -182,117 +198,59 @@ def learning_curves(
         if line.get("kind") == "validation"
         for name in line.get("scores", {})
     )
-    charts = []
+    drawn = []
     for name in names:
         curves = [Curve(label, *series(lines, "validation", "scores", name)) for label, lines in logs.items()]
-        title = f"validation {name.upper().replace('_', '-')}"
-        charts.append(chart(title, [c for c in curves if c.steps], levels=(levels or {}).get(name)))
+        score = name.upper().replace("_", "-")
+        shown = [curve for curve in curves if curve.steps]
+        drawn.append(chart(f"validation {score}", shown, levels=(levels or {}).get(name), y=score))
     for label, lines in logs.items():
         terms = dict.fromkeys(term for line in lines for term in line.get("terms", {}))
         curves = [
             Curve(term.replace("/", ", "), *series(lines, "train", "terms", term), smooth=True) for term in terms
         ]
-        charts.append(chart(f"{label}: training terms, unweighted", [c for c in curves if c.steps]))
-    return [one for one in charts if one]
+        drawn.append(chart(f"{label}: training terms, unweighted", [c for c in curves if c.steps], y="loss term"))
+    return [one for one in drawn if one]
 
 
-def chart_grid(charts: Sequence[str]) -> str:
-    """Set charts side by side where there is room, below each other where there is not."""
-    return f'<div class="charts">{"".join(charts)}</div>'
+Picture = tuple[np.ndarray, str]
+"""An image (H, W, 3) uint8 and its caption."""
 
 
-def chart(
-    title: str, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None, x: str = "step"
-) -> str:
-    """Draw curves over steps as inline SVG with a legend; dashed horizontal `levels`. No curve gives ""."""
-    if not curves:
-        return ""
-    width, height, left, right, top, bottom = 440, 236, 48, 12, 12, 34
-    drawn = [(_running_mean(c.values) if c.smooth else list(c.values)) for c in curves]
-    levels = levels or {}
-    seen = [v for values in drawn for v in values] + list(levels.values())
-    ys, xs = _ticks(min(seen), max(seen)), _ticks(0, max(max(c.steps) for c in curves))
-    low, high = min(ys[0], *seen), max(ys[-1], *seen)
-    last = max(xs[-1], max(max(c.steps) for c in curves))
+def examples(rows: Sequence[tuple[str, Sequence[Picture]]], *, side: int = 400) -> str:
+    """Return pictures side by side, a labelled row each, every row as long as the first.
 
-    def at(step: float, value: float) -> str:
-        across = left + (width - left - right) * step / (last or 1)
-        value = min(max(value, low), high)  # faint raw values may leave the chart
-        return f"{across:.1f},{top + (height - top - bottom) * (high - value) / ((high - low) or 1):.1f}"
-
-    def line(steps: Sequence[float], values: Sequence[float], style: str) -> str:
-        points = [at(s, v) for s, v in zip(steps, values, strict=True)]
-        if len(points) == 1:
-            px, py = points[0].split(",")
-            return f'<circle class="{style}" cx="{px}" cy="{py}" r="3"/>'
-        return f'<polyline class="{style}" points="{" ".join(points)}"/>'
-
-    parts = []
-    for tick in ys:
-        px, py = at(0, tick).split(",")
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py}" y2="{py}"/>')
-        parts.append(f'<text x="{left - 6}" y="{float(py) + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in xs:
-        px = at(tick, low).split(",")[0]
-        parts.append(f'<text x="{px}" y="{height - bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{width - right}" y="{height - 4}" text-anchor="end">{escape(x)}</text>')
-    parts += [line([0, last], [value, value], "level") for value in levels.values()]
-    for index, (curve, values) in enumerate(zip(curves, drawn, strict=True)):
-        if curve.smooth:
-            parts.append(line(curve.steps, curve.values, f"raw c{index % 6}"))
-        parts.append(line(curve.steps, values, f"curve c{index % 6}"))
-    keys = [
-        f'<span><i class="c{index % 6}"></i>{escape(c.label)} <b>{values[-1]:.3g}</b></span>'
-        for index, (c, values) in enumerate(zip(curves, drawn, strict=True))
-    ]
-    keys += [f'<span><i class="dash"></i>{escape(name)} <b>{v:.3g}</b></span>' for name, v in levels.items()]
-    return (
-        f'<figure class="chart"><h3>{escape(title)}</h3><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg><figcaption>{"".join(keys)}</figcaption></figure>'
-    )
-
-
-def _running_mean(values: Sequence[float]) -> list[float]:
-    """Smooth with a centred mean over a twentieth of the run, shrinking at the ends: same length as the input."""
-    half = max(1, len(values) // 40)
-    array = np.asarray(values, dtype=np.float64)
-    return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return about four round numbers that cover [low, high]."""
-    if high <= low:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    raw = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def examples(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]], *, width: int = 400) -> str:
-    """Return pictures side by side, a labelled row each: uint8 (H, W, 3), embedded as JPEG of at most `width`."""
-    parts = [f'<div class="examples" style="--columns:{len(columns)}">']
+    Args:
+        rows: label and pictures; an empty label leaves its line out.
+        side: pixels to which a picture's longer side is shrunk; they are embedded as JPEG.
+    """
+    parts = [f'<div class="examples" style="--columns:{len(rows[0][1]) if rows else 1}">']
     for label, pictures in rows:
-        parts.append(f"<h3>{escape(label)}</h3>")
-        for name, picture in zip(columns, pictures, strict=True):
-            uri = picture_uri(picture, width)
-            caption = escape(name)
+        parts.append(f"<h3>{escape(label)}</h3>" if label else "")
+        for picture, caption in pictures:
+            text = escape(caption)
             parts.append(
-                f'<figure><img src="{uri}" alt="{caption}, {escape(label)}" loading="lazy">'
-                f"<figcaption>{caption}</figcaption></figure>"
+                f'<figure><img src="{picture_uri(picture, side)}" alt="{text}, {escape(label)}" loading="lazy">'
+                f"<figcaption>{text}</figcaption></figure>"
             )
     return "".join([*parts, "</div>"])
 
 
-def picture_uri(picture: np.ndarray, width: int) -> str:
-    """Encode a picture (H, W, 3) uint8 as a JPEG data URI, shrunk to `width` when it is wider."""
+def picture_uri(picture: np.ndarray, side: int) -> str:
+    """Encode a picture (H, W, 3) uint8 as a JPEG data URI, shrunk to `side` when its longer side is longer."""
     image = Image.fromarray(picture)
-    if image.width > width:
-        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    if max(image.size) > side:
+        height, width = fit((image.height, image.width), side)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=86)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return (height, width) shrunk, not grown, so that the longer of them is at most `side`."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def mark_points(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -325,31 +283,34 @@ def notes(sentences: Sequence[str]) -> str:
 
 
 def write_report(
-    path: str | Path, *, title: str, verdict: Verdict, sections: Sequence[str], lead: str = "", foot: str = ""
+    path: str | Path,
+    *,
+    title: str,
+    verdict: Verdict | None,
+    sections: Sequence[str],
+    lead: str = "",
+    foot: str = "",
 ) -> None:
     """Write the page: the verdict first, then `lead`, then the sections in order. Replaces an earlier report."""
-    kind = "good" if verdict.good else "bad"
-    mark = "" if verdict.good else "<b>Warning.</b> "
     opening = f'<p class="lead">{escape(lead)}</p>' if lead else ""
+    if verdict is not None:
+        kind, mark = ("good", "") if verdict.good else ("bad", "<b>Warning.</b> ")
+        opening = f'<p class="verdict {kind}">{mark}{escape(verdict.sentence)}</p>{opening}'
     write_text(
         path,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body><main><header><h1>{escape(title)}</h1>"
-        f'<p class="verdict {kind}">{mark}{escape(verdict.sentence)}</p>{opening}</header>\n'
-        + "\n".join(sections)
-        + f"\n<footer>{escape(foot)}</footer></main></body></html>\n",
+        f"<style>{STYLE}{charts.STYLE}</style></head>\n<body><main><header><h1>{escape(title)}</h1>{opening}"
+        "</header>\n" + "\n".join(sections) + f"\n<footer>{escape(foot)}</footer></main></body></html>\n",
     )
 
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--text:#1c2128;--quiet:#636b76;--line:#e2e5e9;--card:#f6f7f8;
---good:#e3f4e8;--good-edge:#2f9e55;--bad:#fdeceb;--bad-edge:#d1382c;
---c0:#0b6bcb;--c1:#d9480f;--c2:#2b8a3e;--c3:#9c36b5;--c4:#b07d00;--c5:#0b7285}
+--good:#e3f4e8;--good-edge:#2f9e55;--bad:#fdeceb;--bad-edge:#d1382c}
 @media(prefers-color-scheme:dark){:root{--page:#14171b;--text:#e4e7eb;--quiet:#98a1ac;--line:#2d333b;--card:#1c2026;
---good:#16301f;--good-edge:#3fb968;--bad:#3a1b19;--bad-edge:#f2675c;
---c0:#5aa9f7;--c1:#ff8f59;--c2:#5fce7c;--c3:#d58bea;--c4:#e3b341;--c5:#4fc3d9}}
+--good:#16301f;--good-edge:#3fb968;--bad:#3a1b19;--bad-edge:#f2675c}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--text);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
@@ -369,31 +330,19 @@ background:var(--good);font-size:1.05rem;max-width:none}
 table{border-collapse:collapse;width:100%;margin:10px 0;font-variant-numeric:tabular-nums}
 caption{caption-side:bottom;text-align:left;font-size:.85rem;padding-top:10px}
 th,td{padding:9px 14px;border-bottom:1px solid var(--line);text-align:left}th,.number{white-space:nowrap}
-.number{text-align:right}
+.number{text-align:right}.number small{display:block;color:var(--quiet);font-weight:400}
 thead th{font-size:.85rem;font-weight:600;color:var(--quiet);border-bottom-width:2px}
 th:first-child{padding-left:2px}
 tbody th{font-weight:600;position:sticky;left:0;background:var(--page)}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:28px 34px;margin:14px 0}
-.chart svg{display:block;width:100%;height:auto;margin:6px 0 2px}
-.chart text{fill:var(--quiet);font-size:11px}
-.chart figcaption,.examples figcaption,.video figcaption{font-size:.84rem}
-.chart figcaption span{display:inline-block;margin-right:14px;white-space:nowrap}
-.chart figcaption b{color:var(--text);font-weight:600;font-variant-numeric:tabular-nums}
-.chart i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:6px;vertical-align:.25em;
-background:currentColor}
-.chart i.dash{background:none;border-top:2px dashed var(--quiet);border-radius:0}
-.grid{stroke:var(--line)}.curve,.raw{fill:none;stroke:currentColor;stroke-width:2;stroke-linejoin:round}
-.raw{stroke-width:1;opacity:.28}
-circle.curve{fill:currentColor}.level{stroke:var(--quiet);stroke-width:1.5;stroke-dasharray:5 4;fill:none}
-.c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
+.examples figcaption,.video figcaption,.chart figcaption{font-size:.84rem}
 .examples{display:grid;grid-template-columns:repeat(var(--columns),1fr);gap:4px 10px;margin:14px 0}
 .examples h3{grid-column:1/-1;margin-top:14px;color:var(--quiet);font-weight:500}
-figure{margin:0}
+figure{margin:0}.part{margin-top:28px}.part>h3{font-size:1rem}
 .examples img,video{display:block;width:100%;height:auto;border-radius:6px;background:var(--card)}
 .video{max-width:760px}
 .notes{padding-left:1.2em;max-width:86ch;font-size:.92rem}
 .notes li{margin:.35em 0}
-footer{margin-top:48px;padding-top:16px;border-top:1px solid var(--line);font-size:.85rem}a{color:var(--c0)}
+footer{margin-top:48px;padding-top:16px;border-top:1px solid var(--line);font-size:.85rem}a{color:inherit}
 @media(max-width:640px){main{padding:24px 16px 40px}h1{font-size:1.5rem}.examples{grid-template-columns:1fr 1fr}
 th,td{padding:8px 9px}}
 """.strip()

@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from distill import report
 from distill.build import scored_videos
 from distill.config import RunConfig
 from distill.data.clips import Video
-from distill.data.video import open_video
-from distill.evaluate import BASELINES, evaluate
+from distill.evaluate import evaluate, model_maps
+from distill.evaluation.baselines import BASELINES
 from distill.models import load_model
-from distill.predict import overlay
+from distill.reports import page
+from distill.reports.charts import chart_grid
+from distill.reports.scores import side_by_side
 from distill.runfolder import peak_memory_mib
-from distill.saliency import peak_map
-from distill.sliding import slide
 
 METRICS = {"auc_judd": "AUC-J", "nss": "NSS", "cc": "CC", "sim": "SIM", "kldiv": "KL"}
 BEST = {"AUC-J": "high", "NSS": "high", "CC": "high", "SIM": "high", "KL": "low"}
@@ -35,10 +34,10 @@ def score_table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return columns, rows
 
 
-def verdict_of(results: dict[str, Any]) -> report.Verdict:
+def verdict_of(results: dict[str, Any]) -> page.Verdict:
     """Say whether teacher and student beat the centre prior."""
     columns, rows = score_table(results)
-    return report.judge({row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows})
+    return page.judge({row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows})
 
 
 def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, video: Video) -> str:
@@ -55,7 +54,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
     steps = [[name, step["step"], minutes(step["seconds"])] for name, step in results.items() if name != "h"]
     run = results["g"]["result"]
     sections = [
-        report.figures(
+        page.figures(
             [
                 (f"{student['NSS']:.2f}", f"NSS of the student; teacher {teacher['NSS']:.2f}"),
                 (f"{student['CC']:.2f}", f"CC of the student; teacher {teacher['CC']:.2f}"),
@@ -67,45 +66,43 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                 (minutes(seconds), "for all steps"),
             ]
         ),
-        report.section(
+        page.section(
             "Scores and cost",
-            report.table(
+            page.table(
                 columns,
                 rows,
                 best=BEST,
                 caption=f"Mean over {frames_in_words([video])}, none of which was trained on.",
             ),
         ),
-        report.section(
+        page.section(
             "What they look at",
-            report.examples(
-                ["frame and gaze", "ground truth", "teacher", "student"], example_rows(out, config, video)
-            ),
+            page.examples(example_rows(out, config, video)),
             lead="Frames that neither model was trained on. Each dot is where one observer looked.",
         ),
-        report.section(
+        page.section(
             "Learning curves",
-            report.chart_grid(
-                report.learning_curves(
+            chart_grid(
+                page.learning_curves(
                     {"teacher": out / "teacher", "student": out / "student"},
                     {name: {"centre prior": prior[name]} for name in ("nss", "cc")},
                 )
             ),
             lead=f"Validation: {frames_in_words(validation)}. Training terms: faint, each step; bold, their mean.",
         ),
-        report.section(
+        page.section(
             "The exported student, on the whole video",
-            report.video(
+            page.video(
                 out / "overlay.mp4",
                 f"student.onnx in ONNX Runtime: {run['frames']} frames in {minutes(run['seconds'])}, drawing "
                 "included. Most of the video was trained on; the held-out frames are its last part.",
                 page=path,
             ),
         ),
-        report.section("How long it took", report.table(["step", "what it does", "time"], steps)),
-        report.section("How the numbers were made", report.notes(how_made(config, results, parity))),
+        page.section("How long it took", page.table(["step", "what it does", "time"], steps)),
+        page.section("How the numbers were made", page.notes(how_made(config, results, parity))),
     ]
-    report.write_report(
+    page.write_report(
         path,
         title="SalDistill: from gaze to a small student, on one video",
         verdict=verdict_of(results),
@@ -141,33 +138,18 @@ def how_made(config: RunConfig, results: dict[str, Any], parity: float) -> list[
     ]
 
 
-def example_rows(out: Path, config: RunConfig, video: Video, number: int = 5) -> list[tuple[str, list[np.ndarray]]]:
+def example_rows(
+    out: Path, config: RunConfig, video: Video, number: int = 5
+) -> list[tuple[str, list[page.Picture]]]:
     """Return rows of pictures: a frame with its gaze, and the overlays of ground truth, teacher and student."""
-    assert video.truth is not None
     frames = [video.frames[i] for i in np.linspace(0, len(video.frames) - 1, number + 2).astype(int)[1:-1]]
-    maps = {}
-    for name in ("teacher", "student"):
-        model = load_model(out / name)
-        batches = slide(model, video, frames, stride=config.data.stride)
-        maps[name] = [peak_map(one.numpy()) for _, batch in batches for one in batch]
-    pictures = open_video(video.path).read(frames)
-    rows = []
-    for index, frame in enumerate(frames):
-        truth = video.truth.density(frame, video.size)
-        heat = truth / max(float(truth.max()), 1e-12)
-        rows.append(
-            (
-                f"frame {frame + 1}",
-                [
-                    report.mark_points(pictures[index], video.truth.points(frame)),
-                    *(
-                        overlay(pictures[index], one)
-                        for one in (heat, maps["teacher"][index], maps["student"][index])
-                    ),
-                ],
-            )
-        )
-    return rows
+    models = (load_model(out / name) for name in ("teacher", "student"))
+    sources = [model_maps(model, stride=config.data.stride) for model in models]
+    captions = ("frame and gaze", "ground truth", "teacher", "student")
+    return [
+        (f"frame {frame + 1}", list(zip(pictures, captions, strict=True)))
+        for frame, pictures in side_by_side(video, frames, sources, side=400)
+    ]
 
 
 def in_columns(columns: list[str], rows: list[list[Any]], digits: int = 3) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill import report
-from distill.report import Curve, Verdict
+from distill.reports import page as report
+from distill.reports.charts import Curve, chart, chart_grid
+from distill.reports.page import Estimate, Verdict
 
 GOOD = {
     "centre prior": {"NSS": 1.2, "CC": 0.30},
@@ -47,8 +48,8 @@ def page(tmp_path: Path) -> str:
         sections=[
             report.figures([("2.70", "NSS")]),
             report.section("Scores", report.table(["model", "NSS"], [["teacher", 2.875], ["student", 2.125]])),
-            report.section("Frames", report.examples(["frame", "truth"], [("frame 7", [frame, frame])])),
-            report.chart_grid(report.learning_curves(runs, {"nss": {"centre prior": 1.25}})),
+            report.section("Frames", report.examples([("frame 7", [(frame, "gaze"), (frame, "truth")])])),
+            chart_grid(report.learning_curves(runs, {"nss": {"centre prior": 1.25}})),
             report.video(clip, "the exported student", page=path),
             report.notes(["resized bicubically"]),
         ],
@@ -73,6 +74,7 @@ def test_the_page_holds_what_was_given(page: str) -> None:
         "2.875",
         "2.125",
         "frame 7",
+        "gaze",
         "the exported student",
         "resized bicubically",
         "made by a test",
@@ -80,6 +82,7 @@ def test_the_page_holds_what_was_given(page: str) -> None:
         assert text in page
     assert "prefers-color-scheme:dark" in page
     assert 'name="viewport"' in page
+    assert "--c0:" in page
     assert base64.b64encode(b"not really a video").decode() in page
 
 
@@ -89,7 +92,7 @@ def test_learning_curves_show_every_run_score_and_term(page: str) -> None:
     assert "validation CC" in page
     assert "teacher: training terms" in page
     assert "truth, kldiv" in page
-    assert page.count('class="level"') == 1  # the centre prior stands in the NSS chart alone
+    assert page.count('<polyline class="level"') == 1  # the centre prior stands in the NSS chart alone
     assert "centre prior <b>1.25</b>" in page
 
 
@@ -112,7 +115,7 @@ def test_a_model_below_the_centre_prior_is_said_first(tmp_path: Path, row: str, 
     scores[row][score] = value
     verdict = report.judge(scores)
     assert not verdict.good
-    assert f"the {row}'s {score} is {value:.3f}" in verdict.sentence
+    assert f"{row} has {score} {value:.3f} against" in verdict.sentence
     assert "beat" not in verdict.sentence
     path = tmp_path / "report.html"
     report.write_report(path, title="T", verdict=verdict, sections=[])
@@ -126,7 +129,7 @@ def test_a_tie_does_not_count_as_beaten() -> None:
 def test_a_single_model_reads_as_a_sentence() -> None:
     verdict = report.judge({"centre prior": GOOD["centre prior"], "student": GOOD["student"]})
     assert verdict == Verdict(
-        "The student beats the centre prior: NSS 2.700 (student) against 1.200; CC 0.570 (student) against 0.300.",
+        "Student beats the centre prior: NSS 2.700 (student) against 1.200; CC 0.570 (student) against 0.300.",
         good=True,
     )
 
@@ -148,7 +151,8 @@ def test_text_is_escaped() -> None:
         report.section(evil, lead=evil),
         report.notes([evil]),
         report.figures([(evil, evil)]),
-        report.chart(evil, [Curve(evil, [1.0], [1.0])]),
+        report.part(evil, ""),
+        chart(evil, [Curve(evil, [1.0], [1.0])], x=evil, y=evil, levels={evil: 1.0}),
     ]
     assert all("<script>" not in part for part in parts)
     assert all("&lt;script&gt;&amp;" in part for part in parts)
@@ -162,25 +166,6 @@ def test_a_large_video_is_linked_beside_the_page(tmp_path: Path, monkeypatch: py
     html = report.video(clip, "caption", page=tmp_path / "pages" / "report.html")
     assert 'href="../videos/my%20clip.mp4"' in html
     assert "base64" not in html
-
-
-@pytest.mark.parametrize(
-    ("steps", "values"),
-    [([1, 2, 3], [5.0, 5.0, 5.0]), ([1], [0.0]), ([0, 1], [-1e-9, 1e-9]), ([1, 2], [1e6, -1e6])],
-)
-def test_a_chart_stays_inside_its_frame(steps: list[float], values: list[float]) -> None:
-    html = report.chart("t", [Curve("c", steps, values, smooth=True)])
-    pairs = re.findall(r"([-\d.]+),([-\d.]+)", " ".join(re.findall(r'points="([^"]+)"', html)))
-    circles = re.findall(r'cx="([-\d.]+)" cy="([-\d.]+)"', html)
-    assert pairs or circles
-    for x, y in pairs + circles:
-        assert 0 <= float(x) <= 440
-        assert 0 <= float(y) <= 236
-
-
-def test_a_smoothed_curve_is_as_long_as_its_values_and_keeps_a_constant() -> None:
-    assert report._running_mean([2.0] * 7) == [2.0] * 7
-    assert report._running_mean([0.0, 3.0, 0.0]) == [1.5, 1.0, 1.5]
 
 
 def test_series_passes_over_what_is_no_number() -> None:
@@ -202,8 +187,26 @@ def test_points_are_drawn_where_they_are() -> None:
     assert not frame.any()
 
 
-def test_pictures_are_shrunk_never_grown() -> None:
-    small, large = np.zeros((10, 20, 3), np.uint8), np.zeros((300, 800, 3), np.uint8)
-    for picture, width in ((small, 20), (large, 400)):
-        data = report.picture_uri(picture, 400).removeprefix("data:image/jpeg;base64,")
-        assert Image.open(BytesIO(base64.b64decode(data))).width == width
+@pytest.mark.parametrize(
+    ("size", "shown"), [((10, 20), (10, 20)), ((300, 800), (150, 400)), ((800, 300), (400, 150))]
+)
+def test_pictures_are_shrunk_by_their_longer_side_never_grown(
+    size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    data = report.picture_uri(np.zeros((*size, 3), np.uint8), 400).removeprefix("data:image/jpeg;base64,")
+    assert Image.open(BytesIO(base64.b64decode(data))).size == shown[::-1]
+    assert report.fit(size, 400) == shown
+
+
+def test_an_estimate_shows_its_interval_and_can_be_the_best() -> None:
+    rows = [["a", Estimate(1.0, (0.5, 1.5))], ["b", Estimate(2.0, (float("nan"), float("nan")))]]
+    html = report.table(["model", "NSS"], rows, best={"NSS": "high"})
+    assert "1.000<small>0.500 to 1.500</small>" in html
+    assert "<b>2.000</b></td>" in html
+
+
+def test_a_page_may_have_no_verdict(tmp_path: Path) -> None:
+    report.write_report(tmp_path / "r.html", title="T", verdict=None, sections=[], lead="led")
+    body = (tmp_path / "r.html").read_text().split("<body>")[1]
+    assert "verdict" not in body
+    assert '<p class="lead">led</p>' in body

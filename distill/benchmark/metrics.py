@@ -1,0 +1,316 @@
+"""What the metrics cost: map by map, over a video at once, and by the textbook's loop over thresholds.
+
+    saldistill benchmark --of metrics [--json FILE]
+
+Everything is measured on one core, in processor time, in a process of its own, in which the libraries that NumPy
+computes with are told to start no threads.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.ndimage import gaussian_filter
+
+from distill.benchmark.rows import Benchmark, interleave
+from distill.errors import UserError
+from distill.evaluation.scoring import score_frames
+from distill.imresize import imresize
+from distill.metrics import JITTER, METRICS, TITLES, TRUTHS
+
+SIZE = (360, 640)
+"""Of the ground truth."""
+
+PREDICTIONS = (SIZE, (224, 384), (112, 192))
+"""Sizes of predictions: the ground truth's, and those of networks."""
+
+FIXATIONS = 150
+"""Fixations in a frame; the negatives of the shuffled AUC are those of ten others."""
+
+FRAMES = 16
+"""Frames of the video: about what an evaluation scores in one go."""
+
+FIVE = ("auc_judd", "nss", "cc", "sim", "kldiv")
+"""The metrics that need nothing but the frame's own ground truth."""
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+    "1",
+)
+"""What keeps OpenBLAS, MKL, BLIS and Accelerate to one thread; they read it when they are loaded."""
+
+COLUMNS = {
+    "metrics": ("metrics", "{}"),
+    "path": ("path", "{}"),
+    "prediction": ("prediction", "{}"),
+    "milliseconds": ("ms/frame", "{:.3f}"),
+    "p99": ("p99", "{:.3f}"),
+    "frames_per_second": ("frames/s", "{:.0f}"),
+    "memory_mb": ("memory MB", "{:.1f}"),
+    "speed": ("speed", "{:.2f}x"),
+    "against": ("that of", "{}"),
+}
+"""Key of a row -> its head and form in the table."""
+
+PROGRAM = "import sys; from distill.benchmark.metrics import _report; _report(sys.argv[1])"
+
+Frames = dict[str, list[np.ndarray]]
+"""Ground truth of a video: n arrays (h, w) by the name of a metric's argument."""
+
+
+def benchmark_metrics(
+    rounds: int = 5,
+    *,
+    frames: int = FRAMES,
+    size: tuple[int, int] = SIZE,
+    predictions: Sequence[tuple[int, int]] = PREDICTIONS,
+    fixations: int = FIXATIONS,
+    progress: bool = True,
+) -> Benchmark:
+    """Measure the metrics on made-up frames, on one core.
+
+    Args:
+        rounds: interleaved rounds.
+        frames: of the video that a call scores.
+        size: (height, width) of the ground truth.
+        predictions: (h', w') of the predictions, one or several.
+        fixations: how many a frame has.
+        progress: show a bar.
+
+    Returns:
+        One row a size of the predictions, a set of metrics and a path (the textbook's loop, one by one with the
+        functions of `distill.metrics`, batched with `distill.evaluation.scoring`). A row has `milliseconds` (median
+        a frame), `p99`, `frames_per_second`, `memory_mb` (the most that a call holds beyond its input), `calls`,
+        and where there is something to compare with `speed`, in that of the row of the path `against`. The setting
+        has under
+        `ratios`, by size of the predictions, the three by which the metrics are judged: `textbook_over_auc_judd`,
+        `one_by_one_over_batched` (of AUC-J + NSS + CC + SIM + KL; both are times, more is faster), and
+        `shuffled_over_the_rest` (the time of the shuffled AUC in that of those five, both batched; less is faster).
+
+    Raises:
+        UserError: a number below 1.
+    """
+    if min(rounds, frames, fixations, *size) < 1 or not predictions:
+        raise UserError(
+            f"rounds, frames, fixations and sizes must be at least 1: {rounds}, {frames}, {fixations}, {size}"
+        )
+    case = {
+        "rounds": rounds,
+        "frames": frames,
+        "size": size,
+        "predictions": predictions,
+        "fixations": fixations,
+        "progress": progress,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(case)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)},
+        check=True,
+    )
+    rows, ratios = json.loads(done.stdout)
+    setting = {
+        "device": f"cpu ({platform.machine()})",
+        "threads": 1,
+        "clock": "processor time",
+        "rounds": rounds,
+        "frames": frames,
+        "size": list(size),
+        "fixations": fixations,
+        "memory": "the most that a call holds beyond its input",
+        "ratios": ratios,
+        "numpy": np.__version__,
+        "cpus": os.cpu_count(),
+    }
+    notes = [
+        f"{setting['device']}, one thread, its processor time; {rounds} rounds, {frames} frames of {_name(size)} "
+        f"with {fixations} fixations; memory: {setting['memory']}"
+    ]
+    notes += [
+        f"{prediction}: AUC-J {one['textbook_over_auc_judd']:.1f} times as fast as the textbook's loop; the five "
+        f"{one['one_by_one_over_batched']:.1f} times as fast batched as one by one; the shuffled AUC costs "
+        f"{one['shuffled_over_the_rest']:.2f} times the five"
+        for prediction, one in ratios.items()
+    ]
+    return Benchmark(rows, COLUMNS, setting, notes)
+
+
+def _report(arguments: str) -> None:
+    """Measure in this process, and print rows and ratios as JSON."""
+    print(json.dumps(_measure(**json.loads(arguments))))
+
+
+class _Case(NamedTuple):
+    """What one row measures; `against` is the path, of the same metrics, that it is compared with."""
+
+    metrics: str
+    path: str
+    prediction: str
+    run: Callable[[], object]
+    against: str | None = None
+
+
+def _measure(
+    *,
+    rounds: int,
+    frames: int,
+    size: tuple[int, int],
+    predictions: Sequence[tuple[int, int]],
+    fixations: int,
+    progress: bool,
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """Return the rows, and the ratios by size of the predictions."""
+    maps, truth = make_frames(frames, size, fixations)
+    cases = [
+        case
+        for prediction in predictions
+        for case in _cases([imresize(each, tuple(prediction)).astype(np.float32) for each in maps], truth)
+    ]
+    times = interleave([_timed(case.run) for case in cases], rounds, progress=progress)
+    rows: list[dict[str, Any]] = []
+    for case, seconds in zip(cases, times, strict=True):
+        each = np.array(seconds) * 1000 / frames
+        rows.append(
+            {
+                "metrics": case.metrics,
+                "path": case.path,
+                "prediction": case.prediction,
+                "milliseconds": float(np.median(each)),
+                "p99": float(np.percentile(each, 99)),
+                "frames_per_second": float(1000 / np.median(each)),
+                "memory_mb": _memory(case.run),
+                "against": case.against,
+                "calls": len(seconds),
+            }
+        )
+    cost = {(row["prediction"], row["metrics"], row["path"]): row["milliseconds"] for row in rows}
+    for row in rows:
+        other = cost.get((row["prediction"], row["metrics"], row["against"]))
+        row["speed"] = other / row["milliseconds"] if other else None
+    ratios = {}
+    for prediction in dict.fromkeys(case.prediction for case in cases):
+        loop, judd = (cost[prediction, "AUC-J", path] for path in ("textbook loop", "one by one"))
+        single, batched = (cost[prediction, _title(FIVE), path] for path in ("one by one", "batched"))
+        ratios[prediction] = {
+            "textbook_over_auc_judd": loop / judd,
+            "one_by_one_over_batched": single / batched,
+            "shuffled_over_the_rest": cost[prediction, "sAUC", "batched"] / batched,
+        }
+    return rows, ratios
+
+
+def _cases(maps: list[np.ndarray], truth: Frames) -> list[_Case]:
+    """Return what is measured on predictions of one size."""
+    prediction = _name(maps[0].shape)
+
+    def textbook() -> list[float]:
+        return [textbook_auc_judd(*each) for each in zip(maps, truth["fixations"], strict=True)]
+
+    def one_by_one(*metrics: str) -> Callable[[], object]:
+        return lambda: [
+            METRICS[metric](each, *(truth[kind][i] for kind in TRUTHS[metric]))
+            for i, each in enumerate(maps)
+            for metric in metrics
+        ]
+
+    def batched(*metrics: str) -> Callable[[], object]:
+        return lambda: score_frames(metrics, maps, truth, seeds=range(len(maps)))
+
+    cases = [_Case("AUC-J", "textbook loop", prediction, textbook)]
+    for metrics, against in ((("auc_judd",), "textbook loop"), (FIVE, None), (("auc_shuffled",), None)):
+        cases.append(_Case(_title(metrics), "one by one", prediction, one_by_one(*metrics), against))
+        cases.append(_Case(_title(metrics), "batched", prediction, batched(*metrics), against or "one by one"))
+    return [*cases, _Case("all eight", "batched", prediction, batched(*METRICS))]
+
+
+def textbook_auc_judd(saliency: ArrayLike, fixations: np.ndarray, *, seed: int | None = 0) -> float:
+    """AUC-Judd as the textbook has it, with a loop over thresholds: what `auc_judd` is checked against.
+
+    Args:
+        saliency: (h', w'), the prediction.
+        fixations: (h, w), binary or counts, one fixation at least.
+        seed: of the jitter; none if None, which is right for a map without ties only.
+    """
+    values = imresize(saliency, fixations.shape)
+    if seed is not None:
+        values = values + np.random.default_rng(seed).random(values.shape) * JITTER
+    values = (values - values.min()) / (values.max() - values.min())
+    thresholds = np.sort(values[fixations > 0])[::-1]
+    count = len(thresholds)
+    true, false = np.zeros(count + 2), np.zeros(count + 2)
+    true[-1] = false[-1] = 1
+    for i, threshold in enumerate(thresholds, start=1):
+        above = (values >= threshold).sum()
+        true[i] = i / count
+        false[i] = (above - i) / (values.size - count)
+    return float(np.trapezoid(true, false))
+
+
+def make_frames(
+    frames: int, size: Sequence[int], fixations: int, *, seed: int = 0
+) -> tuple[list[np.ndarray], Frames]:
+    """Make up predictions (h, w) float32 with a peak of 1, and ground truth in the types that data sets give it.
+
+    People look around three places of a frame; the prediction knows two of them, and has clutter.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = size
+    blur = 12.74 * width / 640
+
+    def look(centres: np.ndarray) -> np.ndarray:
+        points = centres[rng.integers(len(centres), size=fixations)] + rng.normal(0, width / 15, (fixations, 2))
+        counts = np.zeros((height, width), dtype=np.float32)
+        np.add.at(counts, tuple(points.astype(np.int64).clip(0, (height - 1, width - 1)).T), 1)
+        return counts
+
+    places = rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (frames, 3, 2))
+    truth: Frames = {"fixations": [look(centres) for centres in places]}
+    truth["density"] = [gaussian_filter(counts, blur, truncate=8) for counts in truth["fixations"]]
+    truth["density"] = [density / density.sum() for density in truth["density"]]
+    elsewhere = rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (10, 3, 2))
+    negatives = np.sum([look(centres) for centres in elsewhere], axis=0) > 0
+    truth["other_fixations"] = [negatives] * frames
+    truth["baseline"] = [gaussian_filter(negatives.astype(np.float32), 2 * blur)] * frames
+    maps = []
+    for centres in places:
+        clutter = gaussian_filter(rng.random((height, width)), blur)
+        guess = gaussian_filter(look(centres[:2]), 2 * blur)
+        guess = guess / guess.max() + (clutter - clutter.min()) / (clutter.max() - clutter.min()) / 4
+        maps.append((guess / guess.max()).astype(np.float32))
+    return maps, truth
+
+
+def _timed(run: Callable[[], object]) -> Callable[[], float]:
+    def timed() -> float:
+        started = time.process_time()  # of one thread: what others do on the core meanwhile is not counted
+        run()
+        return time.process_time() - started
+
+    return timed
+
+
+def _memory(run: Callable[[], object]) -> float:
+    """Return the most megabytes that a call holds at a time; NumPy reports its arrays to tracemalloc."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def _title(metrics: Sequence[str]) -> str:
+    return " + ".join(TITLES[metric] for metric in metrics)
+
+
+def _name(size: Sequence[int]) -> str:
+    return "{}x{}".format(*size)

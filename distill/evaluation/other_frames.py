@@ -1,0 +1,99 @@
+"""The gaze on other frames of the data set: the negatives of shuffled AUC, and a mean map as a baseline.
+
+People look at the middle of most frames. Who is scored against the fixations of other frames gets no credit for
+that: not for predicting them (shuffled AUC), nor for predicting their density (information gain over the mean map).
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill import saliency
+from distill.data.clips import Video
+from distill.data.truth import rescale
+
+POOL = 1000
+"""Frames whose gaze is kept, drawn from all frames in use: enough for a mean map, and quickly read."""
+
+UNION = 10
+"""How many other frames give a frame's negatives, as in Borji's and the benchmarks' code."""
+
+MEAN_MAP_SHRINK = 4
+"""The mean map is made at a quarter of the frame's sides: it is smooth, and one is made for every few frames."""
+
+
+@dataclass(frozen=True)
+class OtherFrames:
+    """A pool of frames with their gaze.
+
+    Attributes:
+        recordings: what each frame's video was cut from.
+        names: (video, frame) of each.
+        points: (K, 2) of each: its fixations in pixels, and the (height, width) that these are of.
+        seed: of the draws from the pool.
+    """
+
+    recordings: np.ndarray
+    names: list[tuple[str, int]]
+    points: list[tuple[np.ndarray, tuple[int, int]]]
+    seed: int
+
+    def fixations(self, video: Video, frame: int) -> np.ndarray:
+        """Return the union (h, w) of the fixations of 10 random other frames, at the video's size, 0 or 1.
+
+        The draw depends on nothing but the pool, the seed, and the video's and the frame's name.
+        """
+        others = self._others(video, frame)
+        random = np.random.default_rng([self.seed, zlib.crc32(video.name.encode()), frame])
+        drawn = random.permutation(others)[:UNION]
+        return (saliency.fixation_map(self._pixels(drawn, video.size), video.size) > 0).astype(np.float32)
+
+    def mean_map(self, video: Video) -> np.ndarray:
+        """Return the mean map (h', w'), a quarter of the video's size, of the gaze of all other recordings.
+
+        Their fixations are counted and blurred as densities are, without a unit; zero where there is no fixation.
+        """
+        from scipy.ndimage import gaussian_filter  # here, since it takes long to import
+
+        size = video.size
+        small = (max(1, size[0] // MEAN_MAP_SHRINK), max(1, size[1] // MEAN_MAP_SHRINK))
+        counts = saliency.fixation_map(self._pixels(self._others(video, None), size), size, small)
+        blurred: np.ndarray = gaussian_filter(counts, saliency.sigma_for(small[1]), mode="reflect")
+        return blurred
+
+    def _others(self, video: Video, frame: int | None) -> np.ndarray:
+        """Return the places in the pool of other recordings' frames; of a single recording, of its other frames."""
+        others = np.flatnonzero(self.recordings != recording_of(video))
+        if len(others):
+            return others
+        return np.array([place for place, name in enumerate(self.names) if name != (video.name, frame)], dtype=int)
+
+    def _pixels(self, places: Sequence[int] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the fixations (K, 2) of frames of the pool in pixels of a frame of another size."""
+        moved = [rescale(points, own, size) for points, own in (self.points[place] for place in places)]
+        return np.concatenate([np.zeros((0, 2)), *moved])
+
+
+def draw_other_frames(videos: Sequence[Video], *, seed: int = 0, count: int = POOL) -> OtherFrames:
+    """Draw a pool from all frames in use of videos with ground truth; each is as likely as any other."""
+    videos = [video for video in videos if video.truth is not None]
+    ends = np.cumsum([len(video.frames) for video in videos])
+    total = int(ends[-1]) if len(videos) else 0
+    drawn = np.sort(np.random.default_rng([seed, 0]).choice(total, min(count, total), replace=False))
+    names, recordings, points = [], [], []
+    for place in drawn.tolist():
+        index = int(np.searchsorted(ends, place, side="right"))
+        video = videos[index]
+        frame = int(video.frames[place - int(ends[index] - len(video.frames))])
+        assert video.truth is not None
+        names.append((video.name, frame))
+        recordings.append(recording_of(video))
+        points.append((video.truth.points(frame).astype(np.int32), video.size))
+    return OtherFrames(np.array(recordings, dtype=object), names, points, seed)
+
+
+def recording_of(video: Video) -> str:
+    """Return the name of what a video was cut from, its own where nothing is known, unique over data sets."""
+    return f"{video.dataset}/{video.recording or video.name}"

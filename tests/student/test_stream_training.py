@@ -1,0 +1,74 @@
+"""The streaming student in the one training loop: every frame of a clip has its own truth and its own target."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import config
+
+from distill import build
+from distill.data.clips import ClipSpec, Window
+from distill.jobs import build_store
+from distill.models import create_model, load_model, save_model
+from distill.runlog import read_log
+from distill.targets.store import TargetStore
+from distill.train import train
+
+STUDENT = {"name": "student/stream", "variant": "micro"}
+LOSSES = [{"name": "kldiv"}, {"name": "cc"}, {"name": "kldiv", "against": "teacher"}]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The maps of a teacher that judges a clip's last frame alone: a run's section on it."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(1)
+    save_model(create_model("teacher/salfom", variant="micro"), folder / "teacher.safetensors")
+    section = {
+        "source": "cached",
+        "model": str(folder / "teacher.safetensors"),
+        "store": str(folder / "store"),
+        "views": ["plain", "flipped"],
+    }
+    build_store(config(folder / "run", model=STUDENT, losses=LOSSES, teacher=section))
+    return section
+
+
+def test_every_frame_has_its_own_cached_target(store: dict[str, Any], tmp_path: Path) -> None:
+    run = config(tmp_path / "run", model=STUDENT, losses=LOSSES, teacher=store)
+    sources = build.training_sources(run.data)
+    spec = ClipSpec.of(create_model(**STUDENT))
+    teacher = build.build_teacher(run, sources, spec, torch.device("cpu"))
+    assert teacher is not None
+    [video, *_] = sources[0].videos
+    maps = teacher.reader(Window(video, 9))["teacher_map"]
+    kept = TargetStore.open(store["store"])
+    assert len(maps) == 5
+    for found, frame in zip(maps, (5, 6, 7, 8, 9), strict=True):
+        assert torch.equal(found, torch.from_numpy(kept.read(video.name, frame, "plain")))
+
+
+@pytest.mark.parametrize("targets", ["all", "last"])
+def test_it_is_distilled_by_the_one_loop(targets: str, store: dict[str, Any], tmp_path: Path) -> None:
+    out = train(
+        config(
+            tmp_path / "run",
+            model=STUDENT | {"arguments": {"targets": targets}},
+            losses=LOSSES,
+            teacher=store,
+            training={"steps": 12, "batch_size": 2, "clip_norm": 1.0},
+            schedule={"warmup_steps": 0},
+        )
+    )
+    log = [line["terms"] for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
+    assert set(log[0]) == {"truth/kldiv", "truth/cc", "teacher/kldiv"}
+    for term in ("truth/kldiv", "teacher/kldiv"):
+        first, last = (math.fsum(line[term] for line in part) / 4 for part in (log[:4], log[-4:]))
+        assert last < first
+    model = load_model(out)
+    assert model.target_frames == ((0, 1, 2, 3, 4) if targets == "all" else (4,))
+    with torch.no_grad():
+        maps, _ = model.step(torch.rand(1, 3, *model.size), model.initial_state())
+    assert maps.isfinite().all()
