@@ -276,7 +276,7 @@ def benchmark_reader(arguments: Arguments) -> "Benchmark":
 
     if len(arguments.subjects) != 1:
         raise UserError(
-            "benchmark --of reader: name one video file to read, such as saldistill benchmark --of reader VIDEO.mp4"
+            "benchmark --of data: name one video file to read, such as saldistill benchmark --of data VIDEO.mp4"
         )
     return run(arguments.subjects[0], rounds=arguments.rounds)
 
@@ -311,7 +311,7 @@ def benchmark_cache(arguments: Arguments) -> "Tables":
 BENCHMARKS: dict[str, Callable[[Arguments], "Benchmark | Tables"]] = {
     "models": benchmark_models,
     "metrics": benchmark_metrics,
-    "reader": benchmark_reader,
+    "data": benchmark_reader,
     "cache": benchmark_cache,
 }
 """What `benchmark --of` takes."""

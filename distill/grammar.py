@@ -406,7 +406,7 @@ def add_benchmark(verbs: Any) -> None:
         "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
         "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
         "saldistill benchmark --of metrics",
-        "saldistill benchmark --of reader VIDEO.mp4",
+        "saldistill benchmark --of data VIDEO.mp4",
         "saldistill benchmark --of cache runs/demo/teacher",
         "saldistill benchmark --of cache configs/distill/demo.yaml --json cache.json",
     )
@@ -414,11 +414,11 @@ def add_benchmark(verbs: Any) -> None:
         "subjects",
         nargs="*",
         metavar="MODEL",
-        help="what to measure (see: saldistill --help); of a reader the video, of a cache the teacher or a CONFIG",
+        help="what to measure (see: saldistill --help); of data a video, of a cache the teacher or a CONFIG",
     )
     verb.add_argument(
         "--of",
-        choices=["models", "metrics", "reader", "cache"],
+        choices=["models", "data", "metrics", "cache"],
         default="models",
         help="what is measured (default: %(default)s)",
     )

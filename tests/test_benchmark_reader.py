@@ -35,7 +35,7 @@ def moving(tmp_path_factory):
 def small(monkeypatch):
     """A benchmark of a moment."""
     monkeypatch.setattr(module, "SIZES", ((24, 32),))
-    monkeypatch.setattr(module, "CLIPS", 1)
+    monkeypatch.setattr(module, "BATCH_SIZE", 1)
     monkeypatch.setattr(module, "BATCHES", 1)
     monkeypatch.setattr("distill.benchmark.rows.ROUND_SECONDS", 0)
 
@@ -133,7 +133,7 @@ def test_memory_is_of_the_work_alone():
     ],
 )
 def test_mistakes_are_one_sentence(subjects, says, capsys):
-    assert main(["benchmark", "--of", "reader", *subjects]) == 2
+    assert main(["benchmark", "--of", "data", *subjects]) == 2
     assert says in capsys.readouterr().err
 
 
@@ -147,7 +147,7 @@ def test_a_video_shorter_than_a_clip_is_refused(tmp_path):
 def test_the_command_prints_a_table_and_writes_json(moving, small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "growth", lambda *case: 12.3)
     out = tmp_path / "reader.json"
-    assert main(["benchmark", "--of", "reader", str(moving), "--rounds", "1", "--json", str(out)]) == 0
+    assert main(["benchmark", "--of", "data", str(moving), "--rounds", "1", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "frames/s" in printed
     assert "bar.mp4 (48x64), 20 frames" in printed

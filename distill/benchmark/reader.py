@@ -1,6 +1,6 @@
 """What reading clips costs: this project's reader beside the field's habit and OpenCV, in one run.
 
-    saldistill benchmark --of reader VIDEO [--json FILE]
+    saldistill benchmark --of data VIDEO [--json FILE]
 
 The habit is a folder of PNG frames, made beforehand, of which each is opened and scaled by Pillow. OpenCV seeks in
 the video, decodes and scales. All read the same random clips, each in one thread. The loader is measured as a
@@ -38,7 +38,7 @@ Read = Callable[[Sequence[int], tuple[int, int]], np.ndarray]
 """Frames, 0-based and increasing, and a size (H, W) -> (n, H, W, 3) uint8 RGB."""
 
 SIZES = ((224, 224), (224, 384))
-"""Of the clips: THTD-Net's and SalFoM's, and TinyHD's shape."""
+"""Of the clips: what SalFoM takes, and THTD-Net."""
 
 LENGTH = 16
 """Frames of a clip."""
@@ -46,11 +46,12 @@ LENGTH = 16
 FRAMES = 320
 """The first so many frames of the video are read: as PNG files, a whole one could fill the disk."""
 
-CLIPS = 4
-"""Clips of a timed call of a reader."""
+BATCH_SIZE = 4
+"""Clips of a loader's batch."""
 
 BATCHES = 4
-"""Batches of so many clips in a timed call of a loader."""
+"""Batches of a timed call of a loader. (A reader's call is one clip: where other work shares the processors, long
+calls would lose more to it than short ones.)"""
 
 HABIT = "PNG files, Pillow"
 
@@ -81,7 +82,7 @@ def benchmark(video: str | Path, *, rounds: int = 5, memory: bool = True, progre
     Returns:
         For each size a row a reader, and a row a loader with one worker, without augmentation and with it. A row
         has `reader`, `size`, `clips_per_second`, `frames_per_second` and `milliseconds` a clip (of the median call,
-        4 clips of a reader and 16 of a loader), `ratio` (clips a second against the habit's at that size),
+        one clip of a reader and 16 of a loader), `ratio` (clips a second against the habit's at that size),
         `memory_mb` (by how much a fresh process's peak of resident memory grows while it reads 16 clips, or a
         loader's worker with the frames that it keeps) and `clips`, how many were timed. OpenCV is left out where it
         is not installed or does not open the file; a note says so.
@@ -110,10 +111,10 @@ def benchmark(video: str | Path, *, rounds: int = 5, memory: bool = True, progre
         cases: list[tuple[str, tuple[int, int], Callable[[], float], int, tuple[Any, ...]]] = []
         for each in SIZES:
             for name, read in readers.items():
-                cases.append((name, each, _reading(read, used, each), CLIPS, (str(path), folder, name)))
+                cases.append((name, each, _reading(read, used, each), 1, (str(path), folder, name)))
             for name in LOADERS:
                 call = _loading(whole, each, name)
-                cases.append((name, each, call, BATCHES * CLIPS, (str(path), folder, name)))
+                cases.append((name, each, call, BATCHES * BATCH_SIZE, (str(path), folder, name)))
         times = interleave([call for _, _, call, _, _ in cases], rounds, progress=progress)
         rows = []
         for (name, each, _, number, subject), seconds in zip(cases, times, strict=True):
@@ -145,7 +146,8 @@ def benchmark(video: str | Path, *, rounds: int = 5, memory: bool = True, progre
     notes = [
         "{video} ({video_size}), {frames} frames, random clips of {clip_frames} frames, {rounds} rounds, "
         "{cpus} CPUs".format(**setting),
-        "a reader has one thread and no memory of frames; memory: growth of a fresh process's peak resident memory",
+        "x habit: clips a second against the PNG files'; one thread; a loader also stacks and hands over",
+        "memory: growth of a fresh process's peak resident memory, with the frames that a loader's worker keeps",
         *missing,
     ]
     return Benchmark(rows, COLUMNS, setting, notes)
@@ -221,14 +223,13 @@ def random_clips(frames: int) -> Iterator[range]:
 
 
 def _reading(read: Read, frames: int, size: tuple[int, int]) -> Callable[[], float]:
-    """Return a function that reads the next few random clips and returns its seconds."""
+    """Return a function that reads the next random clip and returns its seconds."""
     asked = random_clips(frames)
 
     def call() -> float:
-        chosen = [next(asked) for _ in range(CLIPS)]
+        chosen = next(asked)
         started = time.perf_counter()
-        for each in chosen:
-            read(each, size)
+        read(chosen, size)
         return time.perf_counter() - started
 
     return call
@@ -252,7 +253,7 @@ class Unremembered(Dataset[dict[str, Any]]):
 def dataset_of(video: Video, size: tuple[int, int], loader: str) -> ClipDataset:
     """Return the random clips of one video that a loader reads."""
     spec = ClipSpec(LENGTH, size, (LENGTH - 1,), size)
-    return ClipDataset([Source([video], CLIPS)], spec, seed=0, flip=True, **LOADERS[loader])
+    return ClipDataset([Source([video], BATCH_SIZE)], spec, seed=0, flip=True, **LOADERS[loader])
 
 
 def _loading(video: Video, size: tuple[int, int], name: str) -> Callable[[], float]:
@@ -264,7 +265,7 @@ def _loading(video: Video, size: tuple[int, int], name: str) -> Callable[[], flo
 
         def __iter__(self) -> Iterator[list[int]]:
             for _ in range(BATCHES):
-                yield [next(numbers) for _ in range(CLIPS)]
+                yield [next(numbers) for _ in range(BATCH_SIZE)]
 
     loader = make_loader(Unremembered(dataset_of(video, size, name)), Batches(), workers=1)
 
@@ -287,12 +288,12 @@ def read_some(path: str, folder: str, name: str, frames: int, height: int, width
         num_frames, fps, own = open_size(path)
         video = Video("", Path(path), num_frames, fps, own, range(LENGTH - 1, frames), None, "folder")
         dataset = dataset_of(video, size, name)
-        return lambda: [dataset[index] and None for index in range(BATCHES * CLIPS)]
+        return lambda: [dataset[index] and None for index in range(BATCHES * BATCH_SIZE)]
     asked = random_clips(frames)
 
     def work() -> None:
         read = READERS[name](Path(path), Path(folder))
-        for _ in range(BATCHES * CLIPS):
+        for _ in range(BATCHES * BATCH_SIZE):
             read(next(asked), size)
 
     return work
