@@ -1,14 +1,17 @@
 """The sliding window: a model over a video, one map for every asked frame.
 
 `slide` is the one sliding window of the project: prediction, the target cache and evaluation all read their maps
-from it, so that a map is the same whoever asked for it.
+from it, so that a map is the same whoever asked for it. A model of clips computes each window anew; a streaming
+model (one that has `step`) goes on from the state that an earlier window left, as it does on a device.
 """
 
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -98,10 +101,14 @@ def slide(
     next batch is read while this one is computed. Memory holds the frames still in use: with ascending `frames`,
     about (T - 1) * stride + batch_size of them.
 
+    A streaming model's window is the `reach` frames on which a map depends, and each map costs one step for every
+    frame that no window before it had: one where all frames are asked for.
+
     Args:
         model: a network of the project or an exported one: `num_frames`, `size`, `target_frames`, and the call
-            from clip (B, 3, T, H, W) uint8 to log-saliency (B, N, h, w). It runs in evaluation mode and is handed
-            back as it was.
+            from clip (B, 3, T, H, W) uint8 to log-saliency (B, N, h, w); a streaming one has `reach`,
+            `initial_state()` and `step(frame, state)` as `student/stream.py`. It runs in evaluation mode and is
+            handed back as it was.
         video: a video, which is opened here, or a reader of one.
         frames: 0-based frames of the video, each at least 0; the first T - 1 are as good as any (`window_of`).
         stride: how far apart a clip's frames lie in the video: so many frames, or as at a rate ("30fps").
@@ -130,8 +137,11 @@ def slide(
         if not 0 <= frame < reader.num_frames:
             raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
     device = torch.device(device) if device is not None else device_of(model)
-    clip: dict[str, Any] = {"length": model.num_frames, "stride": step, "first_frames": first_frames}
-    windows = [window_of(frame, reader.num_frames, model.target_frames, **clip) for frame in frames]
+    streams = hasattr(model, "step")
+    length, targets = (model.reach, (model.reach - 1,)) if streams else (model.num_frames, model.target_frames)
+    clip: dict[str, Any] = {"length": length, "stride": step, "first_frames": first_frames}
+    windows = [window_of(frame, reader.num_frames, targets, **clip) for frame in frames]
+    memory = Memory(model, math.ceil(step)) if streams else None
     slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
     needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]
     last_use = {source: index for index, need in enumerate(needs) for source in need}
@@ -154,7 +164,12 @@ def slide(
             if fresh is not None:
                 images = torch.from_numpy(fresh).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W)
                 ring.update(zip(arrivals[index], images, strict=True))
-            maps = _maps_of(model, windows[part], ring, flipped=flipped, precision=precision)
+            with torch.inference_mode(), _autocast(device, precision):
+                if memory:
+                    maps = memory.maps_of(windows[part], ring, flipped=flipped)
+                else:
+                    maps = _maps_of(model, windows[part], ring, flipped=flipped)
+            maps = maps.clone()  # a normal tensor: what is made in inference mode could not be trained against
             if torch.isnan(maps).any():
                 raise UserError(
                     f"the model's maps of frames {frames[part][0] + 1} to {frames[part][-1] + 1} are not numbers "
@@ -166,26 +181,68 @@ def slide(
             yield frames[part], maps
 
 
-def _maps_of(
-    model: Any, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool, precision: str
-) -> Tensor:
+def _maps_of(model: Any, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool) -> Tensor:
     """Compute the log-saliency (n, h, w) of n windows in one call: float32, on the CPU."""
     clips: dict[tuple[int, ...], int] = {}  # the windows' different clips -> their row in the batch
     for window in windows:
         clips.setdefault(window.frames, len(clips))
     sources = sorted({source for clip in clips for source in clip})
     place = {source: row for row, source in enumerate(sources)}
-    with torch.inference_mode():
-        images = torch.stack([ring[source] for source in sources])  # (U, 3, H, W)
-        images = images.flip(-1) if flipped else images
-        rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)
-        batch = images[rows].transpose(1, 2).contiguous()  # (B, T, 3, H, W) -> (B, 3, T, H, W)
-        dtype = PRECISIONS[precision]
-        with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
-            maps = model(batch).float()  # (B, N, h, w)
-        asked = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
-        asked = asked.cpu()
-    return asked.clone()  # a normal tensor: what is made in inference mode could not be trained against
+    images = torch.stack([ring[source] for source in sources])  # (U, 3, H, W)
+    images = images.flip(-1) if flipped else images
+    rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)
+    batch = images[rows].transpose(1, 2).contiguous()  # (B, T, 3, H, W) -> (B, 3, T, H, W)
+    maps = model(batch).float()  # (B, N, h, w)
+    asked: Tensor = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
+    return asked.cpu()
+
+
+class Memory:
+    """What a streaming model remembers of the windows that it has been through.
+
+    A map depends on the frames of its window alone, so any state that has seen all of them but the last few serves:
+    at a stride of 3, for one, that of three frames ago. What is asked for in between changes nothing.
+
+    Args:
+        model: the streaming model.
+        size: windows remembered, the latest: as many as take turns at the stride.
+    """
+
+    def __init__(self, model: Any, size: int) -> None:
+        self.model = model
+        self.known: deque[tuple[tuple[int, ...], Any]] = deque(maxlen=size)
+
+    def maps_of(self, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool) -> Tensor:
+        """Compute the log-saliency (n, h, w) of n windows, one after the other: float32, on the CPU."""
+        maps = []
+        for window in windows:
+            state, fresh = self.before(window.frames)
+            for source in fresh:
+                image = ring[source][None]  # (1, 3, H, W)
+                map_, state = self.model.step(image.flip(-1) if flipped else image, state)
+            self.known.append((window.frames, state))
+            maps.append(map_[0, 0].float().cpu())
+        return torch.stack(maps)
+
+    def before(self, window: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+        """Return a state, and the frames of a window that are still to be stepped through: the fewest there can be.
+
+        Nothing but copies of the window's first frame came before the window, as far as its map can tell. So a
+        state from the beginning needs one step for all the copies that the window itself begins with.
+        """
+        first = sum(1 for _ in takewhile(lambda frame: frame == window[0], window)) - 1
+        best, fresh = self.model.initial_state(), len(window) - first
+        for seen, state in self.known:
+            for steps in range(1, fresh):
+                if seen[steps:] == window[:-steps]:
+                    best, fresh = state, steps
+                    break
+        return best, window[-fresh:]
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 @contextmanager
