@@ -200,9 +200,8 @@ def build_teacher(
             )
         for difference in differences:
             log.warning("%s: accepted although %s", section.store, difference)
-        teacher = CachedTeacher(store, spec)
-        flip = config.data.flip and "flipped" in teacher.views
-        teacher.require(videos, ("plain", "flipped") if flip else ("plain",))
+        teacher = CachedTeacher(store, spec, mirror=section.mirror)
+        teacher.require(videos, flip=config.data.flip)
     for fps in sorted({video.fps for source in sources for video in source.videos}):
         check_alignment(teacher.offsets(fps), spec.offsets(fps))
     return teacher
@@ -214,7 +213,8 @@ def build_clips(
     """Return the training clips, with what the teacher needs beside each.
 
     A mirrored clip's teacher map is not the mirrored map of the clip, so clips are mirrored only when the teacher
-    can judge the mirrored view itself. Crops and colours are the clip's alone: a teacher sees whole frames.
+    can judge the mirrored view itself, or when `teacher.mirror` says that the one may stand for the other. Crops
+    and colours are the clip's alone: a teacher sees whole frames.
     """
     videos = [video for source in sources for video in source.videos]
     short = [span for video in videos if (span := spec.span(video.fps)) > video.num_frames]
@@ -227,7 +227,7 @@ def build_clips(
         )
     flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
     if config.data.flip and not flip:
-        log.warning("flips are off: the store of targets holds no flipped view (teacher.views)")
+        log.warning("flips are off: the store of targets holds no flipped view (teacher.views, teacher.mirror)")
     crop, colour = config.data.crop, config.data.colour
     return ClipDataset(
         sources,
@@ -237,6 +237,7 @@ def build_clips(
         crop=None if crop is None else Crop(crop.area, crop.stretch),
         colour=None if colour is None else Jitter(colour.brightness, colour.contrast, colour.saturation),
         extras=[] if teacher is None else [teacher.reader],
+        in_memory=config.data.in_memory,
     )
 
 

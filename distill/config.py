@@ -152,6 +152,9 @@ class DataSection(Section):
     colour: ColourSection | None = None
     """Change the colours of the clips, not of what an online teacher sees; off when left out."""
     workers: Annotated[int, Field(ge=0)] = 2
+    in_memory: bool = False
+    """Each worker decodes a video whole when it first needs it, and keeps it: for small data sets. Takes 3 bytes a
+    pixel and frame, at the model's size, or at the videos' own with crops, in each worker."""
 
     @field_validator("stride", mode="before")
     @classmethod
@@ -175,6 +178,9 @@ class TeacherSection(Section):
     """The folder of cached maps that `saldistill cache build` makes of this file."""
     codec: str = "log8"
     views: list[Literal["plain", "flipped"]] = ["plain"]
+    mirror: bool = False
+    """Let a mirrored clip learn from the mirrored map of the plain one where the store has no flipped view, as
+    imported maps have none; otherwise such a store turns data.flip off."""
     stride: Stride = 1
     """As data.stride, of the teacher's own clips."""
     batch_size: Count = 8

@@ -84,6 +84,8 @@ class MapReader:
 
     store: TargetStore
     spec: ClipSpec
+    mirror: bool = False
+    """Mirror the plain view's maps in place of reading a mirrored view."""
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
         """Return "teacher_map", float32 (N, h, w).
@@ -91,10 +93,10 @@ class MapReader:
         Raises:
             UserError: a map that is not in the store, or damaged.
         """
-        view = "flipped" if window.flipped else "plain"
+        view = "flipped" if window.flipped and not self.mirror else "plain"
         frames = self.spec.targets(window.end, window.video.fps)
-        maps = np.stack([self.store.read(window.video.name, frame, view) for frame in frames])
-        return {"teacher_map": torch.from_numpy(maps)}
+        maps = torch.from_numpy(np.stack([self.store.read(window.video.name, frame, view) for frame in frames]))
+        return {"teacher_map": maps.flip(-1) if window.flipped and self.mirror else maps}
 
 
 class OnlineTeacher:
@@ -191,14 +193,16 @@ class CachedTeacher:
     Args:
         store: the store, or its folder.
         spec: what the student wants; its target frames are read. When None, those of the store's teacher.
+        mirror: a mirrored clip learns from the plain map, mirrored, where the store has no mirrored view.
     """
 
-    def __init__(self, store: TargetStore | str, spec: ClipSpec | None = None) -> None:
+    def __init__(self, store: TargetStore | str, spec: ClipSpec | None = None, *, mirror: bool = False) -> None:
         self.store = store if isinstance(store, TargetStore) else TargetStore.open(store)
         self.spec = spec or _spec_of(self.store)
         self.offsets = self.spec.offsets
-        self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(self.store, self.spec)
-        self.views: tuple[str, ...] = self.store.plan.views
+        mirror = mirror and "flipped" not in self.store.plan.views
+        self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(self.store, self.spec, mirror)
+        self.views: tuple[str, ...] = ("plain", "flipped") if mirror else self.store.plan.views
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
         """See `Teacher`."""
@@ -208,17 +212,18 @@ class CachedTeacher:
         """See `Teacher`."""
         return lambda: Lesson(self(batch), {})
 
-    def require(self, videos: Sequence[Video], views: Sequence[str] = ("plain",)) -> None:
+    def require(self, videos: Sequence[Video], *, flip: bool = False) -> None:
         """Refuse, before a run starts, a store that lacks a map that the run could ask for.
 
         Args:
             videos: what is trained on.
-            views: "plain", and "flipped" when clips are mirrored.
+            flip: clips are to be mirrored, and will be if the store has the mirrored view.
 
         Raises:
             UserError: naming the first map that is missing, and how many are.
         """
         complete = self.store.complete
+        views = self.store.plan.views if flip else ("plain",)
         missing: list[str] = []
         for video in videos:
             frames = sorted({frame for end in video.frames for frame in self.spec.targets(end, video.fps)})

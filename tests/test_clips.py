@@ -30,8 +30,9 @@ def videos():
     return find_videos("synthetic", "", split="train")
 
 
-def clips(videos, spec=SPEC, *, seed=0, flip=True, per_video=3, extras=()):
-    return Clips([Source(videos, per_video)], spec, seed=seed, flip=flip, extras=extras)
+def clips(videos, spec=SPEC, *, seed=0, flip=True, per_video=3, extras=(), in_memory=False):
+    sources = [Source(videos, per_video)]
+    return Clips(sources, spec, seed=seed, flip=flip, extras=extras, in_memory=in_memory)
 
 
 def same(first, second):
@@ -244,6 +245,22 @@ def test_kept_frames_are_not_decoded_again(videos):
     store.read(videos[0], [6, 7, 8], (36, 64))
     store.read(videos[0], [6], (18, 32))
     assert asked == [5, 6, 7, 8, 6]
+
+
+def test_whole_videos_are_decoded_once_and_give_the_same_clips(videos, monkeypatch):
+    expected = [clips(videos[:3])[number] for number in range(12)]
+    store = FrameStore()
+    monkeypatch.setattr("distill.data.clips.FRAMES", store)
+    asked = []
+    for video in videos[:3]:
+        reader = store.reader(video)
+        store._readers[str(video.path)] = SimpleNamespace(
+            read=lambda frames, size, reader=reader: asked.append(frames) or reader.read(frames, size)
+        )
+    dataset = clips(videos[:3], in_memory=True)
+    for number, sample in enumerate(expected):
+        assert torch.equal(dataset[number]["clip"], sample["clip"])
+    assert sorted(asked, key=len) == sorted((range(video.num_frames) for video in videos[:3]), key=len)
 
 
 CTRL_C = """

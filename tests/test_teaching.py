@@ -217,9 +217,9 @@ def test_a_half_complete_store_is_refused_when_clips_are_mirrored(tmp_path, vide
     teacher = CachedTeacher(TargetStore.open(tmp_path / "store"), STUDENT)
     teacher.require(videos[:1])
     with pytest.raises(UserError, match=r"10 maps .*, one, frame 5 \(flipped\) for one"):
-        teacher.require(videos[:1], ("plain", "flipped"))
+        teacher.require(videos[:1], flip=True)
     build(tmp_path / "store", videos[:1], views=("plain", "flipped"))
-    teacher.require(videos[:1], ("plain", "flipped"))
+    teacher.require(videos[:1], flip=True)
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -268,6 +268,24 @@ def test_distilled_samples_are_mirrored_only_where_the_store_has_the_view(tmp_pa
     alone = build_clips(config, sources, STUDENT, None)
     assert [window.box for window in windows] == [alone.window(number).box for number in range(40)]
     assert any(alone.window(number).flipped for number in range(40))
+
+
+def test_where_asked_a_mirrored_clip_learns_from_the_mirrored_map(tmp_path, videos):
+    store = build(tmp_path / "plain", videos, codec="exact")
+    teacher = CachedTeacher(store, STUDENT, mirror=True)
+    teacher.require(videos, flip=True)
+    clips = ClipDataset([Source(videos, 20)], STUDENT, seed=0, flip=True, extras=[teacher.reader])
+    flipped = 0
+    for number in range(10):
+        window, sample = clips.window(number), clips[number]
+        stored = torch.from_numpy(store.read(window.video.name, window.end))
+        assert torch.equal(sample["teacher_map"][0], stored.flip(-1) if window.flipped else stored)
+        flipped += window.flipped
+    assert 0 < flipped < 10
+    both = build(tmp_path / "both", videos, codec="exact", views=("plain", "flipped"))
+    own = CachedTeacher(both, STUDENT, mirror=True).reader(replace(window, flipped=True))["teacher_map"][0]
+    assert torch.equal(own, torch.from_numpy(both.read(window.video.name, window.end, "flipped")))
+    assert not torch.equal(own, torch.from_numpy(both.read(window.video.name, window.end)).flip(-1))
 
 
 def test_teachers_say_who_they_are(tmp_path, videos):

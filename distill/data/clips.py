@@ -154,10 +154,13 @@ class FrameStore:
     Random windows over a few videos overlap, and teacher and student often want the same frames at one size; a set
     too large for the memory it may take passes through at the cost of a copy. Forked workers start with an empty
     store: a decoder's threads do not survive a fork.
+
+    Attributes:
+        whole: decode videos whole when they are first read, and keep them: seeking costs more than decoding on.
     """
 
     def __init__(self, max_open: int = MAX_OPEN, max_bytes: int = CACHE_BYTES) -> None:
-        self.max_open, self.max_bytes = max_open, max_bytes
+        self.max_open, self.max_bytes, self.whole = max_open, max_bytes, False
         self._start()
 
     def _start(self) -> None:
@@ -165,6 +168,7 @@ class FrameStore:
         self._readers: OrderedDict[str, VideoReader] = OrderedDict()
         self._frames: OrderedDict[tuple[str, tuple[int, int], int], np.ndarray] = OrderedDict()
         self._bytes = 0
+        self._videos: dict[tuple[str, tuple[int, int]], np.ndarray] = {}
 
     def reader(self, video: Video) -> VideoReader:
         """Return the open reader of a video.
@@ -184,7 +188,12 @@ class FrameStore:
 
     def read(self, video: Video, frames: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         """Return frames (n, H, W, 3) uint8 of a video at a size, in the order asked for."""
-        reader, path = self.reader(video), str(video.path)
+        path = str(video.path)
+        if self.whole:
+            if (path, size) not in self._videos:
+                self._videos[path, size] = self.reader(video).read(range(video.num_frames), size)
+            return self._videos[path, size][list(frames)]
+        reader = self.reader(video)
         missing = sorted({frame for frame in frames if (path, size, frame) not in self._frames})
         decoded = reader.read(missing, size) if missing else np.empty((0, *size, 3), dtype=np.uint8)
         fresh = dict(zip(missing, decoded, strict=True))
@@ -285,6 +294,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         crop: cut every clip to a random part of its frames.
         colour: change every clip's colours at random.
         extras: functions from a window to more tensors of its sample, already mirrored as the window says.
+        in_memory: let the process that reads keep whole videos (`FrameStore.whole`).
 
     A sample: "clip" uint8 (3, T, H, W), "density" and "fixations" float32 (N, h, w), "labelled" bool (N,), "video"
     its name, "frames" int64 (N,) the target frames, "flipped" bool, with a crop "box" float32 (4,) (top, left,
@@ -301,9 +311,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
         crop: Crop | None = None,
         colour: Jitter | None = None,
         extras: Sequence[Callable[[Window], dict[str, Tensor]]] = (),
+        in_memory: bool = False,
     ) -> None:
         self.sources, self.spec, self.seed, self.extras = sources, spec, seed, tuple(extras)
-        self.flip, self.crop, self.colour = flip, crop, colour
+        self.flip, self.crop, self.colour, self.in_memory = flip, crop, colour, in_memory
         if not self._slots:
             raise UserError(
                 "the training data hold no clip: there is no video, clips_per_video is 0, or every source has a "
@@ -373,6 +384,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         """
         window = self.window(index)
         video = window.video
+        FRAMES.whole = self.in_memory
         try:
             sample: dict[str, Any] = {"clip": read_clip(window, self.spec), **read_truth(window, self.spec)}
             sample["video"] = video.name
