@@ -1,14 +1,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from places import REPOSITORY
+
+from distill.data import guard, known
 
 torch.set_num_threads(1)  # models this small are slower on more, and pinned losses want one order of sums
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -30,6 +32,19 @@ def shared() -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what tests learn about their files out of the user's cache folder; started commands inherit it."""
     os.environ["SALDISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many calls behind the guard each look at files has made; none for what is remembered."""
+    counts = []
+
+    def counting(calls: Any, **arguments: Any) -> Any:
+        counts.append(len(calls))
+        return guard.guarded(calls, **arguments)
+
+    monkeypatch.setattr(known, "guarded", counting)
+    return counts
 
 
 @pytest.fixture(autouse=True)

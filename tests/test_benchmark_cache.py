@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 from distill.benchmark import cache as module
 from distill.benchmark import cache_index, cache_tables

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 from PIL import Image
+from places import REPOSITORY
 from torch import nn
 
 from distill import cache

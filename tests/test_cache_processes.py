@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 from test_processes import launch
 
 from distill import jobs

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from test_datasets import POINTS, SIZE, clip_file, frame_folder, picture_files, points_file
 
 from distill.cli import main
-from distill.data import find_videos, guard, known
+from distill.data import find_videos, known
 from distill.data.check import check
 from distill.errors import UserError
 
@@ -224,18 +224,6 @@ def test_a_damaged_frame_breaks_its_video_and_every_one_is_named(tmp_path):
 
 
 # ---------------------------------------------------------------- what is remembered
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    counts = []
-
-    def counting(calls, **arguments):
-        counts.append(len(calls))
-        return guard.guarded(calls, **arguments)
-
-    monkeypatch.setattr(known, "guarded", counting)
-    return counts
 
 
 def test_a_second_look_opens_nothing(broken, asked, monkeypatch):

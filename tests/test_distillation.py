@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 from safetensors.torch import load_file
 from test_processes import launch
 from test_train import config, losses

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from PIL import Image
+from places import REPOSITORY
 
 from distill import cli
 from distill.data import find_videos, synthetic

@@ -20,19 +20,6 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "known"
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """How many calls each `learn` has made."""
-    counts = []
-
-    def counting(calls, **arguments):
-        counts.append(len(calls))
-        return guard.guarded(calls, **arguments)
-
-    monkeypatch.setattr(known, "guarded", counting)
-    return counts
-
-
 def forget_in_this_process(monkeypatch):
     monkeypatch.setattr(known.KNOWN, "_folders", {})
 

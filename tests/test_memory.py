@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 from torch import Tensor, nn
 
 from distill.models import create_model

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 from safetensors.torch import load_file
 from test_train import config, losses
 

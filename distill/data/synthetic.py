@@ -5,7 +5,7 @@ takes it like any other.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +123,3 @@ class SyntheticTruth:
     def has(self, frame: int) -> bool:
         """See `distill.data.truth.Truth.has`."""
         return 0 <= frame < self.num_frames
-
-    def complaints(self, num_frames: int) -> Iterator[str]:
-        """See `distill.data.truth.Truth.complaints`."""
-        return iter(())

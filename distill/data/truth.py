@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from av.error import FFmpegError
 from av.video.reformatter import ColorRange
 
 from distill.data.annotation import read_mat, read_picture, read_points
@@ -221,10 +220,7 @@ def read_grey(path: Path, frame: int) -> np.ndarray | None:
     reader = _open(path, os.getpid())
     if frame >= reader.num_frames:
         return None
-    try:
-        decoded = reader._frame(frame)
-    except FFmpegError as error:
-        raise UserError(f"{path}: frame {frame + 1} cannot be decoded ({error.strerror})") from error
+    decoded = reader.frame(frame)
     plane, bits = decoded.planes[0], decoded.format.components[0].bits
     kind = np.dtype(np.uint16 if bits > 8 else np.uint8)
     rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)[:, : plane.width]

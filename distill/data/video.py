@@ -118,17 +118,19 @@ def once_each(frames: Sequence[int], num_frames: int) -> tuple[np.ndarray, np.nd
 
 
 class DecordReader:
-    """A video file read by decord, one decoding thread; one decoder for each of the last two sizes asked for."""
+    """A video file read by decord, one decoding thread; one decoder for each of the last two sizes asked for.
+
+    Args:
+        path: the file.
+        found: what it holds, `regular`: decord counts the same frames and shows them upright.
+    """
 
     def __init__(self, path: Path, found: Probe) -> None:
         self.path, self.num_frames, self.fps, self.size = path, found.num_frames, found.fps, found.size
         self._found = found
         self._decoders: dict[tuple[int, int], Any] = {}
         self._padded: dict[tuple[int, int], AvReader] = {}  # for the sizes that decord cannot do
-        if len(self._decoder(self.size)) != found.num_frames:
-            raise RuntimeError("decord counts another number of frames")
-        if found.turn and self.read([0]).shape[1:3] != found.size:
-            raise RuntimeError("decord does not turn the frames upright")
+        self._decoder(self.size)
 
     def _decoder(self, size: tuple[int, int]) -> Any:
         if size not in self._decoders:
@@ -181,17 +183,24 @@ class AvReader:
         if self._turn % 2:  # scaled as stored, then turned
             height, width = width, height
         for row, index in enumerate(unique.tolist()):
-            try:
-                frame = self._frame(index)
-            except av.error.FFmpegError as error:
-                raise self._damaged(index) from error
             scaled = self._scaler.reformat(
-                frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
+                self.frame(index), width=width, height=height, format="rgb24", interpolation="BICUBIC"
             )
             pixels[row] = np.rot90(scaled.to_ndarray(), self._turn)
         return pixels[places]
 
-    def _frame(self, index: int) -> av.VideoFrame:
+    def frame(self, index: int) -> av.VideoFrame:
+        """Decode one frame, as the file holds it: at its own size, depth and colours, and not turned.
+
+        Raises:
+            UserError: if it cannot be decoded.
+        """
+        try:
+            return self._find(index)
+        except av.error.FFmpegError as error:
+            raise self._damaged(index) from error
+
+    def _find(self, index: int) -> av.VideoFrame:
         if index < self._next or self._key_between(self._next, index):
             self._seek(index)
         for place, frame in self._frames:
