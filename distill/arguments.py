@@ -8,6 +8,7 @@ from distill.errors import UserError
 from distill.stride import Stride, read_stride
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+RUNTIMES = ("pytorch", "onnx")
 
 
 def add_verb(verbs: Any, name: str, help_line: str, story: str, *examples: str) -> argparse.ArgumentParser:
@@ -125,6 +126,22 @@ def precisions(text: str) -> list[str]:
         if part not in PRECISIONS:
             raise argparse.ArgumentTypeError(f"expected {', '.join(PRECISIONS)} with commas between, got '{part}'")
     return text.split(",")
+
+
+def runtimes(text: str) -> list[str]:
+    """Read runtimes with commas between them."""
+    for part in text.split(","):
+        if part not in RUNTIMES:
+            raise argparse.ArgumentTypeError(f"expected {', '.join(RUNTIMES)} with commas between, got '{part}'")
+    return text.split(",")
+
+
+def shape_of_input(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read the name of an input and its shape, such as images=1x3x224x384."""
+    name, _, shape = text.rpartition("=")
+    if not name or not all(part.isdecimal() and int(part) for part in shape.split("x")):
+        raise argparse.ArgumentTypeError(f"expected NAME=AxBxC, such as images=1x3x224x384, got '{text}'")
+    return name, tuple(int(part) for part in shape.split("x"))
 
 
 def names(text: str) -> list[str]:

@@ -14,13 +14,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from distill.cli_benchmark import benchmark
 from distill.errors import NO_SPACE, RunError, UserError
 from distill.grammar import build_parser
-
-if TYPE_CHECKING:
-    from distill.benchmark.rows import Benchmark, Tables
 
 Arguments = argparse.Namespace
 
@@ -239,82 +236,59 @@ def submit(arguments: Arguments) -> None:
 def export(arguments: Arguments) -> None:
     """Write a checked ONNX file."""
     from distill.export import export as run
+    from distill.jobs import notes_of
     from distill.models import load_model
 
-    print(run(load_model(arguments.model), arguments.out, frames=arguments.video))
+    model = load_model(arguments.model)
+    report = run(
+        model,
+        arguments.out,
+        mode=arguments.mode,
+        frames=arguments.on,
+        input_type=arguments.input,
+        values=arguments.values,
+        notes=notes_of(model, arguments.model),
+        licence=arguments.licence,
+    )
+    print(report)
 
 
-def benchmark(arguments: Arguments) -> None:
-    """Measure what models cost, or a part of the toolkit."""
+def quantize(arguments: Arguments) -> None:
+    """Write an exported model in fp16 or INT8, and measure it beside fp32."""
+    from distill.benchmark.precisions import compare
     from distill.files import refuse_existing
+    from distill.jobs import videos_of
+    from distill.openvino_session import check_installed
+    from distill.quantize import quantize_files
 
-    if arguments.out:
-        refuse_existing(arguments.out, "the file of measurements")
-    measured = BENCHMARKS[arguments.of](arguments)
-    print(measured)
-    if arguments.out:
-        measured.save(arguments.out)
-
-
-def benchmark_models(arguments: Arguments) -> "Benchmark":
-    """Measure models side by side."""
-    from distill.benchmark.models import benchmark as run
-
-    return run(
-        arguments.subjects,
-        rounds=arguments.rounds,
-        batch_size=arguments.batch_size or [1],
+    if arguments.openvino:
+        check_installed()
+    if arguments.json:
+        refuse_existing(arguments.json, "the file of measurements")
+    videos = videos_of(arguments.score, split=arguments.score_split) if arguments.score else []
+    made, stretches = quantize_files(
+        arguments.model,
+        arguments.on,
+        to=arguments.to,
+        out=arguments.out,
+        on_split=arguments.on_split,
+        frames=arguments.frames,
+        max_loss=arguments.max_loss,
         threads=arguments.threads,
-        device=arguments.device,
-        precision=arguments.precision,
     )
-
-
-def benchmark_reader(arguments: Arguments) -> "Benchmark":
-    """Measure readers of clips side by side."""
-    from distill.benchmark.reader import benchmark as run
-
-    if len(arguments.subjects) != 1:
-        raise UserError(
-            "benchmark --of data: name one video file to read, such as saldistill benchmark --of data VIDEO.mp4"
-        )
-    return run(arguments.subjects[0], rounds=arguments.rounds)
-
-
-def benchmark_metrics(arguments: Arguments) -> "Benchmark":
-    """Measure the metrics on one core."""
-    from distill.benchmark.metrics import benchmark_metrics as run
-
-    if arguments.subjects or arguments.threads:
-        raise UserError(
-            "benchmark --of metrics: made-up frames are scored on one core; leave out MODEL and --threads"
-        )
-    return run(arguments.rounds)
-
-
-def benchmark_cache(arguments: Arguments) -> "Tables":
-    """Measure what a store of teacher maps costs and saves."""
-    from distill.benchmark.cache import benchmark as run
-
-    if max(map(len, (arguments.subjects, arguments.batch_size or [], arguments.precision))) > 1:
-        raise UserError("benchmark --of cache: name one teacher or config, one batch size and one precision")
-    return run(
-        *arguments.subjects,
-        rounds=arguments.rounds,
-        batch_size=(arguments.batch_size or [8])[0],
+    table = compare(
+        [arguments.model, *(report.path for report in made)],
+        stretches,
+        videos=videos,
+        every=arguments.every,
+        runtimes=["ONNX Runtime", *["OpenVINO"] * arguments.openvino],
         threads=arguments.threads,
-        device=arguments.device,
-        precision=arguments.precision[0],
+        rounds=arguments.rounds,
     )
+    print(table)
+    if arguments.json:
+        table.save(arguments.json)
 
-
-BENCHMARKS: dict[str, Callable[[Arguments], "Benchmark | Tables"]] = {
-    "models": benchmark_models,
-    "metrics": benchmark_metrics,
-    "data": benchmark_reader,
-    "cache": benchmark_cache,
-}
-"""What `benchmark --of` takes."""
 
 VERBS: dict[str, Callable[[Arguments], None]] = {
     "demo": demo,
@@ -331,6 +305,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "predict": predict,
     "submit": submit,
     "export": export,
+    "quantize": quantize,
     "benchmark": benchmark,
 }
 
@@ -366,11 +341,16 @@ def reader_has_gone() -> bool:
 
 
 def run_verb(argv: Sequence[str] | None) -> int:
-    """Run the command and return its exit code; what is nobody's mistake but ours keeps its traceback."""
+    """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
+    return answer(lambda: VERBS[arguments.verb](arguments))
+
+
+def answer(work: Callable[[], object]) -> int:
+    """Do some work and return its exit code; what is nobody's mistake but ours keeps its traceback."""
     talk()
     try:
-        VERBS[arguments.verb](arguments)
+        work()
     except UserError as error:
         return complain(error, 2)
     except RunError as error:

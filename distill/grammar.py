@@ -17,13 +17,13 @@ from distill.arguments import (
     add_running,
     add_verb,
     count,
-    counts,
     frame_range,
     names,
-    precisions,
     seed,
     size,
 )
+from distill.grammar_benchmark import add_benchmark
+from distill.grammar_export import add_export, add_quantize
 
 STORY = """\
 Predict where people look in videos. A large network, the teacher, learns it from recorded gaze; its maps are
@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_predict,
         add_submit,
         add_export,
+        add_quantize,
         add_benchmark,
     ):
         add(verbs)
@@ -375,70 +376,6 @@ def add_submit(verbs: Any) -> None:
     add_output(verb, "DIR", "the folder to write, which is what is sent")
     add_first_frames(verb)
     add_running(verb)
-
-
-def add_export(verbs: Any) -> None:
-    """Add the export to ONNX."""
-    verb = add_verb(
-        verbs,
-        "export",
-        "write a model as a checked ONNX file",
-        "Export, check the file with onnx.checker and compare ONNX Runtime with PyTorch; a failed check leaves no "
-        "file. `python student/edge.py FILE VIDEO` runs it without PyTorch.",
-        "saldistill export runs/demo/student -o student.onnx",
-        "saldistill export runs/demo/student -o student.onnx --video VIDEO.mp4",
-    )
-    verb.add_argument("model", metavar="MODEL", help="what to export (see: saldistill --help)")
-    add_output(verb, "FILE", "the .onnx file to write")
-    verb.add_argument("--video", metavar="VIDEO", help="compare on frames of this video (default: made-up frames)")
-
-
-def add_benchmark(verbs: Any) -> None:
-    """Add measuring."""
-    verb = add_verb(
-        verbs,
-        "benchmark",
-        "measure what models cost: weights, GFLOPs and milliseconds a map",
-        "Measure models side by side in one run, their rounds interleaved: a row for each batch size and "
-        "precision, with its share of what the device reaches on the product of two matrices in the same run. "
-        "With --of, measure a part of the toolkit instead.",
-        "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
-        "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
-        "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
-        "saldistill benchmark --of metrics",
-        "saldistill benchmark --of data VIDEO.mp4",
-        "saldistill benchmark --of cache runs/demo/teacher",
-        "saldistill benchmark --of cache configs/distill/demo.yaml --json cache.json",
-    )
-    verb.add_argument(
-        "subjects",
-        nargs="*",
-        metavar="MODEL",
-        help="what to measure (see: saldistill --help); of data a video, of a cache the teacher or a CONFIG",
-    )
-    verb.add_argument(
-        "--of",
-        choices=["models", "data", "metrics", "cache"],
-        default="models",
-        help="what is measured (default: %(default)s)",
-    )
-    verb.add_argument(
-        "--rounds", type=count, default=5, metavar="N", help="interleaved rounds (default: %(default)s)"
-    )
-    verb.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: as PyTorch chooses)")
-    verb.add_argument(
-        "--batch-size",
-        type=counts,
-        metavar="N,N",
-        help="clips at a time, one or several (default: 1; of a cache 8, or as CONFIG says)",
-    )
-    verb.add_argument(
-        "--precision", type=precisions, default=["fp32"], metavar="P,P", help="fp32, bf16, fp16 (default: fp32)"
-    )
-    add_device(verb)
-    verb.add_argument(
-        "-o", "--out", "--json", dest="out", metavar="FILE", help="also write the measurements here, as JSON"
-    )
 
 
 def installed_version() -> str:

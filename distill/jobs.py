@@ -24,7 +24,7 @@ from distill.evaluation.map_folder import MapFolder
 from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.observers import evaluate_observers, other_half
 from distill.evaluation.scores import Scores
-from distill.files import refuse_existing
+from distill.files import file_hash, refuse_existing
 from distill.stride import Stride, read_stride
 from distill.submission import FORMATS, Submission
 from distill.submission import submit as write_submission
@@ -185,6 +185,15 @@ def submit(
         maps = model_maps(model, batch_size=batch_size, device=where, **settings)
         made_by = {"model": reference, "weights": models.weights_fingerprint(model), **settings}
     return write_submission(maps, chosen, out, to=to, made_by=made_by, expected=expected)
+
+
+def notes_of(model: Any, reference: str) -> dict[str, Any]:
+    """Return what is noted of a model's training; of a run folder's model also which run it was, by its config."""
+    notes = dict(getattr(model, "notes", None) or {})
+    folder = Path(reference) if Path(reference).is_dir() else Path(reference).parent
+    if (config := folder / "config.yaml").is_file():
+        notes["run"] = {"config_sha256": file_hash(config)}
+    return notes
 
 
 def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:

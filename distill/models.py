@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -31,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.errors import UserError
 from distill.files import atomic_path
+from distill.onnx_model import OnnxModel, load_onnx
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,6 @@ HEADER = "saldistill"
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a network computes in: float32, or autocast to a half format."""
-
-LOG_FLOOR = 1e-12
-"""What a map of an exported student is raised to before its logarithm is taken."""
 
 
 def list_models() -> list[str]:
@@ -192,7 +189,7 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
     path = Path(text)
     model: nn.Module
     if path.suffix == ".onnx":
-        model = OnnxModel(path)
+        model = load_onnx(path)
     elif path.is_dir():
         model = _load_file(_weights_of_run(path))
     elif path.suffix == ".safetensors":
@@ -238,10 +235,15 @@ def count_weights(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def gflops_per_map(model: nn.Module) -> float:
+def gflops_per_map(model: nn.Module, *, mode: str | None = None) -> float:
     """Return 10^9 floating-point operations a saliency map costs: 2 per multiply-add of products and convolutions.
 
     Counted on the meta device, on a model built anew, so that it takes neither time nor memory.
+
+    Args:
+        model: a network that `create_model` built.
+        mode: "step": of one step of a network that streams; "clip": of a clip, divided by its maps. When None, of
+            a step where there is one: that is how such a network runs.
     """
     if isinstance(model, OnnxModel):
         raise UserError(
@@ -250,16 +252,21 @@ def gflops_per_map(model: nn.Module) -> float:
     identity: Any = model.identity
     with torch.device("meta"), torch.no_grad():
         twin: Any = create_model(identity["name"], variant=identity["variant"], **identity["arguments"]).eval()
-        clip = torch.zeros(1, 3, twin.num_frames, *twin.size)
         with FlopCounterMode(display=False) as counter:
-            twin(clip)
-    return counter.get_total_flops() / 1e9 / len(twin.target_frames)
+            if hasattr(twin, "step") and mode != "clip":
+                maps, _ = twin.step(torch.zeros(1, 3, *twin.size), twin.initial_state())
+            else:
+                maps = twin(torch.zeros(1, 3, twin.num_frames, *twin.size))
+    return counter.get_total_flops() / 1e9 / maps.shape[1]
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's state dict: its keys, types, shapes and bytes, in the order of the keys."""
+    """Return the SHA-256 of a model's state dict: its keys, types, shapes and bytes, in the order of the keys.
+
+    Of an exported model, that of its files.
+    """
     if isinstance(model, OnnxModel):
-        return hashlib.sha256(model.path.read_bytes()).hexdigest()
+        return hashlib.sha256(b"".join(file.read_bytes() for file in model.files)).hexdigest()
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -300,36 +307,6 @@ def device_of(model: Any) -> torch.device:
         for tensor in (*model.parameters(), *model.buffers()):
             return tensor.device
     return torch.device("cpu")
-
-
-class OnnxModel(nn.Module):
-    """An exported student behind the same call as every model; it runs in ONNX Runtime, on the CPU.
-
-    Its maps are in [0, 1]; their logarithm is taken here, of a map raised to at least 1e-12.
-    """
-
-    no_gradient = ("*",)
-
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        super().__init__()
-        edge = importlib.import_module("student.edge")
-        self.path = Path(path)
-        try:
-            self.edge = edge.EdgeModel(self.path, threads=threads)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        self.num_frames: int = int(self.edge.num_frames)
-        self.size: tuple[int, int] = tuple(self.edge.size)
-        self.target_frames: tuple[int, ...] = tuple(self.edge.target_frames)
-        self.map_size: tuple[int, int] = tuple(self.edge.map_size)
-        self.identity = {"name": str(path), "variant": "onnx", "arguments": {}}
-        self.reference = str(path)
-        self.notes: dict[str, Any] = self.edge.metadata.get("notes", {})
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
-        maps = self.edge(np.ascontiguousarray(clip.detach().cpu().numpy()))
-        return torch.from_numpy(np.asarray(maps)).clamp_min(LOG_FLOOR).log().to(clip.device)
 
 
 def _is_model(file: Path) -> bool:

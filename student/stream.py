@@ -325,10 +325,11 @@ class RingMemory:
 
     def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory`."""
-        name, lag, width = f"past{scale}", self.lags[scale], x.shape[1]
-        kept = torch.where(self.started, self.before[name], x.repeat(1, lag, 1, 1))  # (B, lag * width, h, w)
-        self.after[name] = torch.cat([kept[:, width:], x], 1)
-        return kept[:, :width], x
+        name, lag, (width, h, w) = f"past{scale}", self.lags[scale], x.shape[1:]
+        now = x.reshape(-1, 1, width, h * w)  # steps and places as two axes: one step stands for all `lag` of them
+        kept = torch.where(self.started, self.before[name].reshape(-1, lag, width, h * w), now)
+        self.after[name] = torch.cat([kept[:, 1:], now], 1).reshape(-1, lag * width, h, w)
+        return kept[:, :1].reshape(-1, width, h, w), x
 
 
 class Prior(nn.Module):

@@ -100,14 +100,15 @@ def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pyte
     assert [row["runtime"] for row in rows] == ["PyTorch", "PyTorch", "ONNX Runtime"]
     assert rows[0]["weights"] == count_weights(teacher)
     assert rows[0]["gflops"] == pytest.approx(gflops_per_map(teacher))
+    assert rows[0]["gmacs"] == pytest.approx(rows[0]["gflops"] / 2)
     assert rows[1]["weights"] == rows[2]["weights"] == 27 + 1
     assert rows[2]["file_mb"] == pytest.approx((tmp_path / "s.onnx").stat().st_size / 1e6)
     lines = str(rows).splitlines()
-    assert lines[0].split()[:2] == ["model", "weights"]
+    assert lines[0].split()[:5] == ["model", "runtime", "mode", "weights", "GMACs/map"]
     assert [line.split()[0] for line in lines[1:4]] == ["teacher/salfom:micro", "Small", "s.onnx"]
     assert "2 rounds" in lines[4]
     assert "product of two matrices of 256 rows: fp32" in lines[5]
-    assert [(row["precision"], row["batch_size"]) for row in rows] == [("fp32", 1), ("fp32", 1), ("own", 1)]
+    assert [(row["precision"], row["batch_size"]) for row in rows] == [("fp32", 1), ("fp32", 1), ("fp32", 1)]
     rows.save(tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text()) == {"setting": rows.setting, "rows": list(rows)}
 
@@ -197,6 +198,7 @@ def test_the_command_reads_lists_and_writes_json(tmp_path: Path, monkeypatch: py
         ({"precision": ["fp32", "int8"]}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
         ({"rounds": 0}, "rounds, batch_size and threads must be at least 1"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16"),
+        ({"runtime": ["onnx", "tensorrt"]}, "runtime: expected pytorch or onnx or both"),
         ({"device": "cuda:99"}, "cuda:99"),
     ],
 )

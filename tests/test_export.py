@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill import export as module
+from distill import models, onnx_check, onnx_graph
 from distill.errors import UserError
 from distill.export import export
 from distill.models import create_model, load_model
@@ -45,8 +45,12 @@ class SmallModel(nn.Module):
 @pytest.fixture(autouse=True)
 def no_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model is none of the project's, so its operations cannot be counted by name."""
-    count = module.models.gflops_per_map
-    monkeypatch.setattr(module.models, "gflops_per_map", lambda m: 1.5 if isinstance(m, SmallModel) else count(m))
+    count = models.gflops_per_map
+
+    def counted(model: nn.Module, *, mode: str | None = None) -> float:
+        return 1.5 if isinstance(model, SmallModel) else count(model, mode=mode)
+
+    monkeypatch.setattr(models, "gflops_per_map", counted)
 
 
 def names(folder: Path) -> list[str]:
@@ -70,7 +74,7 @@ def test_the_file_equals_the_network_at_any_batch(tmp_path: Path) -> None:
     assert names(tmp_path) == ["s.onnx"]
     assert [check.batch for check in report.checks] == [1, 2, 3]
     assert all(check.max_error < 1e-5 and check.cc > 0.99999 for check in report.checks)
-    for batch in (1, 2, 5):
+    for batch in (1, 2, 3, 5):
         maps = run(tmp_path / "s.onnx", clips(batch).numpy())
         log_saliency = model(clips(batch)).detach()
         expected = (log_saliency - log_saliency.amax((-2, -1), keepdim=True)).exp()
@@ -97,10 +101,13 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
     metadata = json.loads({p.key: p.value for p in file.metadata_props}["saldistill"])
     assert metadata == report.metadata
     wanted = {
-        "format": 1,
+        "format": 2,
         "mode": "clip",
         "model": model.identity,
         "frames": 4,
+        "reach": 4,
+        "state": [],
+        "precision": "fp32",
         "size": [16, 24],
         "target_frames": [1, 3],
         "map_size": [8, 12],
@@ -171,7 +178,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_failed_comparison_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
-    monkeypatch.setattr(module, limit, value)
+    monkeypatch.setattr(onnx_check, limit, value)
     with pytest.raises(UserError, match=r"s\.onnx: the exported graph differs from PyTorch at batch 1: max error"):
         export(SmallModel(), tmp_path / "s.onnx")
     assert names(tmp_path) == []
@@ -179,15 +186,15 @@ def test_a_failed_comparison_leaves_no_file(
 
 def test_a_graph_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong translation of one operation, as a bug of the exporter would be."""
-    right = module._translations
+    right = onnx_graph.translations
 
     def wrong(opset: int) -> dict[Any, Any]:
         table = right(opset)
         key = torch.ops.aten.log_sigmoid.default
-        op = module.onnx_values.Opset("", opset)
+        op = onnx_graph.onnx_values.Opset("", opset)
         return {**table, key: lambda x: op.Neg(op.Softplus(x))}
 
-    monkeypatch.setattr(module, "_translations", wrong)
+    monkeypatch.setattr(onnx_graph, "translations", wrong)
     with pytest.raises(UserError, match="differs from PyTorch"):
         export(SmallModel(), tmp_path / "s.onnx")
     assert names(tmp_path) == []
@@ -202,10 +209,17 @@ def test_a_network_that_fails_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_weights_of_two_gigabytes_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EXTERNAL_BYTES", 1)
+    monkeypatch.setattr(onnx_graph, "EXTERNAL_BYTES", 1)
     export(SmallModel(), tmp_path / "s.onnx")
     assert names(tmp_path) == ["s.onnx", "s.onnx.data"]
     assert run(tmp_path / "s.onnx", clips(2).numpy()).shape == (2, 2, 8, 12)
+    whole = models.weights_fingerprint(load_model(tmp_path / "s.onnx"))
+    with (tmp_path / "s.onnx.data").open("r+b") as data:
+        data.write(b"other")
+    assert models.weights_fingerprint(load_model(tmp_path / "s.onnx")) != whole
+    (tmp_path / "s.onnx.data").unlink()
+    with pytest.raises(UserError, match=r"s\.onnx: ONNX Runtime cannot load it"):
+        load_model(tmp_path / "s.onnx")
 
 
 def test_export_names_the_mistake(tmp_path: Path) -> None:
@@ -218,6 +232,8 @@ def test_export_names_the_mistake(tmp_path: Path) -> None:
         ({"path": tmp_path / "s.pt"}, r"expected a name that ends in \.onnx"),
         ({"values": "softmax"}, "values: expected one of peak, sigmoid, log, got 'softmax'"),
         ({"input_type": "int8"}, "input_type: expected one of uint8, float32"),
+        ({"mode": "stream"}, "mode: expected one of clip, step, got 'stream'"),
+        ({"mode": "step"}, "SmallModel: reads whole clips and has no step mode; export it in clip mode"),
         ({"frames": np.zeros((4, 3, 16, 24), np.uint8)}, r"expected uint8 RGB of shape \(n, 16, 24, 3\)"),
         ({"frames": tmp_path / "nowhere.mp4"}, "nowhere"),
     ):

@@ -1,5 +1,6 @@
 """What every benchmark shares: rounds that interleave, and rows printed as a table and saved as JSON."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ ROUND_SECONDS = 0.5
 
 MOST_CALLS = 20
 """... and so often at most."""
+
+SETTLE_SECONDS = 0.05
+"""Before each: threads of what ran before may still wait for more work, at full speed (ONNX Runtime's do). On two
+cores, that made another file's median half as long again."""
 
 
 class Benchmark(list[dict[str, Any]]):
@@ -85,6 +90,7 @@ def interleave(calls: Sequence[Callable[[], float]], rounds: int, *, progress: b
             bar.update()
         for _ in range(rounds):
             for call, count, own in zip(calls, counts, seconds, strict=True):
+                time.sleep(SETTLE_SECONDS)
                 if count > 1:
                     call()  # the others have emptied the caches; of a slow one that is no matter
                 own.extend(call() for _ in range(count))

@@ -1,0 +1,116 @@
+"""An exported model behind the same call as every network of the project; it runs in ONNX Runtime, on the CPU."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.errors import UserError
+
+LOG_FLOOR = 1e-12
+"""What a map of an exported model is raised to before its logarithm is taken."""
+
+
+class OnnxModel(nn.Module):
+    """An exported model in clip mode.
+
+    Its maps are in [0, 1]; their logarithm is taken here, of a map raised to at least 1e-12.
+
+    Args:
+        edge: the `student.edge.EdgeModel` that runs it.
+    """
+
+    no_gradient = ("*",)
+
+    def __init__(self, edge: Any) -> None:
+        super().__init__()
+        self.edge = edge
+        self.path: Path = edge.path
+        self.num_frames: int = edge.num_frames
+        self.size: tuple[int, int] = edge.size
+        self.target_frames: tuple[int, ...] = edge.target_frames
+        self.map_size: tuple[int, int] = edge.map_size
+        self.identity = {"name": str(self.path), "variant": "onnx", "arguments": {}}
+        self.reference = str(self.path)
+        self.notes: dict[str, Any] = edge.metadata.get("notes", {})
+
+    @property
+    def files(self) -> list[Path]:
+        """The .onnx file and, where its weights lie beside it, the .data file."""
+        data = self.path.with_name(self.path.name + ".data")
+        return [self.path, *([data] if data.is_file() else [])]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
+        return _log(self.edge(_array(clip)), clip.device)
+
+
+class OnnxStepModel(OnnxModel):
+    """An exported model in step mode: a frame and a state in, a map and a state out.
+
+    As a network of clips it has those of `reach` frames, the ones on which the last frame's map depends.
+    """
+
+    def __init__(self, edge: Any) -> None:
+        super().__init__(edge)
+        self.reach: int = edge.reach
+        self.num_frames, self.target_frames = self.reach, (self.reach - 1,)
+        self.state_shapes: dict[str, tuple[int, ...]] = edge.state_shapes
+
+    def initial_state(self, batch: int = 1) -> dict[str, Tensor]:
+        """Return the state before a video's first frame, and after a cut: zeros."""
+        return {name: torch.from_numpy(value) for name, value in self.edge.initial_state(batch).items()}
+
+    def step(self, frame: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Predict one frame, given what came before it.
+
+        Args:
+            frame: (B, 3, H, W) uint8 RGB.
+            state: from the step before, or `initial_state`. It is not changed.
+
+        Returns:
+            Log-saliency (B, 1, h, w) float32 on the frame's device, and the state for the next frame.
+
+        Raises:
+            ValueError: a frame or a state of another shape.
+        """
+        maps, after = self.edge.step(_array(frame), {name: _array(value) for name, value in state.items()})
+        return _log(maps, frame.device), {name: torch.from_numpy(value) for name, value in after.items()}
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Step through a uint8 clip (B, 3, reach, H, W); return its last frame's log-saliency (B, 1, h, w)."""
+        frames, state = _array(clip), self.edge.initial_state(len(clip))
+        if frames.ndim != 5 or frames.shape[2] != self.reach:
+            raise ValueError(f"{self.path.name}: expected clips of {self.reach} frames, got {tuple(clip.shape)}")
+        maps = np.empty(0)
+        for t in range(self.reach):
+            maps, state = self.edge.step(frames[:, :, t], state)
+        return _log(maps, clip.device)
+
+
+def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
+    """Return an exported model of either mode.
+
+    Args:
+        path: the .onnx file.
+        threads: threads of one call; ONNX Runtime's choice when None.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of something else.
+    """
+    try:
+        edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return OnnxStepModel(edge) if edge.mode == "step" else OnnxModel(edge)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(values.detach().cpu().numpy())
+
+
+def _log(maps: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(maps)).clamp_min(LOG_FLOOR).log().to(device)

@@ -1,0 +1,227 @@
+"""What the runner reads: files, folders, cameras; upright, whole, and the newest frame of what does not wait."""
+
+import contextlib
+import functools
+import http.server
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from edge_models import REAL_VIDEO, FakeCapture, frames
+from PIL import Image
+from video_files import cut_away
+
+from distill.data.video import VideoWriter
+from student import edge
+
+
+def test_a_folder_is_read_in_numeric_order(tmp_path: Path) -> None:
+    for index in range(12):
+        Image.fromarray(np.full((33, 45, 3), 20 * index, np.uint8)).save(tmp_path / f"f{index}.png")
+    fps, video = edge.open_video(tmp_path)
+    assert fps == 30
+    assert [int(frame.mean()) for frame in video] == [20 * index for index in range(12)]
+
+
+@pytest.mark.parametrize("missing", [(), ("av",)])
+def test_grey_and_transparent_images_become_rgb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    if missing:
+        pytest.importorskip("cv2")
+    monkeypatch.setattr(edge, "_modules", dict.fromkeys(missing))
+    square = np.full((32, 48), 100, np.uint8)
+    Image.fromarray(square).save(tmp_path / "1.png")
+    Image.fromarray(np.dstack([square, square, square, square])).save(tmp_path / "2.png")
+    Image.fromarray(np.dstack([square, square])).save(tmp_path / "3.png")
+    Image.fromarray(square.astype(np.uint16) * 257).save(tmp_path / "4.png")
+    seen = list(edge.open_video(tmp_path)[1])
+    assert [frame.shape for frame in seen] == [(32, 48, 3)] * 4
+    assert [frame.dtype for frame in seen] == [np.uint8] * 4
+    for frame in seen:
+        assert np.abs(frame.astype(int) - 100).max() <= 2
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"2\.png: cannot be (opened|decoded)"):
+        list(edge.open_video(tmp_path)[1])
+
+
+def test_opencv_reads_where_there_is_no_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    monkeypatch.setattr(edge, "_modules", {"av": None})
+    for index in range(5):
+        Image.fromarray(np.full((32, 48, 3), (200, 40 * index, 10), np.uint8)).save(tmp_path / f"{index}.png")
+    _, video = edge.open_video(tmp_path)
+    assert [tuple(frame[0, 0]) for frame in video] == [(200, 40 * index, 10) for index in range(5)]
+    assert edge.open_video(REAL_VIDEO)[0] == 30
+
+
+def test_without_pyav_and_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "_modules", {"av": None, "cv2": None})
+    with pytest.raises(ValueError, match=r"needs PyAV \(pip install av\) or OpenCV; neither is installed"):
+        edge.open_video(REAL_VIDEO)
+    with pytest.raises(ValueError, match=r"0: opening a camera needs OpenCV \(pip install opencv-python\), which"):
+        edge.open_camera("0")
+    with pytest.raises(ValueError, match=r"rtsp://x: opening a camera needs OpenCV .*, or PyAV"):
+        edge.open_camera("rtsp://x")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((0, 1, -1, 0, 32, 0), -1), ((-1, 0, 0, -1, 64, 32), 2), ((0, -1, 1, 0, 0, 64), 1)]
+)
+@pytest.mark.parametrize("missing", [(), ("av",)])
+def test_a_video_that_lies_on_its_side_is_shown_upright(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: tuple[str, ...],
+    matrix: tuple[int, ...],
+    turns: int,
+) -> None:
+    if missing:
+        pytest.importorskip("cv2")
+    stored = np.zeros((32, 64, 3), np.uint8)
+    stored[:16, :32] = 255  # the top left quarter
+    with VideoWriter(tmp_path / "phone.mp4", (32, 64), 25) as writer:
+        for _ in range(4):
+            writer.write(stored)
+    content = bytearray((tmp_path / "phone.mp4").read_bytes())
+    a, b, c, d, x, y = (value << 16 for value in matrix)  # the file's display matrix, as a phone writes it
+    struct.pack_into(">9i", content, content.find(b"tkhd") + 44, a, b, 0, c, d, 0, x, y, 1 << 30)
+    (tmp_path / "phone.mp4").write_bytes(content)
+
+    monkeypatch.setattr(edge, "_modules", dict.fromkeys(missing))
+    seen = list(edge.open_video(tmp_path / "phone.mp4")[1])
+    assert len(seen) == 4
+    for frame in seen:
+        upright = np.rot90(stored, turns)
+        assert frame.shape == upright.shape
+        assert np.abs(frame.astype(int) - upright).mean() < 8
+
+
+def test_places_of_an_avi_that_repeat_a_frame_are_not_missing(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "gaps.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuvj420p"
+        for index in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 10 * index, np.uint8), format="rgb24")
+            frame.pts = index * 2  # every second place stays empty
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(tmp_path / "gaps.avi")) as container:
+        assert container.streams.video[0].frames == 39
+    assert len(list(edge.open_video(tmp_path / "gaps.avi")[1])) == 20
+
+
+def test_frames_that_an_editor_cut_away_are_not_missing(tmp_path: Path, short: Path) -> None:
+    trimmed = cut_away(short, tmp_path / "trimmed.mp4", 10)
+    assert len(list(edge.open_video(trimmed)[1])) == 30
+
+
+def test_a_camera_is_a_number_a_device_or_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [edge.is_camera(source) for source in ("0", "rtsp://host/1", "http://host/x", "/dev/null")] == [True] * 4
+    (tmp_path / "7").mkdir()
+    assert not any(edge.is_camera(source) for source in ("7", "./0", "video.mp4", "/dev/nowhere", str(tmp_path)))
+
+
+@pytest.mark.parametrize(("source", "opened"), [("2", "2"), ("/dev/null", "'/dev/null'")])
+def test_a_camera_that_goes_away_is_named_after_its_last_frame(fake_camera: None, source: str, opened: str) -> None:
+    fps, video = edge.open_camera(source)
+    assert (fps, FakeCapture.opened) == (30, opened)
+    seen = [next(video) for _ in range(6)]
+    assert all(tuple(frame[0, 0]) == (3, 2, 1) for frame in seen)
+    with pytest.raises(ValueError, match=rf"{source}: the camera gives no more frames"):
+        next(video)
+
+
+@pytest.mark.parametrize("missing", [(), ("av",)])
+def test_an_address_is_read_as_a_camera(
+    monkeypatch: pytest.MonkeyPatch, short: Path, missing: tuple[str, ...]
+) -> None:
+    if missing:
+        pytest.importorskip("cv2")
+    monkeypatch.setattr(edge, "_modules", dict.fromkeys(missing))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def copyfile(self, source: object, outputfile: object) -> None:
+            with contextlib.suppress(OSError):  # the reader has gone to another place of the file
+                super().copyfile(source, outputfile)  # type: ignore[arg-type]
+
+    handler = functools.partial(Quiet, directory=str(short.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/{short.name}"
+        fps, video = edge.open_camera(address)
+        assert fps == 30
+        assert next(video).shape == (360, 640, 3)
+        with pytest.raises(ValueError, match="the camera gives no more frames"):
+            assert len(list(video)) == 39
+        with pytest.raises(ValueError, match=r"nowhere: cannot be opened as a video"):
+            edge.open_camera(f"http://127.0.0.1:{server.server_address[1]}/nowhere")
+        server.shutdown()
+
+
+def test_of_a_live_source_the_newest_frame_is_taken_and_the_others_are_dropped() -> None:
+    go, there, end = threading.Event(), threading.Event(), threading.Event()
+
+    def camera() -> Iterator[np.ndarray]:
+        pictures = frames(8)
+        yield pictures[0]
+        go.wait(10)
+        yield from pictures[1:6]
+        there.set()  # somebody asks for the next one: picture 5 has been put where it is taken from
+        end.wait(10)
+        yield from pictures[6:]
+
+    source = edge.live(camera())
+    assert next(source)[0] == 0
+    go.set()
+    assert there.wait(10)
+    place, frame = next(source)
+    assert place == 5
+    assert np.array_equal(frame, frames(8)[5])
+    end.set()
+    assert [place for place, _ in source][-1] == 7  # the last frame is never dropped
+
+
+def test_a_file_served_live_keeps_its_pace_and_a_slow_reader_misses_frames() -> None:
+    began = edge.time.perf_counter()
+    places = [place for place, _ in edge.live(frames(6), fps=50)]
+    assert edge.time.perf_counter() - began >= 5 / 50
+    assert places[-1] == 5
+    assert places == sorted(set(places))
+
+
+def test_what_a_live_source_raises_comes_after_its_last_frame() -> None:
+    def camera() -> Iterator[np.ndarray]:
+        yield frames(1)[0]
+        raise ValueError("unplugged")
+
+    source = edge.live(camera())
+    assert next(source)[0] == 0
+    with pytest.raises(ValueError, match="unplugged"):
+        next(source)
+
+
+def test_a_live_source_that_is_silent_has_gone_away() -> None:
+    silence = threading.Event()
+
+    def camera() -> Iterator[np.ndarray]:
+        yield frames(1)[0]
+        silence.wait(10)
+
+    source = edge.live(camera(), patience=0.05)
+    assert next(source)[0] == 0
+    with pytest.raises(ValueError, match=r"no frame came for 0\.05 seconds; the camera has gone away"):
+        next(source)
+    silence.set()
