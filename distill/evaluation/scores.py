@@ -7,6 +7,7 @@ print(compare(others, scores))
 """
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,6 +185,38 @@ class Scores:
                 "videos": {video: _without_nan(means) for video, means in self.by_video.items()},
             },
         )
+
+
+def read_scores(folder: str | Path) -> Scores:
+    """Read what `Scores.save` wrote; the intervals' seed is the default one.
+
+    Raises:
+        UserError: if there are no scores.
+    """
+    folder = Path(folder)
+    try:
+        found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+            recordings = {line["video"]: line["recording"] for line in csv.DictReader(file)}
+        metrics = tuple(found["per_video"])
+        rows = [
+            Row(line["video"], int(line["frame"]) - 1, {m: float(line[m] or "nan") for m in metrics})
+            for line in lines
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: holds no scores that `saldistill evaluate -o` wrote ({error})") from error
+    return Scores(
+        found["name"],
+        metrics,
+        rows,
+        found["frames_without_fixations"],
+        found["videos_without_truth"],
+        found["how"],
+        recordings,
+        found["average"],
+    )
 
 
 @dataclass(frozen=True)
