@@ -11,6 +11,7 @@ Arms are compared by the mean of their seeds' scores on the same frames, with in
 means says how much a training run again would change.
 """
 
+import fcntl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,14 @@ from pydantic import Field, ValidationError, model_validator
 from distill import yaml_errors
 from distill.build import scored_videos
 from distill.config import RunConfig, Section, load_config
+from distill.data.clips import Video
 from distill.data.guard import cores
 from distill.errors import UserError
-from distill.evaluation.scores import Comparison, Row, Scores, compare, read_scores
+from distill.evaluation.scores import Comparison, Row, Scores, compare, read_scores, without_nan
 from distill.files import write_json, write_text
-from distill.jobs import build_store, same_scene, score
+from distill.jobs import build_store, same_scene, score, stride_of
 from distill.metrics import TITLES
+from distill.models import load_model
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
 from distill.train import train
@@ -118,7 +121,9 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
     for name in chosen:
         if name not in experiment.arms:
             raise UserError(f"--arms: there is no arm '{name}'; there are {', '.join(experiment.arms)}")
-    configs = {name: config_of(experiment, name, seed, device) for name in chosen for seed in experiment.seeds[:1]}
+    configs = {name: config_of(experiment, name, experiment.seeds[0], device) for name in experiment.arms}
+    check_teachers(experiment, configs)
+    videos = tested_videos(experiment, configs)
     for number, name in enumerate(chosen, 1):
         for seed in experiment.seeds:
             print(f"\n{name}, seed {seed} (arm {number} of {len(chosen)})", flush=True)
@@ -137,7 +142,28 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
     if waiting:
         print(f"\nNot scored yet: {len(waiting)} runs are missing, {waiting[0]} for one.", flush=True)
         return None
-    return write_results(experiment, device)
+    return write_results(experiment, videos, device)
+
+
+def check_teachers(experiment: Experiment, configs: Mapping[str, RunConfig]) -> None:
+    """Refuse arms that share a store which is made of their training videos, and train on different ones."""
+    for teacher, source in experiment.teachers.items():
+        taught = [name for name, arm in experiment.arms.items() if arm.teacher == teacher]
+        if source.maps is None and any(
+            configs[name].data.train != configs[taught[0]].data.train for name in taught
+        ):
+            raise UserError(
+                f"arms: {', '.join(taught)} learn from '{teacher}' and train on different videos; give each "
+                "an entry of its own under teachers"
+            )
+
+
+def tested_videos(experiment: Experiment, configs: Mapping[str, RunConfig]) -> list[Video]:
+    """Return the videos that all arms are scored on."""
+    tests = [config.data.test for config in configs.values()]
+    if any(test != tests[0] for test in tests) or not tests[0]:
+        raise UserError("arms: all configs must name the same videos under data.test, at least one")
+    return same_scene(scored_videos(tests[0]), experiment.scenes)
 
 
 def run_of(experiment: Experiment, arm: str, seed: int) -> Path:
@@ -165,7 +191,7 @@ def config_of(experiment: Experiment, name: str, seed: int, device: str) -> RunC
 
 
 def make_store(experiment: Experiment, name: str, learner: RunConfig, device: str) -> None:
-    """Make a teacher's store unless it is there and complete.
+    """Make a teacher's store unless it is there and complete; wait for a process that is making it.
 
     Args:
         experiment: whose teacher.
@@ -174,55 +200,66 @@ def make_store(experiment: Experiment, name: str, learner: RunConfig, device: st
         device: where models compute.
 
     Raises:
-        UserError: an arm that is to teach is not trained.
+        UserError: an arm that is to teach is not trained, or the store there is of other seeds.
     """
     teacher, out = experiment.teachers[name], store_of(experiment, name)
-    if out.is_dir() and TargetStore.open(out).complete:
-        return
-    print(f"   the maps of {name}: {out}", flush=True)
-    if teacher.maps is not None:
-        import_maps([teacher.maps], out)
-    elif teacher.model is not None:
-        maps_of_model(teacher.model, out, learner, device)
-    else:
-        assert teacher.arm is not None
-        parts = []
-        for seed in experiment.seeds:
-            run = run_of(experiment, teacher.arm, seed)
-            if not is_done(run):
-                raise UserError(f"{run}: teaches as '{name}', and is not trained yet; train its arm first")
-            parts.append(out.with_name(f"{name}-{seed}"))
-            maps_of_model(str(run), parts[-1], learner, device)
-        import_maps(parts, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sources = [teacher.maps] if teacher.maps is not None else []
+        if teacher.arm is not None:
+            sources = [str(out.with_name(f"{name}-{seed}")) for seed in experiment.seeds]
+        if out.is_dir() and (store := TargetStore.open(out)).complete:
+            if sources and store.notes.get("imported") != sources:
+                raise UserError(
+                    f"{out}: was made from {', '.join(store.notes.get('imported', []))}, not from "
+                    f"{', '.join(sources)}; remove it, or choose another out"
+                )
+            return
+        print(f"   the maps of {name}: {out}", flush=True)
+        if teacher.model is not None:
+            maps_of_model(teacher.model, out, learner, device)
+        if teacher.arm is not None:
+            for seed, part in zip(experiment.seeds, sources, strict=True):
+                run = run_of(experiment, teacher.arm, seed)
+                if not is_done(run):
+                    raise UserError(f"{run}: teaches as '{name}', and is not trained yet; train its arm first")
+                maps_of_model(str(run), Path(part), learner, device)
+        if sources:
+            import_maps(sources, out)
 
 
 def maps_of_model(model: str, out: Path, learner: RunConfig, device: str) -> None:
     """Store a model's maps of the videos that a learner trains on, seen at the stride that it was trained at."""
     assert learner.teacher is not None
-    teacher = learner.teacher.model_copy(update={"model": model, "store": str(out), "views": ["plain"]})
+    stride = stride_of(load_model(model))
+    teacher = learner.teacher.model_copy(
+        update={"model": model, "store": str(out), "views": ["plain"], "stride": stride}
+    )
     build_store(learner.model_copy(update={"teacher": teacher, "device": device}))
 
 
-def write_results(experiment: Experiment, device: str) -> Path:
+def write_results(experiment: Experiment, videos: list[Video], device: str) -> Path:
     """Score what is not scored yet, compare, and write results.json and results.md."""
     out = Path(experiment.out)
-    tests = [load_config(arm.config).data.test for arm in experiment.arms.values()]
-    if any(test != tests[0] for test in tests) or not tests[0]:
-        raise UserError("arms: all configs must name the same videos under data.test, at least one")
-    videos = same_scene(scored_videos(tests[0]), experiment.scenes)
 
-    def scored(reference: str, name: str) -> Scores:
-        folder = out / "scores" / name
+    def scored(reference: str, name: str, folder: Path) -> Scores:
         if not (folder / "scores.json").exists():
             found, _ = score(reference, videos, device=device, workers=cores())
             found.save(folder)
         return replace(read_scores(folder), name=name)
 
     seeds = {
-        name: [scored(str(run_of(experiment, name, seed)), f"{name}-{seed}") for seed in experiment.seeds]
+        name: [
+            scored(str(run_of(experiment, name, seed)), f"{name}-{seed}", out / "scores" / f"{name}-{seed}")
+            for seed in experiment.seeds
+        ]
         for name in experiment.arms
     }
-    beside = [scored(reference, Path(reference).name) for reference in experiment.beside]
+    beside = [
+        scored(reference, reference, out / "scores" / "beside" / reference.strip("/").replace("/", "_"))
+        for reference in experiment.beside
+    ]
     means = {name: mean_of(name, runs) for name, runs in seeds.items()}
     pairs = [compare(means[first], means[second]) for first, second in experiment.compare]
     write_json(
@@ -230,16 +267,19 @@ def write_results(experiment: Experiment, device: str) -> Path:
         {
             "experiment": experiment.model_dump(mode="json"),
             "arms": {
-                name: {"mean": means[name].per_video, "seeds": [run.per_video for run in runs]}
+                name: {
+                    "mean": without_nan(means[name].per_video),
+                    "seeds": [without_nan(run.per_video) for run in runs],
+                }
                 for name, runs in seeds.items()
             },
-            "beside": {each.name: each.per_video for each in beside},
+            "beside": {each.name: without_nan(each.per_video) for each in beside},
             "differences": [
                 {
                     "of": pair.second,
                     "from": pair.first,
-                    "mean": pair.difference.per_video,
-                    "interval": pair.difference.intervals["per_video"],
+                    "mean": without_nan(pair.difference.per_video),
+                    "interval": without_nan(pair.difference.intervals["per_video"]),
                 }
                 for pair in pairs
             ],

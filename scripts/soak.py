@@ -157,7 +157,7 @@ def write(found: Soak, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code: 0; 1 when the student failed; 2 when the input is wrong."""
+    """Run the command. Returns 0; 1 when the student failed; 2 when the input is wrong; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="soak.py", description="Run an exported student over many frames.")
     parser.add_argument("model", help="the exported model, student.onnx")
     parser.add_argument("video", help="a video file or a folder of images, played again and again")
@@ -176,6 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"soak.py: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"soak.py: {error.filename or chosen.out}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("soak.py: stopped", file=sys.stderr)
+        return 130
     print(found)
     print(f"{chosen.out}{os.sep}soak.csv and soak.png")
     return 0 if found.passed else 1

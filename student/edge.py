@@ -587,7 +587,7 @@ class Stream:
         then = max(due, default=min(self._states))
         maps, state = self.model.step(image[None], self._states[then])
         if due:
-            del self._states[min(due)]  # there are several where frames were dropped: the others' turn has passed
+            del self._states[min(due)]  # of several, after a drop, the oldest gives way
             now = then + self.step
             self._states[now if now > self._number - 0.5 else self._number] = state
         return maps[0, 0]

@@ -12,20 +12,18 @@ from distill.errors import UserError
 from distill.evaluation.scores import Row, Scores, compare
 from distill.experiment import load_experiment, markdown, mean_of, run_experiment
 
-SIZE = [64, 96]
-
-
 SHIPPED = sorted((REPOSITORY / "configs/experiments").glob("*.yaml"))
 
 
-def run(folder: Path, name: str, *losses: dict, teacher: bool = False) -> str:
+def run(folder: Path, name: str, *losses: dict, teacher: bool = False, clips: int = 2) -> str:
     source = {"dataset": "synthetic", "videos": ["blob0"], "frames": [1, 12]}
     config = {
         "out": "unused",
         "model": {"name": "student/stream", "variant": "micro"},
         "data": {
             "workers": 0,
-            "train": [source | {"clips_per_video": 2}],
+            "stride": 2,
+            "train": [source | {"clips_per_video": clips}],
             "test": [{"dataset": "synthetic", "videos": ["blob1", "blob2"], "every": 16}],
         },
         "losses": list(losses),
@@ -79,10 +77,22 @@ def test_an_experiment_trains_teaches_scores_and_compares(experiment: Path, tmp_
     assert difference["mean"]["nss"] == pytest.approx(
         results["arms"]["both"]["mean"]["nss"] - results["arms"]["truth"]["mean"]["nss"]
     )
+    note = json.loads((tmp_path / "out/teachers/assistant-1/store.json").read_text())
+    assert note["fingerprint"]["input"]["stride"] == 2  # as its model was trained, not as the learner's
+    with pytest.raises(
+        UserError, match=r"assistant: was made from .*assistant-0, .*assistant-1, not from .*-1; remove"
+    ):
+        run_experiment(load_experiment(experiment, ["seeds=[1]"]), device="cpu")
     for part in ("teachers/assistant", "teachers/assistant-0", "teachers/assistant-1", "teachers/untrained"):
         assert (tmp_path / "out" / part / "store.json").is_file()
     config = yaml.safe_load((tmp_path / "out/runs/both-1/config.yaml").read_text())
     assert (config["seed"], config["teacher"]["store"]) == (1, str(tmp_path / "out/teachers/assistant"))
+
+
+def test_arms_that_share_a_teachers_store_train_on_the_same_videos(experiment: Path, tmp_path: Path) -> None:
+    run(tmp_path, "other", {"name": "kldiv", "against": "teacher"}, teacher=True, clips=3)
+    with pytest.raises(UserError, match="both, other learn from 'assistant' and train on different videos"):
+        run_experiment(load_experiment(experiment, ["arms.other.teacher=assistant"]))
 
 
 def test_an_arm_cannot_learn_from_one_that_is_not_trained(experiment: Path) -> None:

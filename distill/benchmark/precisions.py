@@ -120,11 +120,9 @@ def compare(
             means = score(file, list(videos), every=every, metrics=METRICS, device="cpu", progress=progress)[
                 0
             ].per_video
-            for row in rows:
-                if row["file"] == Path(file).name:
-                    row |= {
-                        metric: means[metric] if row["runtime"] == "ONNX Runtime" else None for metric in METRICS
-                    }
+            for row, (each, runtime, _) in zip(rows, models, strict=True):
+                if each == file:
+                    row |= {metric: means[metric] if runtime == "ONNX Runtime" else None for metric in METRICS}
         frames = "all frames" if every == 1 else f"one frame in {every}"
         notes.append(f"metrics: means over {len(videos)} videos, {frames}")
     setting = {

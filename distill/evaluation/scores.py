@@ -172,9 +172,9 @@ class Scores:
             paths[0],
             {
                 "name": self.name,
-                "per_video": _without_nan(self.per_video),
-                "pooled": _without_nan(self.pooled),
-                "intervals": {average: _without_nan(found) for average, found in self.intervals.items()},
+                "per_video": without_nan(self.per_video),
+                "pooled": without_nan(self.pooled),
+                "intervals": {average: without_nan(found) for average, found in self.intervals.items()},
                 "average": self.average,
                 "frames": len(self.rows),
                 "recordings": self.count_recordings,
@@ -182,7 +182,7 @@ class Scores:
                 "videos_without_truth": self.videos_without_truth,
                 "undefined": self.undefined,
                 "how": self.how,
-                "videos": {video: _without_nan(means) for video, means in self.by_video.items()},
+                "videos": {video: without_nan(means) for video, means in self.by_video.items()},
             },
         )
 
@@ -263,13 +263,13 @@ class Comparison:
             {
                 "first": self.first,
                 "second": self.second,
-                "per_video": _without_nan(found.per_video),
-                "pooled": _without_nan(found.pooled),
-                "intervals": {average: _without_nan(ends) for average, ends in found.intervals.items()},
+                "per_video": without_nan(found.per_video),
+                "pooled": without_nan(found.pooled),
+                "intervals": {average: without_nan(ends) for average, ends in found.intervals.items()},
                 "frames": len(found.rows),
                 "recordings": found.count_recordings,
                 "how": found.how,
-                "videos": {video: _without_nan(means) for video, means in found.by_video.items()},
+                "videos": {video: without_nan(means) for video, means in found.by_video.items()},
             },
         )
 
@@ -372,7 +372,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -
         writer.writerows(rows)
 
 
-def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: an undefined mean, or interval, is null."""
 
     def known(value: Any) -> bool:
