@@ -45,7 +45,7 @@ make_environment() {
     [ "${CI:-}" = true ] && quiet=(--quiet --progress-bar off)
     echo "Installing what pyproject.toml asks for into .venv (the first time, some minutes) ..."
     "$python" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} \
-        -c constraints.txt -e '.[dev,tracking,imagenet,opencv,openvino]' || {
+        -c constraints.txt -e '.[dev,tracking,imagenet,opencv]' || {
         echo "The installation failed: see pip's words above; running this again goes on from there." >&2
         exit 1
     }

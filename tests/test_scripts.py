@@ -116,7 +116,7 @@ def test_the_environment_is_installed_once_for_each_state_of_the_requirements(tm
 
     first, second = source(), source()
     assert "asked for -m pip install" in first
-    assert "-c constraints.txt -e .[dev,tracking,imagenet,opencv,openvino]" in first
+    assert "-c constraints.txt -e .[dev,tracking,imagenet,opencv]" in first
     assert "asked for" not in second
     assert f"at {tmp_path}" in second
     (tmp_path / "constraints.txt").write_text("a==2\n")
