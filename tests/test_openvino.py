@@ -23,6 +23,9 @@ needs_openvino = pytest.mark.skipif(
 MAX_ERROR = 1e-4
 """Of maps in [0, 1], in floating point."""
 
+# where OpenVINO had been loaded, a worker of the test run died twice in a later test that starts processes
+pytestmark = pytest.mark.slow
+
 MIN_CC = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.995}
 """Rounding to INT8 differs: where a number lies between two steps, one runtime takes the upper, one the lower."""
 
