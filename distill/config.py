@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from distill import yaml_errors
 from distill.data import DATASETS
@@ -378,13 +378,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     Raises:
         UserError: naming every mistake with the path of its key, and what was expected.
     """
-    values = yaml_errors.read_yaml(path)
-    for override in overrides or []:
-        yaml_errors.override(values, override)
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise yaml_errors.explain(error, RunConfig, str(path)) from None
+    return yaml_errors.load(RunConfig, path, overrides)
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean as mean
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from distill import yaml_errors
 from distill.build import scored_videos
@@ -94,13 +94,7 @@ def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Exp
     Raises:
         UserError: naming every mistake.
     """
-    values = yaml_errors.read_yaml(path)
-    for override in overrides or []:
-        yaml_errors.override(values, override)
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        raise yaml_errors.explain(error, Experiment, str(path)) from None
+    return yaml_errors.load(Experiment, path, overrides)
 
 
 def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, device: str = "auto") -> Path | None:

@@ -2,14 +2,16 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from distill.errors import UserError
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -49,6 +51,21 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML at {place}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None) -> Schema:
+    """Read a YAML file by its schema, with `key=value` overrides.
+
+    Raises:
+        UserError: naming every mistake with the path of its key, and what was expected.
+    """
+    values = read_yaml(path)
+    for text in overrides or []:
+        override(values, text)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, schema, str(path)) from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
