@@ -1,1 +1,0 @@
-"""SalDistill's toolkit: data, metrics, losses, targets, one training loop, evaluation, export."""

@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.benchmark.models import benchmark
-from distill.build import scored_videos, training_sources, training_videos
-from distill.cache import info
-from distill.config import RunConfig, load_config
 from distill.data.clips import Video
+from distill.deploy.export import export
 from distill.errors import RunError, UserError
-from distill.export import export
+from distill.evaluation.references import score
 from distill.files import write_json
-from distill.jobs import build_store, score, verify_store
-from distill.models import load_model
-from distill.predict import predict
+from distill.inference.predict import predict
+from distill.models.references import load_model
 from distill.reports.demo import (
     METRICS,
     frames_in_words,
@@ -35,8 +32,13 @@ from distill.reports.demo import (
     verdict_of,
     write_demo_report,
 )
-from distill.runlog import read_log
-from distill.train import train
+from distill.targets.build import info
+from distill.targets.verify import verify_store
+from distill.training.config import RunConfig, load_config
+from distill.training.setup import build_store
+from distill.training.sources import scored_videos, training_sources, training_videos
+from distill.training.step_log import read_log
+from distill.training.train import train
 
 TEACHER = Path("configs/teacher/demo.yaml")
 STUDENT = Path("configs/distill/demo.yaml")

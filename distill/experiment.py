@@ -19,20 +19,21 @@ from statistics import fmean as mean
 
 from pydantic import Field, model_validator
 
-from distill import yaml_errors
-from distill.build import scored_videos
-from distill.config import RunConfig, Section, load_config
 from distill.data.clips import Video
-from distill.data.guard import cores
+from distill.data.video.guard import cores
 from distill.errors import UserError
+from distill.evaluation.metrics import TITLES
+from distill.evaluation.references import same_scene, score
 from distill.evaluation.scores import Comparison, Row, Scores, compare, read_scores, without_nan
 from distill.files import write_json, write_text
-from distill.jobs import build_store, same_scene, score, stride_of
-from distill.metrics import TITLES
-from distill.models import load_model
+from distill.models.references import load_model, stride_of
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
-from distill.train import train
+from distill.training import config_errors
+from distill.training.config import RunConfig, Section, load_config
+from distill.training.setup import build_store
+from distill.training.sources import scored_videos
+from distill.training.train import train
 
 
 class TeacherSource(Section):
@@ -94,7 +95,7 @@ def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Exp
     Raises:
         UserError: naming every mistake.
     """
-    return yaml_errors.load(Experiment, path, overrides)
+    return config_errors.load(Experiment, path, overrides)
 
 
 def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, device: str = "auto") -> Path | None:

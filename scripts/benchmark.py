@@ -11,7 +11,7 @@ from pathlib import Path
 # The repository's root comes first: this folder's own distill.py would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill.cli import main
+from distill.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -15,7 +15,7 @@ from pathlib import Path
 # The repository's root comes first: this folder's own distill.py would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill.cli import answer
+from distill.cli.main import answer
 from distill.experiment import load_experiment, run_experiment
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from places import REPOSITORY
+from helpers.places import REPOSITORY
 
-from distill.data import guard, known
+from distill.data.video import guard, known
 
 torch.set_num_threads(1)  # models this small are slower on more, and pinned losses want one order of sums
 

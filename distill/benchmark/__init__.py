@@ -1,1 +1,0 @@
-"""`saldistill benchmark`: what models, metrics, readers and stores cost, each side by side in one run."""

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from distill import models
 from distill.benchmark import cache_index
 from distill.benchmark.cache_tables import (
     ALONE,
@@ -40,20 +39,23 @@ from distill.benchmark.memory import growth
 from distill.benchmark.models import threads_set, wait
 from distill.benchmark.reader import Unremembered
 from distill.benchmark.rows import Tables, interleave
-from distill.build import training_sources, training_videos
-from distill.cache import fill
-from distill.config import RunConfig, load_config
 from distill.data import clips
 from distill.data.clips import ClipDataset, ClipSpec, FrameStore, Source, Video
-from distill.data.synthetic import SyntheticReader
-from distill.data.video import VideoWriter
+from distill.data.video.synthetic import SyntheticReader
+from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
-from distill.losses import LOSSES
+from distill.inference.sliding_window import slide
+from distill.models.device import resolve_device
+from distill.models.references import load_model
+from distill.models.registry import create_model
 from distill.saliency import normalise_density
-from distill.sliding import slide
+from distill.targets.build import fill
 from distill.targets.codec import CODECS, Codec
 from distill.targets.store import TargetStore
-from distill.teaching import CachedTeacher, OnlineTeacher
+from distill.training.config import RunConfig, load_config
+from distill.training.losses import LOSSES
+from distill.training.sources import training_sources, training_videos
+from distill.training.teachers import CachedTeacher, OnlineTeacher
 
 TEACHER, STUDENT = "teacher/salfom:tiny", "student/thtdnet:tiny"
 """Where nothing else is named."""
@@ -115,7 +117,7 @@ def benchmark(
     Raises:
         UserError: the subject is no teacher, or a config without one.
     """
-    where = models.resolve_device(device)
+    where = resolve_device(device)
     with tempfile.TemporaryDirectory() as folder:
         with threads_set(threads) as used, frames_forgotten():
             config = _config(subject, Path(folder), batch_size=batch_size, precision=precision)
@@ -228,9 +230,9 @@ def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
     section = config.teacher
     assert section is not None
     assert section.model is not None
-    teacher: Any = models.load_model(section.model, device=device)
+    teacher: Any = load_model(section.model, device=device)
     chosen = config.model
-    student = models.create_model(chosen.name, variant=chosen.variant, **chosen.arguments).to(device).train()
+    student = create_model(chosen.name, variant=chosen.variant, **chosen.arguments).to(device).train()
     videos = training_videos(training_sources(config.data))[:MOST_VIDEOS]
     settings: dict[str, Any] = {
         "stride": section.stride,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.targets.codec import CODECS
-from distill.targets.format import batch_bytes, batch_entries, end_bytes, header_bytes
+from distill.targets.shard import batch_bytes, batch_entries, end_bytes, header_bytes
 from distill.targets.store import TargetStore
 
 VIDEOS, FRAMES = 700, 500

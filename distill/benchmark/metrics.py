@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 
 from distill.benchmark.rows import Benchmark, interleave
 from distill.errors import UserError
-from distill.evaluation.scoring import score_frames
-from distill.imresize import imresize
-from distill.metrics import JITTER, METRICS, TITLES, TRUTHS
+from distill.evaluation.batched_metrics import score_frames
+from distill.evaluation.imresize import imresize
+from distill.evaluation.metrics import JITTER, METRICS, TITLES, TRUTHS
 
 SIZE = (360, 640)
 """Of the ground truth."""

@@ -26,11 +26,13 @@ import onnxruntime
 import torch
 from torch import nn
 
-from distill import models
 from distill.benchmark.memory import growth
 from distill.benchmark.onnx_files import OnnxFile, Shapes, exported, is_file, name_of
 from distill.benchmark.rows import Benchmark, interleave
 from distill.errors import UserError
+from distill.models.cost import count_weights, gflops_per_map
+from distill.models.device import PRECISIONS, check_precision, resolve_device
+from distill.models.references import load_model
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime"}
 
@@ -108,7 +110,7 @@ def benchmark(
         batch_size: clips or frames in one call, or several such numbers.
         threads: CPU threads of PyTorch and of ONNX Runtime; PyTorch's present number when None.
         device: where networks run.
-        precision: one of `models.PRECISIONS`, or several.
+        precision: one of `PRECISIONS`, or several.
         runtime: of networks, one of `RUNTIMES` or both; "onnx" exports them to a file that is removed afterwards.
         shapes: name of an .onnx file's input -> its shape, for the dimensions that the file leaves open.
         memory: measure it; costs a process a row on the CPU. Networks given as objects have none there.
@@ -134,10 +136,10 @@ def benchmark(
     if rounds < 1 or min(sizes) < 1 or (threads is not None and threads < 1):
         raise UserError(f"rounds, batch_size and threads must be at least 1: {rounds}, {batch_size}, {threads}")
     for each in precisions:
-        models.check_precision(each)
+        check_precision(each)
     if not runtimes or not set(runtimes) <= RUNTIMES.keys():
         raise UserError(f"runtime: expected {' or '.join(RUNTIMES)} or both, got {runtime!r}")
-    where = models.resolve_device(device)
+    where = resolve_device(device)
 
     with threads_set(threads) as used, tempfile.TemporaryDirectory() as folder:
         cases: list[Case] = []
@@ -201,7 +203,7 @@ def benchmark(
 def _load(reference: str | Path | nn.Module, device: torch.device) -> Any:
     if isinstance(reference, nn.Module):
         return reference.to(device).eval()
-    return models.load_model(reference, device=device)
+    return load_model(reference, device=device)
 
 
 def _network_cases(
@@ -214,7 +216,7 @@ def _network_cases(
 ) -> Iterator[Case]:
     """Yield the cases of a network in PyTorch."""
     try:
-        gflops = models.gflops_per_map(model)
+        gflops = gflops_per_map(model)
     except AttributeError:  # a network that create_model did not build has no identity to build it anew from
         gflops = None
     step = hasattr(model, "step")
@@ -222,7 +224,7 @@ def _network_cases(
         "model": name_of(model),
         "runtime": RUNTIMES["pytorch"],
         "mode": "step" if step else "clip",
-        "weights": models.count_weights(model),
+        "weights": count_weights(model),
         "gflops": gflops,
         "file_mb": None,
     }
@@ -264,7 +266,7 @@ def _network_call(model: Any, device: torch.device, batch_size: int, precision: 
     streams = hasattr(model, "step")
     shape = (batch_size, 3, *([] if streams else [model.num_frames]), *model.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    dtype = models.PRECISIONS[precision]
+    dtype = PRECISIONS[precision]
 
     def run() -> float:
         with torch.inference_mode(), torch.autocast(device.type, dtype) if dtype else nullcontext():
@@ -288,7 +290,7 @@ def _matrix_call(device: torch.device, precision: str) -> Callable[[], float]:
     generator = torch.Generator(device).manual_seed(0)
     shape = (MATRIX[device.type], MATRIX[device.type])
     a, b = (torch.randn(shape, device=device, generator=generator) for _ in range(2))
-    dtype = models.PRECISIONS[precision] or torch.float32
+    dtype = PRECISIONS[precision] or torch.float32
     a, b = a.to(dtype), b.to(dtype)
 
     def run() -> float:

@@ -15,10 +15,10 @@ import onnx
 import onnxruntime
 from torch import nn
 
-from distill import models
+from distill.deploy.export import export
+from distill.deploy.onnx_graph import METADATA_KEY
 from distill.errors import UserError
-from distill.export import export
-from distill.onnx_graph import METADATA_KEY
+from distill.models.onnx import load_onnx
 
 Shapes = Mapping[str, Sequence[int]]
 """Name of an input -> its shape, for the dimensions that a file leaves open."""
@@ -93,7 +93,7 @@ class OnnxFile:
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise UserError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         ours = METADATA_KEY in self.session.get_modelmeta().custom_metadata_map
-        self.metadata: dict[str, Any] = models.load_onnx(path).edge.metadata if ours else {}
+        self.metadata: dict[str, Any] = load_onnx(path).edge.metadata if ours else {}
         self.targets: int = len(self.metadata["target_frames"]) if ours else 1
 
     def draw(self, batch_size: int) -> dict[str, np.ndarray]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from distill import models
 from distill.benchmark.onnx_files import OnnxFile, Shapes, exported, is_file, name_of
 from distill.benchmark.rows import Benchmark, Tables
+from distill.models.references import load_model
 
 CALLS = 20
 """Timed calls of a file, after one that only warms up; an operator's time is its median."""
@@ -51,7 +51,7 @@ def layers(
         for reference in references:
             path, name = Path(str(reference)), str(reference)
             if not is_file(reference):
-                model = reference if isinstance(reference, nn.Module) else models.load_model(reference)
+                model = reference if isinstance(reference, nn.Module) else load_model(reference)
                 path, name = exported(model, Path(folder)), name_of(model)
             times = operator_times(path, batch_size=batch_size, threads=threads, shapes=shapes)
             for title, part_of in PARTS.items():

@@ -15,13 +15,13 @@ import onnxruntime
 
 from distill.benchmark.rows import Benchmark, interleave
 from distill.data.clips import Video
-from distill.data.guard import cores
+from distill.data.video.guard import cores
+from distill.deploy.calibration import Stretches, agreement, calls, maps_of
+from distill.deploy.openvino_runtime import load_in_openvino
 from distill.errors import UserError
-from distill.jobs import score
-from distill.metrics import TITLES
-from distill.onnx_model import OnnxModel, load_onnx
-from distill.openvino_session import load_in_openvino
-from distill.quantization.stretches import Stretches, agreement, calls, maps_of
+from distill.evaluation.metrics import TITLES
+from distill.evaluation.references import score
+from distill.models.onnx import OnnxModel, load_onnx
 
 METRICS = ("auc_judd", "nss", "cc", "sim", "kldiv")
 """What is scored: the quick ones."""

@@ -29,9 +29,9 @@ from distill.benchmark.rows import Benchmark, interleave
 from distill.data import clips
 from distill.data.augment import Crop, Jitter
 from distill.data.clips import ClipDataset, ClipSpec, Source, Video
-from distill.data.load_decord import load_decord
 from distill.data.loader import make_loader
-from distill.data.video import open_size, open_video
+from distill.data.video.load_decord import load_decord
+from distill.data.video.open import open_size, open_video
 from distill.errors import UserError
 
 Read = Callable[[Sequence[int], tuple[int, int]], np.ndarray]

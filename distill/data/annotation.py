@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.video import read_image
+from distill.data.video.image_folder import read_image
 from distill.errors import UserError
 
 EXPECTED_POINTS = "expected one list of [row, column] points for each frame"

@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.data import DATASETS, dhf1k, folder, hollywood2, ntire, shots, ucf_sports
 from distill.data.clips import Video
-from distill.data.known import learn
-from distill.data.scan import Scan, look_at
+from distill.data.sets import dhf1k, folder, hollywood2, ntire, shots, ucf_sports
+from distill.data.sets.find import DATASETS
+from distill.data.sets.scan import Scan, look_at
+from distill.data.text import plural
 from distill.data.truth import MapsTruth, PointsTruth
 from distill.data.truth_check import TruthCheck, truth_question
-from distill.data.video import describe
-from distill.data.words import plural
+from distill.data.video.known import learn
+from distill.data.video.names import describe
 from distill.errors import UserError
 
 LISTED = 50

@@ -21,8 +21,10 @@ from distill import saliency
 from distill.data import augment
 from distill.data.augment import Box, Colour, Crop, Jitter
 from distill.data.truth import Truth
-from distill.data.video import VideoReader, open_video
+from distill.data.video.open import open_video
+from distill.data.video.protocol import VideoReader
 from distill.errors import UserError
+from distill.fixations import fixation_map
 from distill.stride import Stride, offsets, step_of
 
 CACHE_BYTES = 128 * 2**20
@@ -266,7 +268,7 @@ def _fixations(video: Video, frame: int, box: Box | None, map_size: tuple[int, i
     if box is None:
         return video.truth.fixation_map(frame, map_size)
     points = video.truth.points(frame) - (box.top, box.left)  # those outside the box are left out
-    return saliency.fixation_map(points, (box.height, box.width), map_size)
+    return fixation_map(points, (box.height, box.width), map_size)
 
 
 def _density(video: Video, frame: int, box: Box | None, map_size: tuple[int, int]) -> np.ndarray:

@@ -16,9 +16,10 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from distill.data.annotation import read_mat, read_picture, read_points
-from distill.data.probe import probe
-from distill.data.video import AvReader
+from distill.data.video.probe import probe
+from distill.data.video.pyav_reader import AvReader
 from distill.errors import UserError
+from distill.fixations import density_from_points, fixation_map
 
 log = logging.getLogger(__name__)
 
@@ -156,16 +157,14 @@ def truth_of(folder: Path, size: tuple[int, int], first: int = 1) -> MapsTruth |
 
 
 # The maps are made in distill.saliency, which is imported where they are: the processes that only examine files
-# (distill.data.guard) need not wait for PyTorch.
+# (distill.data.video.guard) need not wait for PyTorch.
 
 
 def _built(
     points: np.ndarray, size: tuple[int, int], map_size: tuple[int, int], sigma: float | None = None
 ) -> np.ndarray:
     """Return the density (h, w) float32 that fixations make."""
-    from distill import saliency
-
-    return saliency.density_from_points(points, size, map_size, sigma=sigma)
+    return density_from_points(points, size, map_size, sigma=sigma)
 
 
 def _shrunk(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
@@ -180,9 +179,7 @@ def _shrunk(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
 
 def _counted(points: np.ndarray, size: tuple[int, int], map_size: tuple[int, int]) -> np.ndarray:
     """Return how many fixations fall into each pixel of a map, (h, w) float32."""
-    from distill import saliency
-
-    return saliency.fixation_map(points, size, map_size)
+    return fixation_map(points, size, map_size)
 
 
 def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,13 +8,13 @@ from typing import Any, Self
 import numpy as np
 
 from distill.data.annotation import mat_version, read_mat, read_picture, read_points
-from distill.data.examine import examine
-from distill.data.frames import check_picture, listing_of
-from distill.data.guard import alive
-from distill.data.known import Question
-from distill.data.probe import state_of
+from distill.data.text import named_frames, plural
 from distill.data.truth import MapsTruth, PointsTruth, inside
-from distill.data.words import named_frames, plural
+from distill.data.video.examine import examine
+from distill.data.video.frames import check_picture, listing_of
+from distill.data.video.guard import alive
+from distill.data.video.known import Question
+from distill.data.video.probe import state_of
 from distill.errors import UserError
 
 KINDS = (("maps", ".png"), ("fixation", ".png"), ("fixation/maps", ".mat"))

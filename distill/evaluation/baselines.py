@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill.data.clips import Video
-from distill.data.video import open_video
+from distill.data.video.open import open_video
 
 if TYPE_CHECKING:
-    from distill.evaluate import MapSource
+    from distill.evaluation.evaluate import MapSource
 
 CENTRE_SIGMA = 0.16
 """Standard deviation of the centre prior, as a part of the frame's width and of its height."""

@@ -9,10 +9,10 @@ import numpy as np
 from distill.data.clips import Video
 from distill.errors import UserError
 from distill.evaluation.baselines import centre_gaussian
+from distill.evaluation.batched_metrics import score_frames
+from distill.evaluation.metrics import TRUTHS
 from distill.evaluation.other_frames import OtherFrames
 from distill.evaluation.protocols import PROTOCOLS
-from distill.evaluation.scoring import score_frames
-from distill.metrics import TRUTHS
 
 MapSource = Callable[[Video, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
 """Yields (frame, map) for each asked frame of a video: a map (h, w) of any size, non-negative, peak 1 or 255."""

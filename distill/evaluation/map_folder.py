@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from distill.data.clips import Video
-from distill.data.scan import same_name
-from distill.data.video import describe
+from distill.data.map_files import find_maps, frames_of, read_maps, require_maps
+from distill.data.sets.scan import same_name
+from distill.data.video.names import describe
 from distill.errors import UserError
-from distill.map_files import find_maps, frames_of, read_maps, require_maps
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from distill import saliency
 from distill.data.clips import Video
 from distill.data.truth import Truth
-from distill.evaluate import evaluate
+from distill.evaluation.evaluate import evaluate
 from distill.evaluation.scores import Row, Scores
+from distill.fixations import density_from_points, fixation_map
 
 NAME = "observers"
 
@@ -68,11 +68,11 @@ class HalfTruth:
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`; built from this half's points by the data set's recipe."""
         sigma = getattr(self.truth, "sigma", None)
-        return saliency.density_from_points(self.points(frame), self.size, map_size, sigma=sigma)
+        return density_from_points(self.points(frame), self.size, map_size, sigma=sigma)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.fixation_map`."""
-        return saliency.fixation_map(self.points(frame), self.size, map_size)
+        return fixation_map(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
@@ -125,7 +125,7 @@ def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.nd
     assert isinstance(truth, HalfTruth), "only videos with ground truth have observers"
     for frame in frames:
         sigma = SIGMA * video.size[1] / 640
-        density = saliency.density_from_points(truth.others(frame), video.size, sigma=sigma)
+        density = density_from_points(truth.others(frame), video.size, sigma=sigma)
         yield frame, density / (density.max() or 1.0)
 
 

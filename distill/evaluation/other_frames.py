@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill import saliency
 from distill.data.clips import Video
 from distill.data.truth import rescale
+from distill.fixations import fixation_map, sigma_for
 
 POOL = 1000
 """Frames whose gaze is kept, drawn from all frames in use: enough for a mean map, and quickly read."""
@@ -48,7 +48,7 @@ class OtherFrames:
         others = self._others(video, frame)
         random = np.random.default_rng([self.seed, zlib.crc32(video.name.encode()), frame])
         drawn = random.permutation(others)[:UNION]
-        return (saliency.fixation_map(self._pixels(drawn, video.size), video.size) > 0).astype(np.float32)
+        return (fixation_map(self._pixels(drawn, video.size), video.size) > 0).astype(np.float32)
 
     def mean_map(self, video: Video) -> np.ndarray:
         """Return the mean map (h', w'), a quarter of the video's size, of the gaze of all other recordings.
@@ -59,8 +59,8 @@ class OtherFrames:
 
         size = video.size
         small = (max(1, size[0] // MEAN_MAP_SHRINK), max(1, size[1] // MEAN_MAP_SHRINK))
-        counts = saliency.fixation_map(self._pixels(self._others(video, None), size), size, small)
-        blurred: np.ndarray = gaussian_filter(counts, saliency.sigma_for(small[1]), mode="reflect")
+        counts = fixation_map(self._pixels(self._others(video, None), size), size, small)
+        blurred: np.ndarray = gaussian_filter(counts, sigma_for(small[1]), mode="reflect")
         return blurred
 
     def _others(self, video: Video, frame: int | None) -> np.ndarray:

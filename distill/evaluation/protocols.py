@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from distill.imresize import imresize
-from distill.metrics import METRICS
+from distill.evaluation.imresize import imresize
+from distill.evaluation.metrics import METRICS
 
 Size = tuple[int, int]
 

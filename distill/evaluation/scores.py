@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
+from distill.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from distill.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_means
 from distill.files import atomic_path, refuse_existing, write_json
-from distill.metrics import LOWER_IS_BETTER, TITLES
 
 Means = dict[str, float]
 """Metric -> mean; NaN where it is defined nowhere."""

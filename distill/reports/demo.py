@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from distill.build import scored_videos
-from distill.config import RunConfig
 from distill.data.clips import Video
-from distill.evaluate import evaluate, model_maps
 from distill.evaluation.baselines import BASELINES
-from distill.models import load_model
+from distill.evaluation.evaluate import evaluate, model_maps
+from distill.models.references import load_model
 from distill.reports import page
 from distill.reports.charts import chart_grid
 from distill.reports.scores import side_by_side
-from distill.runfolder import peak_memory_mib
+from distill.training.config import RunConfig
+from distill.training.run_folder import peak_memory_mib
+from distill.training.sources import scored_videos
 
 METRICS = {"auc_judd": "AUC-J", "nss": "NSS", "cc": "CC", "sim": "SIM", "kldiv": "KL"}
 BEST = {"AUC-J": "high", "NSS": "high", "CC": "high", "SIM": "high", "KL": "low"}

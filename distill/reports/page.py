@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from distill.files import write_text
 from distill.reports import charts
 from distill.reports.charts import Curve, chart
-from distill.runlog import read_log
+from distill.training.step_log import read_log
 
 VIDEO_LIMIT = 16 * 2**20
 """Bytes up to which a video is put into the page; a larger one is linked."""

@@ -15,13 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from distill.data.clips import Video
-from distill.data.video import open_video
-from distill.evaluate import MapSource
+from distill.data.video.open import open_video
 from distill.evaluation.baselines import BASELINES
+from distill.evaluation.evaluate import MapSource
+from distill.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from distill.evaluation.scores import AVERAGES, Scores
 from distill.files import refuse_existing
-from distill.metrics import LOWER_IS_BETTER, TITLES
-from distill.predict import overlay
+from distill.inference.predict import overlay
 from distill.reports import page
 from distill.reports.charts import Curve, chart, chart_grid, strips
 from distill.saliency import to_peak

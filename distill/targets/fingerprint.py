@@ -32,7 +32,7 @@ def fingerprint(
         precision: what it computes in: "fp32", "bf16" or "fp16".
         content: hash the videos' content, which reads them whole; otherwise their sizes alone are told.
     """
-    from distill.models import weights_fingerprint
+    from distill.models.weight_files import weights_fingerprint
 
     identity = model.identity
     name = "onnx" if identity.get("variant") == "onnx" else identity["name"]

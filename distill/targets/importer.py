@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from distill.data.map_files import files_of, find_maps, frames_of, read_maps
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
-from distill.map_files import files_of, find_maps, frames_of, read_maps
 from distill.saliency import log_density, peak_map
 from distill.targets.fingerprint import hash_of_files
 from distill.targets.plan import Batch

@@ -28,16 +28,8 @@ from distill.errors import UserError
 from distill.files import fsync, refuse_existing, write_new
 from distill.targets.codec import CODECS
 from distill.targets.fingerprint import differences
-from distill.targets.format import (
-    VERSION,
-    DamagedError,
-    end_bytes,
-    header_bytes,
-    read_index,
-    read_record,
-    scan,
-)
 from distill.targets.plan import Batch, Plan
+from distill.targets.shard import VERSION, DamagedError, end_bytes, header_bytes, read_index, read_record, scan
 from distill.targets.writer import ShardWriter, explained
 
 _OPEN_FILES = 32  # shards a reader keeps open at most

@@ -18,7 +18,7 @@ import numpy as np
 
 from distill.errors import NO_SPACE, UserError
 from distill.files import fsync
-from distill.targets.format import DamagedError, batch_bytes, batch_entries, end_bytes, scan
+from distill.targets.shard import DamagedError, batch_bytes, batch_entries, end_bytes, scan
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import av
 import pytest
-from edge_models import REAL_VIDEO, FakeCapture, SmallModel, small_stream
+from helpers.edge_models import REAL_VIDEO, FakeCapture, SmallModel, small_stream
 
-from distill.data.video import VideoWriter, open_video
-from distill.export import export
+from distill.data.video.open import open_video
+from distill.data.video.writer import VideoWriter
+from distill.deploy.export import export
 from student import edge
 
 

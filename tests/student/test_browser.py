@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chromium import EXECUTABLE, Chromium, serve
-from edge_models import REAL_VIDEO
+from helpers.chromium import EXECUTABLE, Chromium, serve
+from helpers.edge_models import REAL_VIDEO
 from onnx import TensorProto, helper
 
-from distill.data.video import VideoWriter
+from distill.data.video.writer import VideoWriter
 from student import edge
 from student.edge import EdgeModel, Stream
 

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edge_models import SmallModel, frames, peak, small_stream
+from helpers.edge_models import SmallModel, frames, peak, small_stream
 from onnx import TensorProto, helper
 from PIL import Image
 
-from distill import predict
-from distill.export import export
+from distill.deploy.export import export
+from distill.inference import predict
 from student import edge
 from student.edge import EdgeModel, Stream
 

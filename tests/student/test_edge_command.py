@@ -13,10 +13,10 @@ import av
 import numpy as np
 import onnx
 import pytest
-from edge_models import REAL_VIDEO, frames
+from helpers.edge_models import REAL_VIDEO, frames
 from PIL import Image
 
-from distill.data.video import open_video
+from distill.data.video.open import open_video
 from student import edge
 
 

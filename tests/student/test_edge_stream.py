@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from edge_models import REAL_VIDEO, SmallModel, frames, peak
+from helpers.edge_models import REAL_VIDEO, SmallModel, frames, peak
 
-from distill.data.video import open_video
-from distill.export import export
-from distill.models import load_model
-from distill.sliding import slide
+from distill.data.video.open import open_video
+from distill.deploy.export import export
+from distill.inference.sliding_window import slide
+from distill.models.references import load_model
 from student import edge
 from student.edge import Cuts, EdgeModel, Stream, step_of
 

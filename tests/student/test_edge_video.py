@@ -11,11 +11,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from edge_models import REAL_VIDEO, FakeCapture, frames
+from helpers.edge_models import REAL_VIDEO, FakeCapture, frames
+from helpers.video_files import cut_away
 from PIL import Image
-from video_files import cut_away
 
-from distill.data.video import VideoWriter
+from distill.data.video.writer import VideoWriter
 from student import edge
 
 

@@ -9,10 +9,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from edge_models import REAL_VIDEO
+from helpers.edge_models import REAL_VIDEO
 from PIL import Image
 
-from distill.data.video import open_video
+from distill.data.video.open import open_video
 from student import edge
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill.data.video import open_video
-from distill.models import create_model
+from distill.data.video.open import open_video
+from distill.models.registry import create_model
 from student.stream import VARIANTS, ClipMemory, Model, State
 
 SAMPLE = Path(__file__).parent.parent / "data" / "dhf1k" / "video" / "002.AVI"

@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import config
+from helpers.runs import config
 
-from distill import build
 from distill.data.clips import ClipSpec, Window
-from distill.jobs import build_store
-from distill.models import create_model, load_model, save_model
-from distill.runlog import read_log
+from distill.models.references import load_model
+from distill.models.registry import create_model
+from distill.models.weight_files import save_model
 from distill.targets.store import TargetStore
-from distill.train import train
+from distill.training import setup
+from distill.training.setup import build_store
+from distill.training.sources import training_sources
+from distill.training.step_log import read_log
+from distill.training.train import train
 
 STUDENT = {"name": "student/stream", "variant": "micro"}
 LOSSES = [{"name": "kldiv"}, {"name": "cc"}, {"name": "kldiv", "against": "teacher"}]
@@ -38,9 +41,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_frame_has_its_own_cached_target(store: dict[str, Any], tmp_path: Path) -> None:
     run = config(tmp_path / "run", model=STUDENT, losses=LOSSES, teacher=store)
-    sources = build.training_sources(run.data)
+    sources = training_sources(run.data)
     spec = ClipSpec.of(create_model(**STUDENT))
-    teacher = build.build_teacher(run, sources, spec, torch.device("cpu"))
+    teacher = setup.build_teacher(run, sources, spec, torch.device("cpu"))
     assert teacher is not None
     [video, *_] = sources[0].videos
     maps = teacher.reader(Window(video, 9))["teacher_map"]

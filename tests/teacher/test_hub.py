@@ -15,7 +15,7 @@ from huggingface_hub import file_download
 from huggingface_hub.utils import _http
 
 from distill.errors import UserError
-from distill.models import create_model
+from distill.models.registry import create_model
 from teacher import hub
 from teacher.salfom import VARIANTS, Model
 from teacher.weights import to_published

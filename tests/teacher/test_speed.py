@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # as a program, the repository is not on the path
 
-from distill.data import find_videos
 from distill.data.clips import Video
-from distill.data.video import open_video
-from distill.losses import LOSSES
-from distill.metrics import cc
-from distill.models import create_model
-from distill.sliding import slide
+from distill.data.sets.find import find_videos
+from distill.data.video.open import open_video
+from distill.evaluation.metrics import cc
+from distill.inference.sliding_window import slide
+from distill.models.registry import create_model
+from distill.training.losses import LOSSES
 
 BAR = 1e-5
 

@@ -1,0 +1,78 @@
+"""Video reader for a folder of images."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distill.data.video.names import IMAGE_SUFFIXES, describe, natural
+from distill.data.video.protocol import once_each
+from distill.errors import UserError
+
+FOLDER_FPS = 30.0
+"""Frames a second of a folder of frames, which does not say: the rate of DHF1K."""
+
+
+@lru_cache(maxsize=64)
+def _listing(folder: str, _changed: int) -> tuple[Path, ...]:
+    images = [p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
+    return tuple(sorted(images, key=lambda p: natural(p.name)))
+
+
+def frame_files(folder: Path) -> tuple[Path, ...]:
+    """Return the images of a folder in natural numeric order; hidden files are left out."""
+    return _listing(str(folder), folder.stat().st_mtime_ns) if folder.is_dir() else ()
+
+
+class FolderReader:
+    """A folder of frames (PNG, JPEG, BMP), in the natural numeric order of their names.
+
+    Raises:
+        UserError: if the folder holds no image, or an image cannot be opened or has another size than the first.
+    """
+
+    def __init__(self, path: Path, fps: float = FOLDER_FPS) -> None:
+        self.path, self.fps = path, fps
+        self.files = frame_files(path)
+        if not self.files:
+            raise UserError(
+                f"{path}: there is no frame in this folder; expected images ({', '.join(IMAGE_SUFFIXES)}), "
+                f"found {describe(path)}"
+            )
+        self.num_frames = len(self.files)
+        self.size = read_image(self.files[0], decode=False).size[::-1]
+
+    def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
+        """Read frames: see `VideoReader.read`."""
+        unique, places = once_each(frames, self.num_frames)
+        height, width = size or self.size
+        pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
+        for row, index in enumerate(unique.tolist()):
+            image = read_image(self.files[index])
+            if image.size[::-1] != self.size:
+                raise UserError(
+                    f"{self.files[index]}: the frame is {image.size[0]} x {image.size[1]} pixels and the first one "
+                    f"of its folder {self.size[1]} x {self.size[0]}; the frames of a video must have one size"
+                )
+            image = image.convert("RGB")
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BICUBIC)
+            pixels[row] = np.asarray(image)
+        return pixels[places]
+
+
+def read_image(path: Path, *, decode: bool = True) -> Image.Image:
+    """Read an image file; its size and kind alone when not to `decode`.
+
+    Raises:
+        UserError: if it cannot be opened or decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            if decode:
+                image.load()
+            return image
+    except (OSError, SyntaxError) as error:  # Pillow calls some broken PNGs a SyntaxError
+        raise UserError(f"{path}: cannot be decoded as an image; it is damaged or no image ({error})") from error

@@ -1,0 +1,112 @@
+"""Video reader based on PyAV, for files that decord cannot be trusted with."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from distill.data.video.probe import Probe
+from distill.data.video.protocol import once_each
+from distill.errors import UserError
+
+
+class AvReader:
+    """A video file read by PyAV: it seeks to the key frame before what is asked for and decodes on from there.
+
+    Where frames have no times of their own, frames are counted from the start of the file: right, but slow.
+    """
+
+    def __init__(self, path: Path, found: Probe) -> None:
+        self.path, self.num_frames, self.fps, self.size = path, found.num_frames, found.fps, found.size
+        self._stamps, self._keys, self._turn = found.stamps, found.keys, found.turn
+        self._places = {} if found.stamps is None else {int(s): i for i, s in enumerate(found.stamps)}
+        self._scaler = av.video.reformatter.VideoReformatter()
+        self._container: Any = None
+        self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
+        self._next = found.num_frames  # the frame that `_frames` gives next; the end: nothing is being decoded
+
+    def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
+        """Read frames: see `VideoReader.read`."""
+        unique, places = once_each(frames, self.num_frames)
+        height, width = size or self.size
+        pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
+        if self._turn % 2:  # scaled as stored, then turned
+            height, width = width, height
+        for row, index in enumerate(unique.tolist()):
+            scaled = self._scaler.reformat(
+                self.frame(index), width=width, height=height, format="rgb24", interpolation="BICUBIC"
+            )
+            pixels[row] = np.rot90(scaled.to_ndarray(), self._turn)
+        return pixels[places]
+
+    def frame(self, index: int) -> av.VideoFrame:
+        """Decode one frame, as the file holds it: at its own size, depth and colours, and not turned.
+
+        Raises:
+            UserError: if it cannot be decoded.
+        """
+        try:
+            return self._find(index)
+        except av.error.FFmpegError as error:
+            raise self._damaged(index) from error
+
+    def _find(self, index: int) -> av.VideoFrame:
+        if index < self._next or self._key_between(self._next, index):
+            self._seek(index)
+        for place, frame in self._frames:
+            self._next = place + 1
+            if place == index:
+                return frame
+            if place > index:  # the container sought too far
+                break
+        self._restart()
+        for place, frame in self._frames:
+            self._next = place + 1
+            if place == index:
+                return frame
+        raise self._damaged(index)
+
+    def _damaged(self, index: int) -> UserError:
+        self._next = self.num_frames
+        return UserError(f"{self.path}: frame {index + 1} cannot be decoded; the file is damaged")
+
+    def _key_between(self, position: int, index: int) -> bool:
+        """Whether a jump to a key frame saves decoding."""
+        if self._stamps is None:
+            return False
+        after = np.searchsorted(
+            self._keys, self._stamps[[min(position, len(self._stamps) - 1), index]], side="right"
+        )
+        return bool(after[1] > after[0])
+
+    def _seek(self, index: int) -> None:
+        if self._stamps is None or self._container is None:
+            self._restart()
+        if self._stamps is not None:
+            key = self._keys[max(0, int(np.searchsorted(self._keys, self._stamps[index], side="right")) - 1)]
+            self._container.seek(int(key), stream=self._container.streams.video[0])
+            self._frames = self._decode()
+
+    def _restart(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        self._container = av.open(str(self.path))
+        self._container.streams.video[0].codec_context.thread_count = 1
+        self._frames = self._decode()
+        self._next = 0
+
+    def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Give (index, frame) from where the container stands; frames that belong to no index are left out."""
+        counted = 0
+        for packet in self._container.demux(self._container.streams.video[0]):
+            try:
+                decoded = packet.decode()
+            except av.error.FFmpegError:
+                continue  # whoever asks for the frame that is missing now is told so
+            for frame in decoded:
+                place = counted if self._stamps is None else self._places.get(frame.pts, -1)
+                counted += 1
+                if place >= 0:
+                    yield place, frame

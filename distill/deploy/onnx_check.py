@@ -1,0 +1,182 @@
+"""An exported file against the network that it came from: the same clips through both, and how far apart."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from distill.data.video.open import open_video
+from distill.errors import UserError
+from distill.inference.sliding_window import window_of
+
+MAX_ERROR = 1e-3
+"""Largest difference from PyTorch, of maps whose maximum is 1, that an exported file may have."""
+
+MIN_CC = 0.999
+"""Smallest correlation with PyTorch's map that it may have."""
+
+Call = Callable[..., Sequence[np.ndarray]]
+"""A graph, run by whatever: its inputs in order to its outputs in order."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """ONNX Runtime against PyTorch at one batch size: largest error of maps in [0, 1], smallest CC of a map."""
+
+    batch: int
+    max_error: float
+    cc: float
+
+
+def steps_of(reach: int) -> tuple[int, int]:
+    """Return how many steps step mode is compared over, and before which of them it begins anew.
+
+    Both parts see whatever a map depends on come and go.
+    """
+    return max(20, reach + 8), max(10, reach + 2)
+
+
+def example_clips(
+    size: tuple[int, int],
+    length: int,
+    target_frames: Sequence[int],
+    frames: Tensor | np.ndarray | str | Path | None,
+) -> tuple[Tensor, str]:
+    """Return three different clips (3, 3, T, H, W) uint8, and what they show.
+
+    Args:
+        size: (H, W).
+        length: T.
+        target_frames: of the model.
+        frames: a video file or folder of frames, or frames (n, H, W, 3) uint8 RGB; moving spots when None.
+
+    Raises:
+        UserError: frames of another type or shape, or no video.
+    """
+    if frames is None:
+        return _moving_spots(length, size), "drawn frames"
+    if isinstance(frames, str | Path):
+        reader, shown = open_video(frames), f"real frames of {Path(frames).name}"
+        there = reader.num_frames
+    else:
+        given, shown = torch.as_tensor(frames), "given frames"
+        there = len(given)
+        if given.dtype != torch.uint8 or given.shape[1:] != (*size, 3) or there == 0:
+            raise UserError(
+                f"frames: expected uint8 RGB of shape (n, {size[0]}, {size[1]}, 3), got {given.dtype} of shape "
+                f"{tuple(given.shape)}"
+            )
+    asked = [there * part // 4 for part in (1, 2, 3)]
+    windows = [window_of(f, there, target_frames, length=length).frames for f in asked]
+    needed = sorted({frame for window in windows for frame in window})
+    images = (
+        torch.from_numpy(reader.read(needed, size)) if isinstance(frames, str | Path) else given[needed]
+    )  # (n, H, W, 3)
+    rows = torch.tensor([[needed.index(frame) for frame in window] for window in windows])
+    return images[rows].permute(0, 4, 1, 2, 3).contiguous(), shown
+
+
+def _moving_spots(num_frames: int, size: tuple[int, ...]) -> Tensor:
+    """Draw bright spots that wander over a gradient, and some noise: (3, 3, T, H, W) uint8, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
+    start, speed = (torch.rand(3, 3, 1, 2, generator=generator) for _ in range(2))  # (batch, channel, 1, 2)
+    centre = start + (speed - 0.5) * torch.linspace(0, 1, num_frames)[:, None]  # (3, 3, T, 2)
+    away = (rows - centre[..., 0, None, None]) ** 2 + (columns - centre[..., 1, None, None]) ** 2
+    noise = torch.rand(3, 3, num_frames, *size, generator=generator)
+    return (255 * (0.7 * torch.exp(-away * 40) + 0.2 * columns + 0.1 * noise)).to(torch.uint8)
+
+
+def check_file(path: Path) -> int:
+    """Run onnx.checker with shape inference; returns the number of operators in the graph."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UserError(
+            f"{path.name}: onnx.checker refuses the exported file, nothing was written: {error}"
+        ) from error
+    return len(onnx.load(str(path), load_external_data=False).graph.node)
+
+
+def compare(
+    graph: nn.Module, path: Path, clips: Tensor, metadata: Mapping[str, Any], batches: Sequence[int]
+) -> Iterator[Check]:
+    """Compare a file's maps with the network's at some batch sizes.
+
+    Args:
+        graph: what was exported.
+        path: the file.
+        clips: (n, 3, T, H, W) uint8; in step mode T steps, in which each side carries its own state.
+        metadata: what the file says of itself.
+        batches: sizes, none beyond n.
+
+    Raises:
+        UserError: they differ by more than `MAX_ERROR`, or correlate by less than `MIN_CC`.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def network(*inputs: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [output.numpy() for output in graph(*map(torch.from_numpy, inputs))]
+
+    def runtime(*inputs: np.ndarray) -> list[np.ndarray]:
+        return session.run(None, dict(zip(names, inputs, strict=True)))
+
+    images = clips.numpy()
+    if metadata["input"]["type"] == "float32":
+        images = images.astype(np.float32) / np.float32(255)
+    all_expected = maps_of(network, images[: max(batches)], metadata)
+    for batch in batches:
+        expected, found = all_expected[:batch], maps_of(runtime, images[:batch], metadata)
+        if found.shape != expected.shape:
+            raise UserError(
+                f"{path.name}: the exported graph gives maps of shape {found.shape} at batch {batch}, PyTorch "
+                f"{expected.shape}; nothing was written"
+            )
+        peak = expected.max(axis=(-2, -1), keepdims=True)
+        if metadata["output"]["values"] == "log":
+            expected, found = np.exp(expected - peak), np.exp(found - peak)
+        else:
+            expected, found = (maps / np.maximum(peak, np.finfo(np.float32).tiny) for maps in (expected, found))
+        error = float(np.abs(found - expected).max())
+        pairs = zip(found.reshape(-1, *found.shape[2:]), expected.reshape(-1, *found.shape[2:]), strict=True)
+        correlation = min(_cc(a, b) for a, b in pairs)
+        if not (error <= MAX_ERROR and correlation >= MIN_CC):  # NaN fails too
+            raise UserError(
+                f"{path.name}: the exported graph differs from PyTorch at batch {batch}: max error {error:.1e} "
+                f"(at most {MAX_ERROR} allowed), CC {correlation:.6f} (at least {MIN_CC}); nothing was written"
+            )
+        yield Check(batch, error, correlation)
+
+
+def maps_of(call: Call, clips: np.ndarray, metadata: Mapping[str, Any]) -> np.ndarray:
+    """Return a graph's maps of clips (B, 3, T, H, W): (B, N, h, w), or (B, T, h, w) of T steps.
+
+    Step mode begins anew once in the middle, as after a cut.
+    """
+    if metadata["mode"] == "clip":
+        return call(clips)[0]
+    initial = [np.zeros((len(clips), *each["shape"][1:]), np.float32) for each in metadata["state"]]
+    _, anew = steps_of(metadata["reach"])
+    state, maps = initial, []
+    for t in range(clips.shape[2]):
+        saliency, *state = call(np.ascontiguousarray(clips[:, :, t]), *(initial if t == anew else state))
+        maps.append(saliency)
+    return np.concatenate(maps, axis=1)
+
+
+def _cc(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Pearson's correlation of two maps; 1 where both are constant, which is no difference."""
+    a, b = (m.astype(np.float64) - m.mean(dtype=np.float64) for m in (a, b))
+    if max(np.abs(a).max(), np.abs(b).max()) < 1e-6:
+        return 1.0
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))

@@ -1,0 +1,98 @@
+"""An exported file in OpenVINO, Intel's runtime for its processors, behind the same call as in ONNX Runtime.
+
+pip install 'saldistill[openvino]'
+"""
+
+import importlib.util
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from distill.errors import UserError
+from distill.models.onnx import OnnxModel, load_onnx
+
+
+def is_installed() -> bool:
+    """Tell whether OpenVINO can be imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def check_installed() -> None:
+    """Refuse to go on where OpenVINO cannot be imported.
+
+    Raises:
+        UserError: it says how to install it.
+    """
+    if not is_installed():
+        raise UserError("OpenVINO is not installed; pip install 'saldistill[openvino]'")
+
+
+def load_in_openvino(path: str | Path, *, threads: int | None = None) -> OnnxModel:
+    """Return an exported model of either mode, run by OpenVINO on the CPU.
+
+    Args:
+        path: the .onnx file.
+        threads: threads of one call; OpenVINO's choice when None.
+
+    Raises:
+        UserError: OpenVINO is not installed or cannot read the file, or as `load_onnx`.
+    """
+    check_installed()
+    model = load_onnx(path, threads=1)  # what the file says of itself, and the checks of what goes in
+    model.edge.session = OpenVinoSession(Path(path), threads)
+    return model
+
+
+class OpenVinoSession:
+    """The one call of ONNX Runtime's session that `student.edge.EdgeModel` makes.
+
+    OpenVINO refuses some graphs that compute constants from constants, as the mask of Swin's shifted windows. ONNX
+    Runtime then folds these first, and leaves the rest as it is.
+
+    Args:
+        path: the .onnx file.
+        threads: threads of one call.
+
+    Raises:
+        UserError: if OpenVINO cannot read or compile the file.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # on some processors it would choose bfloat16 itself
+        }
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = _compile(path, options)
+        except Exception as error:  # of either runtime
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{path}: OpenVINO cannot load it: {reason}") from error
+        self.request = compiled.create_infer_request()
+
+    def run(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return outputs by their names."""
+        self.request.infer(dict(feed))
+        return [self.request.get_tensor(name).data.copy() for name in names]
+
+
+def _compile(path: Path, options: dict[str, Any]) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    try:
+        return core.compile_model(str(path), "CPU", options)
+    except RuntimeError:
+        with tempfile.TemporaryDirectory() as folder:
+            folded = Path(folder) / "folded.onnx"
+            settings = onnxruntime.SessionOptions()
+            settings.log_severity_level = 3
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            settings.optimized_model_filepath = str(folded)
+            onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            return core.compile_model(str(folded), "CPU", options)

@@ -1,0 +1,108 @@
+"""From a model reference on the command line to a source of maps, and its scores."""
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from distill.data.clips import Video
+from distill.errors import UserError
+from distill.evaluation.baselines import BASELINES
+from distill.evaluation.evaluate import MapSource, evaluate, model_maps
+from distill.evaluation.map_folder import MapFolder
+from distill.evaluation.observers import NAME as OBSERVERS
+from distill.evaluation.observers import evaluate_observers, other_half
+from distill.evaluation.scores import Scores
+from distill.models.device import resolve_device
+from distill.models.references import load_model, stride_of
+from distill.stride import Stride
+
+IN_A_RUN = ("config.yaml", "best.safetensors", "checkpoints")
+"""A folder with one of these is a run's, whatever else lies in it."""
+
+
+def score(
+    reference: str | Path,
+    videos: list[Video],
+    *,
+    stride: Stride | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    first_frames: str = "repeat",
+    **options: Any,
+) -> tuple[Scores, MapSource]:
+    """Score a model, a folder of maps, or a baseline by its name, on videos; return its scores and its map source.
+
+    Args:
+        reference: as `map_source`, or `observers` for the ceiling.
+        videos: on what.
+        stride: of a model; as in training when None.
+        batch_size: of a model.
+        device: of a model.
+        first_frames: of a model.
+        **options: as `evaluate` takes them.
+    """
+    if str(reference) == OBSERVERS:
+        return evaluate_observers(videos, **options), other_half
+    maps = map_source(reference, stride=stride, batch_size=batch_size, device=device, first_frames=first_frames)
+    light = maps in BASELINES.values()
+    if isinstance(maps, MapFolder):
+        maps.check(videos, options.get("every", 1))
+        light = maps.light
+    return evaluate(maps, videos, light=light, name=str(reference), **options), maps
+
+
+def map_source(
+    reference: str | Path,
+    *,
+    stride: Stride | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    first_frames: str = "repeat",
+) -> MapSource:
+    """Return the maps that a word of the command stands for: a baseline, a folder of maps, or a model.
+
+    Raises:
+        UserError: if it is none of them.
+    """
+    if (maps := _maps_without_model(reference)) is not None:
+        return maps
+    where = resolve_device(device)
+    model = load_model(reference, device=where)
+    return model_maps(
+        model,
+        batch_size=batch_size,
+        stride=stride or stride_of(model),
+        device=where,
+        first_frames=first_frames,
+    )
+
+
+def _maps_without_model(reference: str | Path) -> MapSource | None:
+    """Return the maps of a baseline or of a folder of maps; None for anything else."""
+    if str(reference) in BASELINES:
+        return BASELINES[str(reference)]
+    path = Path(reference)
+    if path.is_dir() and not any((path / name).exists() for name in IN_A_RUN):
+        return MapFolder(path)
+    return None
+
+
+def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:
+    """Return the videos with those whose names match one pattern (`Vidyo*`) as one recording.
+
+    Intervals are made over recordings; a data set that does not say which videos show one scene can be told so.
+
+    Raises:
+        UserError: if a pattern matches no video.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(video.name, pattern) for video in videos):
+            names = ", ".join(video.name for video in videos)
+            raise UserError(f"--scenes: no video is called {pattern}; there are {names}")
+
+    def grouped(video: Video) -> Video:
+        scene = next((pattern for pattern in patterns if fnmatchcase(video.name, pattern)), None)
+        return video if scene is None else replace(video, recording=scene)
+
+    return [grouped(video) for video in videos]

@@ -1,0 +1,46 @@
+"""Devices and precisions by name."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from distill.errors import UserError
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a network computes in: float32, or autocast to a half format."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        UserError: if there is no such device here.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu"] + [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else [])
+    if name == "auto":
+        return torch.device("cuda" if count else there[-1])
+    if name in (*there, "cuda" if count else "cpu"):
+        return torch.device(name)
+    raise UserError(
+        f"device '{name}' is not there; this machine has {', '.join(there)}, and auto chooses among them"
+    )
+
+
+def check_precision(name: str) -> None:
+    """Refuse a precision that is none of PRECISIONS.
+
+    Raises:
+        UserError: it lists what there is.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where a model's weights lie; the CPU for one that has none."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")

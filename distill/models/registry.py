@@ -1,0 +1,128 @@
+"""Registry of models: list and create the networks of `teacher/` and `student/` by name."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from distill.errors import UserError
+from distill.models.weight_files import is_ours, load_weights_into
+
+PACKAGES = ("teacher", "student")
+
+
+def list_models() -> list[str]:
+    """Return the names of all models, such as `teacher/salfom`, sorted."""
+    names = []
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            names += [f"{package}/{file.stem}" for file in Path(folder).glob("*.py") if _is_model(file)]
+    return sorted(names)
+
+
+def list_variants(name: str) -> list[str]:
+    """Return the names of a model's variants in the order of its file.
+
+    Raises:
+        UserError: for an unknown model; it lists the models that there are.
+    """
+    return list(_module(name).VARIANTS)
+
+
+def create_model(
+    name: str, *, variant: str | None = None, weights: str | Path | None = None, **arguments: Any
+) -> nn.Module:
+    """Build a model, with initial or given weights.
+
+    Args:
+        name: a model, such as `teacher/salfom`, or with its variant, `teacher/salfom:tiny`.
+        variant: name of a variant; the model's default when neither is given.
+        weights: a file of ours, or a published one that the model's `load_weights` reads, by its path or a name
+            that the model knows.
+        **arguments: keyword arguments of the model's `Model`, which go before the variant's.
+
+    Returns:
+        The model, in training mode, with `identity` = {"name", "variant", "arguments"} (plain JSON values) and
+        `reference`, that in words; after loading weights, `loaded` says in one line what was loaded.
+
+    Raises:
+        UserError: for an unknown name, variant or argument (it lists what there is), a value that the model does
+            not take, or a file that does not fit.
+    """
+    name, _, suffix = name.partition(":")
+    if suffix and variant and suffix != variant:
+        raise UserError(f"{name}:{suffix}: asked for variant '{variant}' at the same time; give one of the two")
+    module = _module(name)
+    variant = variant or suffix or module.DEFAULT
+    if variant not in module.VARIANTS:
+        raise UserError(f"{name}: no variant '{variant}'{_suggest(variant, module.VARIANTS)}")
+    given = _check_arguments(f"{name}:{variant}", module.Model, arguments)
+    try:
+        model = module.Model(**{**module.VARIANTS[variant], **given})
+    except ValueError as error:
+        raise UserError(f"{name}:{variant}: {error}") from error
+    model.identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
+    model.reference = f"{name}:{variant}"
+    if weights is not None:
+        if is_ours(weights):
+            load_weights_into(model, weights)
+            model.loaded = f"{weights}: all weights loaded"
+        else:
+            try:
+                model.loaded = module.load_weights(model, weights)
+            except ValueError as error:
+                raise UserError(f"{name}:{variant}: {error}") from error
+    return model
+
+
+def _is_model(file: Path) -> bool:
+    """Tell by a file's text, without importing it, whether it defines VARIANTS and Model."""
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {"VARIANTS", "Model"} <= names
+
+
+def _module(name: str) -> types.ModuleType:
+    """Import the file of a model, of that model alone."""
+    if name not in (models := list_models()):
+        raise UserError(f"no model '{name}'{_suggest(name, models)}")
+    return importlib.import_module(name.replace("/", "."))
+
+
+def _check_arguments(where: str, model: type[nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Check arguments against the signature of `Model`; convert them as its annotations say (lists to tuples)."""
+    accepted = [key for key in inspect.signature(model.__init__).parameters if key != "self"]
+    hints = typing.get_type_hints(model.__init__)
+    checked = {}
+    for key, value in arguments.items():
+        if key not in accepted:
+            raise UserError(f"{where}: no argument '{key}'{_suggest(key, accepted)}")
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise UserError(f"{where}: argument {key} = {value!r}: {what[0].lower()}{what[1:]}") from error
+    return checked
+
+
+def _suggest(wrong: str, names: Iterable[str]) -> str:
+    """`; did you mean 'x'? There are x, y, z`."""
+    names = list(names)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return (f"; did you mean '{near[0]}'?" if near else ";") + f" There are {', '.join(names)}"

@@ -1,0 +1,143 @@
+"""Checkpoints of a run, complete or not there at all, and the way back from the newest one.
+
+    RUN/best.safetensors                         weights with the best validation score
+    RUN/checkpoints/step-000120/model.safetensors  weights after step 120
+                               /state.safetensors  the optimiser's tensors
+                               /heads.safetensors  projections and side maps, where the losses have some
+                               /state.json         step, score, and what else the loop remembers
+                               /ema.safetensors    the moving average of the weights, where training.ema is set
+
+A folder is written under a temporary name, flushed to the disk and renamed; older ones go after that. Nothing about
+randomness or the position in the data is stored, since both are functions of the seed and the step.
+"""
+
+import json
+import re
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from distill.errors import UserError
+from distill.files import atomic_folder
+from distill.models.weight_files import load_weights_into, save_model
+from distill.training import sharding
+from distill.training.ema import Ema
+from distill.training.heads import Learner
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the run's newest checkpoint folder, or None."""
+    folders = [folder for folder in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", folder.name)]
+    return max(folders, key=lambda folder: int(folder.name.removeprefix("step-")), default=None)
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    trained: Learner,
+    optimizer: Optimizer,
+    memory: dict[str, Any],
+    notes: dict[str, Any],
+    ema: Ema | None = None,
+    *,
+    is_main: bool = True,
+) -> None:
+    """Write the state after `step` steps and drop the older checkpoints; every process calls this, one writes.
+
+    Args:
+        run: the run's folder.
+        step: steps done.
+        model: the whole, unwrapped model: what is written.
+        trained: what is trained: the same model, or its sharded copy (`distill.sharding`), and its heads.
+        optimizer: the unwrapped optimiser.
+        memory: whatever else the loop needs, JSON-able.
+        notes: what the weight file says of its training, JSON-able.
+        ema: the moving average of the trained model's weights, where there is one.
+        is_main: whether this process is the one that writes.
+    """
+    folder = run / "checkpoints" / f"step-{step:06d}"
+    older = [other for other in folder.parent.glob("step-*") if other != folder]
+    with atomic_folder(folder) if is_main else nullcontext() as temporary:
+        sharding.gather(trained.model, model)
+        tensors, groups = _flatten(optimizer)
+        heads = {key: sharding.whole(value).contiguous() for key, value in trained.heads.state_dict().items()}
+        if temporary is not None:
+            save_model(model, temporary / "model.safetensors", notes=notes)
+            save_file(tensors, temporary / "state.safetensors")
+        if temporary is not None and heads:
+            save_file(heads, temporary / "heads.safetensors")
+        if ema is not None:
+            with ema.applied():
+                sharding.gather(trained.model, model)
+                if temporary is not None:
+                    save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
+        if temporary is not None:
+            state = {"step": step, "memory": memory, "optimizer": groups}
+            (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    if is_main:
+        for other in older:
+            shutil.rmtree(other)
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, trained: Learner, optimizer: Optimizer
+) -> tuple[int, dict[str, Any]]:
+    """Put a checkpoint's weights and moments into place; return the steps done and the loop's memory.
+
+    Raises:
+        UserError: if the checkpoint is of another model or damaged.
+    """
+    load_weights_into(model, folder / "model.safetensors")
+    sharding.scatter(model, trained.model)
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        tensors = load_file(folder / "state.safetensors")
+        heads = load_file(folder / "heads.safetensors") if trained.heads else {}
+        with torch.no_grad():
+            for key, target in trained.heads.state_dict().items():
+                target.copy_(sharding.like(heads[key], target))
+        _unflatten(optimizer, tensors, state["optimizer"])
+        return state["step"], state["memory"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
+
+
+def load_average(folder: Path, model: nn.Module, trained: Learner, ema: Ema) -> None:
+    """Put a checkpoint's moving average into place.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another model.
+    """
+    with ema.applied():
+        load_weights_into(model, folder / "ema.safetensors")
+        sharding.scatter(model, trained.model)
+
+
+def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Split an optimiser's state into tensors named `parameter.moment` and its groups' settings."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{parameter}.{moment}": sharding.whole(torch.as_tensor(value)).contiguous()
+        for parameter, moments in state["state"].items()
+        for moment, value in moments.items()
+        if value is not None
+    }
+    return tensors, state["param_groups"]
+
+
+def _unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        parameter, moment = name.split(".")
+        moments = state.setdefault(int(parameter), {})
+        moments[moment] = sharding.like(value, weights[int(parameter)])
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,122 @@
+"""The metrics' benchmark: its rows and ratios, and that it keeps to one core."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.benchmark import metrics as module
+from distill.benchmark.metrics import ONE_THREAD, benchmark_metrics, make_frames
+from distill.cli.main import main
+from distill.errors import UserError
+from distill.evaluation.metrics import METRICS, TRUTHS, auc_judd
+
+SMALL: dict[str, Any] = {"frames": 2, "size": (18, 32), "predictions": ((18, 32), (9, 16)), "fixations": 12}
+
+
+def test_made_up_frames_are_what_evaluation_meets() -> None:
+    maps, truth = make_frames(3, (90, 160), 50)
+    again, _ = make_frames(3, (90, 160), 50)
+    assert all((one == other).all() for one, other in zip(maps, again, strict=True))
+    assert {kind for kinds in TRUTHS.values() for kind in kinds} == truth.keys()
+    assert all(counts.sum() == 50 for counts in truth["fixations"])
+    assert all(density.sum() == pytest.approx(1, abs=1e-5) for density in truth["density"])
+    assert all(values.shape == (90, 160) and values.dtype == np.float32 and values.max() == 1 for values in maps)
+    good = [auc_judd(*each) for each in zip(maps, truth["fixations"], strict=True)]
+    assert 0.7 < np.mean(good) < 0.98
+
+
+def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that tells every case the number of calls before it, ratios can be foretold."""
+    seconds = iter(range(1, 1000))
+    monkeypatch.setattr(module, "interleave", lambda calls, rounds, progress: [[next(seconds)] for _ in calls])
+    rows, ratios = module._measure(rounds=1, progress=False, **SMALL)
+    assert [(row["metrics"], row["path"]) for row in rows[:8]] == [
+        ("AUC-J", "textbook loop"),
+        ("AUC-J", "one by one"),
+        ("AUC-J", "batched"),
+        ("AUC-J + NSS + CC + SIM + KL", "one by one"),
+        ("AUC-J + NSS + CC + SIM + KL", "batched"),
+        ("sAUC", "one by one"),
+        ("sAUC", "batched"),
+        ("all eight", "batched"),
+    ]
+    assert [row["prediction"] for row in rows] == ["18x32"] * 8 + ["9x16"] * 8
+    assert [row["milliseconds"] for row in rows] == [500.0 * count for count in range(1, 17)]  # two frames
+    assert [row["speed"] for row in rows[:8]] == [None, 1 / 2, 1 / 3, None, 4 / 5, None, 6 / 7, None]
+    assert ratios["18x32"] == {
+        "textbook_over_auc_judd": 1 / 2,
+        "one_by_one_over_batched": 4 / 5,
+        "shuffled_over_the_rest": 7 / 5,
+    }
+    assert all(row["memory_mb"] > 0 for row in rows)
+
+
+def test_every_case_does_what_its_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name, function in METRICS.items():
+        monkeypatch.setitem(
+            METRICS, name, lambda *args, name=name, function=function: called.append(name) or function(*args)
+        )
+    monkeypatch.setattr(module, "score_frames", lambda metrics, *args, **options: called.extend(metrics))
+    maps, truth = make_frames(1, (18, 32), 12)
+    seen = {}
+    for case in module._cases(maps, truth):
+        called.clear()
+        case.run()
+        seen[case.metrics, case.path] = called.copy()
+    five = ["auc_judd", "nss", "cc", "sim", "kldiv"]
+    assert seen["AUC-J", "textbook loop"] == []
+    assert seen["AUC-J", "one by one"] == seen["AUC-J", "batched"] == ["auc_judd"]
+    assert seen["AUC-J + NSS + CC + SIM + KL", "one by one"] == five
+    assert seen["AUC-J + NSS + CC + SIM + KL", "batched"] == five
+    assert seen["sAUC", "one by one"] == seen["sAUC", "batched"] == ["auc_shuffled"]
+    assert seen["all eight", "batched"] == list(METRICS)
+
+
+def test_memory_is_what_a_call_holds_at_most() -> None:
+    assert module._memory(lambda: (np.ones(10**6).sum(), np.ones(2 * 10**6).sum())) == pytest.approx(16, abs=0.1)
+
+
+def test_it_runs_in_a_process_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def run(command: list[str], **options: Any) -> Any:
+        told.update(options["env"], case=json.loads(command[-1]))
+        raise InterruptedError
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    with pytest.raises(InterruptedError):
+        benchmark_metrics(3, **SMALL, progress=False)
+    assert {name: told[name] for name in ONE_THREAD} == dict.fromkeys(ONE_THREAD, "1")
+    assert told["case"]["rounds"] == 3
+
+
+def test_the_command_prints_and_writes_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "benchmark_metrics", partial(benchmark_metrics, **SMALL, progress=False))
+    assert main(["benchmark", "--of", "metrics", "--rounds", "1", "--json", str(tmp_path / "m.json")]) == 0
+    printed = capsys.readouterr().out
+    saved = json.loads((tmp_path / "m.json").read_text())
+    assert len(saved["rows"]) == 16
+    assert saved["setting"]["threads"] == 1
+    assert saved["setting"]["ratios"].keys() == {"18x32", "9x16"}
+    assert "one thread" in printed
+    assert "18x32: AUC-J" in printed
+
+
+@pytest.mark.parametrize("words", [["student/thtdnet:micro"], ["--threads", "2"]])
+def test_the_command_takes_no_model_and_no_threads(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *words, "--of", "metrics"]) == 2
+    assert "leave out MODEL and --threads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"frames": 0}, {"size": (0, 4)}, {"predictions": ()}])
+def test_numbers_below_one_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="must be at least 1"):
+        benchmark_metrics(**{**SMALL, **wrong}, progress=False)

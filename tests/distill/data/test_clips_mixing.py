@@ -1,0 +1,161 @@
+"""Sources in one epoch: by clips a video or by ratio, labelled and unlabelled, and the config that says so."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from distill.data.augment import Crop, Jitter
+from distill.data.clips import ClipDataset, ClipSpec, Source
+from distill.data.loader import make_loader
+from distill.data.sets import synthetic
+from distill.errors import UserError
+from distill.training.config import RunConfig, load_config, save_config
+from distill.training.setup import build_clips
+from distill.training.sources import training_sources
+
+SPEC = ClipSpec(num_frames=2, size=(18, 32), target_frames=(1,), map_size=(9, 16))
+
+
+def videos(kind, count, labelled=True):
+    found = [synthetic.video(f"{kind}{seed}", seed, (6, 18, 32)) for seed in range(count)]
+    return found if labelled else [replace(video, truth=None) for video in found]
+
+
+def names(dataset, epoch):
+    return [dataset.window(number).video.name for number in range(epoch * len(dataset), (epoch + 1) * len(dataset))]
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(1, 6), (0.5, 3), (2, 12), (3.4, 20)])
+def test_a_ratio_counts_clips_and_not_videos(ratio, count):
+    sources = [Source(videos("a", 2), 3), Source(videos("b", 5, False), ratio=ratio)]
+    dataset = ClipDataset(sources, SPEC, seed=0, flip=True)
+    assert len(dataset) == 6 + count
+    for epoch in range(3):
+        found = Counter(name[0] for name in names(dataset, epoch))
+        assert found == {"a": 6, "b": count}
+
+
+def test_every_video_gets_its_turn_before_any_comes_again():
+    dataset = ClipDataset([Source(videos("a", 3)), Source(videos("b", 7), ratio=1)], SPEC, seed=0, flip=True)
+    drawn = [[name for name in names(dataset, epoch) if name[0] == "b"] for epoch in range(7)]
+    counts = Counter(name for epoch in drawn for name in epoch)
+    assert set(counts.values()) == {3}  # 7 epochs of 3 clips are 3 rounds of 7 videos
+    assert len({name for epoch in drawn[:2] for name in epoch}) == 6
+    assert len({tuple(sorted(epoch)) for epoch in drawn}) > 1
+    assert all(
+        Counter(name for name in names(dataset, epoch) if name[0] == "a") == {"a0": 1, "a1": 1, "a2": 1}
+        for epoch in range(7)
+    )
+
+
+def test_mixed_epochs_are_a_function_of_seed_and_number():
+    def make(seed=0):
+        sources = [Source(videos("a", 2), 2), Source(videos("b", 5), ratio=2), Source(videos("c", 4), ratio=0.5)]
+        return ClipDataset(sources, SPEC, seed=seed, flip=True)
+
+    forwards, backwards = make(), make()
+    windows = [forwards.window(number) for number in range(60)]
+    assert [backwards.window(number) for number in reversed(range(60))] == windows[::-1]
+    assert [make(1).window(number) for number in range(60)] != windows
+    first = [window.video.name[0] for window in windows[:14]]
+    assert first != sorted(first)  # the sources are shuffled together
+
+
+def test_a_source_of_its_own_order_does_not_move_the_others():
+    """Two sources by ratio that hold the same videos do not go through them in step."""
+    same = videos("b", 6)
+    dataset = ClipDataset(
+        [Source(videos("a", 6)), Source(same, ratio=1), Source(same, ratio=1)], SPEC, seed=0, flip=False
+    )
+    assert dataset._in_turn(1, 0, 6) != dataset._in_turn(2, 0, 6)
+    assert sorted(video.name for video in dataset._in_turn(1, 0, 6)) == [f"b{i}" for i in range(6)]
+
+
+def test_labelled_and_unlabelled_samples_share_a_batch():
+    sources = [Source(videos("a", 2), 3), Source(videos("b", 3, labelled=False), ratio=1)]
+    dataset = ClipDataset(sources, SPEC, seed=0, flip=True)
+    (batch,) = make_loader(dataset, [list(range(12))], workers=0)
+    labelled = batch["labelled"][:, 0].tolist()
+    assert labelled == [name[0] == "a" for name in batch["video"]]
+    assert sum(labelled) == 6
+    sums = batch["density"].sum(dim=(1, 2, 3)).tolist()
+    assert sums == pytest.approx([float(each) for each in labelled], abs=1e-5)
+
+
+def test_a_ratio_to_nothing_is_refused():
+    with pytest.raises(UserError, match="nothing that it is a ratio to"):
+        ClipDataset([Source(videos("a", 2), ratio=1)], SPEC, seed=0, flip=True)
+
+
+# ---------------------------------------------------------------------------------------------------- the config
+
+
+def config(tmp_path, **data):
+    sources = [{"dataset": "synthetic", "videos": ["blob0", "blob1"], "clips_per_video": 2}]
+    return RunConfig.model_validate(
+        {
+            "out": str(tmp_path / "run"),
+            "model": {"name": "student/thtdnet"},
+            "data": {"train": sources, **data},
+            "losses": [{"name": "kldiv"}],
+            "training": {"steps": 1},
+        }
+    )
+
+
+def test_a_config_says_all_of_it(tmp_path):
+    labelled = {"dataset": "synthetic", "videos": ["blob0", "blob1"], "clips_per_video": 2}
+    run = config(
+        tmp_path,
+        train=[labelled, {"dataset": "synthetic", "videos": ["blob2"], "ratio": 0.5}],
+        stride="12.5 fps",
+        crop={"area": [0.3, 0.9], "stretch": 1.2},
+        colour={"contrast": 0.2},
+    )
+    assert run.data.stride == "12.5fps"
+    dataset = build_clips(run, training_sources(run.data), SPEC, None)
+    assert len(dataset) == 6
+    assert (dataset.crop, dataset.colour) == (Crop((0.3, 0.9), 1.2), Jitter(0, 0.2, 0))
+    save_config(run, tmp_path / "run.yaml")
+    assert load_config(tmp_path / "run.yaml") == run
+
+
+def test_crops_and_colours_are_off_unless_asked_for(tmp_path):
+    run = config(tmp_path)
+    dataset = build_clips(run, training_sources(run.data), SPEC, None)
+    assert dataset.crop is dataset.colour is None
+    assert dataset.flip
+
+
+def test_short_videos_are_counted_at_each_video_s_own_rate(tmp_path, caplog):
+    caplog.set_level("INFO", logger="distill")
+    run = config(tmp_path)
+    slow, fast = (replace(video, fps=fps) for video, fps in zip(videos("a", 2), (10.0, 60.0), strict=True))
+    build_clips(run, [Source([slow, fast])], replace(SPEC, stride="10fps"), None)
+    assert "1 of 2 training videos are shorter than a clip (7 frames)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"stride": 0}, "data.stride.*expected a whole number of frames from 1 up, or a rate such as 30fps, got 0"),
+        ({"stride": "fast"}, "got 'fast'"),
+        ({"crop": {"area": [0.0, 0.5]}}, "data.crop.*expected shares of the area"),
+        ({"crop": {"area": [0.9, 0.5]}}, "data.crop.*expected shares of the area"),
+        ({"crop": {"stretch": 0.5}}, "data.crop.stretch"),
+        ({"colour": {"hue": 0.5}}, "data.colour.hue"),
+        ({"colour": {"contrast": 1.5}}, "data.colour.contrast"),
+        ({"train": [{"dataset": "synthetic", "ratio": 1}]}, "every source has a ratio"),
+        (
+            {"train": [{"dataset": "synthetic"}, {"dataset": "synthetic", "ratio": 1, "clips_per_video": 2}]},
+            "give one of 'clips_per_video' and 'ratio'",
+        ),
+        ({"train": [{"dataset": "synthetic"}, {"dataset": "synthetic", "ratio": 0}]}, "data.train.1.ratio"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, data, sentence):
+    with pytest.raises(ValidationError) as raised:
+        config(tmp_path, **data)
+    assert raised.match(sentence.replace(".*", r"[\s\S]*"))

@@ -1,0 +1,236 @@
+"""Step mode: a frame and a state in, a map and the next state out, equal to the network over a whole sequence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from helpers.places import REPOSITORY
+from torch import nn
+
+from distill.cli.main import main
+from distill.deploy.export import ExportReport, export
+from distill.deploy.onnx_check import compare, maps_of, steps_of
+from distill.deploy.onnx_graph import StepGraph
+from distill.errors import UserError
+from distill.models.cost import gflops_per_map
+from distill.models.onnx import OnnxModel, OnnxStepModel
+from distill.models.references import load_model
+from distill.models.registry import create_model
+from student.stream import Model
+
+REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
+
+
+def streaming() -> Model:
+    """The smallest streaming student, whose maps depend on what they show: a fresh head gives nearly the prior."""
+    torch.manual_seed(0)
+    model = create_model("student/stream:micro").eval()
+    torch.nn.init.normal_(model.decoder.head.weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    path = tmp_path_factory.mktemp("step") / "s.onnx"
+    return path, export(streaming(), path, frames=REAL_VIDEO)
+
+
+def frames(count: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, batch, 3, 64, 96), dtype=torch.uint8, generator=generator)
+
+
+def test_a_network_that_streams_is_exported_in_step_mode(exported: tuple[Path, ExportReport]) -> None:
+    path, report = exported
+    metadata = report.metadata
+    assert metadata == json.loads({p.key: p.value for p in onnx.load(path).metadata_props}["saldistill"])
+    assert (metadata["format"], metadata["mode"], metadata["precision"]) == (2, "step", "fp32")
+    assert (metadata["frames"], metadata["target_frames"], metadata["reach"]) == (1, [0], 5)
+    assert metadata["input"]["name"] == "frame"
+    assert metadata["input"]["shape"] == ["batch", 3, 64, 96]
+    assert metadata["output"]["shape"] == ["batch", 1, 16, 24]
+    shapes = {"started": (1, 1, 1), "past0": (24, 2, 3), "past1": (8, 4, 6), "past2": (8, 8, 12)}
+    assert metadata["state"] == [
+        {"input": name, "output": f"next_{name}", "type": "float32", "shape": ["batch", *shape], "initial": 0}
+        for name, shape in shapes.items()
+    ]
+    assert metadata["gflops_per_map"] == pytest.approx(gflops_per_map(streaming()))
+    session = onnxruntime.InferenceSession(path)
+    given = {each.name: (each.type, each.shape) for each in session.get_inputs()}
+    assert list(given) == ["frame", *shapes]
+    assert given["frame"] == ("tensor(uint8)", ["batch", 3, 64, 96])
+    assert all(given[name] == ("tensor(float)", ["batch", *shape]) for name, shape in shapes.items())
+    assert [each.name for each in session.get_outputs()] == ["saliency", *(f"next_{name}" for name in shapes)]
+
+
+def test_it_is_compared_over_a_sequence_begun_anew_in_the_middle(exported: tuple[Path, ExportReport]) -> None:
+    _, report = exported
+    assert [check.batch for check in report.checks] == [1, 2, 3]
+    assert all(check.max_error < 1e-4 and check.cc > 0.99999 for check in report.checks)
+    assert "20 steps through real frames of 002.AVI, begun anew after 10, batch 3: max error" in str(report)
+    assert "step mode, frames of 64x96, a map depends on 5 of them" in str(report)
+
+
+@pytest.mark.parametrize("reach", [1, 5, 16, 40])
+def test_the_sequence_is_long_enough_to_forget(reach: int) -> None:
+    steps, anew = steps_of(reach)
+    assert steps >= 20
+    assert anew > reach
+    assert steps > anew
+
+
+def test_the_comparison_carries_the_state_and_drops_it_once() -> None:
+    """A graph that counts: its map is the number of frames since the state was new."""
+    metadata = {"mode": "step", "reach": 5, "state": [{"shape": ["batch", 1, 1, 1]}]}
+
+    def counting(frame: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        return [state + 1, state + 1]
+
+    maps = maps_of(counting, np.zeros((2, 3, 20, 4, 4), np.uint8), metadata)
+    assert maps.shape == (2, 20, 1, 1)
+    np.testing.assert_array_equal(maps[1, :, 0, 0], [*range(1, 11), *range(1, 11)])
+
+
+def test_no_tensor_of_the_graph_has_more_than_four_dimensions(exported: tuple[Path, ExportReport]) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(exported[0]), data_prop=True).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    made = {name for node in graph.node for name in node.output}
+    assert made <= {value.name for value in values}  # inference has reached every one
+    assert max(len(value.type.tensor_type.shape.dim) for value in values) == 4
+    assert max(len(tensor.dims) for tensor in graph.initializer) <= 4
+
+
+def test_the_graph_is_lean(exported: tuple[Path, ExportReport]) -> None:
+    """Normalisation and padding are in the convolutions, the pixels' in one product and one sum."""
+    graph = onnx.load(exported[0]).graph
+    kinds = [node.op_type for node in graph.node]
+    assert not {"BatchNormalization", "Pad", "Div", "Loop", "If", "Transpose"} & set(kinds)
+    assert kinds.count("Cast") == 1  # of the pixels
+    assert kinds.count("Expand") == 1  # of `next_started`
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    assert "decoder.reduce.0.time.1/Relu" in names  # what they are part of
+    assert b".py" not in exported[0].read_bytes()
+
+
+def test_the_file_steps_like_the_network(exported: tuple[Path, ExportReport]) -> None:
+    model, file = streaming(), load_model(exported[0])
+    assert isinstance(file, OnnxStepModel)
+    assert (file.num_frames, file.target_frames, file.reach) == (5, (4,), 5)
+    assert (file.size, file.map_size) == ((64, 96), (16, 24))
+    state, kept = model.initial_state(2), file.initial_state(2)
+    assert {name: value.shape for name, value in kept.items()} == {n: v.shape for n, v in state.items()}
+    for t, frame in enumerate(frames(9, batch=2)):
+        if t == 6:  # the second video is cut, by its mark alone
+            state["started"][1], kept["started"][1] = 0, 0
+        with torch.no_grad():
+            expected, state = model.step(frame, state)
+        maps, kept = file.step(frame, kept)
+        assert maps.shape == (2, 1, 16, 24)
+        torch.testing.assert_close(maps, expected - expected.amax((-2, -1), keepdim=True), rtol=0, atol=1e-4)
+
+
+def test_a_clip_goes_through_the_file_step_by_step(exported: tuple[Path, ExportReport]) -> None:
+    model, file = streaming(), load_model(exported[0])
+    clip = frames(5, batch=2).permute(1, 2, 0, 3, 4)  # (2, 3, 5, 64, 96)
+    with torch.inference_mode():
+        expected = model(clip)[:, -1:]
+    torch.testing.assert_close(file(clip), expected - expected.amax((-2, -1), keepdim=True), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match=r"s\.onnx: expected clips of 5 frames, got \(2, 3, 4, 64, 96\)"):
+        file(clip[:, :, :4])
+
+
+def test_a_student_that_streams_can_be_exported_in_clip_mode(tmp_path: Path) -> None:
+    model, path = streaming(), tmp_path / "s.onnx"
+    report = export(model, path, mode="clip", values="log", input_type="float32", batches=(1,))
+    assert [check.batch for check in report.checks] == [1]
+    assert (report.metadata["mode"], report.metadata["frames"], report.metadata["reach"]) == ("clip", 5, 5)
+    assert report.metadata["target_frames"] == [0, 1, 2, 3, 4]
+    assert report.metadata["state"] == []
+    assert report.metadata["input"]["range"] == [0.0, 1.0]
+    assert type(load_model(path)) is OnnxModel
+    clip = frames(5).permute(1, 2, 0, 3, 4).numpy() / np.float32(255)
+    [found] = onnxruntime.InferenceSession(path).run(None, {"clip": clip})
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, model(torch.from_numpy(clip)).numpy(), atol=1e-4)
+    np.testing.assert_allclose(np.exp(found).sum((-2, -1)), 1, rtol=1e-5)  # a density's logarithm
+
+
+def test_a_density_is_compared_by_its_shape(exported: tuple[Path, ExportReport]) -> None:
+    """Its values are far below 1, so that a wrong map is near to a right one in absolute terms."""
+    path, report = exported
+    graph = StepGraph(streaming(), values="peak").eval()
+    metadata = report.metadata | {"output": {"values": "sigmoid"}}
+    clips = frames(12).permute(1, 2, 0, 3, 4)
+    [check] = compare(scaled(graph, 1.0), path, clips, metadata, (1,))
+    assert check.max_error < 1e-4
+    with pytest.raises(UserError, match=r"differs from PyTorch at batch 1: max error 9\.9e-01"):
+        list(compare(scaled(graph, 100.0), path, clips, metadata, (1,)))
+
+
+def scaled(graph: StepGraph, factor: float) -> nn.Module:
+    """The same graph with maps that are larger by a factor."""
+
+    class Scaled(nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            saliency, *state = graph(*inputs)
+            return saliency * factor, *state
+
+    return Scaled()
+
+
+def test_a_state_that_is_lost_is_found(exported: tuple[Path, ExportReport]) -> None:
+    """As a mistake in the graph would be that hands on the wrong past."""
+    path, report = exported
+    graph = StepGraph(streaming(), values="peak").eval()
+
+    class Forgetful(nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            saliency, started, past0, past1, past2 = graph(*inputs)
+            return saliency, started, past0, past1 * 0, past2
+
+    clips = frames(12).permute(1, 2, 0, 3, 4)
+    assert [check.batch for check in compare(graph, path, clips, report.metadata, (1,))] == [1]
+    with pytest.raises(UserError, match=r"s\.onnx: the exported graph differs from PyTorch at batch 1"):
+        list(compare(Forgetful(), path, clips, report.metadata, (1,)))
+
+
+def test_operations_are_those_of_a_step() -> None:
+    every, last = (create_model("student/stream:micro", targets=targets) for targets in ("all", "last"))
+    step = gflops_per_map(every)
+    assert step == gflops_per_map(every, mode="step") == gflops_per_map(last)
+    assert gflops_per_map(every, mode="clip") == pytest.approx(step)  # each frame once, a map for each
+    assert gflops_per_map(last, mode="clip") > 3 * step  # five frames for one map
+
+
+def test_the_command_tells_licence_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict = {}
+    monkeypatch.setattr(
+        "distill.deploy.export.export", lambda model, out, **options: asked.update(options, out=out)
+    )
+    monkeypatch.setattr("distill.models.references.load_model", lambda reference: streaming())
+    (tmp_path / "config.yaml").write_text("steps: 1\n")
+    words = [
+        "export",
+        str(tmp_path),
+        "-o",
+        "s.onnx",
+        "--mode",
+        "step",
+        "--licence",
+        "CC-BY-4.0",
+        "--on",
+        "video.mp4",
+    ]
+    assert main(words) == 0
+    assert (asked["mode"], asked["licence"], asked["frames"], asked["values"]) == (
+        "step",
+        "CC-BY-4.0",
+        "video.mp4",
+        "peak",
+    )
+    assert len(asked["notes"]["run"]["config_sha256"]) == 64

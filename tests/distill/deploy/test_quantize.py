@@ -1,0 +1,358 @@
+"""Quantized files: the maps of the file in fp32, behind the same inputs and outputs, or no file at all."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers.quantized_files import SPOILT, ClipModel, spoil, stream, stretches, write
+from onnx import TensorProto, helper
+from PIL import Image
+
+from distill.benchmark.precisions import compare
+from distill.cli.main import main
+from distill.deploy import quantize as module
+from distill.deploy.calibration import Stretches, agreement, calls, maps_of, read_stretches
+from distill.deploy.int8 import LAYERS, Int8Graph, between
+from distill.deploy.quantize import half, quantize, quantize_files
+from distill.errors import UserError
+from distill.models.onnx import load_onnx
+
+SPOTS = stretches((64, 96), 8)
+
+SETTINGS = {"max_loss": 0.02, "threads": 1, "progress": False}
+"""Of a network that nobody trained, rounding costs more than of one that somebody did."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The streaming student in each precision."""
+    folder = tmp_path_factory.mktemp("quantized")
+    made = {"fp32": write(stream(), folder / "s.onnx")}
+    for precision in ("fp16", "int8"):
+        made[precision] = folder / f"s-{precision}.onnx"
+        quantize(made["fp32"], made[precision], SPOTS, to=precision, **SETTINGS)
+    return made
+
+
+def border(path: Path) -> list[tuple[str, str, list]]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [(each.name, each.type, each.shape) for each in (*session.get_inputs(), *session.get_outputs())]
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    return {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_file_takes_and_gives_what_it_did(files: dict[str, Path], precision: str) -> None:
+    assert border(files[precision]) == border(files["fp32"])
+    old, new = (load_onnx(files[each]).edge for each in ("fp32", precision))
+    assert new.metadata["precision"] == precision
+    told = new.metadata["quantization"]
+    assert (told["frames_of"], told["held_out"], told["calibrated_on"]) == (
+        "drawn spots",
+        8,
+        24 * (precision == "int8"),
+    )
+    changed = ("precision", "quantization")
+    assert {**new.metadata, **dict.fromkeys(changed)} == {**old.metadata, **dict.fromkeys(changed)}
+    assert [each.key for each in onnx.load(files[precision]).metadata_props] == ["saldistill"]
+    size = {each: path.stat().st_size for each, path in files.items()}
+    assert size[precision] < 0.65 * size["fp32"]
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 0.999), ("int8", 0.97)])
+def test_the_maps_are_those_of_fp32_on_other_frames_too(
+    files: dict[str, Path], precision: str, least: float
+) -> None:
+    other = stretches((64, 96), 12, calibration=0, held_out=2).held_out
+    reference = maps_of(load_onnx(files["fp32"]).edge, other)
+    assert reference.std(0).max() > 0.05  # they follow the frames, and are not the prior
+    cc = agreement(maps_of(load_onnx(files[precision]).edge, other), reference)
+    assert least < cc.mean() < 1
+    assert len(cc) == 24
+
+
+def test_any_batch_goes_through_int8(files: dict[str, Path]) -> None:
+    edge = load_onnx(files["int8"]).edge
+    frames = np.stack([stretch[0] for stretch in SPOTS.calibration])
+    together, _ = edge.step(frames, edge.initial_state(3))
+    alone = [edge.step(frame[None], edge.initial_state())[0][0] for frame in frames]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_int8_has_a_scale_a_channel_and_leaves_narrow_layers_map_and_state_alone(files: dict[str, Path]) -> None:
+    graph = onnx.load(files["int8"]).graph
+    values = constants(graph)
+    made_by = {output: node for node in graph.node for output in node.output}
+    kinds: dict[str, int] = {"int8": 0, "float32": 0}
+    for node in graph.node:
+        if node.op_type not in LAYERS:
+            continue
+        source = made_by.get(node.input[1])
+        if source is None:
+            weights = values[node.input[1]]
+            assert weights.dtype == np.float32
+            groups = next(each.i for each in node.attribute if each.name == "group")
+            assert min(weights.shape[0], weights.shape[1] * groups) < 4, node.name
+        else:
+            weights, scale = (values[name] for name in source.input[:2])
+            assert source.op_type == "DequantizeLinear"
+            assert weights.dtype == np.int8
+            assert scale.shape == (weights.shape[0],)
+            activations = made_by[node.input[0]]
+            assert activations.op_type == "DequantizeLinear"
+            assert values[activations.input[2]].dtype == np.uint8
+        kinds[weights.dtype.name] += 1
+    assert kinds == {"int8": 27, "float32": 2}
+    rounded = {made_by[node.input[0]].op_type for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert not rounded & {"LogSoftmax", "Exp", "Sub"}
+    assert made_by["next_past0"].op_type != "DequantizeLinear"  # a state of several steps is not rounded as a whole
+
+
+def test_a_layer_that_hurts_is_found_and_stays_in_floating_point(files: dict[str, Path], tmp_path: Path) -> None:
+    source = spoil(files["fp32"], tmp_path / "spoilt.onnx")
+    report = quantize(source, tmp_path / "q.onnx", SPOTS, **SETTINGS)
+    assert report.kept == (SPOILT,)
+    assert report.layers == 27
+    others = [loss for layer, loss in report.losses.items() if layer != SPOILT]
+    assert report.losses[SPOILT] > 5 * max(others)
+    assert 1 - report.cc[0] <= 0.02
+    assert f"left in floating point, for the CC that they lose: {SPOILT} (" in str(report)
+    assert report.metadata["quantization"]["in_floating_point"] == [SPOILT]
+    kept = next(node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.name == SPOILT)
+    assert kept.input[1] in constants(onnx.load(tmp_path / "q.onnx").graph)
+    with pytest.raises(UserError, match=r"no layer can be quantized to INT8 with a loss of at most 1e-09 CC"):
+        quantize(source, tmp_path / "r.onnx", SPOTS, max_loss=1e-9, threads=1, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.onnx", "spoilt.onnx"]
+
+
+def test_the_fewest_layers_stay_by_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Int8Graph.__new__(Int8Graph)
+    graph.layers = [f"layer{index}" for index in range(20)]
+    cost = {layer: 2.0**-index for index, layer in enumerate(graph.layers)}
+    monkeypatch.setattr(Int8Graph, "quantized", lambda self, layers: list(layers))
+    asked = []
+
+    def loss(layers: list[str]) -> float:
+        asked.append(layers)
+        return sum(cost[layer] for layer in layers)
+
+    kept, own = graph.choose(loss, 0.1, progress=False)  # 2**-4 + 2**-5 + ... < 2**-3
+    assert kept == graph.layers[:5]
+    assert own == cost
+    assert len(asked) <= 1 + 20 + 5
+    assert graph.choose(loss, 2.0, progress=False) == ([], {})
+
+
+def test_between_are_joins_inside_and_activations_behind_quantized_layers() -> None:
+    def node(kind: str, inputs: str, output: str) -> onnx.NodeProto:
+        return helper.make_node(kind, inputs.split(), [output], name=output)
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("Relu", "a", "a_relu"),
+        node("Concat", "past a_relu", "joined"),
+        node("Conv", "joined w", "b"),
+        node("Add", "a_relu b", "sum"),
+        node("Conv", "sum w", "c"),
+        node("Clip", "c", "c_clip"),
+        node("Add", "c_clip prior", "map"),
+        node("Concat", "past b", "next_past"),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("map"), value("next_past")])
+    assert list(between(graph, ["a", "b", "c"])) == ["a_relu", "joined", "sum", "c_clip"]
+    assert list(between(graph, ["a"])) == ["a_relu"]
+    assert list(between(graph, ["a", "b"])) == ["a_relu", "joined"]
+    assert list(between(graph, ["b", "c"])) == ["sum", "c_clip"]
+    assert list(between(graph, [])) == []
+
+
+def test_clips_are_quantized_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.deploy.export.gflops_per_map", lambda model, **_: 1.0)
+    source = write(ClipModel(), tmp_path / "clip.onnx")
+    spots = stretches((16, 24), 4)
+    for precision, layers in (("int8", 1), ("fp16", 0)):
+        report = quantize(source, tmp_path / f"{precision}.onnx", spots, to=precision, threads=1, progress=False)
+        assert report.layers == layers
+        assert report.cc[1] > 0.99
+        assert border(tmp_path / f"{precision}.onnx") == border(source)
+    rows = compare([source, tmp_path / "int8.onnx"], spots, threads=1, rounds=1, progress=False)
+    assert [row["precision"] for row in rows] == ["fp32", "int8"]
+    assert rows[0]["speed"] == rows[0]["agreement"] == 1
+    assert rows[1]["agreement"] == pytest.approx(quantized_cc(tmp_path / "int8.onnx"), abs=1e-6)
+
+
+def quantized_cc(path: Path) -> float:
+    return load_onnx(path).edge.metadata["quantization"]["cc"]["mean"]
+
+
+def test_the_state_is_carried_through_a_stretch(files: dict[str, Path]) -> None:
+    edge = load_onnx(files["fp32"]).edge
+    (stretch,) = SPOTS.held_out
+    feeds, maps = zip(*calls(edge, stretch), strict=True)
+    state = edge.initial_state()
+    for frame, feed, found in zip(stretch, feeds, maps, strict=True):
+        np.testing.assert_array_equal(feed["frame"], frame[None])
+        for name, value in state.items():
+            np.testing.assert_array_equal(feed[name], value)
+        expected, state = edge.step(frame[None], state)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_agreement_of_equal_constant_and_broken_maps() -> None:
+    ramp = np.arange(12.0).reshape(3, 4)
+    flat, broken = np.full((3, 4), 0.5), np.full((3, 4), np.nan)
+    maps = np.stack([ramp, 3 * ramp + 1, 11 - ramp, flat, flat, ramp, broken])
+    reference = np.stack([ramp, ramp, ramp, flat, ramp, flat, ramp])
+    np.testing.assert_allclose(agreement(maps, reference), [1, 1, -1, 1, 0, 0, 0], atol=1e-12)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two videos, of 40 and of 24 frames; the red of a frame is its number."""
+    for name, count in (("long", 40), ("short", 24)):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (96, 64), (index, 100, 200)).save(tmp_path / "videos" / name / f"{index + 1:03d}.png")
+    return tmp_path / "videos"
+
+
+def test_stretches_lie_all_over_the_videos(files: dict[str, Path], pictures: Path) -> None:
+    model = load_onnx(files["fp32"])
+    found = read_stretches(pictures, model, frames=48, progress=False)
+    first = [stretch[:, 0, 0, 0].tolist() for stretch in (*found.calibration, *found.held_out)]
+    assert first == [list(range(2, 18)), list(range(4, 20)), list(range(22, 38))]  # long, short, long again
+    assert found.counts == (32, 16)
+    assert found.calibration[0].shape == (16, 3, 64, 96)
+    assert found.calibration[0][0, :, 5, 5].tolist() == [2, 100, 200]
+    with pytest.raises(UserError, match=r"24 frames are too few .* two stretches of 16 frames"):
+        read_stretches(pictures / "short", model, progress=False)
+
+
+def test_the_stride_of_training_is_kept(files: dict[str, Path], pictures: Path) -> None:
+    model = load_onnx(files["fp32"])
+    model.notes = {"stride": 2}
+    with pytest.raises(UserError, match="too few"):  # a stretch spans 31 frames: one fits into `long`
+        read_stretches(pictures, model, progress=False)
+    model.edge.reach, model.notes = 16, {"stride": "60fps"}  # folders play at 30, so that each frame comes twice
+    found = read_stretches(pictures, model, frames=32, progress=False)
+    assert np.diff(found.held_out[0][:, 0, 0, 0]).tolist() == [0, 1] * 7 + [0]
+
+
+def test_a_stopped_run_leaves_no_file(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path) -> None:
+        assert path.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "check_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(files["fp32"], tmp_path / "q.onnx", SPOTS, to="fp16", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_loses_too_much_gets_no_name(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(source: Path) -> onnx.ModelProto:
+        graph = half(source)
+        for each in graph.graph.initializer:
+            if each.name.endswith("head.weight"):
+                each.CopyFrom(onnx.numpy_helper.from_array(np.full(each.dims, np.nan, np.float16), each.name))
+        return graph
+
+    monkeypatch.setattr(module, "half", broken)
+    with pytest.raises(UserError, match=r"in fp16 the maps lose 1\.0000 CC against s\.onnx, and at most 0\.01"):
+        quantize(files["fp32"], tmp_path / "q.onnx", SPOTS, to="fp16", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_one_sentence(files: dict[str, Path], tmp_path: Path) -> None:
+    taken = tmp_path / "taken.onnx"
+    taken.write_bytes(b"mine")
+    theirs = tmp_path / "theirs.onnx"
+    model = onnx.load(files["fp32"])
+    del model.metadata_props[:]
+    onnx.save(model, theirs)
+    weights = tmp_path / "big.onnx"
+    shutil.copy(files["fp32"], weights)
+    (tmp_path / "big.onnx.data").write_bytes(b"")
+    new = tmp_path / "new.onnx"
+    for source, path, settings, message in (
+        (files["fp32"], taken, {}, "taken.onnx: a file exists already"),
+        (files["int8"], new, {}, "s-int8.onnx: is in int8 already; give the file in fp32"),
+        (theirs, new, {}, "theirs.onnx: an ONNX file of something else"),
+        (tmp_path / "none.onnx", new, {}, "none.onnx: no such file"),
+        (weights, new, {}, "big.onnx: weights of 2 GB and more, in a file of their own"),
+        (files["fp32"], tmp_path / "q.tflite", {}, "q.tflite: expected a name that ends in .onnx"),
+        (files["fp32"], new, {"to": "int4"}, "to: expected one of fp16, int8, got 'int4'"),
+        (files["fp32"], new, {"max_loss": 0}, "max_loss: expected a correlation between 0 and 1"),
+    ):
+        with pytest.raises(UserError) as caught:
+            quantize(source, path, SPOTS, progress=False, **settings)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert taken.read_bytes() == b"mine"
+    assert not new.exists()
+    with pytest.raises(UserError, match="one name for 2 files"):
+        quantize_files(files["fp32"], tmp_path, to=("fp16", "int8"), out=new)
+    with pytest.raises(UserError, match="nowhere: no such video or folder; of a data set, give its name too"):
+        read_stretches("nowhere", load_onnx(files["fp32"]))
+    with pytest.raises(UserError, match="a file or folder has no splits"):
+        read_stretches(tmp_path, load_onnx(files["fp32"]), split="train")
+
+
+def test_the_command_writes_measures_and_says_so(
+    files: dict[str, Path], tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "s.onnx"
+    shutil.copy(files["fp32"], source)
+    words = [
+        "quantize",
+        str(source),
+        "--to",
+        "fp16,int8",
+        "--on",
+        str(pictures),
+        "--frames",
+        "32",
+        "--max-loss",
+        "0.5",
+    ]
+    assert main([*words, "--rounds", "1", "--threads", "1", "--json", str(tmp_path / "t.json")]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[:3] == ["file", "precision", "runtime"]
+    assert [line.split()[:2] for line in table[1:4]] == [
+        ["s.onnx", "fp32"],
+        ["s-fp16.onnx", "fp16"],
+        ["s-int8.onnx", "int8"],
+    ]
+    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert [row["precision"] for row in rows] == ["fp32", "fp16", "int8"]
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert main(words) == 2
+    assert "s-fp16.onnx: a file exists already" in capsys.readouterr().err
+
+
+def test_files_of_other_input_are_not_compared(files: dict[str, Path], tmp_path: Path) -> None:
+    model = onnx.load(files["fp32"])
+    metadata = json.loads(model.metadata_props[0].value)
+    assert metadata["mode"] == "step"
+    with pytest.raises(UserError, match="name at least one"):
+        compare([], SPOTS)
+    with pytest.raises(UserError, match="runtimes: expected some of ONNX Runtime, OpenVINO, got 'TensorRT'"):
+        compare([files["fp32"]], SPOTS, runtimes=["TensorRT"])
+
+
+def test_held_out_frames_are_not_calibrated_on() -> None:
+    frames = Stretches([np.zeros((4, 3, 8, 8), np.uint8)] * 3, [np.zeros((4, 3, 8, 8), np.uint8)], "black")
+    assert frames.counts == (12, 4)

@@ -1,0 +1,325 @@
+"""Scoring map sources on videos: which frames count, how means are taken, what is written."""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.fake_gaze import LONG, ONE, SIZE, gaze, noisy, video
+
+from distill.data.clips import Video
+from distill.data.sets import synthetic
+from distill.errors import RunError, UserError
+from distill.evaluation import metrics
+from distill.evaluation.baselines import BASELINES
+from distill.evaluation.evaluate import PUBLISHED, MapSource, evaluate, model_maps
+from distill.evaluation.frame_scorer import FrameScorer
+from distill.evaluation.other_frames import draw_other_frames
+from distill.evaluation.protocols import PROTOCOLS, Protocol
+from distill.evaluation.scores import Scores
+from distill.inference.sliding_window import slide
+from distill.saliency import peak_map
+
+
+def score(maps: MapSource, videos: list[Video], **options: Any) -> Scores:
+    return evaluate(maps, videos, progress=False, **options)
+
+
+def test_the_truth_itself_scores_best() -> None:
+    def truth(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        assert video.truth is not None
+        for frame in frames:
+            density = video.truth.density(frame, video.size)
+            yield frame, density / density.max()
+
+    pooled = score(truth, [ONE]).pooled
+    assert pooled["cc"] == pytest.approx(1)
+    assert pooled["sim"] == pytest.approx(1)
+    assert pooled["kldiv"] == pytest.approx(0, abs=1e-9)
+    assert pooled["auc_judd"] > 0.95
+    assert pooled["nss"] > score(BASELINES["centre-prior"], [ONE]).pooled["nss"]
+
+
+def test_rows_are_the_metrics_of_single_frames() -> None:
+    scores = score(noisy, [ONE])
+    assert [row.frame for row in scores.rows] == list(range(10))
+    assert ONE.truth is not None
+    for (frame, saliency), row in zip(noisy(ONE, range(10)), scores.rows, strict=True):
+        fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
+        one_by_one = {
+            "auc_judd": metrics.auc_judd(saliency, fixations, seed=frame),
+            "nss": metrics.nss(saliency, fixations),
+            "cc": metrics.cc(saliency, density),
+            "sim": metrics.sim(saliency, density),
+            "kldiv": metrics.kldiv(saliency, density),
+        }
+        assert row.values == pytest.approx(one_by_one, abs=1e-9)
+
+
+def test_pooled_and_per_video_means_differ_as_they_should() -> None:
+    scores = score(noisy, [ONE, LONG])
+    short, long = (score(noisy, [one]).pooled for one in (ONE, LONG))
+    for metric in PUBLISHED:
+        assert scores.by_video["one"][metric] == short[metric]
+        assert scores.per_video[metric] == pytest.approx((short[metric] + long[metric]) / 2)
+        assert scores.pooled[metric] == pytest.approx((10 * short[metric] + 30 * long[metric]) / 40)
+    assert scores.pooled["nss"] != pytest.approx(scores.per_video["nss"], abs=1e-6)
+
+
+def test_every_takes_frames_from_the_first_in_use() -> None:
+    late = video("late", gaze(range(100)), range(11, 30))
+    assert [row.frame for row in score(noisy, [late], every=8).rows] == [11, 19, 27]
+
+
+def test_frames_without_fixations_are_left_out_and_counted() -> None:
+    some = video("one", {frame: points for frame, points in gaze(range(10)).items() if frame % 3}, range(12))
+    scores = score(noisy, [some])
+    assert scores.frames_without_fixations == 6
+    assert [row.frame for row in scores.rows] == [1, 2, 4, 5, 7, 8]
+    assert "left out: 6 frames without a fixation" in scores.table()
+    assert scores.pooled["nss"] == pytest.approx(np.mean([row.values["nss"] for row in scores.rows]))
+
+
+def test_videos_without_truth_are_left_out_and_named() -> None:
+    scores = score(noisy, [ONE, video("silent", None, range(5))])
+    assert scores.videos_without_truth == ["silent"]
+    assert "left out, without ground truth: silent" in scores.table()
+    assert list(scores.by_video) == ["one"]
+
+
+def test_constant_maps_are_undefined_and_said_to_be() -> None:
+    def sometimes_flat(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for frame, saliency in noisy(video, frames):
+            yield frame, np.ones((9, 16)) if frame in (2, 3) else saliency
+
+    scores = score(sometimes_flat, [ONE])
+    assert scores.undefined == {"auc_judd": 0, "nss": 2, "cc": 2, "sim": 2, "kldiv": 0}
+    assert "NSS is undefined on 2 of 10 frames" in scores.table()
+    assert math.isfinite(scores.pooled["nss"])
+    assert math.isnan(score(lambda v, f: ((k, np.ones((4, 4))) for k in f), [ONE]).per_video["cc"])
+
+
+def test_all_eight_metrics() -> None:
+    """Negatives and baselines are those of the pool; what is random repeats, and the seed moves it."""
+    found = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS))
+    others = draw_other_frames([ONE, LONG])
+    assert ONE.truth is not None
+    for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=False):
+        fixations, negatives = ONE.truth.fixation_map(frame, SIZE), others.fixations(ONE, frame)
+        assert row.values["auc_shuffled"] == pytest.approx(
+            metrics.auc_shuffled(saliency, fixations, negatives, seed=frame)
+        )
+        assert row.values["auc_borji"] == pytest.approx(metrics.auc_borji(saliency, fixations, seed=frame))
+        ((_, prior),) = BASELINES["centre-prior"](ONE, [frame])
+        assert row.values["info_gain"] == pytest.approx(metrics.info_gain(saliency, fixations, prior))
+    assert found.rows == score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS)).rows
+    moved = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS), seed=7)
+    changed = {m for m in metrics.METRICS if moved.pooled[m] != found.pooled[m]}
+    assert {"auc_shuffled", "auc_borji"} <= changed <= metrics.RANDOM
+
+
+def test_information_over_a_baseline_of_its_own_is_zero() -> None:
+    prior = score(BASELINES["centre-prior"], [ONE, LONG], metrics=("info_gain",))
+    assert prior.pooled["info_gain"] == pytest.approx(0, abs=1e-9)
+    others = draw_other_frames([ONE, LONG])
+
+    def mean_map(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((frame, others.mean_map(video)) for frame in frames)
+
+    found = score(mean_map, [ONE, LONG], metrics=("info_gain",), over="other-frames")
+    assert found.pooled["info_gain"] == pytest.approx(0, abs=1e-9)
+    assert "mean map" in found.how["info_gain"]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_decides_how_maps_are_scored(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    found = score(noisy, [ONE], protocol=name)
+    assert found.metrics == protocol.metrics
+    assert found.average == protocol.average
+    assert found.how["protocol"] == name
+    assert found.how["blur"] == protocol.how["blur"]
+    assert ONE.truth is not None
+    for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=True):
+        resized = protocol.resize(saliency, SIZE)
+        fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
+        nss = protocol.variants.get("nss", metrics.nss)(resized, fixations)
+        cc = protocol.variants.get("cc", metrics.cc)(resized, density)
+        assert (row.values["nss"], row.values["cc"]) == pytest.approx((nss, cc), abs=1e-9)
+    assert score(noisy, [ONE], protocol=name, metrics=("kldiv", "nss")).metrics == ("kldiv", "nss")
+
+
+def test_a_protocol_may_draw_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Protocol(("nss",), "pooled", PROTOCOLS["official"].resize, most_frames=12, how=PROTOCOLS["official"].how)
+    monkeypatch.setitem(PROTOCOLS, "few", few)
+    found = score(noisy, [ONE, LONG], protocol="few")
+    frames = [(row.video, row.frame) for row in found.rows]
+    assert len(set(frames)) == 12
+    assert {name for name, _ in frames} == {"one", "longer"}
+    assert "of these 12 drawn (seed 0)" in found.how["frames"]
+    assert frames == [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few").rows]
+    assert frames != [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few", seed=1).rows]
+    assert len(score(noisy, [ONE], protocol="few").rows) == 10  # no more than so many there
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, light: bool) -> None:
+    monkeypatch.setattr("distill.evaluation.evaluate.FRAMES_A_WORKER", 64)
+    long = video("long", gaze(range(100), seed=2), range(100))
+    options = {"metrics": ("auc_shuffled", "nss", "cc"), "light": light}
+    several = score(noisy, [ONE, long, LONG], workers=2, **options)
+    assert several.rows == score(noisy, [ONE, long, LONG], **options).rows
+
+
+def broken_in_a_worker(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    raise UserError(f"{video.name}: nothing to be had")
+
+
+def ended_from_outside(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    os._exit(9)
+
+
+def test_what_goes_wrong_in_another_process_is_said_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.evaluation.evaluate.FRAMES_A_WORKER", 64)
+    long = video("long", gaze(range(100)), range(100))
+    with pytest.raises(UserError, match="long: nothing to be had"):
+        score(broken_in_a_worker, [long, ONE, LONG], workers=2, light=True)
+    with pytest.raises(RunError, match="try fewer workers"):
+        score(ended_from_outside, [long, ONE, LONG], workers=2, light=True)
+
+
+def test_rows_are_in_order_whatever_the_source_does() -> None:
+    def backwards(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        yield from noisy(video, list(frames)[::-1])
+
+    assert score(backwards, [LONG]).rows == score(noisy, [LONG]).rows
+
+
+def test_videos_of_one_name_are_told_apart_by_data_set() -> None:
+    scores = score(noisy, [ONE, replace(LONG, name="one", dataset="other")])
+    assert list(scores.by_video) == ["fake/one", "other/one"]
+
+
+def test_only_the_asked_metrics_are_computed() -> None:
+    scores = score(noisy, [ONE], metrics=("nss", "auc_borji"))
+    assert scores.pooled.keys() == {"nss", "auc_borji"}
+    assert "AUC-B" in scores.table()
+    assert "KL" not in scores.table()
+
+
+# baselines and models
+
+
+class Brightness(torch.nn.Module):
+    """Log-saliency from the brightness of the clip's last frame, plus a constant that must not matter."""
+
+    num_frames, size, target_frames, map_size = 4, (24, 40), (3,), (12, 20)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        bright = clip[:, :, -1].float().mean(dim=1, keepdim=True) / 30  # (B, 3, T, H, W) -> (B, 1, H, W)
+        return torch.nn.functional.avg_pool2d(bright, 2) - 500
+
+
+def test_a_models_maps_are_those_of_the_sliding_window() -> None:
+    clip = synthetic.video("blob", 3)
+    maps = dict(model_maps(Brightness(), batch_size=4)(clip, [0, 5, 9]))
+    assert list(maps) == [0, 5, 9]
+    for frames, log_maps in slide(Brightness(), clip, [0, 5, 9], batch_size=4):
+        for frame, log_map in zip(frames, log_maps.numpy(), strict=True):
+            assert (maps[frame] == peak_map(log_map)).all()
+            assert maps[frame].max() == 1
+
+
+def test_a_model_that_looks_beats_the_centre_prior() -> None:
+    videos = [synthetic.video("a", 0), synthetic.video("b", 1)]
+    model = score(model_maps(Brightness()), videos, every=6).per_video
+    prior = score(BASELINES["centre-prior"], videos, every=6).per_video
+    assert model["nss"] > prior["nss"] + 0.5
+    assert model["cc"] > prior["cc"]
+
+
+# what is said
+
+
+def test_progress_and_speed_are_told_when_asked_for(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        score(noisy, [ONE])
+    assert capsys.readouterr().err == caplog.text == ""
+    with caplog.at_level("INFO"):
+        evaluate(noisy, [ONE], name="noise")
+    assert "noise: 100%" in capsys.readouterr().err
+    assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d a second, scored by 1 process", caplog.text)
+
+
+def test_how_says_only_what_was_scored() -> None:
+    how = score(noisy, [ONE, LONG], metrics=("auc_shuffled", "nss"), every=2).how
+    assert "10 random frames of other recordings" in how["auc_shuffled"]
+    assert not {"auc_judd", "auc_borji", "info_gain"} & how.keys()
+    assert how["frames"] == "one of every 2 frames in use, from the first"
+    assert how["frames without fixations"] == "left out and counted"
+
+
+# mistakes
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_map_is_an_error_and_not_left_out(value: float) -> None:
+    def broken(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for frame, saliency in noisy(video, frames):
+            saliency[3, 3] = value if frame == 7 else 0
+            yield frame, saliency
+
+    with pytest.raises(UserError, match="one: the map of frame 8 holds NaN or infinity"):
+        score(broken, [ONE])
+
+
+def test_a_source_that_leaves_out_frames_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"one: no map for frame 1 \(1 frames without one\)"):
+        score(lambda video, frames: noisy(video, list(frames)[1:]), [ONE])
+    with pytest.raises(UserError, match="a map came for frame 1, which was not asked for, or twice"):
+        score(lambda video, frames: noisy(video, [0, 0]), [ONE])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"metrics": ("nss", "psnr")},
+            "expected some of auc_judd, auc_shuffled, auc_borji, nss, cc, sim, kldiv, info_gain; got 'psnr'",
+        ),
+        ({"protocol": "mit300"}, "protocol: expected one of official, dhf1k, ntire2026, tinyhd; got 'mit300'"),
+        ({"over": "nothing"}, "over: expected one of centre-prior, other-frames; got 'nothing'"),
+        ({"metrics": ()}, "at least one"),
+        ({"metrics": ("cc", "cc")}, "expected different names"),
+        ({"every": 0}, "every: expected"),
+    ],
+)
+def test_bad_settings_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        score(noisy, [ONE], **options)
+
+
+def test_nothing_to_score_against_is_an_error() -> None:
+    with pytest.raises(UserError, match="no ground truth in silent"):
+        score(noisy, [video("silent", None, range(5))])
+    with pytest.raises(UserError, match="no ground truth in an empty list"):
+        score(noisy, [])
+    with pytest.raises(UserError, match="no fixation in 5 frames of blank"):
+        score(noisy, [video("blank", {}, range(5))])
+    with pytest.raises(UserError, match="one stands there twice"):
+        score(noisy, [ONE, ONE])
+
+
+def test_a_frame_without_gaze_has_no_scores() -> None:
+    maps = [np.ones((4, 4)), np.arange(16.0).reshape(4, 4)]
+    (_, none), (_, some) = FrameScorer(("nss",)).score_maps(ONE, [50, 3], maps)
+    assert none is None
+    assert some is not None
+    assert FrameScorer(("nss",)).score_maps(ONE, [50], maps[:1]) == [(50, None)]

@@ -1,0 +1,143 @@
+"""The metrics on degenerate input: each stated answer, of both ways to score."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.metric_cases import ALL, DENSITY, FIXATIONS, FRAME, PATHS, POINTS, SALIENCY, SIZE, Score, binary
+
+from distill.evaluation.imresize import imresize
+from distill.evaluation.metrics import TRUTHS, auc_judd, auc_shuffled
+
+
+@pytest.fixture(params=PATHS, ids=[path.replace(" ", "_") for path in PATHS])
+def score(request: pytest.FixtureRequest) -> Score:
+    return PATHS[request.param]
+
+
+# the ground truth
+
+
+@pytest.mark.parametrize("name", FIXATIONS)
+def test_no_fixation_is_nan(score: Score, name: str) -> None:
+    assert math.isnan(score(name, SALIENCY, {**FRAME, "fixations": np.zeros(SIZE)}))
+
+
+@pytest.mark.parametrize("name", DENSITY)
+def test_no_density_is_nan(score: Score, name: str) -> None:
+    assert math.isnan(score(name, SALIENCY, {**FRAME, "density": np.zeros(SIZE)}))
+
+
+def test_no_other_fixation_is_nan(score: Score) -> None:
+    assert math.isnan(score("auc_shuffled", SALIENCY, {**FRAME, "other_fixations": np.zeros(SIZE)}))
+
+
+def test_a_constant_baseline_is_nan(score: Score) -> None:
+    assert math.isnan(score("info_gain", SALIENCY, {**FRAME, "baseline": np.ones(SIZE)}))
+
+
+@pytest.mark.parametrize("name", FIXATIONS)
+def test_every_pixel_fixated(score: Score, name: str) -> None:
+    undefined = math.isnan(score(name, SALIENCY, {**FRAME, "fixations": np.ones(SIZE)}))
+    assert undefined is (name == "auc_judd")  # there is nothing to separate them from
+
+
+@pytest.mark.parametrize("name", FIXATIONS)
+def test_one_fixation(score: Score, name: str) -> None:
+    undefined = math.isnan(score(name, SALIENCY, {**FRAME, "fixations": binary(SIZE, [(14, 25)])}))
+    assert undefined is (name == "auc_borji")  # as the official code
+
+
+@pytest.mark.parametrize("name", DENSITY)
+def test_constant_density(score: Score, name: str) -> None:
+    answer = score(name, SALIENCY, {**FRAME, "density": np.ones(SIZE)})
+    assert answer > 0 if name == "kldiv" else math.isnan(answer)
+
+
+@pytest.mark.parametrize("kind", ["fixations", "density", "other_fixations"])
+@pytest.mark.parametrize("broken", [np.ones(5), np.ones((0, 4)), np.full(SIZE, math.nan), np.full(SIZE, -1.0)])
+def test_broken_ground_truth_is_an_error(score: Score, kind: str, broken: np.ndarray) -> None:
+    for name in ALL:
+        if kind in TRUTHS[name]:
+            with pytest.raises(ValueError, match="ground truth must"):
+                score(name, SALIENCY, {**FRAME, kind: broken})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("name", ALL)
+def test_one_broken_pixel_of_the_ground_truth_is_an_error(score: Score, name: str, value: float) -> None:
+    for kind in {*TRUTHS[name]} - {"baseline"}:
+        broken = FRAME[kind].copy()
+        broken[3, 5] = value
+        with pytest.raises(ValueError, match="ground truth must be finite and non-negative"):
+            score(name, SALIENCY, {**FRAME, kind: broken})
+
+
+def test_negatives_of_another_size_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"expected the shape of fixations \(36, 64\), got \(4, 4\)"):
+        auc_shuffled(SALIENCY, FRAME["fixations"], np.ones((4, 4)))
+
+
+# the prediction
+
+
+@pytest.mark.parametrize("size", [SIZE, (9, 16)])
+@pytest.mark.parametrize("value", [0.0, 0.1, -2.0])
+def test_constant_prediction(score: Score, value: float, size: tuple[int, int]) -> None:
+    flat = np.full(size, value)
+    for name in ("nss", "cc", "info_gain", "auc_borji", "auc_shuffled"):
+        assert math.isnan(score(name, flat))
+    assert score("auc_judd", flat) == pytest.approx(0.5 + 0.5 / (len(POINTS) + 1))
+    assert score("sim", flat) == 0 if value == 0 else math.isnan(score("sim", flat))
+    uniform = (FRAME["density"] / FRAME["density"].sum() * np.log(FRAME["density"] / FRAME["density"].mean())).sum()
+    assert score("kldiv", flat) == pytest.approx(uniform) if value > 0 else score("kldiv", flat) > 25
+
+
+def test_constant_prediction_has_the_stated_mean_under_jitter() -> None:
+    one = binary(SIZE, [(3, 4)])
+    scores = [auc_judd(np.zeros(SIZE), one, jitter=True, seed=seed) for seed in range(400)]
+    assert np.mean(scores) == pytest.approx(0.75, abs=0.03)
+    assert auc_judd(np.zeros(SIZE), one) == pytest.approx(0.75, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [SIZE, (9, 16)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ALL)
+def test_one_bad_pixel_spoils_the_map(score: Score, name: str, value: float, size: tuple[int, int]) -> None:
+    broken = imresize(SALIENCY, size).copy()
+    broken[0, 0] = value
+    assert math.isnan(score(name, broken))
+    assert math.isnan(score(name, np.full(size, value)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_negative_values_have_a_finite_answer(score: Score, name: str) -> None:
+    assert math.isfinite(score(name, SALIENCY - 0.5))
+    assert math.isfinite(score(name, -SALIENCY))
+
+
+def test_kldiv_counts_negative_values_as_zero(score: Score) -> None:
+    clipped = np.maximum(SALIENCY - 0.1, 0)
+    assert score("kldiv", SALIENCY - 0.1) == pytest.approx(score("kldiv", clipped), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_eight_bits_move_a_score_little(score: Score, name: str) -> None:
+    eight_bit = np.round(SALIENCY / SALIENCY.max() * 255).astype(np.uint8)
+    assert score(name, eight_bit) == pytest.approx(score(name, SALIENCY), abs=0.01)
+
+
+def test_ties_are_half_won(score: Score) -> None:
+    # hits at 1 and 0, three others at 1, 1 and 0: of each tie one half, and m / (m + 1) of the lowest hit's
+    saliency, fixations = np.array([[1, 0, 1, 1, 0]], dtype=np.uint8), np.array([[1, 1, 0, 0, 0]])
+    lost = (0.5 * 2 / 3 + (2 + 0.5) / 3) / 2
+    before_last = (2 + 0.5) / 3
+    assert score("auc_judd", saliency, {"fixations": fixations}) == pytest.approx(1 - lost + 0.25 * before_last)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("broken", [np.ones((2, 3, 4)), np.ones((0, 4)), 3.0])
+def test_a_prediction_that_is_no_map_is_an_error(score: Score, name: str, broken: Any) -> None:
+    with pytest.raises(ValueError, match="two dimensions"):
+        score(name, broken)

@@ -1,0 +1,95 @@
+"""The pool of other frames' gaze: whose it is, how it is moved to a frame's size, and that it repeats."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.fake_gaze import LONG, ONE, SIZE, gaze, video
+
+from distill.data.clips import Video
+from distill.evaluation.other_frames import UNION, draw_other_frames, recording_of
+
+
+def marked(name: str, row: int, frames: int = 20, recording: str = "") -> Video:
+    """A video whose observers look at one row, in frame k at column k."""
+    return replace(video(name, {k: [(row, k)] for k in range(frames)}, range(frames)), recording=recording)
+
+
+def test_negatives_are_ten_frames_of_other_recordings() -> None:
+    videos = [marked("a", 5), marked("b", 6), marked("c", 7)]
+    others = draw_other_frames(videos)
+    for frame in range(20):
+        found = others.fixations(videos[0], frame)
+        rows, _ = np.nonzero(found)
+        assert found.shape == SIZE
+        assert set(rows) <= {6, 7}
+        assert len(rows) == UNION  # one point each, none in the same place
+        assert set(np.unique(found)) == {0, 1}
+
+
+def test_videos_of_one_recording_give_each_other_nothing() -> None:
+    videos = [marked("a1", 5, recording="film"), marked("a2", 6, recording="film"), marked("b", 7)]
+    rows, _ = np.nonzero(draw_other_frames(videos).fixations(videos[0], 0))
+    assert set(rows) == {7}
+
+
+def test_of_one_recording_there_are_its_other_frames() -> None:
+    alone = marked("a", 5)
+    others = draw_other_frames([alone])
+    for frame in range(20):
+        _, columns = np.nonzero(others.fixations(alone, frame))
+        assert len(columns) == UNION
+        assert frame not in columns
+
+
+def test_a_union_is_of_few_frames_where_there_are_few() -> None:
+    videos = [marked("a", 5), marked("b", 6, frames=3)]
+    assert draw_other_frames(videos).fixations(videos[0], 0).sum() == 3
+    lonely = marked("a", 5, frames=1)
+    assert draw_other_frames([lonely]).fixations(lonely, 0).sum() == 0
+
+
+def test_points_move_with_the_size_of_the_frame() -> None:
+    corners = video("corners", {0: [(0, 0), (35, 63), (18, 32)]}, range(1))
+    large = replace(ONE, size=(72, 128))
+    rows, columns = np.nonzero(draw_other_frames([corners, large]).fixations(large, 0))
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (36, 64), (70, 126)]
+    same = replace(ONE, name="same")  # of the same size, every point stays where it is
+    rows, columns = np.nonzero(draw_other_frames([corners, same]).fixations(same, 0))
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (18, 32), (35, 63)]
+
+
+def test_draws_repeat_and_differ_by_frame_and_seed() -> None:
+    videos = [ONE, LONG]
+    first, again, other = draw_other_frames(videos), draw_other_frames(videos), draw_other_frames(videos, seed=1)
+    assert all((first.fixations(ONE, k) == again.fixations(ONE, k)).all() for k in range(10))
+    assert any((first.fixations(ONE, k) != first.fixations(ONE, k + 1)).any() for k in range(3))
+    assert any((first.fixations(ONE, k) != other.fixations(ONE, k)).any() for k in range(3))
+
+
+def test_a_large_set_gives_a_small_pool() -> None:
+    many = [video(f"v{i}", gaze(range(100), seed=i), range(100)) for i in range(5)]
+    others = draw_other_frames([*many, video("silent", None, range(100))], count=50)
+    assert len(others.points) == 50
+    assert len(set(others.names)) == 50
+    assert {name for name, _ in others.names} == {f"v{i}" for i in range(5)}
+
+
+def test_only_frames_in_use_are_drawn() -> None:
+    late = replace(LONG, frames=range(7, 12))
+    assert {frame for _, frame in draw_other_frames([late]).names} == set(range(7, 12))
+
+
+def test_the_mean_map_lies_where_others_look() -> None:
+    videos = [marked("a", 5), marked("b", 18), marked("c", 18)]
+    mean = draw_other_frames(videos).mean_map(videos[0])
+    assert mean.shape == (SIZE[0] // 4, SIZE[1] // 4)
+    assert abs(int(mean.sum(axis=1).argmax()) - 18 // 4) <= 1
+    own = draw_other_frames(videos).mean_map(videos[1])
+    assert own.sum(axis=1).argmax() < mean.sum(axis=1).argmax()  # a's row 5 has its part
+    assert mean.sum() == pytest.approx(40, rel=1e-5)  # as many fixations as the others have
+
+
+def test_recordings_are_told_apart_by_data_set() -> None:
+    assert recording_of(ONE) == "fake/one"
+    assert recording_of(replace(ONE, recording="film", dataset="other")) == "other/film"

@@ -1,0 +1,230 @@
+"""What an evaluation hands over: means, intervals, the table, the files, and the difference of two."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.fake_gaze import LONG, ONE, gaze, noisy, video
+
+from distill.data.clips import Video
+from distill.errors import UserError
+from distill.evaluation.evaluate import PUBLISHED, evaluate
+from distill.evaluation.scores import Row, Scores, compare
+from distill.evaluation.statistics import bootstrap_means
+
+NAN = math.nan
+
+
+def score(*videos: Video, **options: object) -> Scores:
+    return evaluate(noisy, videos, progress=False, **options)  # type: ignore[arg-type]
+
+
+def by_hand(values: dict[str, list[float]], name: str = "somebody", **settings: object) -> Scores:
+    """Scores of one metric, by video and frame."""
+    rows = [Row(label, k, {"nss": value}) for label, found in values.items() for k, value in enumerate(found)]
+    return Scores(name, ("nss",), rows, **settings)  # type: ignore[arg-type]
+
+
+# means and intervals
+
+
+def test_the_two_averages() -> None:
+    scores = by_hand({"a": [1, 2, 3], "b": [6], "c": [NAN, 10]})
+    assert scores.by_video == {"a": {"nss": 2}, "b": {"nss": 6}, "c": {"nss": 10}}
+    assert scores.per_video["nss"] == 6
+    assert scores.pooled["nss"] == pytest.approx(22 / 5)
+    assert scores.undefined == {"nss": 1}
+
+
+def test_intervals_are_over_recordings() -> None:
+    values = {"a1": [1.0, 2.0], "a2": [3.0], "b": [5.0, 9.0], "c": [NAN]}
+    recordings = {"a1": "a", "a2": "a"}
+    scores = by_hand(values, recordings=recordings)
+    groups = ["a", "a", "b", "c"]
+    expected = bootstrap_means(np.array([[1.5], [3.0], [7.0], [NAN]]), groups)[:, 0]
+    assert scores.intervals["per_video"]["nss"] == tuple(expected)
+    frames = np.array([[1.0], [2.0], [3.0], [5.0], [9.0], [NAN]])
+    expected = bootstrap_means(frames, ["a", "a", "a", "b", "b", "c"])[:, 0]
+    assert scores.intervals["pooled"]["nss"] == tuple(expected)
+    assert by_hand(values).intervals != scores.intervals
+    assert scores.count_recordings == 3
+
+
+def test_one_recording_has_no_interval_and_says_so() -> None:
+    scores = by_hand({"a": [1.0, 2.0], "b": [3.0]}, recordings={"a": "film", "b": "film"})
+    assert all(math.isnan(end) for end in scores.intervals["per_video"]["nss"])
+    assert "95%" not in scores.table()
+    assert "no intervals" in scores.table()
+    assert str(compare(scores, scores)).endswith("and there is one")
+    assert "no intervals" not in by_hand({"a": [1.0], "b": [3.0]}).table()
+
+
+# the table
+
+
+def test_the_table_is_aligned_and_complete() -> None:
+    lines = score(ONE, LONG, name="noise").table().splitlines()
+    assert lines[0].split() == ["noise", "AUC-J", "NSS", "CC", "SIM", "KL"]
+    assert [line[:30].split("  ")[0].strip() for line in lines[1:] if line[0] != " "] == [
+        "one",
+        "longer",
+        "mean over 2 videos",
+        "pooled over 40 frames",
+    ]
+    assert sum("95% over 2 recordings, from" in line for line in lines) == 2
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_long_table_leaves_out_videos() -> None:
+    table = by_hand({f"v{i}": [float(i)] for i in range(41)}).table()
+    assert "mean over 41 videos" in table
+    assert "v7" not in table
+
+
+def test_a_protocols_average_is_marked() -> None:
+    for average, line in (("per_video", "mean over 2 videos *"), ("pooled", "pooled over 2 frames *")):
+        table = by_hand({"a": [1.0], "b": [3.0]}, average=average).table()
+        assert line in table
+        assert table.count(" * ") == 1
+        assert "* the average that the protocol publishes" in table
+    assert "*" not in by_hand({"a": [1.0], "b": [3.0]}).table()
+
+
+# files
+
+
+def test_saved_files_say_what_was_found_and_how(tmp_path: Path) -> None:
+    def sometimes_flat(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for frame, saliency in noisy(video, frames):
+            yield frame, np.ones((9, 16)) if frame == 2 else saliency
+
+    scores = evaluate(sometimes_flat, [ONE, LONG], name="noise", every=2, progress=False)
+    folder = tmp_path / "new" / "folder"
+    scores.save(folder)
+    summary = json.loads((folder / "scores.json").read_text())
+    assert summary["name"] == "noise"
+    assert summary["pooled"] == scores.pooled
+    assert summary["per_video"] == scores.per_video
+    assert summary["videos"] == scores.by_video
+    assert summary["frames"] == 20
+    assert summary["recordings"] == 2
+    assert summary["undefined"]["nss"] == 2
+    assert summary["intervals"]["pooled"]["nss"] == list(scores.intervals["pooled"]["nss"])
+    assert "bicubic" in summary["how"]["resize"]
+    assert summary["how"]["blur"] == "none"
+    assert summary["how"]["frames"] == "one of every 2 frames in use, from the first"
+    assert "10000 bootstrap means" in summary["how"]["intervals"]
+    with (folder / "scores.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["frame"] for line in lines[:3]] == ["1", "3", "5"]
+    for line, row in zip(lines, scores.rows, strict=True):
+        for metric in PUBLISHED:
+            written = float(line[metric] or "nan")
+            assert written == row.values[metric] or (math.isnan(written) and math.isnan(row.values[metric]))
+    with (folder / "videos.csv").open(newline="") as file:
+        videos = list(csv.DictReader(file))
+    assert [(line["video"], line["recording"], line["frames"]) for line in videos] == [
+        ("one", "fake/one", "5"),
+        ("longer", "fake/longer", "15"),
+    ]
+    assert float(videos[1]["cc"]) == scores.by_video["longer"]["cc"]
+
+
+def test_an_undefined_mean_is_null_in_json(tmp_path: Path) -> None:
+    by_hand({"a": [NAN], "b": [NAN]}).save(tmp_path)
+    text = (tmp_path / "scores.json").read_text()
+    assert json.loads(text)["pooled"]["nss"] is None
+    assert json.loads(text)["intervals"]["pooled"]["nss"] is None
+    assert "NaN" not in text
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.csv", "videos.csv"])
+def test_scores_are_never_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=name):
+        by_hand({"a": [1.0]}).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+# the difference of two
+
+
+def test_a_difference_is_taken_frame_by_frame() -> None:
+    first = by_hand({"a": [1.0, 2.0, NAN], "b": [5.0]}, "first")
+    second = by_hand({"a": [2.0, 2.5, 9.0], "b": [4.0], "c": [7.0]}, "second")
+    found = compare(first, second).difference
+    assert found.by_video == {"a": {"nss": 0.75}, "b": {"nss": -1.0}}
+    assert found.per_video["nss"] == -0.125
+    assert found.pooled["nss"] == pytest.approx(0.5 / 3)
+    assert len(found.rows) == 4  # c was not scored for the first
+
+
+def test_pairing_takes_away_what_videos_do_to_both() -> None:
+    """Videos differ much, the two by a constant: each interval is wide, the one of their difference a point."""
+    rng = np.random.default_rng(0)
+    values = {f"v{i}": list(rng.normal(5 * rng.normal(), 1, 4)) for i in range(12)}
+    first = by_hand(values)
+    second = by_hand({name: [value + 0.01 for value in found] for name, found in values.items()})
+    low, high = compare(first, second).difference.intervals["per_video"]["nss"]
+    assert low == pytest.approx(0.01)
+    assert high == pytest.approx(0.01)
+    low, high = first.intervals["per_video"]["nss"]
+    assert high - low > 1
+
+
+def test_a_difference_is_antisymmetric_and_its_own_is_zero() -> None:
+    first, second = score(ONE, LONG), score(ONE, LONG, seed=1, metrics=("nss", "auc_borji"))
+    assert set(compare(first, first).difference.pooled.values()) == {0.0}
+    there, back = compare(first, second).difference, compare(second, first).difference
+    assert there.metrics == ("nss",)  # what both were scored by
+    assert there.per_video["nss"] == -back.per_video["nss"]
+
+
+@pytest.mark.parametrize(("sign", "told"), [(1, "NSS (better), KL (worse)"), (-1, "NSS (worse), KL (better)")])
+def test_a_comparison_says_what_is_sure(sign: int, told: str) -> None:
+    def rows(shift: float) -> Scores:
+        values = [(f"v{i}", {"nss": i + shift, "kldiv": i + shift, "cc": i % 2 * shift}) for i in range(8)]
+        return Scores("m", ("nss", "kldiv", "cc"), [Row(name, 0, one) for name, one in values])
+
+    text = str(compare(rows(0), rows(sign)))
+    assert text.splitlines()[-1].endswith(f"in: {told}, CC ({'better' if sign > 0 else 'worse'})")
+    assert "+1.0000" in text if sign > 0 else "-1.0000" in text
+    alternating = replace(
+        rows(0), rows=[Row(f"v{i}", 0, {"nss": i + (-1) ** i}) for i in range(8)], metrics=("nss",)
+    )
+    assert str(compare(rows(0), alternating)).endswith("in: no metric")
+
+
+def test_a_saved_comparison(tmp_path: Path) -> None:
+    found = compare(by_hand({"a": [1.0], "b": [2.0]}, "x"), by_hand({"a": [2.0], "b": [4.0]}, "y"))
+    found.save(tmp_path / "difference.json")
+    written = json.loads((tmp_path / "difference.json").read_text())
+    assert (written["first"], written["second"]) == ("x", "y")
+    assert written["per_video"] == {"nss": 1.5}
+    assert written["intervals"]["per_video"]["nss"] == [1, 2]
+    with pytest.raises(UserError, match=r"difference\.json"):
+        found.save(tmp_path / "difference.json")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: by_hand({"z": [1.0]}), "share no frame"),
+        (lambda: Scores("s", ("cc",), [Row("a", 0, {"cc": 1.0})]), "share no metric"),
+    ],
+)
+def test_scores_of_other_data_cannot_be_compared(other: Callable[[], Scores], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare(by_hand({"a": [1.0]}), other())
+
+
+def test_recordings_come_from_the_videos() -> None:
+    films = [replace(video(name, gaze(range(3)), range(3)), recording="film") for name in ("a", "b")]
+    assert score(*films).count_recordings == 1
+    assert score(*films).recordings == {"a": "fake/film", "b": "fake/film"}

@@ -1,0 +1,249 @@
+"""A folder of videos: what is made, what is passed over, and processes that share it and do no video twice."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.places import REPOSITORY
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.cli.main import main
+from distill.data.video.writer import VideoWriter
+from distill.errors import UserError
+from distill.inference.folders import RECORD, is_folder_of_videos, predict_folder
+from distill.inference.predict import predict
+
+
+class SmallModel(nn.Module):
+    """A network of a few weights that counts its calls and can be told to stop."""
+
+    num_frames, size, target_frames, map_size = 3, (12, 16), (2,), (12, 16)
+
+    def __init__(self, seed: int = 0, stop_after: int | None = None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.mix = nn.Parameter(torch.randn(9, generator=generator))
+        self.stop_after, self.calls = stop_after, 0
+
+    def forward(self, clip: Tensor) -> Tensor:
+        self.calls += 1
+        if self.stop_after is not None and self.calls > self.stop_after:
+            raise KeyboardInterrupt
+        return F.logsigmoid(torch.einsum("bcthw,ct->bhw", clip.float() / 255, self.mix.view(3, 3))[:, None])
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Two files, one of them in a folder, and one folder of frames: 7, 9 and 5 frames."""
+    root = tmp_path / "videos"
+    random = np.random.default_rng(0)
+    for name, count in (("b.mp4", 7), ("deep/a.mp4", 9)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with VideoWriter(root / name, (36, 48), 25.0) as writer:
+            writer.write(random.integers(0, 256, (count, 36, 48, 3), dtype=np.uint8))
+    (root / "frames").mkdir()
+    for index in range(5):
+        pixels = random.integers(0, 256, (36, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "frames" / f"{index}.png")
+    return root
+
+
+FRAMES = {"b": 7, "deep/a": 9, "frames": 5}
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def expected_tree() -> list[str]:
+    maps = [f"maps/{name}/{i + 1:04d}.png" for name, count in FRAMES.items() for i in range(count)]
+    return sorted([*maps, *(f"out/{name}.mp4" for name in FRAMES), f"maps/{RECORD}", f"out/{RECORD}"])
+
+
+def run(model: nn.Module, videos: Path, **changes: object) -> object:
+    results = {"out": videos.parent / "out", "maps": videos.parent / "maps"}
+    return predict_folder(model, videos, **{**results, "progress": False, **changes})
+
+
+def test_every_video_is_made_as_if_alone(videos: Path, tmp_path: Path) -> None:
+    model = SmallModel()
+    done = run(model, videos, batch_size=4, first_frames="flip")
+    assert sorted(done.made) == sorted(FRAMES)
+    assert (done.frames, done.stood, done.elsewhere, done.broken) == (21, [], [], {})
+    assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
+    predict(model, videos / "deep/a.mp4", maps=tmp_path / "alone", first_frames="flip", progress=False)
+    for made in sorted((tmp_path / "alone").iterdir()):
+        assert made.read_bytes() == (tmp_path / "maps/deep/a" / made.name).read_bytes()
+    record = json.loads((tmp_path / "maps" / RECORD).read_text())
+    assert record["model"] == "SmallModel"
+    assert record["first_frames"] == "flip"
+
+
+def test_what_stands_is_passed_over_and_said(
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(SmallModel(), videos)
+    (tmp_path / "out/b.mp4").write_bytes(b"kept")
+    for made in (tmp_path / "maps/frames").iterdir():
+        made.unlink()
+    (tmp_path / "out/deep/a.mp4").unlink()
+    model = SmallModel()
+    with caplog.at_level("INFO", logger="distill"):
+        done = run(model, videos)
+    assert done.stood == ["b"]
+    assert sorted(done.made) == ["deep/a", "frames"]
+    assert "b: its results stand; passed over" in caplog.text
+    assert "1 stood already" in str(done)
+    assert (tmp_path / "out/b.mp4").read_bytes() == b"kept"
+    assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
+
+
+def test_a_stopped_run_goes_on_and_leaves_no_halves(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(SmallModel(stop_after=5), videos, batch_size=3)  # 7 frames are three batches: in the second video
+    assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == sorted(
+        [f"maps/{RECORD}", f"out/{RECORD}", "out/b.mp4", *(f"maps/b/{i:04d}.png" for i in range(1, 8))]
+    )
+    model = SmallModel()
+    done = run(model, videos, batch_size=3)
+    assert done.stood == ["b"]
+    assert model.calls == 3 + 2
+    assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
+
+
+def test_a_video_that_another_process_holds_is_left_to_it(videos: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "maps/.b.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run(SmallModel(), videos)
+        assert done.elsewhere == ["b"]
+        assert sorted(done.made) == ["deep/a", "frames"]
+        assert "1 are being made by other processes" in str(done)
+    assert run(SmallModel(), videos).made == ["b"]  # the lock fell with its holder, though its file stayed
+    assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
+
+
+def test_other_weights_or_settings_do_not_mix(videos: Path, tmp_path: Path) -> None:
+    run(SmallModel(), videos, out=None)
+    with pytest.raises(UserError, match="maps: its results were made by SmallModel with weights"):
+        run(SmallModel(seed=1), videos, out=None)
+    with pytest.raises(UserError, match="with first_frames 'repeat', this call is of SmallModel with 'flip'"):
+        run(SmallModel(), videos, out=None, first_frames="flip")
+
+
+def test_a_broken_video_does_not_stop_the_others(videos: Path, tmp_path: Path) -> None:
+    (videos / "a_broken.mp4").write_bytes(b"no video")
+    with pytest.raises(
+        UserError, match=r"1 of 4 videos could not be predicted: a_broken; the first: .*a_broken\.mp4"
+    ):
+        run(SmallModel(), videos)
+    assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
+
+
+def test_mistakes_are_named(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for source, settings, message in (
+        (videos, {"out": None, "maps": None}, "nothing to write"),
+        (videos, {"out": tmp_path / "o.mp4"}, r"o\.mp4: .* is a folder of videos, so"),
+        (videos, {"out": tmp_path / "file"}, "file: .* need a folder's name"),
+        (videos, {"maps": videos / "maps"}, "maps: lies in the folder of the videos"),
+        (tmp_path / "empty", {}, "empty: there is no video in this folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict_folder(
+                SmallModel(), source, **{"out": tmp_path / "o", "maps": tmp_path / "m", **settings}, progress=False
+            )
+    (videos / "deep/frames.mp4").write_bytes((videos / "b.mp4").read_bytes())
+    (videos / "frames/inner.mp4").write_bytes((videos / "b.mp4").read_bytes())
+    with pytest.raises(UserError, match="results of 'frames/inner' would lie in those of 'frames'"):
+        run(SmallModel(), videos)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_video_and_many_are_told_apart(videos: Path, tmp_path: Path) -> None:
+    assert is_folder_of_videos(videos)
+    assert not is_folder_of_videos(videos / "frames")
+    assert not is_folder_of_videos(videos / "b.mp4")
+    assert not is_folder_of_videos(tmp_path / "nowhere")
+    (videos / "cover.png").write_bytes((videos / "frames/0.png").read_bytes())
+    with pytest.raises(UserError, match=r"holds 1 images and videos too \(b\.mp4 for one\)"):
+        is_folder_of_videos(videos)
+
+
+def command(videos: Path, weights: str) -> list[str]:
+    out, maps = (str(videos.parent / name) for name in ("out", "maps"))
+    return ["predict", weights, str(videos), "-o", out, "--maps", maps, "--device", "cpu"]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    from distill.models.registry import create_model
+    from distill.models.weight_files import save_model
+
+    path = tmp_path / "micro.safetensors"
+    save_model(create_model("student/thtdnet:micro"), path)
+    return str(path)
+
+
+def processes(videos: Path, weights: str, count: int) -> list[subprocess.Popen]:
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "distill.cli.main", *command(videos, weights)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=REPOSITORY,
+        )
+        for _ in range(count)
+    ]
+
+
+def test_two_processes_share_a_folder(videos: Path, weights: str, tmp_path: Path) -> None:
+    for index in range(9):
+        (videos / f"c{index}.mp4").write_bytes((videos / "b.mp4").read_bytes())
+    both = processes(videos, weights, 2)
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    made = [int(out.split()[0]) for out, _ in ended]
+    assert sum(made) == 12  # none twice, none left out
+    passed = sum(err.count("passed over") for _, err in ended)
+    left = sum("being made by other" in out for out, _ in ended)
+    assert passed + left >= 1
+    names = {*FRAMES, *(f"c{index}" for index in range(9))}
+    assert {path.removesuffix(".mp4") for path in tree(tmp_path / "out")} == {*names, RECORD}
+    for index in range(9):
+        assert len(list((tmp_path / f"maps/c{index}").iterdir())) == 7
+
+
+def test_a_killed_process_leaves_a_folder_that_goes_on(videos: Path, weights: str, tmp_path: Path) -> None:
+    source = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
+    (videos / "a_long.avi").symlink_to(source)  # seconds of work, and the first in the order
+    (process,) = processes(videos, weights, 1)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "maps").glob(".a_long.*.tmp/*.png")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "maps/a_long").exists()
+    assert list((tmp_path / "maps").glob(".a_long.*"))  # the dead one's half and its lock file
+    (videos / "a_long.avi").unlink()
+    (videos / "a_long.mp4").write_bytes((videos / "b.mp4").read_bytes())
+    assert main(command(videos, weights)) == 0
+    assert len(list((tmp_path / "maps/a_long").iterdir())) == 7
+    assert not [path for folder in ("out", "maps") for path in (tmp_path / folder).rglob(".*")]
+    assert main([*command(videos, weights), "--overwrite"]) == 2

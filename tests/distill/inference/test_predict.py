@@ -1,0 +1,350 @@
+"""The sliding window against the naive loop, and what `predict` writes."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from helpers.places import REPOSITORY
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data.video.open import open_video
+from distill.errors import UserError
+from distill.inference.predict import overlay, predict, resize_map
+from distill.inference.sliding_window import ClipFrames, slide, window_of
+from distill.saliency import peak_map
+
+REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
+
+
+class FakeReader:
+    """A video of seeded noise that counts how often each frame is decoded."""
+
+    def __init__(self, num_frames: int = 23, size: tuple[int, int] = (12, 16)) -> None:
+        self.num_frames, self.size, self.fps = num_frames, size, 25.0
+        self.pixels = np.random.default_rng(0).integers(0, 256, (num_frames, *size, 3), dtype=np.uint8)
+        self.decoded: Counter[int] = Counter()
+
+    def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
+        assert size in (None, self.size)
+        self.decoded.update(frames)
+        return self.pixels[list(frames)]
+
+
+class SmallModel(nn.Module):
+    """A clip network in which every frame, place and channel matters; batch norm and dropout show the mode."""
+
+    def __init__(self, num_frames: int = 5, targets: tuple[int, ...] = (4,)) -> None:
+        super().__init__()
+        self.num_frames, self.size, self.target_frames, self.map_size = num_frames, (12, 16), targets, (6, 8)
+        generator = torch.Generator().manual_seed(1)
+        self.spatial = nn.Conv3d(3, 4, 3, padding=1)
+        self.temporal = nn.Linear(num_frames, len(targets))
+        self.norm, self.dropout = nn.BatchNorm3d(4), nn.Dropout(0.5)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+        self.batches: list[int] = []
+
+    def forward(self, clip: Tensor) -> Tensor:
+        self.batches.append(len(clip))
+        x = clip.float() / 255 if clip.dtype == torch.uint8 else clip
+        x = self.dropout(self.norm(self.spatial(x))).mean(1)  # (B, T, H, W)
+        x = self.temporal(x.movedim(1, -1)).movedim(-1, 1)  # (B, N, H, W)
+        return F.logsigmoid(F.avg_pool2d(x, 2))
+
+
+def collect(batches: Iterator[tuple[list[int], Tensor]]) -> dict[int, Tensor]:
+    return {frame: one for frames, maps in batches for frame, one in zip(frames, maps, strict=True)}
+
+
+def naive(model: SmallModel, reader: FakeReader, end: int, stride: int, flipped: bool = False) -> Tensor:
+    """One window at a time, the way anybody would write it: (N, h, w)."""
+    model.eval()
+    clip = [
+        reader.pixels[min(max(end - (model.num_frames - 1 - j) * stride, 0), reader.num_frames - 1)]
+        for j in range(model.num_frames)
+    ]
+    clip = np.stack([image[:, ::-1] if flipped else image for image in clip])  # (T, H, W, 3)
+    with torch.no_grad():
+        return model(torch.from_numpy(clip.copy()).permute(3, 0, 1, 2)[None])[0]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_slide_equals_the_naive_loop_from_the_first_frame_on(stride: int, batch_size: int, flipped: bool) -> None:
+    model, reader = SmallModel(), FakeReader()
+    maps = collect(slide(model, reader, range(23), stride=stride, batch_size=batch_size, flipped=flipped))
+    assert list(maps) == list(range(23))
+    for frame, one in maps.items():
+        torch.testing.assert_close(one, naive(model, reader, frame, stride, flipped)[0], rtol=0, atol=1e-6)
+
+
+def test_a_mirrored_video_and_a_flipped_view_are_the_same_maps() -> None:
+    model, reader, mirrored = SmallModel(), FakeReader(), FakeReader()
+    mirrored.pixels = mirrored.pixels[:, :, ::-1].copy()
+    flipped, plain = (collect(slide(model, r, range(9), flipped=f)) for r, f in ((reader, True), (mirrored, False)))
+    assert all(torch.equal(flipped[frame], plain[frame]) for frame in range(9))
+
+
+@pytest.mark.parametrize("frames", [range(23), range(7, 20), range(0, 23, 3), [20, 3, 11, 4]])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_frame_is_decoded_at_most_once_and_only_if_needed(frames: Sequence[int], stride: int) -> None:
+    model, reader = SmallModel(), FakeReader()
+    list(slide(model, reader, frames, stride=stride, batch_size=3))
+    needed = {max(frame - j * stride, 0) for frame in frames for j in range(5)}
+    assert reader.decoded == dict.fromkeys(needed, 1)
+
+
+def test_a_slice_of_frames_gives_the_same_bits_whoever_asks() -> None:
+    model, reader = SmallModel(), FakeReader()
+    everything = list(slide(model, reader, range(23), batch_size=4))
+    assert [frames for frames, _ in everything] == [list(range(23))[i : i + 4] for i in range(0, 23, 4)]
+    for frames, maps in everything:
+        ((again, alone),) = slide(model, reader, frames, batch_size=4)
+        assert again == frames
+        assert torch.equal(alone, maps)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("targets", [(0, 1, 2, 3, 4), (3, 4), (0, 2, 4), (0, 3, 4)])
+def test_several_maps_a_clip_cover_each_asked_frame_once(targets: tuple[int, ...], stride: int) -> None:
+    model, reader = SmallModel(targets=targets), FakeReader()
+    batches = list(slide(model, reader, range(23), stride=stride, batch_size=30))
+    maps = collect(iter(batches))
+    assert sum(len(frames) for frames, _ in batches) == 23 == len(maps)
+    some = collect(slide(model, reader, range(5, 23, 4), stride=stride, batch_size=2))
+    for frame, one in maps.items():
+        window = window_of(frame, 23, targets, length=5, stride=stride)
+        assert window.frames[targets[window.target]] == frame
+        clip = torch.from_numpy(reader.pixels[list(window.frames)]).permute(3, 0, 1, 2)[None]
+        with torch.no_grad():
+            expected = model.eval()(clip)[0, window.target]
+        torch.testing.assert_close(one, expected, rtol=0, atol=1e-6)
+        if frame in some:
+            torch.testing.assert_close(some[frame], one, rtol=0, atol=1e-6)
+
+
+def test_n_maps_a_clip_cost_an_nth_of_the_passes() -> None:
+    model = SmallModel(targets=(0, 1, 2, 3, 4))
+    list(slide(model, FakeReader(num_frames=20), range(20), batch_size=10))
+    assert model.batches == [2, 2]
+
+
+def test_clips_reach_back_by_the_stride_and_repeat_the_ends() -> None:
+    assert window_of(0, 100, (4,), length=5).frames == (0, 0, 0, 0, 0)
+    assert window_of(3, 100, (4,), length=5, stride=2).frames == (0, 0, 0, 1, 3)
+    assert window_of(50, 100, (4,), length=5, stride=3).frames == (38, 41, 44, 47, 50)
+    assert window_of(99, 100, (2,), length=5).frames == (97, 98, 99, 99, 99)
+
+
+def test_first_frames_by_turning_the_window_round() -> None:
+    """TASED-Net's loop: each window also predicts, played backwards, the frame that it begins with."""
+    windows: dict[int, list[int]] = {}
+    T, snippet = 5, []
+    for index in range(23):
+        snippet.append(index)
+        if index >= T - 1:
+            windows[index] = list(snippet)
+            if index < 2 * T - 2:
+                windows[index - T + 1] = snippet[::-1]
+            del snippet[0]
+    model, reader = SmallModel(), FakeReader()
+    maps = collect(slide(model, reader, range(23), batch_size=4, first_frames="flip"))
+    assert list(maps) == list(range(23)) == sorted(windows)
+    repeated = collect(slide(model, reader, range(23), batch_size=4))
+    for frame, one in maps.items():
+        assert window_of(frame, 23, (4,), length=T, first_frames="flip").frames == tuple(windows[frame])
+        clip = torch.from_numpy(reader.pixels[windows[frame]]).permute(3, 0, 1, 2)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(one, model.eval()(clip)[0, 0], rtol=0, atol=1e-6)
+        assert torch.allclose(one, repeated[frame], atol=1e-6) == (frame >= T - 1)
+    assert reader.decoded == dict.fromkeys(range(23), 2)  # once a call of slide
+
+
+def test_a_turned_window_keeps_its_target_and_stays_inside() -> None:
+    assert window_of(1, 100, (4,), length=5, stride=3, first_frames="flip").frames == (13, 10, 7, 4, 1)
+    assert window_of(0, 3, (4,), length=5, first_frames="flip").frames == (2, 2, 2, 1, 0)
+    assert window_of(4, 100, (0, 1, 2, 3, 4), length=5, first_frames="flip") == ClipFrames((0, 1, 2, 3, 4), 4)
+    window = window_of(3, 100, (3, 4), length=5, first_frames="flip")  # its block of two would begin at -1
+    assert window == ClipFrames((7, 6, 5, 4, 3), 4 - 3)
+
+
+def test_the_model_runs_in_evaluation_mode_and_comes_back_as_it_was() -> None:
+    model, reader = SmallModel().train(), FakeReader()
+    model.norm.eval()  # as a frozen part would be
+    statistics = model.norm.running_mean.clone()
+    maps = collect(slide(model, reader, range(6)))
+    assert model.training
+    assert model.dropout.training
+    assert not model.norm.training
+    assert torch.equal(model.norm.running_mean, statistics)
+    torch.testing.assert_close(maps[5], naive(model, reader, 5, 1)[0], rtol=0, atol=1e-6)
+
+
+def test_maps_can_be_trained_against() -> None:
+    """Tensors made in inference mode would raise here."""
+    ((_, maps),) = slide(SmallModel(), FakeReader(), range(4))
+    weight = torch.ones((), requires_grad=True)
+    (weight * maps).sum().backward()
+    assert weight.grad is not None
+    assert maps.dtype == torch.float32
+
+
+def test_half_precision_is_used_when_asked_for() -> None:
+    model, reader = SmallModel(), FakeReader()
+    plain, half = (collect(slide(model, reader, range(8), precision=p)) for p in ("fp32", "bf16"))
+    assert half[7].dtype == torch.float32
+    assert 0 < max((plain[f] - half[f]).abs().max() for f in range(8)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frames": [3, 23]}, "frame 24 does not exist: the video has 23 frames"),
+        ({"frames": [-1]}, "frame 0 does not exist"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
+        ({"first_frames": "mirror"}, "first_frames: expected one of repeat, flip, got 'mirror'"),
+    ],
+)
+def test_slide_names_the_mistake(settings: dict, message: str) -> None:
+    arguments = {"frames": [1, 2], **settings}
+    with pytest.raises(UserError, match=message):
+        list(slide(SmallModel(), FakeReader(), **arguments))
+
+
+def test_broken_weights_are_named() -> None:
+    model = SmallModel()
+    model.temporal.bias.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="frames 1 to 3 are not numbers"):
+        list(slide(model, FakeReader(), range(3)))
+
+
+# ------------------------------------------------------------------------------------------ predict and overlay
+
+
+@pytest.fixture
+def frames_folder(tmp_path: Path) -> Path:
+    """Nine frames of an odd size in which a bright square moves."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index in range(9):
+        image = np.full((37, 51, 3), 40, dtype=np.uint8)
+        image[10:20, 4 * index : 4 * index + 10] = 220
+        Image.fromarray(image).save(folder / f"{index + 1}.png")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def grey(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+def decode(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_predict_writes_every_frame_as_video_and_as_maps(tmp_path: Path, frames_folder: Path) -> None:
+    model = SmallModel()
+    done = predict(
+        model, frames_folder, out=tmp_path / "o.mp4", maps=tmp_path / "maps", batch_size=4, progress=False
+    )
+    assert done.frames == 9
+    assert "9 frames" in str(done)
+    assert decode(tmp_path / "o.mp4").shape == (9, 38, 52, 3)
+    assert names(tmp_path / "maps") == [f"{index:04d}.png" for index in range(1, 10)]
+    expected = collect(slide(model, open_video(frames_folder), range(9), batch_size=4))
+    for index in (0, 8):
+        image = grey(tmp_path / "maps" / f"{index + 1:04d}.png")
+        wanted = 255 * resize_map(peak_map(expected[index].numpy()), (37, 51))
+        np.testing.assert_allclose(image, wanted, atol=0.51)
+
+
+def test_predict_runs_on_a_real_video(tmp_path: Path) -> None:
+    done = predict(SmallModel(), REAL_VIDEO, maps=tmp_path / "maps", batch_size=64, progress=False)
+    assert done.frames == 783
+    assert grey(tmp_path / "maps" / "0783.png").shape == (360, 640)
+
+
+def test_existing_outputs_stay_unless_overwriting_is_asked_for(tmp_path: Path, frames_folder: Path) -> None:
+    out, maps = tmp_path / "o.mp4", tmp_path / "maps"
+    out.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"o\.mp4: the overlay video exists already; .*--overwrite"):
+        predict(SmallModel(), frames_folder, out=out, progress=False)
+    maps.mkdir()
+    (maps / "0001.png").write_bytes(b"mine")
+    (maps / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="maps: the folder of maps exists already"):
+        predict(SmallModel(), frames_folder, maps=maps, progress=False)
+    assert out.read_bytes() == (maps / "0001.png").read_bytes() == b"mine"
+    predict(SmallModel(), frames_folder, out=out, maps=maps, overwrite=True, progress=False)
+    assert len(decode(out)) == 9
+    assert grey(maps / "0001.png").shape == (37, 51)
+    assert (maps / "notes.txt").read_text() == "mine"
+    assert names(tmp_path) == ["frames", "maps", "o.mp4"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_prediction_leaves_nothing(
+    tmp_path: Path, frames_folder: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    model = SmallModel()
+    run = model.forward
+
+    def stopping(clip: Tensor) -> Tensor:
+        if len(model.batches) == 2:
+            raise stop
+        return run(clip)
+
+    monkeypatch.setattr(model, "forward", stopping)
+    with pytest.raises(stop):
+        predict(model, frames_folder, out=tmp_path / "o.mp4", maps=tmp_path / "maps", batch_size=3, progress=False)
+    assert names(tmp_path) == ["frames"]
+
+
+def test_predict_names_the_mistake(tmp_path: Path, frames_folder: Path) -> None:
+    for arguments, message in (
+        ({}, "nothing to write"),
+        ({"out": frames_folder}, "would replace the video"),
+        ({"out": tmp_path / "o.gif"}, "o.gif"),
+        ({"out": tmp_path, "overwrite": True}, "is a folder"),
+        ({"maps": REAL_VIDEO, "overwrite": True}, "is a file"),
+        ({"maps": tmp_path / "maps", "out": tmp_path / "maps" / "o.mp4"}, "lies in .*maps, the folder of maps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict(SmallModel(), frames_folder, progress=False, **arguments)
+    with pytest.raises(UserError, match="nowhere"):
+        predict(SmallModel(), tmp_path / "nowhere.mp4", out=tmp_path / "o.mp4", progress=False)
+    assert names(tmp_path) == ["frames"]
+
+
+def test_overlay_paints_where_the_map_is_and_leaves_the_rest() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    assert np.array_equal(overlay(frame, np.zeros((5, 5), np.float32)), frame)
+    saliency = np.zeros((40, 60), np.float32)
+    saliency[10:20, 30:40] = 1
+    painted = overlay(frame, saliency)
+    outside = saliency == 0
+    assert np.array_equal(painted[outside], frame[outside])
+    assert (painted[~outside] != frame[~outside]).any()
+    assert frame[~outside].std() * 0.2 < painted[~outside].std()  # the background shows through the hottest spot
+
+
+def test_overlay_brightness_grows_with_the_map() -> None:
+    frame = np.full((1, 256, 3), 60, dtype=np.uint8)
+    painted = overlay(frame, np.linspace(0, 1, 256, dtype=np.float32)[None])
+    luma = painted[0].astype(float) @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(luma[64:]) > -1).all()
+    assert luma[-1] > 150

@@ -1,0 +1,62 @@
+"""Files that are not what was asked for: one sentence each, whoever opens them."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from distill.errors import UserError
+from distill.models.references import load_model
+
+
+def identity(path: Path, metadata: object = None) -> Path:
+    """Write a file whose output is its input."""
+    given, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in ("clip", "saliency"))
+    graph = helper.make_graph([helper.make_node("Identity", ["clip"], ["saliency"])], "g", [given], [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if metadata is not None:
+        helper.set_model_props(model, {"saldistill": json.dumps(metadata)})
+    onnx.save(model, path)
+    return path
+
+
+OURS = {
+    "format": 2,
+    "mode": "clip",
+    "frames": 4,
+    "size": [16, 24],
+    "target_frames": [3],
+    "map_size": [16, 24],
+    "input": {"type": "uint8"},
+    "output": {"values": "peak"},
+}
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"m\.onnx: an ONNX file of something else"):
+        load_model(identity(tmp_path / "m.onnx"))
+
+
+def test_a_damaged_or_missing_file(tmp_path: Path) -> None:
+    whole = identity(tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut\.onnx: ONNX Runtime cannot load it"):
+        load_model(tmp_path / "cut.onnx")
+    with pytest.raises(UserError, match=r"nowhere\.onnx: no such file"):
+        load_model(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 99}, r"m\.onnx: written in format 99"),
+        ({"mode": "dream"}, "mode 'dream'"),
+        ({"state": [{"input": "past0"}]}, "metadata is broken"),
+        ({}, r"m\.onnx: its inputs.* are not those that its metadata declares"),
+    ],
+)
+def test_another_format_or_broken_metadata(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_model(identity(tmp_path / "m.onnx", OURS | changes))

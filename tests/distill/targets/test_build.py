@@ -1,0 +1,208 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from helpers.places import REPOSITORY
+from helpers.stores import TinyTeacher, build_small, content
+from PIL import Image
+
+from distill.cli.main import main
+from distill.data.clips import ClipSpec
+from distill.data.sets import synthetic
+from distill.errors import UserError
+from distill.inference.sliding_window import slide
+from distill.targets.build import info
+from distill.targets.fingerprint import fingerprint
+from distill.targets.store import TargetStore
+from distill.targets.verify import verify
+
+
+@pytest.fixture
+def videos():
+    return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
+
+
+def test_a_store_holds_what_the_sliding_window_gives(tmp_path, videos):
+    model = TinyTeacher()
+    store = build_small(tmp_path / "store", videos, model, codec="exact", views=("plain", "flipped"), stride=2)
+    assert store.complete
+    for video in videos:
+        for view in ("plain", "flipped"):
+            passes = slide(model, video, video.frames, stride=2, batch_size=4, flipped=view == "flipped")
+            for frames, maps in passes:
+                for frame, expected in zip(frames, maps, strict=True):
+                    found = store.read(video.name, frame, view)
+                    np.testing.assert_allclose(found, expected.numpy(), atol=1e-3, rtol=0)
+    plain, flipped = store.read("one", 5), store.read("one", 5, "flipped")
+    assert np.abs(plain - flipped).max() > 0.1
+    assert np.abs(plain[:, ::-1] - flipped).max() > 0.1  # a mirrored clip's map is not the mirrored map
+
+
+def test_only_the_frames_in_use_are_computed(tmp_path, videos):
+    from dataclasses import replace
+
+    store = build_small(tmp_path / "store", [replace(videos[0], frames=range(5, 8))])
+    assert [frame for frame in range(14) if store.has("one", frame)] == [5, 6, 7]
+    whole = build_small(tmp_path / "whole", videos)
+    np.testing.assert_allclose(store.read("one", 6), whole.read("one", 6), atol=0.05)
+
+
+def test_a_finished_store_says_so_and_is_left_alone(tmp_path, videos, caplog):
+    build_small(tmp_path / "store", videos)
+    before = content(tmp_path / "store")
+    model = TinyTeacher()
+    with caplog.at_level(logging.INFO):
+        assert build_small(tmp_path / "store", videos, model).complete
+    assert "all 23 maps are there already" in caplog.text
+    assert model.calls == 0
+    assert content(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5, 6])
+def test_ctrl_c_keeps_what_is_committed_and_the_next_call_goes_on(tmp_path, videos, caplog, call):
+    build_small(tmp_path / "straight", videos)
+    model = TinyTeacher()
+    model.interrupt_at = call
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "store", videos, model)
+    assert "the same command goes on" in caplog.text
+    store = TargetStore.open(tmp_path / "store")
+    batches = [batch for batch in store.plan if store.has(batch.video, batch.frames[0])]
+    assert len(batches) == call - 1
+    assert not store.complete
+    assert f"missing    {23 - store.count_committed()} maps" in info(store)
+    again = TinyTeacher()
+    assert build_small(tmp_path / "store", videos, again).complete
+    assert again.calls == 7 - len(batches)
+    assert content(tmp_path / "store") == content(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": TinyTeacher(seed=1)}, r"teacher.arguments.seed was 0 and is now 1; teacher.weights was"),
+        ({"stride": 2}, "input.stride was 1 and is now 2"),
+        ({"precision": "bf16"}, 'input.precision was "fp32" and is now "bf16"'),
+        ({"codec": "exact"}, "codec was 'log8' and is now 'exact'"),
+        ({"views": ("plain", "flipped")}, "views was"),
+        (
+            {"videos": [synthetic.video("one", 1, (14, 36, 64))]},
+            "the videos or their frames are others, two for one",
+        ),
+        ({"videos": [synthetic.video("one", 3, (14, 36, 64))]}, "videos.one.name was"),
+        ({"videos": [synthetic.video("three", 1, (14, 36, 64))]}, "videos.three is not in the store"),
+    ],
+)
+def test_a_store_made_from_something_else_is_refused(tmp_path, videos, change, message):
+    build_small(tmp_path / "store", videos)
+    before = content(tmp_path / "store")
+    with pytest.raises(UserError, match=message):
+        build_small(tmp_path / "store", **{"videos": videos, **change})
+    assert content(tmp_path / "store") == before
+
+
+def test_the_fingerprint_sees_content_not_names(tmp_path, videos):
+    model = TinyTeacher()
+    spec = ClipSpec.of(model)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for frame in range(3):
+            Image.new("RGB", (8, 8), (frame, 0, 0)).save(tmp_path / name / f"{frame}.png")
+
+    def seen(folder: str, content: bool = True):
+        from dataclasses import replace
+
+        video = replace(videos[0], path=tmp_path / folder)
+        return fingerprint(model, spec, [video], precision="fp32", content=content)
+
+    assert seen("a") == seen("b")
+    assert "sha256" in seen("a")["videos"]["one"]
+    Image.new("RGB", (8, 8), (9, 0, 0)).save(tmp_path / "b" / "1.png")
+    assert seen("a") != seen("b")
+    assert "sha256" not in seen("b", content=False)["videos"]["one"]
+    with torch.no_grad():
+        before = seen("a")
+        model.weight[0, 0, 0, 0, 0] += 1e-6
+    assert seen("a")["teacher"]["weights"] != before["teacher"]["weights"]
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path, videos):
+    with pytest.raises(UserError, match="two videos have one name"):
+        build_small(tmp_path / "store", [videos[0], videos[0]])
+
+
+def test_info_tells_whose_maps_they_are(tmp_path, videos):
+    text = info(build_small(tmp_path / "store", videos))
+    for part in ("teacher/tiny:base", "3 frames of 24x32, stride 1, fp32", "2, 23 frames; views: plain"):
+        assert part in text
+    for part in ("23 of 23, 12x16", "log8: 8 bits", "4 of 4 full", "bytes a pixel"):
+        assert part in text
+    assert "missing" not in text
+
+
+@pytest.mark.parametrize(("codec", "views"), [("log8", ("plain", "flipped")), ("exact", ("plain",))])
+def test_verify_agrees_with_a_good_store(tmp_path, videos, codec, views):
+    store = build_small(tmp_path / "store", videos, codec=codec, views=views)
+    report = verify(store, TinyTeacher(), videos, sample=12)
+    assert report.ok
+    assert 12 <= report.maps < 16  # whole batches; a video's last one is shorter
+    assert report.kl_max < (1e-4 if codec == "log8" else 1e-8)
+    assert report.cc_min > 0.999
+    assert report.max_error < 0.05
+    assert "every checksum holds" in str(report)
+    assert "they agree" in str(report)
+    assert verify(store, TinyTeacher(), videos, sample=12) == report
+
+
+def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
+    path = build_small(tmp_path / "store", videos).path
+    shard = path / "shards" / "00001.shard"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:150] + bytes([good[150] ^ 16]) + good[151:])
+    report = verify(path, TinyTeacher(), videos, sample=23)
+    assert not report.ok
+    assert "00001.shard" in str(report)
+    assert 0 < report.maps < 23
+    shard.write_bytes(good)
+
+    store = TargetStore.open(path)
+    with TargetStore.create(
+        tmp_path / "wrong",
+        fingerprint=store.fingerprint,
+        videos={"one": range(14)},
+        map_size=(12, 16),
+    ) as wrong:
+        for batches in wrong.missing():
+            for batch in batches:
+                wrong.commit(batch, np.stack([store.read("one", 13 - frame) for frame in batch.frames]))
+    report = verify(wrong, TinyTeacher(), videos[:1], sample=8)
+    assert report.damage == []
+    assert not report.ok
+    assert "THEY DO NOT AGREE" in str(report)
+    assert verify(wrong, TinyTeacher(), videos[:1], sample=0).ok
+
+
+def test_verify_says_how_much_of_a_store_is_there(tmp_path, videos):
+    model = TinyTeacher()
+    model.interrupt_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "store", videos, model)
+    report = verify(tmp_path / "store", TinyTeacher(), videos, sample=4)
+    assert report.ok
+    assert (report.committed, report.planned, report.maps) == (8, 23, 4)
+    assert "8 of 23 maps are there" in str(report)
+
+
+def test_verify_refuses_another_teacher(tmp_path, videos):
+    path = build_small(tmp_path / "store", videos).path
+    with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with what it was made from"):
+        verify(path, TinyTeacher(seed=1), videos)
+
+
+def test_accept_is_an_override_that_the_run_s_config_keeps(monkeypatch):
+    seen = []
+    monkeypatch.setattr("distill.training.train.train", lambda config: seen.append(config.teacher.accept))
+    for words in ([], ["--accept"]):
+        assert main(["distill", str(REPOSITORY / "configs" / "distill" / "demo.yaml"), *words]) == 0
+    assert seen == [False, True]

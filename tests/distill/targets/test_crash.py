@@ -1,0 +1,283 @@
+"""Power cuts and full disks: what the disk had is what is there, and the next start goes on from it."""
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from helpers.disk import Disk, PowerCutError
+from helpers.places import REPOSITORY
+from helpers.stores import EVERYTHING, assert_readable, content
+from helpers.writer_process import ARGUMENTS, fill
+
+from distill.errors import UserError
+from distill.targets.store import TargetStore
+
+TINY = {**ARGUMENTS, "videos": {"a": range(4)}, "views": ("plain",), "batch_size": 2, "batches_per_shard": 2}
+
+
+@pytest.fixture
+def store(tmp_path) -> TargetStore:
+    return TargetStore.create(tmp_path / "store", **ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, bytes]:
+    """The bytes of an uninterrupted store."""
+    with TargetStore.create(tmp_path_factory.mktemp("finished") / "store", **ARGUMENTS) as store:
+        fill(store)
+    return content(store.path)
+
+
+# -- power cuts
+
+
+def test_a_tail_torn_or_zeroed_anywhere_is_never_read_and_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # the disk is not what is tested, and takes its time
+    with TargetStore.create(tmp_path / "whole", **TINY) as store:
+        part = store.path / "shards" / "00000.part"
+        fill(store, batches=0)
+        sizes = [part.stat().st_size]
+        store.close()
+        fill(store, batches=1)
+        sizes.append(part.stat().st_size)
+        images = [part.read_bytes()]
+        store.close()
+        fill(store)
+    final = content(tmp_path / "whole")
+    whole = final["shards/00000.shard"]
+    assert images[0] == whole[: sizes[1]]
+    for cut in range(0, len(whole), 2):
+        zeros = (0, len(whole) - cut, len(whole) + 100 - cut)[cut % 3]  # torn, zeroed, longer than it will be
+        path = tmp_path / "torn"
+        (path / "shards").mkdir(parents=True)
+        (path / "store.json").write_bytes(final["store.json"])
+        image = whole[:cut] + bytes(zeros)
+        if cut < sizes[0]:  # the header is on the disk before anything is written behind it
+            image = image[: sizes[0]]
+        (path / "shards" / "00000.part").write_bytes(image)
+        store = TargetStore.open(path)
+        there = store.count_committed()
+        second = store.plan[1]
+        if image != whole:
+            assert there == (0 if cut < sizes[1] else 2 if not store.has("a", 3) else 4)
+            assert there < 4 or cut > sizes[1] + 8
+        assert_readable(store, [("a", frame, "plain") for frame in range(there)])
+        for frame in second.frames[there // 2 * 2 :]:
+            with pytest.raises(UserError, match="not written yet"):
+                store.read("a", frame)
+        fill(store)
+        store.close()
+        assert content(path) == final
+        shutil.rmtree(path)
+
+
+def written_until(disk: Disk, path: Path) -> list[tuple[str, int, str]]:
+    """Write a store until it is full or the power goes; return the maps whose commit had returned."""
+    promised: list[tuple[str, int, str]] = []
+
+    def told(index: int) -> None:
+        batch = store.plan[index]
+        promised.extend((batch.video, frame, batch.view) for frame in batch.frames)
+
+    with suppress(PowerCutError), TargetStore.open(path) as store:
+        fill(store, told=told)
+    return promised
+
+
+def lose_power(tmp_path: Path, monkeypatch, finished: dict[str, bytes], cut_at: int, seed: int) -> int:
+    """Write a store with the power going at one call, then twice more; return how many maps were left at first."""
+    path, promised, left = tmp_path / f"{cut_at}", set(), []
+    for attempt in range(3):
+        with monkeypatch.context() as patch:
+            disk = Disk(
+                patch, cut_at if attempt == 0 else cut_at // 2 + 4, seed=1000 * seed + 10 * cut_at + attempt
+            )
+            if attempt == 0:
+                TargetStore.create(path, **ARGUMENTS)
+            else:
+                disk.remember_all(path)
+            promised |= set(written_until(disk, path))
+        restored = tmp_path / f"{cut_at}.{attempt}"
+        disk.after_power_cut(path, restored)
+        shutil.rmtree(path)
+        path = restored
+        store = TargetStore.open(path)
+        there = [key for key in EVERYTHING if store.has(*key)]
+        assert promised <= set(there), "what was committed is lost"
+        assert_readable(store, there)
+        store.close()
+        left.append(len(there))
+    with monkeypatch.context() as patch, TargetStore.open(path) as store:
+        patch.setattr(os, "fsync", lambda file: None)
+        fill(store)
+    assert content(path) == finished
+    shutil.rmtree(path)
+    return left[0]
+
+
+@pytest.mark.parametrize(
+    ("seed", "step"), [(0, 6), *(pytest.param(seed, 1, marks=pytest.mark.slow) for seed in range(1, 5))]
+)
+def test_whatever_a_power_cut_drops_or_zeroes_what_was_committed_is_there(
+    tmp_path, monkeypatch, finished, seed, step
+):
+    with monkeypatch.context() as patch:
+        disk = Disk(patch, None)
+        written_until(disk, TargetStore.create(tmp_path / "straight", **ARGUMENTS).path)
+    assert content(tmp_path / "straight") == finished
+    cuts = range(4, disk.calls, step)  # the store itself is made in the first four calls
+    left = [lose_power(tmp_path, monkeypatch, finished, cut_at, seed) for cut_at in cuts]
+    assert len(set(left)) > 3  # early and late
+
+
+# -- two at once, and file systems that cannot do everything
+
+
+def test_a_file_system_without_locks_is_named(store, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UserError, match=r"cannot lock files \(No locks available\)"):
+        fill(store)
+
+
+def test_of_two_who_make_a_store_at_once_one_does(tmp_path, monkeypatch):
+    """The second has looked before the first was there; what it wrote does not replace what is in use."""
+    first = TargetStore.create(tmp_path / "store", **ARGUMENTS)
+    monkeypatch.setattr("distill.targets.store.refuse_existing", lambda *_, **__: None)
+    with pytest.raises(UserError, match="a store was made here in this moment"):
+        TargetStore.create(tmp_path / "store", **{**ARGUMENTS, "notes": {"teacher": "elsewhere"}})
+    assert TargetStore.open(tmp_path / "store").digest == first.digest
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.json"]
+
+
+def test_a_store_is_made_without_hard_links_too(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    store = TargetStore.create(tmp_path / "store", **ARGUMENTS)
+    monkeypatch.setattr("distill.targets.store.refuse_existing", lambda *_, **__: None)
+    with pytest.raises(UserError, match="a store was made here"):
+        TargetStore.create(store.path, **ARGUMENTS)
+    assert [path.name for path in store.path.iterdir()] == ["store.json"]
+
+
+# -- a full disk
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished, monkeypatch, call):
+    real = {name: getattr(os, name) for name in ("pwrite", "fsync")}
+    complaints = 0
+    for failing in [0, 1, 2, 1, 0, 3, 4] * 5:
+        calls = 0
+
+        def full(*arguments, failing=failing):
+            nonlocal calls
+            calls += 1
+            if calls > failing:
+                if call == "pwrite":  # a full disk takes what still fits
+                    real["pwrite"](arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real[call](*arguments)
+
+        monkeypatch.setattr(os, call, full)
+        with TargetStore.open(store.path) as writer:
+            message = ""
+            try:
+                fill(writer, batches=2)
+            except UserError as error:
+                message = str(error)
+        if calls > failing:
+            complaints += 1
+            assert "no space left to write (No space left on device); the maps committed so far are kept" in message
+        else:
+            assert message == ""
+        monkeypatch.setattr(os, call, real[call])
+        reader = TargetStore.open(store.path)
+        assert_readable(reader, [key for key in EVERYTHING if reader.has(*key)])
+        reader.close()
+    assert complaints >= 8
+    assert reader.count_committed() > 0
+    with TargetStore.open(store.path) as writer:
+        fill(writer)
+    assert content(store.path) == finished
+
+
+def test_a_file_that_may_not_grow(store, finished):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+    try:
+        with pytest.raises(UserError, match="no space left to write"):
+            fill(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 0 < store.count_committed() < 10
+    store.close()
+    fill(store)
+    assert content(store.path) == finished
+
+
+def test_a_full_disk_at_the_start(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left"):
+        patch.setattr(os, "fsync", full)
+        TargetStore.create(tmp_path / "store", **ARGUMENTS)
+    TargetStore.create(tmp_path / "store", **ARGUMENTS)
+
+
+IN_A_SMALL_PLACE = """
+import os, subprocess, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from helpers import writer_process
+from helpers.writer_process import ARGUMENTS, fill
+from distill.errors import UserError
+from distill.targets.store import TargetStore
+place = sys.argv[1]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", place], check=True)
+writer_process.SIZE = (48, 64)
+store = TargetStore.create(Path(place) / "store", **{**ARGUMENTS, "map_size": (48, 64), "codec": "exact"})
+try:
+    fill(store)
+except UserError as error:
+    print(error)
+store.close()
+print("damage", store.damage())
+read = [store.read(video, frame, view) for video, frames in ARGUMENTS["videos"].items()
+        for view in ARGUMENTS["views"] for frame in frames if store.has(video, frame, view)]
+print("read", len(read), store.count_committed())
+subprocess.run(["mount", "-o", "remount,size=4m", place], check=True)
+print("then", fill(store) > 0, store.complete, store.damage())
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A file system of 64 KiB, in a name space of its own that ends with the process."""
+    alone = ["unshare", "--mount"]
+    if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", IN_A_SMALL_PLACE, str(tmp_path), str(REPOSITORY / "tests")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    complaint, damage, read, then = done.stdout.splitlines()
+    assert "no space left to write (No space left on device); the maps committed so far are kept" in complaint
+    assert damage == "damage []"
+    _, maps, committed = read.split()
+    assert 0 < int(maps) == int(committed) < len(EVERYTHING)
+    assert then == "then True True []"

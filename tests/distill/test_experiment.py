@@ -1,0 +1,156 @@
+"""Experiments: arms over seeds, from their file to the table."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.places import REPOSITORY
+
+from distill.errors import UserError
+from distill.evaluation.scores import Row, Scores, compare
+from distill.experiment import load_experiment, markdown, mean_of, run_experiment
+from distill.training.config import load_config
+
+SHIPPED = sorted((REPOSITORY / "configs/experiments").glob("*.yaml"))
+
+
+def run(folder: Path, name: str, *losses: dict, teacher: bool = False, clips: int = 2) -> str:
+    source = {"dataset": "synthetic", "videos": ["blob0"], "frames": [1, 12]}
+    config = {
+        "out": "unused",
+        "model": {"name": "student/stream", "variant": "micro"},
+        "data": {
+            "workers": 0,
+            "stride": 2,
+            "train": [source | {"clips_per_video": clips}],
+            "test": [{"dataset": "synthetic", "videos": ["blob1", "blob2"], "every": 16}],
+        },
+        "losses": list(losses),
+        "training": {"steps": 2},
+    }
+    if teacher:
+        config["teacher"] = {"source": "cached", "store": "unused", "mirror": True}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(path)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    truth = {"name": "kldiv"}
+    distilled = {"name": "kldiv", "against": "teacher"}
+    values = {
+        "out": str(tmp_path / "out"),
+        "seeds": [0, 1],
+        "teachers": {"assistant": {"arm": "truth"}, "untrained": {"model": "student/stream:micro"}},
+        "arms": {
+            "truth": {"config": run(tmp_path, "truth", truth)},
+            "both": {"config": run(tmp_path, "both", truth, distilled, teacher=True), "teacher": "assistant"},
+            "other": {"config": run(tmp_path, "other", distilled, teacher=True), "teacher": "untrained"},
+        },
+        "compare": [["truth", "both"]],
+        "beside": ["centre-prior"],
+        "scenes": [],
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def test_an_experiment_trains_teaches_scores_and_compares(experiment: Path, tmp_path: Path) -> None:
+    found = load_experiment(experiment)
+    assert run_experiment(found, arms=["truth"], device="cpu") is None  # others are missing
+    weights = tmp_path / "out/runs/truth-0/checkpoints"
+    before = weights.stat().st_mtime_ns
+    table = run_experiment(found, device="cpu")
+    assert table is not None
+    assert weights.stat().st_mtime_ns == before  # what is done is not done again
+    text = table.read_text()
+    for line in ("| truth ", "| both ", "| other ", "| centre-prior ", "| both minus truth "):
+        assert line in text
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    seeds = [each["cc"] for each in results["arms"]["both"]["seeds"]]
+    assert len(seeds) == 2
+    assert results["arms"]["both"]["mean"]["cc"] == pytest.approx(sum(seeds) / 2)
+    difference = results["differences"][0]
+    assert difference["mean"]["nss"] == pytest.approx(
+        results["arms"]["both"]["mean"]["nss"] - results["arms"]["truth"]["mean"]["nss"]
+    )
+    note = json.loads((tmp_path / "out/teachers/assistant-1/store.json").read_text())
+    assert note["fingerprint"]["input"]["stride"] == 2  # as its model was trained, not as the learner's
+    with pytest.raises(
+        UserError, match=r"assistant: was made from .*assistant-0, .*assistant-1, not from .*-1; remove"
+    ):
+        run_experiment(load_experiment(experiment, ["seeds=[1]"]), device="cpu")
+    for part in ("teachers/assistant", "teachers/assistant-0", "teachers/assistant-1", "teachers/untrained"):
+        assert (tmp_path / "out" / part / "store.json").is_file()
+    config = yaml.safe_load((tmp_path / "out/runs/both-1/config.yaml").read_text())
+    assert (config["seed"], config["teacher"]["store"]) == (1, str(tmp_path / "out/teachers/assistant"))
+
+
+def test_arms_that_share_a_teachers_store_train_on_the_same_videos(experiment: Path, tmp_path: Path) -> None:
+    run(tmp_path, "other", {"name": "kldiv", "against": "teacher"}, teacher=True, clips=3)
+    with pytest.raises(UserError, match="both, other learn from 'assistant' and train on different videos"):
+        run_experiment(load_experiment(experiment, ["arms.other.teacher=assistant"]))
+
+
+def test_an_arm_cannot_learn_from_one_that_is_not_trained(experiment: Path) -> None:
+    with pytest.raises(UserError, match="truth-0: teaches as 'assistant', and is not trained yet"):
+        run_experiment(load_experiment(experiment), arms=["both"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs/experiments").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_experiments_fit_their_configs(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert f"python scripts/experiment.py configs/experiments/{path.name}" in path.read_text()
+    runs = {name: load_config(REPOSITORY / arm.config) for name, arm in experiment.arms.items()}
+    assert all((runs[name].teacher is None) == (arm.teacher is None) for name, arm in experiment.arms.items())
+    first, *others = runs.values()
+    assert first.data.test
+    for run in others:
+        assert run.data.test == first.data.test
+    for one, other in experiment.compare:  # the same budget
+        assert runs[one].training == runs[other].training
+        assert runs[one].model == runs[other].model
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("compare=[[truth, boht]]", "there is no arm 'boht'"),
+        ("arms.both.teacher=nobody", "there is no teacher 'nobody'"),
+        ("teachers.assistant={}", "give exactly one of 'maps', 'model' and 'arm'"),
+        ("seeds=[]", "seeds"),
+        ("arm={}", "unknown key"),
+    ],
+)
+def test_mistakes_are_named(experiment: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_experiment(experiment, [override])
+
+
+def test_an_unknown_arm_is_named(experiment: Path) -> None:
+    with pytest.raises(UserError, match="there is no arm 'none'; there are truth, both, other"):
+        run_experiment(load_experiment(experiment), arms=["none"])
+
+
+def test_seeds_are_averaged_frame_by_frame() -> None:
+    def scores(*values: float) -> Scores:
+        rows = [Row(video, frame, {"cc": value}) for (video, frame), value in zip(PLACES, values, strict=True)]
+        return Scores("seed", ("cc",), rows)
+
+    first = mean_of("first", [scores(0.1, 0.3, 0.5), scores(0.3, 0.5, 0.7)])
+    assert [row.values["cc"] for row in first.rows] == pytest.approx([0.2, 0.4, 0.6])
+    assert first.per_video["cc"] == pytest.approx((0.3 + 0.6) / 2)
+    second = mean_of("second", [scores(0.2, 0.4, 0.9)])
+    assert compare(first, second).difference.per_video["cc"] == pytest.approx((0.0 + 0.3) / 2)
+
+
+PLACES = [("a", 0), ("a", 8), ("b", 0)]
+
+
+def test_a_table_is_aligned() -> None:
+    assert markdown(["", "NSS"], [["both", "1.2"]]) == "|      | NSS |\n| ---- | --- |\n| both | 1.2 |\n"

@@ -1,0 +1,141 @@
+"""Every shipped config: it loads, its full model exists, and it runs for two steps with a tiny variant and data."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.places import REPOSITORY
+
+from distill.models.registry import create_model
+from distill.models.weight_files import save_model
+from distill.training import setup
+from distill.training.config import RunConfig, SourceSection, load_config
+from distill.training.setup import build_store
+from distill.training.step_log import read_log
+from distill.training.train import train
+
+FOLDER = REPOSITORY / "configs"
+
+CONFIGS = sorted(path for kind in ("teacher", "student", "distill") for path in (FOLDER / kind).rglob("*.yaml"))
+
+RUNS: dict[str, Path] = {}
+"""Runs that are done, by what was run: configs that differ in data alone are the same run on generated videos."""
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(FOLDER).with_suffix(""))
+
+
+each_config = pytest.mark.parametrize("path", CONFIGS, ids=map(name_of, CONFIGS))
+
+
+def head_of(path: Path) -> str:
+    return "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+
+
+def runs_of(path: Path) -> list[list[str]]:
+    """The settings that each run differs in from the file: those of the commands in its head."""
+    command = rf"saldistill (?:train|distill) {re.escape(str(path.relative_to(REPOSITORY)))}(.*)"
+    return [shlex.split(settings, comments=True) for settings in re.findall(command, head_of(path))]
+
+
+def tiny(config: RunConfig, folder: Path) -> RunConfig:
+    """Return the same run with the smallest variants, two steps and generated videos."""
+    values: dict[str, Any] = config.model_dump()
+    values |= {"out": str(folder / "run"), "device": "cpu"}
+    arguments = {key: value for key, value in config.model.arguments.items() if key not in ("num_frames", "size")}
+    values["model"] |= {"variant": "micro", "weights": None, "arguments": arguments}
+    values["data"]["train"] = [{"dataset": "synthetic", "split": "test", "frames": [1, 24]}]
+    values["data"]["validation"] = [{"dataset": "synthetic", "split": "validation", "every": 12}]
+    values["data"] |= {"test": [], "workers": 0}
+    values["training"] |= {"steps": 2, "epochs": None, "batch_size": 2, "precision": "fp32"}
+    values["training"]["validate_every"] = None
+    if config.teacher is not None:
+        teacher = folder / "teacher.safetensors"
+        save_model(create_model("teacher/salfom", variant="micro"), teacher)
+        values["teacher"] |= {"model": str(teacher), "store": str(folder / "targets"), "precision": "fp32"}
+    return RunConfig.model_validate(values)
+
+
+@each_config
+def test_it_opens_with_what_it_is_and_the_command(path: Path) -> None:
+    head = head_of(path)
+    assert f"saldistill {'distill' if path.is_relative_to(FOLDER / 'distill') else 'train'} configs/" in head
+    assert str(path.relative_to(REPOSITORY)) in head
+    assert [] in runs_of(path)
+    assert "What must exist" in head
+
+
+@each_config
+def test_its_full_model_can_be_built(path: Path) -> None:
+    model = load_config(path).model
+    with torch.device("meta"):
+        built = create_model(model.name, variant=model.variant, **model.arguments)
+    assert sum(weight.numel() for weight in built.parameters()) > 0
+
+
+@each_config
+def test_what_it_is_scored_on_is_not_trained_on(path: Path) -> None:
+    """By the words of the file, since the data are elsewhere."""
+    data = load_config(path).data
+    for train_source, scored in itertools.product(data.train, [*data.validation, *data.test]):
+        if (train_source.dataset, train_source.root) == (scored.dataset, scored.root):
+            assert are_apart(train_source, scored), f"{train_source} and {scored}"
+
+
+def are_apart(one: SourceSection, other: SourceSection) -> bool:
+    """Whether two selections of one data set can have no frame in common."""
+    splits = {one.split, other.split}
+    if len(splits) == 2 and not splits & {None, "all"}:
+        return True
+    if one.videos and other.videos and not set(one.videos) & set(other.videos):
+        return True
+    if one.frames and other.frames and (one.frames[1] < other.frames[0] or other.frames[1] < one.frames[0]):
+        return True
+    if one.share and other.share and one.share_seed == other.share_seed:
+        return one.share[1] <= other.share[0] or other.share[1] <= one.share[0]
+    return False
+
+
+@pytest.mark.parametrize("name", ["dhf1k", "hollywood2", "ucf_sports"])
+def test_the_counterpart_of_a_distilled_student_lacks_the_teacher_alone(name: str) -> None:
+    distilled = load_config(FOLDER / "distill" / f"salfom_thtdnet_{name}.yaml").model_dump(
+        exclude={"out", "teacher"}
+    )
+    alone = load_config(FOLDER / "student" / f"thtdnet_{name}.yaml").model_dump(exclude={"out", "teacher"})
+    distilled["losses"] = [loss for loss in distilled["losses"] if loss["against"] == "truth"]
+    assert distilled == alone
+
+
+def test_both_students_learn_from_one_store() -> None:
+    one, other = (
+        load_config(FOLDER / "distill" / f"salfom_{student}_dhf1k.yaml") for student in ("thtdnet", "stream")
+    )
+    assert one.teacher == other.teacher
+    assert one.data == other.data
+
+
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        pytest.param(path, settings, id=" ".join([name_of(path), *settings]))
+        for path in CONFIGS
+        for settings in runs_of(path)
+    ],
+)
+def test_it_runs_two_steps(path: Path, settings: list[str], tmp_path: Path) -> None:
+    config = tiny(load_config(path, settings), tmp_path)
+    same = config.model_dump_json().replace(str(tmp_path), "")
+    if same not in RUNS:
+        if config.teacher is not None and config.teacher.source == "cached":
+            build_store(config)
+        RUNS[same] = train(config)
+    run = RUNS[same]
+    lines = read_log(run / "log.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 2]
+    assert set(lines[-1]["scores"]) >= {"nss", "cc"}
+    assert setup.build_objective(config.losses).has_teacher == ("teacher" in lines[0])

@@ -1,0 +1,267 @@
+"""Hints and side maps: what the loss of features measures, how sizes and times meet, and what the heads give."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill.data.clips import ClipSpec
+from distill.errors import UserError
+from distill.models.registry import create_model
+from distill.saliency import log_density
+from distill.training.heads import (
+    Learner,
+    Projection,
+    SideMap,
+    feature_shapes,
+    hint,
+    last_part,
+    matched,
+    shape_of,
+    shares_in_common,
+)
+from distill.training.teachers import OnlineTeacher
+
+B, C, t, h, w = 2, 3, 4, 5, 6
+
+
+def features(seed: int = 0, shape: tuple[int, ...] = (B, C, t, h, w), dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def standardised(values: Tensor) -> Tensor:
+    centred = values - values.mean((2, 3, 4), keepdim=True)
+    return centred / values.std((2, 3, 4), correction=0, keepdim=True)
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def test_a_hint_is_zero_at_equality_and_one_where_nothing_is_said() -> None:
+    teacher = features(dtype=torch.float32)
+    assert hint(standardised(teacher), teacher).shape == (B, 1)
+    torch.testing.assert_close(hint(standardised(teacher), teacher), torch.zeros(B, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(hint(torch.zeros_like(teacher), teacher), torch.ones(B, 1), atol=1e-5, rtol=0)
+
+
+def test_half_of_the_variance_is_left_unexplained_by_hand() -> None:
+    """One channel is met and the other is not."""
+    teacher = features(shape=(1, 2, t, h, w), dtype=torch.float32)
+    said = standardised(teacher) * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    assert hint(said, teacher).item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_scale_and_offset_of_a_teachers_channels_do_not_matter() -> None:
+    """One channel of a thousand times the others' size, as foundation models have them, is one channel."""
+    teacher, said = features(dtype=torch.float32), features(1, dtype=torch.float32)
+    scale = torch.tensor([1000.0, 1.0, 0.01]).view(C, 1, 1, 1)
+    torch.testing.assert_close(hint(said, scale * (teacher + 3)), hint(said, teacher), rtol=1e-3, atol=0)
+
+
+def test_a_hint_is_a_mean_over_channels_frames_and_pixels_of_each_clip_alone() -> None:
+    teacher, said = features(dtype=torch.float32), features(1, dtype=torch.float32)
+    once = hint(said, teacher)
+    twice = hint(*(each.repeat(1, 2, 1, 2, 2) for each in (said, teacher)))
+    torch.testing.assert_close(twice, once)
+    torch.testing.assert_close(hint(said[1:], teacher[1:]), once[1:])
+    assert not torch.allclose(hint(teacher, said), once)  # swapping the two is noticed
+
+
+def test_gradcheck_of_a_hint() -> None:
+    teacher, said = features(shape=(1, 2, 4, 4, 2)), features(1, (1, 2, 2, 2, 2)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda said: hint(said, teacher), (said,))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e4])
+@pytest.mark.parametrize("shape", [(B, C, t, h, w), (B, C, h, w)])
+def test_constant_features_count_as_zeros(value: float, shape: tuple[int, ...]) -> None:
+    said = features(1, (B, C, 1, h, w), torch.float32).requires_grad_()
+    left = hint(said, torch.full(shape, value))
+    torch.testing.assert_close(left, said.square().mean((1, 2, 3, 4))[:, None], rtol=1e-3, atol=0)
+    left.sum().backward()
+    assert said.grad is not None
+    assert torch.isfinite(said.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    teacher, said = features().to(dtype), features(1).to(dtype)
+    value = hint(said, teacher)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, hint(said.float(), teacher.float()))
+
+
+def test_features_of_other_channels_are_an_error() -> None:
+    with pytest.raises(ValueError, match="a hint compares features of one shape"):
+        hint(features(), features()[:, :1])
+
+
+# ---------------------------------------------------------------- sizes and times
+
+
+def test_sizes_meet_by_averaging_areas() -> None:
+    values = torch.arange(16.0).reshape(1, 1, 2, 2, 4)
+    assert torch.equal(matched(values, (2, 2, 4)), values)
+    assert matched(values, (1, 1, 1)).item() == 7.5
+    assert matched(values, (2, 1, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(matched(values[:, :, 0], (1, 2, 4)), values[:, :, :1])  # time is gone: one frame
+
+
+@pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.5, 2), (0.75, 1), (0.01, 3)])
+def test_the_last_part_of_a_clip(share: float, first: int) -> None:
+    assert torch.equal(last_part(features(), share), features()[:, :, first:])
+    without_time = features(shape=(B, C, h, w))
+    assert torch.equal(last_part(without_time, share), without_time)
+
+
+def spec(num_frames: int, stride: int | str = 1) -> ClipSpec:
+    return ClipSpec(num_frames, (16, 16), (num_frames - 1,), (16, 16), stride)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "shares"),
+    [
+        (spec(32), spec(16), (0.5, 1)),  # THTD-Net and SalFoM
+        (spec(8), spec(16), (1, 0.5)),
+        (spec(8, 2), spec(16), (1, 1)),
+        (spec(8, "30fps"), spec(8, "15fps"), (1, 0.5)),
+    ],
+)
+def test_what_both_clips_show(student: ClipSpec, teacher: ClipSpec, shares: tuple[float, float]) -> None:
+    assert shares_in_common(student, teacher, [25, 30]) == shares
+
+
+def test_what_both_clips_show_may_not_change_from_video_to_video() -> None:
+    assert shares_in_common(spec(8), spec(8, "30fps"), [60]) == (1, 0.5)
+    with pytest.raises(UserError, match=r"data\.stride 1 and teacher\.stride 30fps: .* give both strides in"):
+        shares_in_common(spec(8), spec(8, "30fps"), [30, 60])
+
+
+# ---------------------------------------------------------------- the teacher's side
+
+
+def lesson_of(share: float = 1.0, box: list[float] | None = None, device: str = "cpu") -> tuple[OnlineTeacher, Any]:
+    torch.manual_seed(3)
+    model = create_model("teacher/salfom:micro")
+    teacher = OnlineTeacher(model, device=device, features=("encoder", "a3"), share=share)
+    batch = {"teacher_clip": torch.randint(0, 256, (B, 3, 16, 32, 48), dtype=torch.uint8, device=device)}
+    if box is not None:
+        batch["box"] = torch.tensor([box] * B, device=device)
+    return teacher, batch
+
+
+def test_an_online_teachers_lesson_holds_its_maps_and_features_without_gradient() -> None:
+    teacher, batch = lesson_of()
+    maps, found = teacher.begin(batch)()
+    assert torch.equal(maps, teacher(batch))
+    wanted = teacher.model.forward_features(batch["teacher_clip"])
+    assert found.keys() == {"encoder", "a3"}
+    for name, value in found.items():
+        assert torch.equal(value, wanted[name])
+        assert not value.requires_grad
+        assert value.dtype == torch.float32
+
+
+def test_a_lesson_is_of_the_time_and_the_part_of_the_frame_that_the_student_sees() -> None:
+    whole = OnlineTeacher.begin(*lesson_of())().features
+    late = OnlineTeacher.begin(*lesson_of(share=0.25))().features
+    assert torch.equal(late["encoder"], whole["encoder"][:, :, 12:])
+    right = OnlineTeacher.begin(*lesson_of(box=[0.0, 0.5, 1.0, 0.5]))().features  # top, left, height, width
+    columns = [
+        1.25,
+        1.75,
+        2.0,
+    ]  # of the encoder's three columns, counted from 0; beyond the border there is nothing
+    for column, found in zip(columns, right["encoder"].unbind(-1), strict=True):
+        wanted = (2 - column) * whole["encoder"][..., 1] + (column - 1) * whole["encoder"][..., 2]
+        torch.testing.assert_close(found, wanted)
+    wanted = 0.75 * whole["a3"][..., 24] + 0.25 * whole["a3"][..., 25]
+    torch.testing.assert_close(right["a3"][..., 1], wanted)
+
+
+@pytest.mark.gpu
+def test_a_lesson_beside_the_students_work_is_the_same() -> None:
+    """On a queue of its own, while another one is busy, many times over: no tensor is read before it is there."""
+    teacher, batch = lesson_of(device="cuda")
+    wanted = teacher.begin(batch)()
+    work = torch.randn(2048, 2048, device="cuda")
+    for _ in range(20):
+        finish = teacher.begin({"teacher_clip": batch["teacher_clip"].cpu().to("cuda", non_blocking=True)})
+        for _ in range(5):
+            work = (work @ work).softmax(-1)
+        maps, found = finish()
+        assert torch.equal(maps, wanted.maps)
+        assert all(torch.equal(found[name], value) for name, value in wanted.features.items())
+
+
+# ---------------------------------------------------------------- heads
+
+
+@pytest.mark.parametrize(
+    ("shape", "teacher", "shares", "wanted"),
+    [
+        (
+            (7, 8, 10, 12),
+            (3, 16, 5, 6),
+            (0.5, 1.0),
+            (4, 5, 6),
+        ),  # of the student's 8 steps, 4 show what the teacher sees
+        ((7, 8, 10, 12), (3, 5, 24), (1.0, 1.0), (1, 5, 12)),  # the teacher has done with time
+        ((7, 10, 12), (3, 16, 20, 20), (1.0, 0.5), (1, 10, 12)),
+    ],
+)
+def test_a_projection_brings_features_to_the_coarser_grid(
+    shape: tuple[int, ...], teacher: tuple[int, ...], shares: tuple[float, float], wanted: tuple[int, ...]
+) -> None:
+    projection = Projection("stage4", shape, teacher, shares)
+    projected = projection(torch.randn(B, *shape))
+    assert projected.shape == (B, 3, *wanted)
+    assert sum(weight.numel() for weight in projection.parameters()) == 7 * 3 + 3  # one pixel, one frame
+    assert torch.isfinite(hint(projected, last_part(torch.randn(B, *teacher), shares[1]))).all()
+
+
+def test_a_projection_looks_at_the_time_that_the_teacher_sees() -> None:
+    projection = Projection("stage4", (2, 4, 3, 3), (2, 4, 3, 3), (0.5, 1.0))
+    values = features(shape=(1, 2, 4, 3, 3), dtype=torch.float32)
+    before = projection(values)
+    values[:, :, :2] += 100
+    assert torch.equal(projection(values), before)
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 4, 6), (7, 4, 6), (7, 8, 40, 60)])
+def test_a_side_map_is_log_saliency_of_the_models_size_and_nearly_uniform_at_first(shape: tuple[int, ...]) -> None:
+    side = SideMap("stage2", shape, maps=2, size=(16, 24))
+    maps = side(torch.randn(B, *shape))
+    assert maps.shape == (B, 2, 16, 24)
+    assert (log_density(maps).exp() * 16 * 24).sub(1).abs().max() < 0.7
+    assert maps.flatten(2).std(2).min() > 0
+
+
+def test_a_learner_gives_the_models_maps_and_what_its_heads_make_of_the_same_pass() -> None:
+    torch.manual_seed(0)
+    model: Any = create_model("student/thtdnet:micro").eval()
+    clip = torch.randint(0, 256, (1, 3, 8, 32, 48), dtype=torch.uint8)
+    shape = feature_shapes(model)["stage2"]
+    assert shape == model.forward_features(clip)["stage2"].shape[1:]
+    side = SideMap("stage2", shape, maps=1, size=(32, 48))
+    learner = Learner(model, {"stage2": side})
+    maps, heads = learner(clip)
+    assert torch.equal(maps, model(clip))
+    assert torch.equal(heads["stage2"], side(model.forward_features(clip)["stage2"]))
+    alone, nothing = Learner(model)(clip)
+    assert torch.equal(alone, maps)
+    assert nothing == {}
+    assert learner.encoder_layers[0] == "model." + model.encoder_layers[0]
+    assert learner.get_submodule(learner.encoder_layers[-1]) is model.get_submodule(model.encoder_layers[-1])
+
+
+def test_features_that_are_not_there_are_named_with_those_that_are() -> None:
+    shapes = feature_shapes(create_model("student/thtdnet:micro"))
+    assert shape_of("stage4", shapes, "x") == (64, 4, 1, 2)
+    with pytest.raises(UserError, match=r"here: the model has no features 'stage9'; there are .*stage4, decoder"):
+        shape_of("stage9", shapes, "here: the model")
+    exported = nn.Identity()
+    exported.reference = "student.onnx"  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"student\.onnx: an exported model shows no features"):
+        feature_shapes(exported)

@@ -1,0 +1,227 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.saliency import density
+from distill.training.heads import hint
+from distill.training.losses import LOSSES
+from distill.training.objective import Objective, Outcome, Term
+
+B, N, h, w = 3, 2, 6, 8
+
+
+def make_batch(seed: int = 0, labelled: list[list[bool]] | None = None) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    where = torch.tensor(labelled if labelled is not None else [[True] * N] * B)
+    truth = density(torch.randn(len(where), N, h, w, generator=generator))
+    fixations = (torch.rand(len(where), N, h, w, generator=generator) > 0.9).float()
+    fixations[..., 0, 0] = 1
+    return {
+        "density": truth * where[..., None, None],
+        "fixations": fixations * where[..., None, None],
+        "labelled": where,
+    }
+
+
+def maps(seed: int, batch: int = B) -> Tensor:
+    return torch.randn(batch, N, h, w, generator=torch.Generator().manual_seed(100 + seed))
+
+
+def test_a_perfect_map_has_kl_zero_and_cc_minus_one() -> None:
+    batch = make_batch()
+    objective = Objective([Term("kldiv"), Term("cc", weight=2.0)])
+    outcome = objective(batch, batch["density"].log(), None, objective.counts(batch))
+    assert outcome.terms["truth/kldiv"].item() == pytest.approx(0, abs=1e-6)
+    assert outcome.terms["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
+    assert outcome.loss.item() == pytest.approx(-2, abs=1e-5)
+
+
+def test_unlabelled_maps_do_not_touch_truth_terms() -> None:
+    labelled = [[True, True], [False, False], [True, False]]
+    batch = make_batch(labelled=labelled)
+    objective = Objective([Term("kldiv"), Term("nss")])
+    counts = objective.counts(batch)
+    assert counts.tolist() == [3, 6]
+    prediction = maps(1)
+    one = objective(batch, prediction, None, counts)
+    prediction[~batch["labelled"]] = 50 * torch.rand_like(prediction[~batch["labelled"]])
+    other = objective(batch, prediction, None, counts)
+    assert one.loss.item() == other.loss.item()
+
+
+def test_a_batch_without_any_labelled_map_gives_zero_and_a_gradient() -> None:
+    batch = make_batch(labelled=[[False] * N] * B)
+    objective = Objective([Term("kldiv"), Term("cc"), Term("sim"), Term("nss")])
+    prediction = maps(1).requires_grad_()
+    outcome = objective(batch, prediction, None, objective.counts(batch))
+    outcome.loss.backward()
+    assert outcome.loss.item() == 0
+    assert prediction.grad is not None
+    assert prediction.grad.abs().max() == 0
+
+
+def test_batches_of_unequal_labels_add_up_to_the_mean_over_the_step() -> None:
+    whole = make_batch(labelled=[[True, True], [False, False], [True, False]])
+    prediction, teacher = maps(1), maps(2)
+    objective = Objective([Term("kldiv"), Term("kldiv", against="teacher", weight=0.5)])
+    counts = objective.counts(whole)
+    at_once = objective(whole, prediction, teacher, counts)
+    parts = [{key: value[i : i + 1] for key, value in whole.items()} for i in range(B)]
+    assert torch.equal(sum(objective.counts(part) for part in parts), counts)
+    apart = [objective(part, prediction[i : i + 1], teacher[i : i + 1], counts) for i, part in enumerate(parts)]
+    assert sum(outcome.loss for outcome in apart).item() == pytest.approx(at_once.loss.item(), rel=1e-6)
+
+
+def test_swapping_teacher_and_student_is_noticed() -> None:
+    batch, student, teacher = make_batch(), maps(1), 2 * maps(2)
+    objective = Objective([Term("kldiv", against="teacher")])
+    counts = objective.counts(batch)
+    right = objective(batch, student, teacher, counts).loss
+    p, q = density(teacher), density(student)
+    by_hand = (p * (p.log() - q.log())).sum((-2, -1)).mean()
+    assert right.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert objective(batch, teacher, student, counts).loss.item() != pytest.approx(right.item(), rel=1e-2)
+
+
+def test_the_teachers_own_score_and_entropy_are_logged() -> None:
+    batch = make_batch()
+    objective = Objective([Term("cc"), Term("kldiv", against="teacher", options={"temperature": 2.0})])
+    outcome = objective(batch, maps(1), batch["density"].log(), objective.counts(batch))
+    assert set(outcome.terms) == {"truth/cc", "teacher/kldiv@2"}
+    assert outcome.teacher["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
+    uniform = objective(batch, maps(1), torch.zeros(B, N, h, w), objective.counts(batch))
+    assert uniform.teacher["entropy"].item() == pytest.approx(math.log(h * w), rel=1e-5)
+
+
+def test_a_teacher_of_another_size_is_resized() -> None:
+    batch, objective = make_batch(), Objective([Term("kldiv", against="teacher")])
+    flat = objective(batch, torch.zeros(B, N, h, w), torch.zeros(B, N, 2 * h, 3 * w), objective.counts(batch))
+    assert flat.loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_of_other_target_frames_is_an_error() -> None:
+    batch, objective = make_batch(), Objective([Term("kldiv", against="teacher")])
+    with pytest.raises(ValueError, match=r"one shape \(B, N, h, w\), got \(3, 2, 6, 8\) and \(3, 1, 6, 8\)"):
+        objective(batch, maps(1), maps(2)[:, :1], objective.counts(batch))
+
+
+def test_a_teacher_that_carries_a_gradient_is_refused() -> None:
+    """As the student's maps in its place would."""
+    batch, objective = (
+        make_batch(),
+        Objective([Term("cc", against="teacher")]),
+    )  # a symmetric loss would not show it
+    student, teacher = maps(1).requires_grad_(), maps(2)
+    with pytest.raises(ValueError, match="are teacher and student swapped"):
+        objective(batch, teacher, student, objective.counts(batch))
+    with pytest.raises(ValueError, match="are teacher and student swapped"):
+        objective(batch, student, teacher, objective.counts(batch), features={"encoder": student})
+
+
+# ---------------------------------------------------------------- terms that are no means over maps
+
+HEADS = {"stage2": maps(3), "stage4-encoder": torch.randn(B, 5, 2, 3, 4)}
+FEATURES = {"encoder": torch.randn(B, 5, 4, 6, 8)}
+EVERY_TERM = [
+    Term("kldiv"),
+    Term("nss"),
+    Term("kldiv", "teacher", options={"temperature": 4.0}),
+    Term("reverse_kldiv", "teacher"),
+    Term("cc", "teacher"),
+    Term("log_mse", "teacher"),
+    Term("temporal", "teacher"),
+    Term("kldiv", "teacher", student="stage2"),
+    Term("nss", student="stage2"),
+    Term("hint", "teacher", student="stage4", teacher="encoder"),
+]
+
+
+def test_terms_are_named_by_what_they_compare() -> None:
+    assert [term.name for term in EVERY_TERM] == [
+        "truth/kldiv",
+        "truth/nss",
+        "teacher/kldiv@4",
+        "teacher/reverse_kldiv",
+        "teacher/cc",
+        "teacher/log_mse",
+        "teacher/temporal",
+        "teacher/kldiv:stage2",
+        "truth/nss:stage2",
+        "teacher/hint:stage4-encoder",
+    ]
+
+
+def test_every_term_is_the_mean_of_its_loss_over_maps_pairs_or_clips() -> None:
+    labelled = [[True, True], [False, False], [True, False]]
+    batch, objective = make_batch(labelled=labelled), Objective(EVERY_TERM)
+    student, teacher = maps(1), maps(2)
+    found = objective(batch, student, teacher, objective.counts(batch), heads=HEADS, features=FEATURES).terms
+    target, side = density(teacher), HEADS["stage2"]
+    where = batch["labelled"]
+    wanted = {
+        "teacher/reverse_kldiv": LOSSES["reverse_kldiv"](student, target),
+        "teacher/log_mse": LOSSES["log_mse"](student, target),
+        "teacher/temporal": LOSSES["temporal"](student, target),
+        "teacher/kldiv:stage2": LOSSES["kldiv"](side, target),
+        "truth/nss:stage2": LOSSES["nss"](side, batch["fixations"])[where],
+        "teacher/hint:stage4-encoder": hint(HEADS["stage4-encoder"], FEATURES["encoder"]),
+    }
+    assert [values.numel() for values in wanted.values()] == [6, 6, 3, 6, 3, 3]
+    for name, values in wanted.items():
+        assert found[name].item() == pytest.approx(values.mean().item(), rel=1e-5)
+
+
+def test_every_term_adds_up_over_the_batches_of_a_step() -> None:
+    whole = make_batch(labelled=[[True, True], [False, False], [True, False]])
+    objective, student, teacher = Objective(EVERY_TERM), maps(1), maps(2)
+    counts = objective.counts(whole)
+
+    def part(first: int, last: int) -> Outcome:
+        rows = slice(first, last)
+        return objective(
+            {key: value[rows] for key, value in whole.items()},
+            student[rows],
+            teacher[rows],
+            counts,
+            heads={key: value[rows] for key, value in HEADS.items()},
+            features={key: value[rows] for key, value in FEATURES.items()},
+        )
+
+    at_once, apart = part(0, B), [part(0, 1), part(1, B)]
+    for name, value in at_once.terms.items():
+        assert sum(each.terms[name] for each in apart).item() == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_the_loss_is_the_weighted_sum_at_every_moment_of_the_run() -> None:
+    terms = [
+        Term("kldiv", weight=2.0),
+        Term("cc", "teacher", weight=1.0, final_weight=0.0, over=(0.5, 1.0)),
+        Term("hint", "teacher", 0.0, student="stage4", teacher="encoder", final_weight=3.0, shape="cosine"),
+    ]
+    batch, objective = make_batch(), Objective(terms)
+    counts = objective.counts(batch)
+    for progress, weights in ((0.0, (2, 1, 0)), (0.5, (2, 1, 1.5)), (0.75, (2, 0.5, 2.5607)), (1.0, (2, 0, 3))):
+        outcome = objective(batch, maps(1), maps(2), counts, heads=HEADS, features=FEATURES, progress=progress)
+        wanted = sum(weight * value for weight, value in zip(weights, outcome.terms.values(), strict=True))
+        assert outcome.loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+        assert objective.weights(progress) == pytest.approx(
+            {"teacher/cc": weights[1], "teacher/hint:stage4-encoder": weights[2]}, rel=1e-4
+        )
+    assert Objective([Term("kldiv")]).weights(0.5) == {}
+
+
+def test_a_zero_weight_leaves_the_gradient_to_the_bit() -> None:
+    batch, counts = make_batch(), None
+    gradients = []
+    against_teacher = [
+        Term(name, "teacher", 0.0) for name in ("kldiv", "reverse_kldiv", "cc", "log_mse", "temporal")
+    ]
+    for terms in ([Term("kldiv")], [Term("kldiv"), *against_teacher]):
+        objective = Objective(terms)
+        counts = objective.counts(batch)
+        prediction = maps(1).requires_grad_()
+        objective(batch, prediction, maps(2) if objective.has_teacher else None, counts).loss.backward()
+        gradients.append(prediction.grad)
+    assert torch.equal(*gradients)

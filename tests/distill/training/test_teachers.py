@@ -1,0 +1,306 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.stores import TinyTeacher, build_small
+from torch import nn
+
+from distill.data.augment import Box, Colour, Crop, Jitter, crop_maps
+from distill.data.clips import ClipDataset, ClipSpec, Source, Window
+from distill.data.loader import make_loader
+from distill.data.sets import synthetic
+from distill.data.video.open import open_video
+from distill.errors import UserError
+from distill.saliency import density
+from distill.targets.store import TargetStore
+from distill.training.config import RunConfig
+from distill.training.objective import Objective, Term
+from distill.training.setup import build_clips, build_teacher
+from distill.training.sources import training_sources, training_videos
+from distill.training.teachers import CachedTeacher, OnlineTeacher, check_alignment
+
+STUDENT = ClipSpec(num_frames=2, size=(16, 20), target_frames=(1,), map_size=(8, 10))
+
+
+class Student(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = nn.Conv3d(3, 1, (2, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+
+    def forward(self, clip):
+        return self.layer(clip.float() / 255)[:, 0]  # (B, 1, h, w)
+
+
+class Dreamer(TinyTeacher):
+    """A teacher that would give other maps if it were training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, clip):
+        return self.dropout(super().forward(clip))
+
+
+class Brightness(nn.Module):
+    """A teacher whose map is the blurred brightness of its last frame."""
+
+    num_frames, size, target_frames, map_size = 1, (36, 64), (0,), (36, 64)
+
+    def forward(self, clip):
+        return nn.functional.avg_pool2d(clip[:, :, -1].float().mean(dim=1, keepdim=True) / 20, 5, 1, 2)
+
+
+@pytest.fixture
+def videos():
+    return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
+
+
+def batch_of(videos, teacher, spec=STUDENT, count=6, **more):
+    clips = ClipDataset(
+        [Source(videos, 10)], spec, seed=3, flip="flipped" in teacher.views, extras=[teacher.reader], **more
+    )
+    return next(iter(make_loader(clips, [list(range(count))], workers=0)))
+
+
+def test_an_online_teacher_is_frozen_and_belongs_to_nothing(videos):
+    model = Dreamer().train()
+    teacher = OnlineTeacher(model)
+    batch = batch_of(videos, teacher)
+    maps = teacher(batch)
+    assert maps.shape == (6, 1, 12, 16)
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+    for _ in range(2):
+        teacher.train()
+        model.train().requires_grad_(True)
+        torch.testing.assert_close(teacher(batch), maps, rtol=0, atol=0)
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+    student = Student()
+    before = set(student.state_dict())
+    student.teacher = teacher
+    assert set(student.state_dict()) == before
+    assert len(list(student.parameters())) == 2
+    assert not isinstance(teacher, nn.Module)
+    loss = (student(batch["clip"]).mean() - teacher(batch).mean()) ** 2
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_online_teacher_computes_in_its_own_precision(videos):
+    batch = batch_of(videos, OnlineTeacher(TinyTeacher()))
+    full = OnlineTeacher(TinyTeacher())(batch)
+    with torch.autocast("cpu", torch.bfloat16):  # the student's precision is not the teacher's
+        torch.testing.assert_close(OnlineTeacher(TinyTeacher())(batch), full, rtol=0, atol=0)
+    half = OnlineTeacher(TinyTeacher(), precision="bf16")(batch)
+    assert half.dtype == torch.float32
+    assert 1e-5 < (half - full).abs().max() < 0.1
+    with pytest.raises(UserError, match="expected one of fp32, bf16, fp16, got 'fp8'"):
+        OnlineTeacher(TinyTeacher(), precision="fp8")
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_online_teacher_sees_its_own_clip(videos, flipped):
+    teacher = OnlineTeacher(TinyTeacher(), stride=3)
+    read = pickle.loads(pickle.dumps(teacher.reader))
+    clip = read(Window(videos[0], 4, flipped))["teacher_clip"]
+    pixels = open_video(videos[0].path).read([0, 1, 4], (24, 32))
+    expected = torch.from_numpy(pixels).permute(3, 0, 1, 2)
+    assert clip.dtype == torch.uint8
+    assert torch.equal(clip, expected.flip(-1) if flipped else expected)
+
+
+AUGMENTED = {"crop": Crop((0.3, 0.9), 1.3), "colour": Jitter(0.3, 0.3, 0.3)}
+
+
+@pytest.mark.parametrize("more", [{}, AUGMENTED], ids=["whole", "augmented"])
+@pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
+@pytest.mark.parametrize("stride", [2, "12fps"])
+def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more):
+    model = TinyTeacher()
+    cached = CachedTeacher(
+        build_small(tmp_path / "store", videos, model, codec="exact", views=views, stride=stride)
+    )
+    online = OnlineTeacher(model, stride=stride)
+    assert cached.offsets(30) == online.offsets(30) == STUDENT.offsets(30) == (0,)
+    assert cached.views == views
+    assert online.views == ("plain", "flipped")
+    online.views = views
+    objective = Objective(
+        [Term("kldiv", "teacher"), Term("cc", "teacher"), Term("kldiv", "teacher", 1, {"temperature": 4})]
+    )
+    losses, gradients, maps = [], [], []
+    for teacher in (online, cached):
+        batch = batch_of(videos, teacher, **more)
+        assert ("flipped" in views) == bool(batch["flipped"].any())
+        assert ("box" in batch) == bool(more)
+        student = Student()
+        maps.append(density(teacher(batch)))
+        outcome = objective(batch, student(batch["clip"]), teacher(batch), objective.counts(batch))
+        outcome.loss.backward()
+        losses.append(outcome.terms)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
+    torch.testing.assert_close(maps[1], maps[0], rtol=2e-3, atol=1e-7)
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert value != 0
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=0)
+    assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_teacher_is_shown_the_whole_frame_in_its_own_colours(videos, flipped):
+    """Crop and colour reach the student's clip, and no pixel of the teacher's; its map is cut afterwards."""
+    teacher = OnlineTeacher(TinyTeacher())
+    window = Window(videos[0], 9, flipped, Box(5, 10, 20, 30), Colour(0.7, 1.2, 0.5))
+    clip = teacher.reader(window)["teacher_clip"]
+    assert torch.equal(clip, teacher.reader(Window(videos[0], 9, flipped))["teacher_clip"])
+    whole = teacher({"teacher_clip": clip[None]})
+    shares = torch.tensor([window.box.shares((36, 64), flipped=flipped)])
+    cut = teacher({"teacher_clip": clip[None], "box": shares})
+    assert cut.shape == whole.shape
+    torch.testing.assert_close(cut, crop_maps(whole, shares), rtol=0, atol=0)
+
+
+def test_a_crop_shows_the_student_and_its_teacher_one_place(videos):
+    """A teacher that sees brightness points at the blob, and its cut map at the blob of the cropped clip."""
+    teacher = OnlineTeacher(Brightness())
+    spec = ClipSpec(num_frames=2, size=(36, 64), target_frames=(1,), map_size=(36, 64))
+    batch = batch_of(videos, teacher, spec, count=16, crop=Crop((0.4, 0.7)))
+    maps = teacher(batch)
+    assert batch["flipped"].any()
+    seen = 0
+    for clip, one in zip(batch["clip"], maps, strict=True):
+        bright = nn.functional.avg_pool2d(clip[:, -1].float().mean(dim=0)[None], 5, 1, 2)[0]
+        if bright.max() < 150:
+            continue  # the blob is outside
+        peaks = [np.unravel_index(int(each.argmax()), (36, 64)) for each in (bright, one[0])]
+        assert np.hypot(*np.subtract(*peaks)) < 6
+        seen += 1
+    assert seen > 5
+
+
+def test_a_cached_teacher_serves_whatever_frames_a_student_predicts(tmp_path, videos):
+    store = build_small(tmp_path / "store", videos, codec="exact")
+    spec = ClipSpec(num_frames=4, size=(16, 20), target_frames=(1, 3), map_size=(8, 10), stride=2)
+    teacher = CachedTeacher(store, spec)
+    assert teacher.offsets(30) == (-4, 0)
+    maps = teacher.reader(Window(videos[1], 6))["teacher_map"]
+    np.testing.assert_array_equal(maps.numpy(), np.stack([store.read("two", 2), store.read("two", 6)]))
+    batch = batch_of(videos, teacher, spec)
+    assert teacher(batch).shape == (6, 2, 12, 16)
+
+
+def test_cached_maps_come_from_workers(tmp_path, videos):
+    teacher = CachedTeacher(build_small(tmp_path / "store", videos))
+    clips = ClipDataset([Source(videos, 10)], STUDENT, seed=3, flip=False, extras=[teacher.reader])
+    here, there = (list(make_loader(clips, [[0, 1], [2, 3]], workers=workers)) for workers in (0, 2))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one["teacher_map"], other["teacher_map"])
+        assert one["teacher_map"].shape == (2, 1, 12, 16)
+
+
+def test_a_store_that_lacks_maps_is_refused_before_the_run(tmp_path, videos):
+    teacher = CachedTeacher(build_small(tmp_path / "store", [replace(videos[0], frames=range(4, 14))]), STUDENT)
+    teacher.require([replace(videos[0], frames=range(5, 9))])
+    with pytest.raises(UserError, match=r"13 maps that this run needs are not in the store, one, frame 1 for one"):
+        teacher.require(videos)
+
+
+def test_a_half_complete_store_is_refused_when_clips_are_mirrored(tmp_path, videos):
+    model = TinyTeacher()
+    model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "store", videos[:1], model, views=("plain", "flipped"))
+    teacher = CachedTeacher(TargetStore.open(tmp_path / "store"), STUDENT)
+    teacher.require(videos[:1])
+    with pytest.raises(UserError, match=r"10 maps .*, one, frame 5 \(flipped\) for one"):
+        teacher.require(videos[:1], flip=True)
+    build_small(tmp_path / "store", videos[:1], views=("plain", "flipped"))
+    teacher.require(videos[:1], flip=True)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_run_asks_its_store_for_the_views_that_it_needs(tmp_path, flip):
+    source = {"dataset": "synthetic", "videos": ["blob0"], "frames": [1, 14], "clips_per_video": 2}
+    config = RunConfig.model_validate(
+        {
+            "out": str(tmp_path / "run"),
+            "model": {"name": "student/thtdnet"},
+            "data": {"flip": flip, "train": [source]},
+            "teacher": {"source": "cached", "store": str(tmp_path / "store"), "views": ["plain", "flipped"]},
+            "losses": [{"name": "kldiv", "against": "teacher"}],
+            "training": {"steps": 1},
+        }
+    )
+    sources = training_sources(config.data)
+    model, found = TinyTeacher(), training_videos(sources)
+    model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "store", found, model, views=("plain", "flipped"))
+    if flip:
+        with pytest.raises(UserError, match=r"\(flipped\) for one"):
+            build_teacher(config, sources, STUDENT, torch.device("cpu"))
+    else:
+        assert build_teacher(config, sources, STUDENT, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
+def test_distilled_samples_are_mirrored_only_where_the_store_has_the_view(tmp_path, videos, views, caplog):
+    config = RunConfig.model_validate(
+        {
+            "out": str(tmp_path / "run"),
+            "model": {"name": "student/thtdnet"},
+            "data": {"train": [{"dataset": "synthetic"}], "crop": {"area": [0.3, 0.9]}},
+            "teacher": {"store": str(tmp_path / "store")},
+            "losses": [{"name": "kldiv", "against": "teacher"}],
+            "training": {"steps": 1},
+        }
+    )
+    sources = [Source(videos, 20)]
+    teacher = CachedTeacher(build_small(tmp_path / "store", videos, views=views), STUDENT)
+    clips = build_clips(config, sources, STUDENT, teacher)
+    windows = [clips.window(number) for number in range(40)]
+    assert any(window.flipped for window in windows) == ("flipped" in views)
+    assert ("flips are off: the store of targets holds no flipped view" in caplog.text) == ("flipped" not in views)
+    alone = build_clips(config, sources, STUDENT, None)
+    assert [window.box for window in windows] == [alone.window(number).box for number in range(40)]
+    assert any(alone.window(number).flipped for number in range(40))
+
+
+def test_where_asked_a_mirrored_clip_learns_from_the_mirrored_map(tmp_path, videos):
+    store = build_small(tmp_path / "plain", videos, codec="exact")
+    teacher = CachedTeacher(store, STUDENT, mirror=True)
+    teacher.require(videos, flip=True)
+    clips = ClipDataset([Source(videos, 20)], STUDENT, seed=0, flip=True, extras=[teacher.reader])
+    flipped = 0
+    for number in range(10):
+        window, sample = clips.window(number), clips[number]
+        stored = torch.from_numpy(store.read(window.video.name, window.end))
+        assert torch.equal(sample["teacher_map"][0], stored.flip(-1) if window.flipped else stored)
+        flipped += window.flipped
+    assert 0 < flipped < 10
+    both = build_small(tmp_path / "both", videos, codec="exact", views=("plain", "flipped"))
+    own = CachedTeacher(both, STUDENT, mirror=True).reader(replace(window, flipped=True))["teacher_map"][0]
+    assert torch.equal(own, torch.from_numpy(both.read(window.video.name, window.end, "flipped")))
+    assert not torch.equal(own, torch.from_numpy(both.read(window.video.name, window.end)).flip(-1))
+
+
+def test_teachers_say_who_they_are(tmp_path, videos):
+    assert OnlineTeacher(TinyTeacher()).describe() == "teacher: teacher/tiny, computed online in fp32 on cpu"
+    described = CachedTeacher(build_small(tmp_path / "store", videos)).describe()
+    assert described == f"teacher: teacher/tiny, from {tmp_path / 'store'} (log8; views: plain)"
+
+
+def test_different_target_frames_are_an_error_that_names_both():
+    check_alignment((-2, 0), [-2, 0])
+    with pytest.raises(UserError, match=r"the teacher \[0\], the student \[-2, 0\]"):
+        check_alignment((0,), (-2, 0))
+    with pytest.raises(UserError, match="different frames"):
+        check_alignment((0, 0), (0,))

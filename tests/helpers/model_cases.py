@@ -1,0 +1,35 @@
+"""Every model there is by its smallest variants, and what the common tests show it."""
+
+import torch
+from torch import Tensor, nn
+
+from distill.models.registry import create_model, list_models, list_variants
+
+MODELS = list_models()
+ALL = [f"{name}:{variant}" for name in MODELS for variant in list_variants(name)]
+
+
+def smallest(name: str) -> str:
+    """A model's smallest variant; a reference that names a variant is itself."""
+    if ":" in name:
+        return name
+    variants = list_variants(name)
+    return f"{name}:{next(variant for variant in ('micro', 'tiny', variants[-1]) if variant in variants)}"
+
+
+# the smallest variant of each model, and each whose name says that it is one of another make, such as micro-swin
+SMALL = sorted({smallest(name) for name in MODELS} | {each for each in ALL if ":micro" in each})
+
+
+def clip_for(model: nn.Module, batch: int = 2) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, model.num_frames, *model.size), dtype=torch.uint8)
+
+
+def awake(name: str) -> nn.Module:
+    """The smallest variant in evaluation mode, with a last layer far from its nearly uniform start."""
+    model = create_model(smallest(name)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    return model

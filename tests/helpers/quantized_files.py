@@ -1,0 +1,93 @@
+"""Exported files for the tests of quantization: a streaming student and a clip model, and frames for them."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.deploy.calibration import Stretches
+from distill.deploy.export import export
+from distill.models.registry import create_model
+
+BEFORE, SPOILT = "encoder.bn1/Conv", "encoder.blocks.0.0.bn1/Conv"
+"""Two layers of the student; `spoil` makes the second useless in INT8."""
+
+
+class ClipModel(nn.Module):
+    """Four frames in, the maps of two of them out."""
+
+    num_frames, size, target_frames, map_size = 4, (16, 24), (1, 3), (8, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first = nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1))
+        self.second = nn.Conv3d(8, 8, (3, 3, 3), padding=(0, 1, 1))
+        self.last = nn.Conv3d(8, 1, 1)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        values = clip.float() / 255 - 0.5 if clip.dtype == torch.uint8 else clip - 0.5
+        x = self.last(F.relu(self.second(F.relu(self.first(values))))).squeeze(1)  # (B, 2, H, W)
+        return F.logsigmoid(F.avg_pool2d(x, 2) / 10)
+
+
+def stream() -> nn.Module:
+    """The streaming student of the tests, whose maps follow what it sees though nobody trained it."""
+    torch.manual_seed(0)
+    model = create_model("student/stream", variant="micro").train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # one clip tells the statistics, so that no layer's output fades
+    with torch.no_grad():
+        model(torch.from_numpy(np.stack(stretches((64, 96), 5).calibration)).transpose(1, 2))
+    model.decoder.head.weight.data *= 10
+    return model.eval()
+
+
+def spoil(source: Path, path: Path) -> Path:
+    """Copy the student's file with one layer that is worth nothing in INT8, and the same maps in fp32.
+
+    A channel before the layer SPOILT is made zero, and its weights there so large that beside them all others
+    round to zero.
+    """
+    model = onnx.load(source)
+    nodes = {node.name: node for node in model.graph.node}
+    tensors = {each.name: each for each in model.graph.initializer}
+
+    def change(name: str, place: object, value: float) -> None:
+        values = numpy_helper.to_array(tensors[name]).copy()
+        values[place] = value
+        tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+
+    for name in nodes[BEFORE].input[1:]:
+        change(name, 0, 0.0)
+    change(nodes[SPOILT].input[1], (slice(None), 0), 1e4)
+    onnx.save(model, path)
+    return path
+
+
+def write(model: nn.Module, path: Path) -> Path:
+    """Export a model as quickly as it goes."""
+    export(model, path, batches=(1,))
+    return path
+
+
+def stretches(size: tuple[int, int], length: int, *, calibration: int = 3, held_out: int = 1) -> Stretches:
+    """Draw coloured spots that wander: no real frames, but smooth, and different in each stretch."""
+    rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in size), indexing="ij")
+
+    def one(seed: int) -> np.ndarray:
+        generator = np.random.default_rng(seed)
+        centre, speed = generator.uniform(-0.6, 0.6, (3, 2)), generator.uniform(-0.05, 0.05, (3, 2))
+        place = centre + np.arange(length)[:, None, None] * speed  # (L, 3, 2)
+        away = (rows - place[..., 0, None, None]) ** 2 + (columns - place[..., 1, None, None]) ** 2
+        return (255 * np.exp(-4 * away)).astype(np.uint8)
+
+    drawn = [one(seed) for seed in range(calibration + held_out)]
+    return Stretches(drawn[:calibration], drawn[calibration:], "drawn spots")

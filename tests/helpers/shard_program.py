@@ -1,0 +1,26 @@
+"""What each of two processes does in the test of sharding: prints what it keeps, and what comes back whole."""
+
+import torch
+from accelerate import Accelerator
+
+from distill.models.registry import create_model
+from distill.training.sharding import gather, scatter, shard
+
+accelerator = Accelerator(cpu=True)
+torch.manual_seed(0)
+model = create_model("teacher/salfom:micro")
+before = {key: value.clone() for key, value in model.state_dict().items()}
+sharded = shard(model, accelerator.device, accelerator.num_processes)
+kept = sum(weight.to_local().numel() for weight in sharded.parameters())  # type: ignore[attr-defined]
+
+with torch.no_grad():
+    for weight in sharded.parameters():
+        weight.add_(1)
+gather(sharded, model)
+names = {name for name, _ in model.named_parameters()}
+moved = all(torch.equal(value, before[key] + (key in names)) for key, value in model.state_dict().items())
+model.load_state_dict(before)
+scatter(model, sharded)
+gather(sharded, model)
+back = all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+print(f"rank {accelerator.process_index}: keeps {kept}, moved {moved}, back {back}")

@@ -1,5 +1,0 @@
-"""Where the repository lies, for tests that run commands in it."""
-
-from pathlib import Path
-
-REPOSITORY = Path(__file__).parent.parent
