@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.evaluation.evaluate import model_maps
+from distill.evaluation.map_sources import model_maps
 from distill.evaluation.references import _maps_without_model
 from distill.evaluation.submission import FORMATS, Submission
 from distill.evaluation.submission import submit as write_submission

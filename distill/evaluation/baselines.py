@@ -8,15 +8,12 @@ another ground truth too.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distill.data.clips import Video
 from distill.data.video.open import open_video
-
-if TYPE_CHECKING:
-    from distill.evaluation.evaluate import MapSource
+from distill.evaluation.map_sources import MapSource
 
 CENTRE_SIGMA = 0.16
 """Standard deviation of the centre prior, as a part of the frame's width and of its height."""
@@ -69,7 +66,7 @@ def frame_difference(video: Video, frames: Sequence[int]) -> Iterator[tuple[int,
         yield frame, (gaussian_filter(np.abs(now - before), sigma) + DIFFERENCE_FLOOR) * centre
 
 
-BASELINES: dict[str, "MapSource"] = {
+BASELINES: dict[str, MapSource] = {
     "centre-prior": centre_prior,
     "frame-difference": frame_difference,
 }

@@ -19,27 +19,21 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from distill.data.clips import Video
 from distill.errors import RunError, UserError
 from distill.evaluation.baselines import CENTRE_SIGMA
-from distill.evaluation.frame_scorer import INFO_GAIN_BASELINES, FrameScorer, FrameScores, MapSource, chunks
+from distill.evaluation.frame_scorer import INFO_GAIN_BASELINES, FrameScorer, FrameScores, chunks
+from distill.evaluation.map_sources import MapSource
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.other_frames import POOL, UNION, draw_other_frames, recording_of
 from distill.evaluation.protocols import PROTOCOLS
 from distill.evaluation.scores import Row, Scores, intervals_in_words
 from distill.evaluation.worker_pool import worker_pool
 from distill.fixations import DHF1K_SIGMA
-from distill.inference.sliding_window import slide
-from distill.saliency import peak_map
-from distill.stride import Stride
-
-__all__ = ["PUBLISHED", "MapSource", "evaluate", "model_maps"]
 
 log = logging.getLogger(__name__)
 
@@ -54,33 +48,6 @@ PART = 64
 
 AHEAD = 2
 """Parts of the work that wait for each process."""
-
-
-def model_maps(
-    model: Any,
-    *,
-    batch_size: int = 8,
-    stride: Stride = 1,
-    device: str | torch.device | None = None,
-    first_frames: str = "repeat",
-) -> MapSource:
-    """Return the map source of a model: its maps, scaled to a peak of 1 (arguments as `distill.sliding.slide`)."""
-
-    def maps(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        slices = slide(
-            model,
-            video,
-            frames,
-            stride=stride,
-            batch_size=batch_size,
-            device=device,
-            first_frames=first_frames,
-        )
-        for asked, log_maps in slices:
-            for frame, log_map in zip(asked, log_maps.numpy(), strict=True):
-                yield frame, peak_map(log_map)
-
-    return maps
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """Scoring some frames of one video: what `evaluate` hands to each of its processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,10 @@ from distill.data.clips import Video
 from distill.errors import UserError
 from distill.evaluation.baselines import centre_gaussian
 from distill.evaluation.batched_metrics import score_frames
+from distill.evaluation.map_sources import MapSource
 from distill.evaluation.metrics import TRUTHS
 from distill.evaluation.other_frames import OtherFrames
 from distill.evaluation.protocols import PROTOCOLS
-
-MapSource = Callable[[Video, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
-"""Yields (frame, map) for each asked frame of a video: a map (h, w) of any size, non-negative, peak 1 or 255."""
 
 FrameScores = list[tuple[int, dict[str, float] | None]]
 """(frame, its score by metric); None for a frame without a fixation."""

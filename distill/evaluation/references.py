@@ -8,8 +8,9 @@ from typing import Any
 from distill.data.clips import Video
 from distill.errors import UserError
 from distill.evaluation.baselines import BASELINES
-from distill.evaluation.evaluate import MapSource, evaluate, model_maps
+from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_folder import MapFolder
+from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.observers import evaluate_observers, other_half
 from distill.evaluation.scores import Scores

@@ -33,7 +33,7 @@ from distill.data.text import plural, ranges
 from distill.data.video.image_folder import read_image
 from distill.data.video.open import open_size
 from distill.errors import UserError
-from distill.evaluation.evaluate import MapSource
+from distill.evaluation.map_sources import MapSource
 from distill.evaluation.protocols import PROTOCOLS, Size
 from distill.files import atomic_folder, refuse_existing
 from distill.inference.shared_work import Outcome, check_record, make_each, stands

@@ -8,7 +8,8 @@ import numpy as np
 
 from distill.data.clips import Video
 from distill.evaluation.baselines import BASELINES
-from distill.evaluation.evaluate import evaluate, model_maps
+from distill.evaluation.evaluate import evaluate
+from distill.evaluation.map_sources import model_maps
 from distill.models.references import load_model
 from distill.reports import page
 from distill.reports.charts import chart_grid

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from distill.data.clips import Video
 from distill.data.video.open import open_video
 from distill.evaluation.baselines import BASELINES
-from distill.evaluation.evaluate import MapSource
+from distill.evaluation.map_sources import MapSource
 from distill.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from distill.evaluation.scores import AVERAGES, Scores
 from distill.files import refuse_existing

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from distill.data.clips import ClipSpec, Video
 from distill.data.loader import make_loader
 from distill.errors import RunError, UserError
-from distill.evaluation.evaluate import evaluate, model_maps
+from distill.evaluation.evaluate import evaluate
+from distill.evaluation.map_sources import model_maps
 from distill.files import write_json
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import load_average, load_checkpoint, newest_checkpoint, save_checkpoint

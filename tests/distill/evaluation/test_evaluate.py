@@ -17,8 +17,9 @@ from distill.data.sets import synthetic
 from distill.errors import RunError, UserError
 from distill.evaluation import metrics
 from distill.evaluation.baselines import BASELINES
-from distill.evaluation.evaluate import PUBLISHED, MapSource, evaluate, model_maps
+from distill.evaluation.evaluate import PUBLISHED, evaluate
 from distill.evaluation.frame_scorer import FrameScorer
+from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.other_frames import draw_other_frames
 from distill.evaluation.protocols import PROTOCOLS, Protocol
 from distill.evaluation.scores import Scores
