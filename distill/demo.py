@@ -25,10 +25,10 @@ from distill.inference.predict import predict
 from distill.models.references import load_model
 from distill.reports.demo import (
     METRICS,
-    frames_in_words,
-    in_columns,
-    minutes,
+    describe_frames,
+    format_duration,
     score_table,
+    text_table,
     verdict_of,
     write_demo_report,
 )
@@ -78,7 +78,7 @@ class Diary:
         print(f"\n{name}. {sentence}", flush=True)
         if name in self.results:
             if makes is None or makes.exists():
-                print(f"   Done before, in {minutes(self.results[name]['seconds'])}: {makes or self.path}")
+                print(f"   Done before, in {format_duration(self.results[name]['seconds'])}: {makes or self.path}")
                 return self.results[name]["result"]
             self.forget_from(name)
         began = time.perf_counter()
@@ -138,7 +138,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     )
     diary.step(
         "b",
-        f"Score it, beside a centre prior, on {frames_in_words(held_out)}, which it is not trained on.",
+        f"Score it, beside a centre prior, on {describe_frames(held_out)}, which it is not trained on.",
         lambda: scores_of({"centre prior": "centre-prior", "teacher": teacher}, held_out, device),
     )
     videos = training_videos(training_sources(learning.data))
@@ -184,7 +184,7 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         makes=out / "report.html",
     )
     columns, rows = score_table(diary.results)
-    print(f"\n{in_columns(columns, rows)}\n\n{verdict_of(diary.results).sentence}")
+    print(f"\n{text_table(columns, rows)}\n\n{verdict_of(diary.results).sentence}")
     print(f"The report is {out / 'report.html'}, the overlay video {film}.")
     return out / "report.html"
 
@@ -234,7 +234,7 @@ def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[
         [f"step {step + 1}", cached, online, f"{abs(online - cached) / abs(cached):.1e}"]
         for step, (cached, online) in enumerate(zip(losses["cached"], losses["online"], strict=True))
     ]
-    print(in_columns(["", "stored maps", "teacher online", "relative difference"], rows, digits=6))
+    print(text_table(["", "stored maps", "teacher online", "relative difference"], rows, digits=6))
     if max(differences) > SAME_LOSS:
         raise RunError(
             f"{folder}: with the teacher online the loss is another than with its stored maps, by up to "

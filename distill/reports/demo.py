@@ -1,4 +1,4 @@
-"""What the demo says at its end: the table, the first sentence, and report.html."""
+"""Result table, verdict and report.html of `saldistill demo`."""
 
 import resource
 from pathlib import Path
@@ -26,7 +26,7 @@ def score_table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Return the headings and rows of the demo's table."""
     scores = {**results["b"]["result"], "student": results["f"]["result"]["scores"]}
     costs = results["f"]["result"]["costs"]
-    columns = ["model", *METRICS.values(), "weights (M)", "GFLOPs a map", "ms a map"]
+    columns = ["model", *METRICS.values(), "weights (M)", "GFLOPs per map", "ms per map"]
     rows: list[list[Any]] = []
     for name, values in scores.items():
         cost = costs.get(name)
@@ -36,13 +36,13 @@ def score_table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def verdict_of(results: dict[str, Any]) -> page.Verdict:
-    """Say whether teacher and student beat the centre prior."""
+    """Return whether teacher and student beat the centre prior."""
     columns, rows = score_table(results)
     return page.judge({row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows})
 
 
 def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, video: Video) -> str:
-    """Write report.html."""
+    """Write `out`/report.html and return its path."""
     path = out / "report.html"
     columns, rows = score_table(results)
     values = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
@@ -52,7 +52,9 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
     prior = evaluate(BASELINES["centre-prior"], validation, metrics=("nss", "cc"), progress=False).per_video
     parity = max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True))
     seconds = sum(step["seconds"] for step in results.values())
-    steps = [[name, step["step"], minutes(step["seconds"])] for name, step in results.items() if name != "h"]
+    steps = [
+        [name, step["step"], format_duration(step["seconds"])] for name, step in results.items() if name != "h"
+    ]
     run = results["g"]["result"]
     sections = [
         page.figures(
@@ -63,8 +65,11 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                     f"{student['weights (M)']:.2f} M",
                     f"weights of the student; teacher {teacher['weights (M)']:.2f} M",
                 ),
-                (f"{student['ms a map']:.3g} ms", f"a map of the student; teacher {teacher['ms a map']:.3g} ms"),
-                (minutes(seconds), "for all steps"),
+                (
+                    f"{student['ms per map']:.3g} ms",
+                    f"per map of the student; teacher {teacher['ms per map']:.3g} ms",
+                ),
+                (format_duration(seconds), "for all steps"),
             ]
         ),
         page.section(
@@ -73,13 +78,13 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                 columns,
                 rows,
                 best=BEST,
-                caption=f"Mean over {frames_in_words([video])}, none of which was trained on.",
+                caption=f"Mean over {describe_frames([video])}, none of which were used for training.",
             ),
         ),
         page.section(
-            "What they look at",
+            "Predictions",
             page.examples(example_rows(out, config, video)),
-            lead="Frames that neither model was trained on. Each dot is where one observer looked.",
+            lead="Frames that neither model was trained on. Each dot is one observer's fixation.",
         ),
         page.section(
             "Learning curves",
@@ -89,52 +94,54 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
                     {name: {"centre prior": prior[name]} for name in ("nss", "cc")},
                 )
             ),
-            lead=f"Validation: {frames_in_words(validation)}. Training terms: faint, each step; bold, their mean.",
+            lead=f"Validation: {describe_frames(validation)}. Training terms: each step (faint), running mean.",
         ),
         page.section(
             "The exported student, on the whole video",
             page.video(
                 out / "overlay.mp4",
-                f"student.onnx in ONNX Runtime: {run['frames']} frames in {minutes(run['seconds'])}, drawing "
-                "included. Most of the video was trained on; the held-out frames are its last part.",
+                f"student.onnx in ONNX Runtime: {run['frames']} frames in {format_duration(run['seconds'])}, "
+                "drawing included. Only the last part of the video was held out from training.",
                 page=path,
             ),
         ),
-        page.section("How long it took", page.table(["step", "what it does", "time"], steps)),
-        page.section("How the numbers were made", page.notes(how_made(config, results, parity))),
+        page.section("Time per step", page.table(["step", "what it does", "time"], steps)),
+        page.section("How the scores were computed", page.notes(method_notes(config, results, parity))),
     ]
     page.write_report(
         path,
-        title="SalDistill: from gaze to a small student, on one video",
+        title="SalDistill: from fixations to a small student, on one video",
         verdict=verdict_of(results),
-        lead="A small SalFoM learned from recorded gaze, its maps were stored, and a student learned from gaze and "
-        "stored maps. One video and small models: a working pipeline, not a benchmark.",
+        lead="A small SalFoM was trained on recorded fixations and its maps were cached, and a student was trained "
+        "on fixations and cached maps. One video and small models: a working pipeline, not a benchmark.",
         sections=sections,
         foot="Written by `saldistill demo`. Video: DHF1K 002, Wang et al., “Revisiting Video Saliency Prediction "
-        "in the Deep Learning Era”, TPAMI 2019, CC BY 4.0; the heat maps are added.",
+        "in the Deep Learning Era”, TPAMI 2019, CC BY 4.0; heat maps added.",
     )
     return str(path)
 
 
-def how_made(config: RunConfig, results: dict[str, Any], parity: float) -> list[str]:
-    """Say in sentences how the report's numbers came about."""
+def method_notes(config: RunConfig, results: dict[str, Any], parity: float) -> list[str]:
+    """Return sentences on how the report's numbers were computed."""
     assert config.teacher is not None
     pytorch, exported = (results["g"]["result"]["costs"][name] for name in ("student", "exported"))
     return [
-        "Each model's map is resized bicubically to the video's 640 x 360 pixels before it is scored, without "
-        "blur; scores are means over frames.",
-        "AUC-J, NSS, CC, SIM and KL follow the official definitions; ground truth densities are built by DHF1K's "
-        "recipe, a Gaussian of 12.74 pixels on each of the 17 observers' points.",
-        "The centre prior is one Gaussian, .16 of the width and of the height, for every frame.",
-        f"Of each run the weights that scored best on {frames_in_words(scored_videos(config.data.validation))} "
-        "were kept: frames that no loss was taken on, and that are not among the scored ones.",
-        "GFLOPs count a multiply-add as two. Milliseconds are the median of interleaved rounds on this machine.",
-        f"The exported student takes {exported['milliseconds']:.1f} ms a map in ONNX Runtime where PyTorch takes "
+        "Each model's map is resized bicubically to the video's 640 x 360 pixels before scoring, without blur; "
+        "scores are means over frames.",
+        "AUC-J, NSS, CC, SIM and KL follow the official definitions; ground truth densities follow DHF1K: "
+        "a Gaussian with a standard deviation of 12.74 pixels at each of the 17 observers' fixations.",
+        "The centre prior is the same Gaussian for every frame, with standard deviations of 0.16 of the width and "
+        "of the height.",
+        f"Each run kept its best weights on {describe_frames(scored_videos(config.data.validation))}, which "
+        "were used neither for training nor for the scores above.",
+        "GFLOPs count a multiply-add as two operations. Milliseconds are medians over interleaved rounds on this "
+        "machine.",
+        f"The exported student takes {exported['milliseconds']:.1f} ms per map in ONNX Runtime, PyTorch "
         f"{pytorch['milliseconds']:.1f} ms, on the CPU in one run; it differs from PyTorch by at most "
         f"{max(check['max_error'] for check in results['g']['result']['export']['checks']):.1e} in maps of [0, 1].",
-        f"Stored maps, codec {config.teacher.codec}: {'; '.join(results['c']['result']['verify'].splitlines())}.",
-        f"Stored against online teacher: the losses of the first {len(results['e']['result']['cached'])} steps "
-        f"differ by at most {parity:.1e}, relatively.",
+        f"Cached maps, codec {config.teacher.codec}: {'; '.join(results['c']['result']['verify'].splitlines())}.",
+        f"Cached and online teacher: over the first {len(results['e']['result']['cached'])} steps, the losses "
+        f"differ by at most {parity:.1e} (relative).",
         f"Peak memory of the demo's largest process: {peak_memory():.1f} GiB.",
     ]
 
@@ -142,19 +149,19 @@ def how_made(config: RunConfig, results: dict[str, Any], parity: float) -> list[
 def example_rows(
     out: Path, config: RunConfig, video: Video, number: int = 5
 ) -> list[tuple[str, list[page.Picture]]]:
-    """Return rows of pictures: a frame with its gaze, and the overlays of ground truth, teacher and student."""
+    """Return rows of pictures: a frame with its fixations, and overlays of ground truth, teacher and student."""
     frames = [video.frames[i] for i in np.linspace(0, len(video.frames) - 1, number + 2).astype(int)[1:-1]]
     models = (load_model(out / name) for name in ("teacher", "student"))
     sources = [model_maps(model, stride=config.data.stride) for model in models]
-    captions = ("frame and gaze", "ground truth", "teacher", "student")
+    captions = ("frame and fixations", "ground truth", "teacher", "student")
     return [
         (f"frame {frame + 1}", list(zip(pictures, captions, strict=True)))
         for frame, pictures in side_by_side(video, frames, sources, side=400)
     ]
 
 
-def in_columns(columns: list[str], rows: list[list[Any]], digits: int = 3) -> str:
-    """Return a table as text; a missing number is a dash."""
+def text_table(columns: list[str], rows: list[list[Any]], digits: int = 3) -> str:
+    """Return a table as aligned text; a missing number is a dash."""
     cells = [
         [f"{x:.{digits}f}" if isinstance(x, float) else "-" if x is None else str(x) for x in row] for row in rows
     ]
@@ -169,22 +176,22 @@ def in_columns(columns: list[str], rows: list[list[Any]], digits: int = 3) -> st
     )
 
 
-def frames_in_words(videos: list[Video]) -> str:
-    """Say which frames of which videos: `frames 601-783 of video 002`, `frames 1, 5 ... 57 of video 002`."""
-    words = []
+def describe_frames(videos: list[Video]) -> str:
+    """Return e.g. `frames 601-783 of video 002` or `frames 1, 5 ... 57 of video 002`."""
+    parts = []
     for video in videos:
         first, last, step = video.frames[0] + 1, video.frames[-1] + 1, video.frames[1] - video.frames[0]
         span = f"{first}-{last}" if step == 1 else f"{first}, {first + step} ... {last}"
-        words.append(f"frames {span} of video {video.name}")
-    return " and ".join(words)
+        parts.append(f"frames {span} of video {video.name}")
+    return " and ".join(parts)
 
 
-def minutes(seconds: float) -> str:
-    """Write a duration as `3 min 12 s`."""
+def format_duration(seconds: float) -> str:
+    """Return a duration as e.g. `3 min 12 s`."""
     whole = round(seconds)
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.0f} s"
 
 
 def peak_memory() -> float:
-    """Return the largest resident memory that this process or one of its workers ever had, in GiB."""
+    """Return the peak resident memory of this process or of its largest child so far, in GiB."""
     return max(peak_memory_mib(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

@@ -7,7 +7,7 @@ from helpers.places import REPOSITORY
 
 from distill import demo
 from distill.errors import UserError
-from distill.reports.demo import in_columns, minutes, score_table, verdict_of
+from distill.reports.demo import format_duration, score_table, text_table, verdict_of
 
 ROOT = REPOSITORY
 
@@ -91,11 +91,11 @@ def test_the_verdict_follows_the_scores(student_cc: float, good: bool) -> None:
     ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (42, "42 s"), (192, "3 min 12 s")]
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert minutes(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_text_tables_line_up() -> None:
-    lines = in_columns(["model", "x"], [["teacher", 1.5], ["centre prior", None]]).splitlines()
+    lines = text_table(["model", "x"], [["teacher", 1.5], ["centre prior", None]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].endswith("1.500")
     assert lines[2].endswith("-")
@@ -125,7 +125,7 @@ def test_the_whole_demo_at_toy_size(
     page = demo.run_demo(out, device="cpu")
     text = page.read_text()
     assert "Warning" in text  # four steps teach nothing
-    assert all(f"<th scope='row'>{name}</th>" in text for name in ("centre prior", "teacher", "student"))
+    assert all(f'<th scope="row">{name}</th>' in text for name in ("centre prior", "teacher", "student"))
     losses = json.loads((out / "results.json").read_text())["steps"]["e"]["result"]
     assert losses["online"] == pytest.approx(losses["cached"], rel=1e-3)
     first = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distill.reports import page as report
-from distill.reports.charts import Curve, chart, chart_grid
+from distill.reports.charts import Curve, chart_grid, line_chart, strip_plot
 from distill.reports.page import Estimate, Verdict
 
 GOOD = {
@@ -53,12 +53,12 @@ def page(tmp_path: Path) -> str:
             report.video(clip, "the exported student", page=path),
             report.notes(["resized bicubically"]),
         ],
-        foot="made by a test",
+        foot="written by a test",
     )
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_from_outside(page: str) -> None:
+def test_page_is_self_contained(page: str) -> None:
     assert "http" not in page
     links = re.findall(r'(?:src|href)="([^"]{0,12})', page) + re.findall(r"url\(([^)]{0,12})", page)
     assert links
@@ -68,7 +68,7 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
     assert "@import" not in page
 
 
-def test_the_page_holds_what_was_given(page: str) -> None:
+def test_page_contains_every_piece(page: str) -> None:
     for text in (
         "Title",
         "2.875",
@@ -77,7 +77,7 @@ def test_the_page_holds_what_was_given(page: str) -> None:
         "gaze",
         "the exported student",
         "resized bicubically",
-        "made by a test",
+        "written by a test",
     ):
         assert text in page
     assert "prefers-color-scheme:dark" in page
@@ -86,21 +86,21 @@ def test_the_page_holds_what_was_given(page: str) -> None:
     assert base64.b64encode(b"not really a video").decode() in page
 
 
-def test_learning_curves_show_every_run_score_and_term(page: str) -> None:
+def test_learning_curves_have_every_run_score_and_term(page: str) -> None:
     assert page.count('<figure class="chart">') == 4  # nss and cc for both runs, then the terms of each run
     assert "validation NSS" in page
     assert "validation CC" in page
     assert "teacher: training terms" in page
     assert "truth, kldiv" in page
-    assert page.count('<polyline class="level"') == 1  # the centre prior stands in the NSS chart alone
+    assert page.count('<polyline class="level"') == 1  # the centre prior, in the NSS chart only
     assert "centre prior <b>1.25</b>" in page
 
 
-def test_a_run_without_a_log_has_no_charts(tmp_path: Path) -> None:
+def test_learning_curves_without_log_are_empty(tmp_path: Path) -> None:
     assert report.learning_curves({"teacher": tmp_path / "missing"}) == []
 
 
-def test_the_verdict_is_the_first_sentence(page: str) -> None:
+def test_verdict_is_the_first_sentence(page: str) -> None:
     body = page[page.index("<body>") :]
     first = re.search(r"<p[^>]*>(.*?)</p>", body)
     assert first is not None
@@ -110,7 +110,7 @@ def test_the_verdict_is_the_first_sentence(page: str) -> None:
 
 @pytest.mark.parametrize(("row", "score"), [("student", "CC"), ("teacher", "NSS")])
 @pytest.mark.parametrize("value", [0.1, float("nan")])
-def test_a_model_below_the_centre_prior_is_said_first(tmp_path: Path, row: str, score: str, value: float) -> None:
+def test_verdict_below_the_centre_prior_is_a_warning(tmp_path: Path, row: str, score: str, value: float) -> None:
     scores = {name: dict(values) for name, values in GOOD.items()}
     scores[row][score] = value
     verdict = report.judge(scores)
@@ -122,11 +122,11 @@ def test_a_model_below_the_centre_prior_is_said_first(tmp_path: Path, row: str, 
     assert re.search(r'<p class="verdict bad"><b>Warning\.</b> Below the centre prior', path.read_text())
 
 
-def test_a_tie_does_not_count_as_beaten() -> None:
+def test_verdict_of_a_tie_is_not_good() -> None:
     assert not report.judge({**GOOD, "student": {"NSS": 1.2, "CC": 0.57}}).good
 
 
-def test_a_single_model_reads_as_a_sentence() -> None:
+def test_verdict_of_a_single_model_is_a_sentence() -> None:
     verdict = report.judge({"centre prior": GOOD["centre prior"], "student": GOOD["student"]})
     assert verdict == Verdict(
         "Student beats the centre prior: NSS 2.700 (student) against 1.200; CC 0.570 (student) against 0.300.",
@@ -134,31 +134,33 @@ def test_a_single_model_reads_as_a_sentence() -> None:
     )
 
 
-def test_tables_mark_the_best_and_dash_what_is_missing() -> None:
+def test_table_marks_the_best_and_shows_missing_numbers_as_dashes() -> None:
     html = report.table(
         ["model", "NSS", "KL"],
         [["a", 1.0, 2.0], ["b", 3.0, 1.5], ["c", float("nan"), None]],
         best={"NSS": "high", "KL": "low"},
     )
     assert re.findall(r"<b>([^<]*)</b>", html) == ["3.000", "1.500"]
-    assert html.count("&ndash;") == 2
+    assert html.count(">–</td>") == 2  # noqa: RUF001
 
 
-def test_text_is_escaped() -> None:
+def test_text_is_escaped_in_every_piece() -> None:
     evil = "<script>&"
     parts = [
         report.table([evil], [[evil]], caption=evil),
         report.section(evil, lead=evil),
         report.notes([evil]),
         report.figures([(evil, evil)]),
-        report.part(evil, ""),
-        chart(evil, [Curve(evil, [1.0], [1.0])], x=evil, y=evil, levels={evil: 1.0}),
+        report.part(evil),
+        report.examples([(evil, [(np.zeros((8, 8, 3), np.uint8), evil)])]),
+        strip_plot(evil, {evil: {evil: 1.0}}, x=evil),
+        line_chart(evil, [Curve(evil, [1.0], [1.0])], x=evil, y=evil, levels={evil: 1.0}),
     ]
     assert all("<script>" not in part for part in parts)
     assert all("&lt;script&gt;&amp;" in part for part in parts)
 
 
-def test_a_large_video_is_linked_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_video_is_linked_relative_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "VIDEO_LIMIT", 4)
     clip = tmp_path / "videos" / "my clip.mp4"
     clip.parent.mkdir()
@@ -168,7 +170,7 @@ def test_a_large_video_is_linked_beside_the_page(tmp_path: Path, monkeypatch: py
     assert "base64" not in html
 
 
-def test_series_passes_over_what_is_no_number() -> None:
+def test_series_skips_values_that_are_not_finite() -> None:
     lines = [
         {"kind": "train", "step": 1, "terms": {"a": 1.0}},
         {"kind": "train", "step": 2, "terms": {}},
@@ -179,7 +181,7 @@ def test_series_passes_over_what_is_no_number() -> None:
     assert report.series(lines, "train", "terms", "a") == ([1.0, 4.0], [1.0, 4.0])
 
 
-def test_points_are_drawn_where_they_are() -> None:
+def test_mark_points_draws_at_the_coordinates_of_a_copy() -> None:
     frame = np.zeros((36, 64, 3), dtype=np.uint8)
     marked = report.mark_points(frame, np.array([[10, 50]]))
     assert marked[10, 50].tolist() == [255, 214, 10]
@@ -190,7 +192,7 @@ def test_points_are_drawn_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("size", "shown"), [((10, 20), (10, 20)), ((300, 800), (150, 400)), ((800, 300), (400, 150))]
 )
-def test_pictures_are_shrunk_by_their_longer_side_never_grown(
+def test_pictures_are_shrunk_to_their_longer_side_and_never_enlarged(
     size: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     data = report.picture_uri(np.zeros((*size, 3), np.uint8), 400).removeprefix("data:image/jpeg;base64,")
@@ -198,14 +200,14 @@ def test_pictures_are_shrunk_by_their_longer_side_never_grown(
     assert report.fit(size, 400) == shown
 
 
-def test_an_estimate_shows_its_interval_and_can_be_the_best() -> None:
+def test_table_shows_intervals_of_estimates() -> None:
     rows = [["a", Estimate(1.0, (0.5, 1.5))], ["b", Estimate(2.0, (float("nan"), float("nan")))]]
     html = report.table(["model", "NSS"], rows, best={"NSS": "high"})
     assert "1.000<small>0.500 to 1.500</small>" in html
     assert "<b>2.000</b></td>" in html
 
 
-def test_a_page_may_have_no_verdict(tmp_path: Path) -> None:
+def test_page_without_verdict_starts_with_its_lead(tmp_path: Path) -> None:
     report.write_report(tmp_path / "r.html", title="T", verdict=None, sections=[], lead="led")
     body = (tmp_path / "r.html").read_text().split("<body>")[1]
     assert "verdict" not in body
