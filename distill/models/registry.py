@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from distill.errors import UserError
+from distill.models.tensor_files import load_published_weights
 from distill.models.weight_files import is_ours, load_weights_into
 
 PACKAGES = ("teacher", "student")
@@ -80,7 +81,7 @@ def create_model(
             model.loaded = f"{weights}: all weights loaded"
         else:
             try:
-                model.loaded = module.load_weights(model, weights)
+                model.loaded = load_published_weights(module, model, weights)
             except ValueError as error:
                 raise UserError(f"{name}:{variant}: {error}") from error
     return model

