@@ -1,10 +1,9 @@
-"""What a run is made of: one YAML file, read strictly, with all mistakes reported at once.
+"""The schema of a run config: one strict YAML file per run, with all mistakes reported at once.
 
     config = load_config("configs/teacher/demo.yaml", ["training.steps=10", "losses.0.weight=2"])
 
-Every section is a small class below, in the order of the file. Unknown keys are errors. A number may be written
-`3e-4`. Paths are relative to the folder that the command runs in. `save_config` writes the whole resolved run
-down, and reading that file gives the same run again.
+The sections follow the order of the file. Unknown keys are errors. `3e-4` is a number. Relative paths start at the
+working directory. `save_config` writes the resolved config, which `load_config` reads back as an equal run.
 """
 
 from pathlib import Path
@@ -20,7 +19,7 @@ from distill.models.registry import list_models, list_variants
 from distill.stride import Stride, read_stride
 from distill.targets.codec import CODECS
 from distill.training import config_errors
-from distill.training.losses import LOSSES, TARGETS
+from distill.training.losses import LOSSES
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -28,22 +27,22 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Section(BaseModel):
-    """A part of the file: immutable, and no key that is not named here."""
+    """A section of a config: immutable, with no keys other than its fields; their docstrings are the reference."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSection(Section):
-    """The model that is trained."""
+    """The model to train."""
 
     name: str
-    """As `saldistill models` lists it, for example teacher/salfom."""
+    """Name of the model as listed by `saldistill models`, e.g. teacher/salfom."""
     variant: str | None = None
-    """One of the model's variants; its default when left out."""
+    """Variant of the model; defaults to the model's default variant."""
     weights: str | None = None
-    """A weight file to start from; random weights when left out."""
+    """Weight file to start from, or the name of published weights; random weights by default."""
     arguments: dict[str, Any] = {}
-    """Keyword arguments of the model that depart from the variant."""
+    """Keyword arguments of the model that override those of the variant."""
 
     @model_validator(mode="after")
     def _known(self) -> "ModelSection":
@@ -54,20 +53,23 @@ class ModelSection(Section):
 
 
 class SourceSection(Section):
-    """Some videos of one data set."""
+    """A selection of videos from one data set."""
 
     dataset: str
+    """Name of the data set's layout, e.g. dhf1k."""
     root: str | None = None
+    """Folder of the data set; needed for all but synthetic."""
     split: str | None = None
-    """One of the data set's splits; all of its videos when left out."""
+    """Split of the data set; all videos by default."""
     videos: list[str] | None = None
-    """Only these videos, by name."""
+    """Names of the videos to use; all by default."""
     frames: tuple[Count, Count] | None = None
-    """Only the frames from the first to the last of these two, counted from 1, both included."""
+    """First and last frame to use, counted from 1, both included; all by default."""
     share: tuple[Share, Share] | None = None
-    """Only a part of these videos, whole: in an order shuffled by `share_seed`, those from one share of them to
-    another. [0, 0.9] and [0.9, 1] have none in common; videos cut from one recording stay together."""
+    """Part of the videos to use, as [from, to] in an order shuffled by `share_seed`: [0, 0.9] and [0.9, 1] are
+    disjoint. Videos that were cut from one recording stay together. All videos by default."""
     share_seed: int = 0
+    """Seed of the order that `share` cuts."""
 
     @field_validator("dataset")
     @classmethod
@@ -75,9 +77,9 @@ class SourceSection(Section):
         return config_errors.one_of(name, DATASETS, "data set")
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> "SourceSection":
+    def _consistent(self) -> "SourceSection":
         if self.root is None and self.dataset != "synthetic":
-            raise ValueError("'root', the data set's folder, is missing")
+            raise ValueError("missing 'root', the folder of the data set")
         if self.frames is not None and self.frames[0] > self.frames[1]:
             raise ValueError(f"frames: expected [first, last], got {list(self.frames)}")
         if self.share is not None and self.share[0] >= self.share[1]:
@@ -89,16 +91,16 @@ class TrainSource(SourceSection):
     """Videos to train on."""
 
     clips_per_video: Count = 1
-    """Random clips that an epoch takes from each video; the sources' shares of an epoch follow from it."""
+    """Random clips per video and epoch; this sets the mix of the sources."""
     ratio: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Clips that an epoch takes from this source for each clip of the sources without a ratio, however many videos
-    it has: 1 on videos without gaze mixes them half and half with those that have it. Each epoch goes on where the
-    last one ended, so that all videos get their turn. In place of clips_per_video."""
+    """Clips from this source per clip from the sources without a ratio, in place of clips_per_video: 1 on videos
+    without ground truth mixes them half and half with the others. Each epoch continues where the last one ended, so
+    that all videos are used."""
 
     @model_validator(mode="after")
     def _one_number(self) -> "TrainSource":
         if self.ratio is not None and self.clips_per_video != 1:
-            raise ValueError("give one of 'clips_per_video' and 'ratio'")
+            raise ValueError("give one of 'clips_per_video' and 'ratio', not both")
         return self
 
 
@@ -106,17 +108,16 @@ class ScoredSource(SourceSection):
     """Videos to score on."""
 
     every: Count = 1
-    """Score only every so many frames."""
+    """Score every n-th frame; all frames by default."""
 
 
 class CropSection(Section):
-    """Each clip shows a random part of its frames, the same in all of them, scaled to the model's size."""
+    """Random crops, the same in all frames of a clip, resized to the model's input size."""
 
     area: tuple[Share, Share] = (0.5, 1.0)
-    """The smallest and the largest share of the frame's area that is kept."""
+    """Smallest and largest crop, as a fraction of the frame's area."""
     stretch: Annotated[FiniteFloat, Field(ge=1)] = 1.0
-    """How much wider or narrower than the frame the part may be: 1 keeps the frame's shape, 1.33 goes from three
-    quarters of its width to four thirds."""
+    """Largest change of the aspect ratio: 1 keeps the frame's, 1.33 allows three quarters to four thirds of it."""
 
     @model_validator(mode="after")
     def _possible(self) -> "CropSection":
@@ -125,36 +126,40 @@ class CropSection(Section):
 
 
 class ColourSection(Section):
-    """The colours of each clip change by random factors, the same in all of its frames."""
+    """Random colour factors, the same in all frames of a clip."""
 
     brightness: Share = 0.0
-    """0.2 multiplies by a number from 0.8 to 1.2; contrast and saturation alike."""
+    """Largest change of the brightness: 0.2 multiplies by a factor from 0.8 to 1.2."""
     contrast: Share = 0.0
+    """Largest change of the contrast, like brightness."""
     saturation: Share = 0.0
+    """Largest change of the saturation, like brightness."""
 
 
 class DataSection(Section):
-    """What the model sees."""
+    """The videos, and how clips are taken from them."""
 
     train: list[TrainSource] = Field(min_length=1)
+    """Videos to train on."""
     validation: list[ScoredSource] = []
-    """Scored while training, to choose the best weights."""
+    """Videos to score during training, to select the best weights; none by default."""
     test: list[ScoredSource] = []
-    """Scored by `saldistill evaluate MODEL CONFIG` alone; training never looks at them."""
+    """Videos for `saldistill evaluate MODEL CONFIG`; training never reads them."""
     stride: Stride = 1
-    """How far apart the frames of a clip lie in the video: 2 takes every second one, 30fps those that are shown at
-    30 frames a second, whatever the video's own rate (distill/stride.py)."""
+    """Step between the frames of a clip: 2 takes every second frame, 30fps resamples to 30 frames per second of any
+    video (distill/stride.py)."""
     flip: bool = True
-    """Mirror every other clip, together with its ground truth."""
+    """Mirror clips and their ground truth at random, with probability 1/2."""
     crop: CropSection | None = None
-    """Cut clips, ground truth and the teacher's maps to random parts of the frames; off when left out. A part that
-    nobody looked at counts as unlabelled."""
+    """Random crops of clips, ground truth and teacher maps; off by default. A crop without fixations counts as
+    unlabelled."""
     colour: ColourSection | None = None
-    """Change the colours of the clips, not of what an online teacher sees; off when left out."""
+    """Random colours of the clips, but not of an online teacher's input; off by default."""
     workers: Annotated[int, Field(ge=0)] = 2
+    """Data-loading processes; 0 loads in the main process."""
     in_memory: bool = False
-    """Each worker decodes a video whole when it first needs it, and keeps it: for small data sets. Takes 3 bytes a
-    pixel and frame, at the model's size, or at the videos' own with crops, in each worker."""
+    """Each worker decodes a whole video on first use and keeps it, for small data sets. Takes 3 bytes per pixel and
+    frame in each worker, at the model's input size, or at the video's own size with crops."""
 
     @field_validator("stride", mode="before")
     @classmethod
@@ -162,34 +167,39 @@ class DataSection(Section):
         return read_stride(value)
 
     @model_validator(mode="after")
-    def _ratio_to_something(self) -> "DataSection":
+    def _ratio_has_a_base(self) -> "DataSection":
         if all(source.ratio is not None for source in self.train):
-            raise ValueError("train: every source has a ratio; leave it out of what the others are a ratio to")
+            raise ValueError("train: every source has a ratio; remove it from at least one source")
         return self
 
 
 class TeacherSection(Section):
-    """Whose maps the student learns from."""
+    """The teacher that the student learns from."""
 
     model: str | None = None
-    """A run folder, a weight file or name:variant; needed to build the store and for source: online."""
+    """Run folder, weight file or name:variant; needed to build the target store and for source: online."""
     source: Literal["cached", "online"] = "cached"
+    """Read the teacher's maps from a target store, or compute them during training."""
     store: str | None = None
-    """The folder of cached maps that `saldistill cache build` makes of this file."""
+    """Folder of the target store, as built by `saldistill cache build`."""
     codec: str = "log8"
+    """Encoding of the maps when the target store is built."""
     views: list[Literal["plain", "flipped"]] = ["plain"]
+    """Views to store; data.flip needs flipped as well, or `mirror`."""
     mirror: bool = False
-    """Let a mirrored clip learn from the mirrored map of the plain one where the store has no flipped view, as
-    imported maps have none; otherwise such a store turns data.flip off."""
+    """Pair a mirrored clip with the mirrored map of the plain one if the target store has no flipped view, as with
+    imported maps; otherwise such a store turns data.flip off."""
     stride: Stride = 1
-    """As data.stride, of the teacher's own clips."""
+    """Like data.stride, for the teacher's own clips."""
     batch_size: Count = 8
-    """Clips the teacher takes at a time; the store commits this many maps at once."""
+    """Clips per forward pass of the teacher; the target store commits this many maps at once."""
     precision: Precision = "fp32"
+    """Precision of the teacher's forward pass."""
     device: str | None = None
-    """Where an online teacher computes; beside the student when left out."""
+    """Device of an online teacher; defaults to the student's."""
     accept: bool = False
-    """Train even from a store that some other teacher, code or video made; the run records it."""
+    """Train even if the target store was built by another teacher, other code or from other videos; the run records
+    it."""
 
     @field_validator("stride", mode="before")
     @classmethod
@@ -202,116 +212,122 @@ class TeacherSection(Section):
         return config_errors.one_of(name, CODECS, "codec")
 
     @model_validator(mode="after")
-    def _enough(self) -> "TeacherSection":
+    def _complete(self) -> "TeacherSection":
         if self.source == "cached" and self.store is None:
-            raise ValueError("source: cached needs 'store', the folder of the teacher's maps")
+            raise ValueError("source: cached needs 'store', the folder of the target store")
         if self.source == "online" and self.model is None:
             raise ValueError("source: online needs 'model', the teacher to run")
         return self
-
-
-SOFTENED = ("kldiv", "reverse_kldiv")
-"""Losses with a temperature."""
 
 
 class LossSection(Section):
     """One term of the objective."""
 
     name: str
-    """A loss of maps (distill/losses.py), or hint, of features (distill/hints.py)."""
+    """Name of the loss (distill/training/losses.py)."""
     against: Literal["truth", "teacher"] = "truth"
+    """Compare with the ground truth or with the teacher."""
     weight: FiniteFloat = 1.0
+    """Factor of the term in the sum."""
     final_weight: FiniteFloat | None = None
-    """Where the weight goes to in the course of the run; it stays when left out."""
+    """Weight at the end of the ramp; constant by default."""
     ramp: tuple[Share, Share] = (0.0, 1.0)
-    """The part of the run in which it goes there, in shares: [0, 0.1] is the first tenth, [0.5, 0.5] a jump."""
+    """Part of the run in which the weight changes, as fractions: [0, 0.1] is the first tenth, [0.5, 0.5] a jump."""
     shape: Literal["linear", "cosine"] = "linear"
-    """How it goes there; a cosine is slow at both ends."""
+    """Shape of the ramp; a cosine is slow at both ends."""
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    """Softens both maps of a kldiv or reverse_kldiv."""
+    """Softening of both densities, for kldiv and reverse_kldiv; 1 leaves them as they are."""
     student: str | None = None
-    """The model's features, by name, that a hint projects, or that a side map is read from and compared in place of
-    the model's own map."""
+    """Name of the model's features: a hint projects them, any other loss compares a side map read from them in
+    place of the model's own map."""
     teacher: str | None = None
-    """The teacher's features, by name, that a hint compares with."""
+    """Name of the teacher's features that a hint compares with."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return config_errors.one_of(name, [*LOSSES, "hint"], "loss")
+        return config_errors.one_of(name, LOSSES, "loss")
 
     @model_validator(mode="after")
-    def _possible(self) -> "LossSection":
-        hint, target = self.name == "hint", TARGETS.get(self.name, "teacher")
-        if self.temperature != 1 and self.name not in SOFTENED:
-            raise ValueError(f"temperature belongs to {' and '.join(SOFTENED)}, not to {self.name}")
-        if self.against == "teacher" and target == "fixations":
-            raise ValueError(f"{self.name} compares with fixations, and a teacher has none; use against: truth")
-        if self.against == "truth" and target == "teacher":
-            raise ValueError(f"{self.name} compares with a teacher alone; use against: teacher")
-        if hint and (self.student is None or self.teacher is None):
-            raise ValueError("hint needs 'student' and 'teacher', the names of the features to compare")
-        if not hint and self.teacher is not None:
-            raise ValueError(f"'teacher', the name of features, belongs to hint, not to {self.name}")
+    def _consistent(self) -> "LossSection":
+        loss, of_features = LOSSES[self.name], LOSSES[self.name].target == "features"
+        if self.temperature != 1 and "temperature" not in loss.options:
+            softened = [name for name, other in LOSSES.items() if "temperature" in other.options]
+            raise ValueError(f"{self.name} has no temperature; {' and '.join(softened)} have one")
+        if self.against == "teacher" and loss.target == "fixations":
+            raise ValueError(f"{self.name} compares with fixations, which a teacher lacks; use against: truth")
+        if self.against == "truth" and loss.teacher_only:
+            raise ValueError(f"{self.name} compares with a teacher only; use against: teacher")
+        if of_features and (self.student is None or self.teacher is None):
+            raise ValueError(f"{self.name} needs 'student' and 'teacher', the names of the features to compare")
+        if not of_features and self.teacher is not None:
+            raise ValueError(f"{self.name} compares maps; remove 'teacher', which names features")
         if self.final_weight is None and (self.ramp, self.shape) != ((0, 1), "linear"):
-            raise ValueError("ramp and shape say how the weight changes; give 'final_weight', where it goes to")
+            raise ValueError("ramp and shape need 'final_weight', the weight at the end of the ramp")
         if self.ramp[0] > self.ramp[1]:
-            raise ValueError(f"ramp: expected [from, until] such as [0, 0.1], got {list(self.ramp)}")
+            raise ValueError(f"ramp: expected [from, to] such as [0, 0.1], got {list(self.ramp)}")
         return self
 
 
 class OptimizerSection(Section):
-    """How weights follow gradients."""
+    """The optimiser."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Algorithm; sgd has momentum 0.9."""
     lr: Annotated[FiniteFloat, Field(gt=0)] = 1e-5
+    """Learning rate at the peak of the schedule."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    """Weight decay; decoupled in adamw only."""
     layer_decay: Annotated[FiniteFloat, Field(gt=0, le=1)] = 1.0
-    """What the learning rate is multiplied with from each layer of the encoder to the one before it: the last has
-    this, the first the smallest, and what follows the encoder 1."""
+    """Layer-wise learning rate decay: the factor of the encoder's last layer; the one before it has its square, and
+    so on, and everything after the encoder has 1."""
 
 
 class ScheduleSection(Section):
-    """How the learning rate changes over the run."""
+    """The learning rate over the run."""
 
     name: Literal["constant", "cosine"] = "constant"
+    """Shape of the schedule after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps of linear warm-up."""
     final: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
-    """The share of the learning rate that a cosine ends at."""
+    """Fraction of the learning rate at the end of a cosine."""
 
 
 class TrainingSection(Section):
-    """How long, and in what portions."""
+    """Length, batches and options of the training loop."""
 
     steps: Count | None = None
-    """Optimiser steps; give this or epochs."""
+    """Length in optimiser steps; give this or epochs."""
     epochs: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """Length in epochs, i.e. passes over clips_per_video clips of every video; give this or steps."""
     batch_size: Count = 1
-    """Clips a process takes at a time."""
+    """Clips per process and forward pass."""
     accumulate: Count = 1
-    """Batches whose gradients are added up to one step."""
+    """Batches whose gradients are summed to one optimiser step."""
     clip_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """Largest norm of the gradient; no clipping by default."""
     precision: Precision = "fp32"
+    """Precision of the forward pass; fp16 needs a GPU."""
     freeze: str | int | None = None
-    """Weights that stay as they are, out of training mode: the whole encoder, or so many of its blocks, from the
-    first, with the patch embedding before them."""
+    """Encoder layers to freeze, which also stay in evaluation mode: encoder for all of them, or n for the patch
+    embedding and the first n blocks; none by default."""
     recompute: bool = False
-    """Gradient checkpointing: keep the input of each layer of the encoder alone, and compute the layer again in the
-    backward pass. The same numbers in less memory and about a third more time."""
+    """Gradient checkpointing of the encoder's blocks: the same numbers in less memory, about a third slower."""
     shard: bool = False
-    """On several GPUs: each keeps a part of the weights, gradients and moments, and fetches each of the encoder's
-    blocks while it runs (FSDP). The same numbers in less memory and more time (distill/sharding.py)."""
+    """On several GPUs, each keeps a part of the weights, gradients and optimiser state (FSDP): the same numbers in
+    less memory, slower (distill/training/sharding.py)."""
     ema: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
-    """Validate and keep as the best a moving average of the weights; each step keeps this much of it, fewer of the
-    first steps (distill/ema.py)."""
+    """Decay per step of a moving average of the weights, which is validated and saved as the best weights in place
+    of them; it is lower in the first steps (distill/training/ema.py). Off by default."""
     compile: bool = False
-    """Compile the model by torch.compile: minutes at the start, faster steps after it; needs a C++ compiler."""
+    """Compile the model with torch.compile: takes minutes at the start and a C++ compiler, then speeds up steps."""
     validate_every: Count | None = None
-    """Steps between two validations; once, at the end, when left out."""
+    """Optimiser steps between validations; only after the last step by default."""
     checkpoint_every: Count = 500
-    """Steps between two checkpoints; each validation makes one as well."""
+    """Optimiser steps between checkpoints; each validation writes one as well."""
     best: Literal["nss", "cc", "sim", "auc_judd"] = "cc"
-    """The validation score whose highest value marks the best weights."""
+    """Validation metric that selects the best weights; higher is better."""
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -319,69 +335,78 @@ class TrainingSection(Section):
         blocks = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if value in (None, "encoder") or blocks:
             return value
-        raise ValueError(f"expected encoder or a number of its blocks, got {config_errors.kind(value)}")
+        raise ValueError(f"expected encoder or a number of blocks, got {config_errors.describe_value(value)}")
 
     @model_validator(mode="after")
-    def _one_length(self) -> "TrainingSection":
+    def _consistent(self) -> "TrainingSection":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
-        return self
-
-    @model_validator(mode="after")
-    def _shardable(self) -> "TrainingSection":
         if self.shard and (self.compile or self.precision == "fp16"):
-            raise ValueError("shard goes with neither compile nor precision: fp16; use fp32 or bf16, uncompiled")
+            raise ValueError("shard supports neither compile nor precision: fp16; use fp32 or bf16 without compile")
         return self
 
 
 class RunConfig(Section):
-    """One run, whole."""
+    """One training run."""
 
     out: str
-    """The folder that the run writes."""
+    """Folder that the run writes."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the weights, the clips and all augmentation."""
     device: str = "auto"
+    """cpu, cuda, cuda:N, mps or auto."""
     resume: Literal["auto", "never"] = "never"
-    """auto goes on where a stopped run in the same folder ended."""
+    """auto resumes an interrupted run in the same folder."""
     model: ModelSection
+    """The model to train."""
     data: DataSection
+    """The videos, and how clips are taken from them."""
     teacher: TeacherSection | None = None
+    """The teacher; needed if a loss is against: teacher."""
     losses: list[LossSection] = Field(min_length=1)
+    """Terms of the objective."""
     optimizer: OptimizerSection = OptimizerSection()
+    """The optimiser."""
     schedule: ScheduleSection = ScheduleSection()
+    """The learning rate over the run."""
     training: TrainingSection
+    """Length, batches and options of the training loop."""
 
     @model_validator(mode="after")
-    def _teacher_is_used(self) -> "RunConfig":
+    def _losses_fit_the_teacher(self) -> "RunConfig":
         terms = [(loss.against, loss.name, loss.temperature, loss.student, loss.teacher) for loss in self.losses]
         if len(set(terms)) < len(terms):
-            raise ValueError("losses: the same term stands there twice; add up its weights")
+            raise ValueError("losses: two terms are the same; merge them and add up their weights")
         if all(loss.student is not None for loss in self.losses):
-            raise ValueError("losses: none is of the model's own map; add one, whose weight may come later (ramp)")
+            raise ValueError(
+                "losses: no term compares the model's own map; add one, with a ramp if it is to start later"
+            )
         against_teacher = any(loss.against == "teacher" for loss in self.losses)
         if against_teacher and self.teacher is None:
-            raise ValueError("losses: a term is against: teacher, but there is no section 'teacher'")
+            raise ValueError("losses: a term is against: teacher, but the section 'teacher' is missing; add it")
         if self.teacher is not None and not against_teacher:
             raise ValueError("teacher: no loss is against: teacher; add one or remove the section")
-        hints = any(loss.name == "hint" for loss in self.losses)
-        if hints and self.teacher is not None and self.teacher.source == "cached":
+        of_features = [loss.name for loss in self.losses if LOSSES[loss.name].target == "features"]
+        if of_features and self.teacher is not None and self.teacher.source == "cached":
             raise ValueError(
-                "losses: a hint needs the teacher's features, and a store holds its maps alone; use "
-                "teacher.source: online, or remove the hint"
+                f"losses: {of_features[0]} needs the teacher's features, and a target store holds maps only; use "
+                "teacher.source: online, or remove the term"
             )
         return self
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a run from YAML, with `key=value` overrides such as `training.steps=10` or `losses.0.weight=2`.
+    """Read a run config from YAML, with `key=value` overrides such as `training.steps=10` or `losses.0.weight=2`.
 
     Raises:
-        UserError: naming every mistake with the path of its key, and what was expected.
+        UserError: listing every mistake with the path of its key and what was expected.
     """
     return config_errors.load(RunConfig, path, overrides)
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
-    """Write the resolved run; `load_config` of that file gives an equal run."""
+    """Write the resolved config; `load_config` of that file returns an equal one."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_text(path, f"# This run, resolved. To repeat it: saldistill train {path} out=ANOTHER_FOLDER\n{text}")
+    write_text(
+        path, f"# Resolved config of this run. Repeat it: saldistill train {path} out=ANOTHER_FOLDER\n{text}"
+    )

@@ -1,8 +1,8 @@
-"""A moving average of a model's weights: what is validated and kept, while training goes on with the weights.
+"""Exponential moving average (EMA) of a model's weights, which is validated and saved in place of the weights.
 
 After step s the average keeps min(decay, (1 + s) / (10 + s)) of itself, so that the random first weights are soon
-forgotten. That share is a function of the step, and the average is stored in float32 as it is, so a resumed run
-goes on to the bit.
+forgotten. The factor depends on the step only and the average is checkpointed in full precision, so that a resumed
+run is bit-identical.
 
 Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; the warm-up is that of
 TensorFlow's ExponentialMovingAverage.
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """The average of a model's state; what is not a floating-point number is copied.
+    """Average of a model's state; entries that are not floating-point are copied.
 
     Args:
-        model: the bare model, on its device.
-        decay: the share of the average that a late step keeps, in (0, 1).
+        model: the unwrapped model, on its device.
+        decay: fraction of the average that a late step keeps, in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
+        """Include the weights after step `step`, counted from 1."""
         keep = min(self.decay, (1 + step) / (10 + step))
         for key, value in self.model.state_dict().items():
             if value.is_floating_point():
@@ -39,7 +39,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average into the model for the length of a block, and the weights back after it."""
+        """Swap the average into the model for the duration of a block."""
         self._swap()
         try:
             yield

@@ -26,48 +26,7 @@ from distill.data.clips import ClipSpec
 from distill.errors import UserError
 from distill.models.registry import create_model
 from distill.stride import step_of
-
-CONSTANT = 1e-6
-"""A teacher's channel whose variance is this share of its mean square, or less, holds little more than rounding."""
-
-
-def hint(projected: Tensor, features: Tensor) -> Tensor:
-    """Share of the variance of a teacher's features that the projected features leave unexplained.
-
-    Each of the teacher's channels is brought to mean 0 and variance 1 over the clip, so that none counts more than
-    another. A channel that is constant over the clip counts as zeros.
-
-    Args:
-        projected: (B, C, t, h, w).
-        features: the teacher's, (B, C, t', h', w') or (B, C, h', w'), averaged to (t, h, w) here.
-
-    Returns:
-        (B, 1), the mean over channels, frames and pixels, in [0, inf); 0 where the projected features are the
-        standardised ones, 1 where they are zero.
-
-    Raises:
-        ValueError: if the channels differ.
-    """
-    dtype = torch.promote_types(projected.dtype, torch.float32)
-    projected, wanted = projected.to(dtype), matched(features.to(dtype), projected.shape[2:])
-    if wanted.shape != projected.shape:
-        raise ValueError(f"a hint compares features of one shape, got {projected.shape} and {wanted.shape}")
-    squares = wanted.square().mean(dim=(2, 3, 4), keepdim=True)  # (B, C, 1, 1, 1)
-    centred = wanted - wanted.mean(dim=(2, 3, 4), keepdim=True)
-    variance = centred.square().mean(dim=(2, 3, 4), keepdim=True)
-    least = (CONSTANT * squares).clamp_min(torch.finfo(wanted.dtype).tiny)
-    wanted = centred * (variance + least).rsqrt()
-    return (projected - wanted).square().mean(dim=(1, 2, 3, 4))[:, None]
-
-
-def matched(features: Tensor, size: Iterable[int]) -> Tensor:
-    """Average features (B, C, t, h, w) or (B, C, h, w) over areas of frames and pixels, to (B, C, *size)."""
-    return F.interpolate(with_time(features), size=tuple(size), mode="area")
-
-
-def with_time(features: Tensor) -> Tensor:
-    """Return features as (B, C, t, h, w), with t = 1 where there is no time left."""
-    return features.unsqueeze(2) if features.ndim == 4 else features
+from distill.training.losses import resize_features, with_time
 
 
 def last_part(features: Tensor, share: float) -> Tensor:
@@ -107,7 +66,7 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Project the model's features to (B, C of the teacher, t, h, w)."""
-        return self.convolution(matched(last_part(features, self.share), self.size))
+        return self.convolution(resize_features(last_part(features, self.share), self.size))
 
 
 class SideMap(nn.Module):

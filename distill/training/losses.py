@@ -1,42 +1,69 @@
-"""What training minimises: differentiable losses of log-saliency, one value a map.
+"""Differentiable losses on log-saliency or on features, one `Loss` record each.
 
-Every loss takes log-saliency (B, N, h, w) and a target of the same shape and gives (B, N), or (B, N - 1) where it
-compares neighbouring maps; the caller takes the mean over the maps that have a target. `TARGETS` says what a loss
-compares with. All are finite, gradients included, for zeros in the target, for constant maps and for targets
-without any fixation (where the value is 0 and teaches nothing). None changes when a constant is added to a log-map.
-All is computed in float32 at least.
+A loss of maps takes log-saliency (B, N, h, w) and a target of the same shape, and returns (B, N), or (B, N - 1) if
+it compares neighbouring maps. A loss of features takes (B, C, t, h, w) and returns (B, 1). The caller averages over
+the maps that have a target.
 
-`kldiv` and `reverse_kldiv` are each other's mirror; `cc`, `sim`, `log_mse` and `temporal` stay the same when map
-and target are swapped.
+Every value and gradient is finite, also for targets with zeros, constant maps and targets without a fixation (value
+0, gradient 0). Adding a constant to a log-map changes nothing. Half precision is promoted to float32.
 
-`metrics.py` holds the published scores. The two share no code on purpose: a choice made for training must not move
-a published number. Where definitions differ, the loss says so.
+`kldiv` and `reverse_kldiv` mirror each other; `cc`, `sim`, `log_mse` and `temporal` are symmetric. The published
+scores are in `distill/evaluation/metrics.py`. The two share no code on purpose: a change to training must not move
+a published number. Where the definitions differ, the loss says so.
 
-Shapes: B clips in a batch, N maps of a clip, (h, w) the map's size.
+Shapes: B clips per batch, N maps per clip, (h, w) pixels per map, C channels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from distill.saliency import density, log_density, normalise_density
 from distill.targets.codec import DEEPEST
 
 SPREAD = 1e-12
-"""Added to variances of maps whose peak is 1, so that a constant map has a gradient and not a division by zero."""
+"""Added to the variance of maps whose peak is 1, so that a constant map has a finite gradient."""
+
+CONSTANT = 1e-6
+"""A feature channel whose variance is at most this fraction of its mean square holds little more than rounding."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss: config validation, the objective and the tests read everything from this record."""
+
+    function: Callable[..., Tensor]
+    """Called as `function(predicted, target, **options)`."""
+    target: Literal["density", "fixations", "features"]
+    """What it compares with: a density (sum 1), fixation counts, or the teacher's features."""
+    help: str
+    """One line for the documentation."""
+    teacher_only: bool = False
+    """Not defined against recorded fixations, which are zero almost everywhere and jump from frame to frame."""
+    options: tuple[str, ...] = ()
+    """Keyword arguments of the function that a config may set."""
+    min_maps: int = 1
+    """Maps per clip that it needs."""
+
+    def __call__(self, predicted: Tensor, target: Tensor, **options: float) -> Tensor:
+        """Return one value per map (B, N), per pair of neighbouring maps (B, N - 1), or per clip (B, 1)."""
+        return self.function(predicted, target, **options)
 
 
 def kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Kullback-Leibler divergence of the map from the target density, both softened by a temperature, times T^2.
+    """Return T^2 KL(target || map) of the two densities at temperature T.
 
-    A density p at temperature T is p^(1/T), renormalised. A pixel where the target is zero stays zero.
+    A density p at temperature T is p^(1/T), renormalised. Zeros in the target stay zero.
 
     Args:
         log_saliency: (B, N, h, w).
         target: (B, N, h, w), density of any scale.
-        temperature: T > 0. The factor T^2 keeps the size of the gradient about the same at any T.
+        temperature: T > 0. The factor T^2 keeps the gradient's size about the same at any T.
 
     Returns:
         (B, N), nats times T^2, in [0, inf); 0 at equality.
@@ -56,13 +83,13 @@ def kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> 
 
 
 def reverse_kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Kullback-Leibler divergence of the target density from the map, both softened by a temperature, times T^2.
+    """Return T^2 KL(map || target) of the two densities at temperature T.
 
-    It costs to put mass where the target has none, rather than to leave out a part of the target as in `kldiv`.
+    It penalises mass where the target has none, whereas `kldiv` penalises missing a part of the target.
 
     Args:
         log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale; what is less than e^-64 of the peak counts as that.
+        target: (B, N, h, w), density of any scale; values below e^-64 of the peak are raised to that.
         temperature: T > 0, as for `kldiv`.
 
     Returns:
@@ -75,14 +102,14 @@ def reverse_kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 
     """
     _check_temperature(temperature)
     log_saliency, target = _same(log_saliency, target)
-    log_goal = log_density(_logarithm(target) / temperature)
+    log_goal = log_density(_log_relative_to_peak(target) / temperature)
     log_map = log_density(log_saliency / temperature)
     values = (log_map.exp() * (log_map - log_goal)).sum(dim=(-2, -1)) * temperature**2
-    return values * _is_some(target)
+    return values * _has_mass(target)
 
 
 def cc(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Minus Pearson's correlation of the map (not its logarithm) and the target density.
+    """Return minus the Pearson correlation of the map (not its logarithm) and the target density.
 
     Args:
         log_saliency: (B, N, h, w).
@@ -98,9 +125,9 @@ def cc(log_saliency: Tensor, target: Tensor) -> Tensor:
 
 
 def sim(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Minus the similarity: the mass that the two densities share.
+    """Return minus the similarity, the mass that the two densities share.
 
-    Unlike the published metric, neither map is min-max normalised first, so a floor under the map costs something.
+    Unlike the published metric, neither map is min-max normalised first, so a constant floor under the map counts.
 
     Args:
         log_saliency: (B, N, h, w).
@@ -114,16 +141,16 @@ def sim(log_saliency: Tensor, target: Tensor) -> Tensor:
 
 
 def nss(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Minus the normalised scanpath saliency: the map in standard deviations (ddof 1), averaged over fixations.
+    """Return minus the normalised scanpath saliency: the standardised map (ddof 1), averaged over fixations.
 
-    Unlike the published metric, a pixel that was fixated twice counts twice: every observer teaches.
+    Unlike in the published metric, a pixel that was fixated twice counts twice.
 
     Args:
         log_saliency: (B, N, h, w).
         target: (B, N, h, w), fixation counts.
 
     Returns:
-        (B, N), standard deviations, unbounded; 0 for a constant map and without fixations.
+        (B, N), standard deviations, unbounded; 0 for a constant map or without fixations.
     """
     log_saliency, target = _same(log_saliency, target)
     values = _standardised(_peak_one(log_saliency), ddof=1)
@@ -131,13 +158,13 @@ def nss(log_saliency: Tensor, target: Tensor) -> Tensor:
 
 
 def log_mse(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of the two log-maps, up to a constant: the variance of their difference.
+    """Return the variance of the difference of the two log-maps: their mean squared error up to a constant.
 
-    Every pixel counts alike, dark ones too.
+    Every pixel has the same weight, dark ones included.
 
     Args:
         log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale; what is less than e^-64 of the peak counts as that.
+        target: (B, N, h, w), density of any scale; values below e^-64 of the peak are raised to that.
 
     Returns:
         (B, N), nats squared, in [0, inf); 0 at equality.
@@ -146,34 +173,75 @@ def log_mse(log_saliency: Tensor, target: Tensor) -> Tensor:
     the scale-invariant error of section 3.2.
     """
     log_saliency, target = _same(log_saliency, target)
-    ratio = log_saliency - _logarithm(target)
+    ratio = log_saliency - _log_relative_to_peak(target)
     centred = ratio - ratio.mean(dim=(-2, -1), keepdim=True)
-    return centred.square().mean(dim=(-2, -1)) * _is_some(target)
+    return centred.square().mean(dim=(-2, -1)) * _has_mass(target)
 
 
 def temporal(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Mass that moves otherwise than the target's from each map of a clip to the next.
+    """Return half the L1 distance between the two densities' changes from each map to the next.
 
-    Half the absolute difference between the two densities' changes: a map that stands still pays for all the mass
-    that moves in the target, and flicker pays where the target is still. Where the mass lies does not count.
+    A static map pays for all mass that moves in the target; a flickering one pays where the target is static. The
+    position of static mass does not matter.
 
     Args:
         log_saliency: (B, N, h, w), N >= 2, in the order of time.
         target: (B, N, h, w), density of any scale.
 
     Returns:
-        (B, N - 1), share of the mass, in [0, 2]; 0 at equality, and beside a target without any mass.
+        (B, N - 1), fraction of the mass, in [0, 2]; 0 at equality and for pairs with an empty target.
 
     Raises:
-        ValueError: if a clip has one map.
+        ValueError: if N is 1.
     """
     log_saliency, target = _same(log_saliency, target)
     if log_saliency.shape[1] < 2:
-        raise ValueError("temporal compares the change from map to map, got clips of one map")
+        raise ValueError("temporal: expected at least 2 maps per clip, got 1")
     change = density(log_saliency).diff(dim=1)
     wanted = normalise_density(target).diff(dim=1)
-    some = _is_some(target)
-    return (change - wanted).abs().sum(dim=(-2, -1)) / 2 * (some[:, 1:] & some[:, :-1])
+    present = _has_mass(target)
+    return (change - wanted).abs().sum(dim=(-2, -1)) / 2 * (present[:, 1:] & present[:, :-1])
+
+
+def hint(projected: Tensor, features: Tensor) -> Tensor:
+    """Return the fraction of the variance of a teacher's features that the projected features leave unexplained.
+
+    Each teacher channel is standardised over the clip, so that all channels weigh the same. A channel that is
+    constant over the clip counts as zeros.
+
+    Args:
+        projected: (B, C, t, h, w).
+        features: the teacher's, (B, C, t', h', w') or (B, C, h', w'), averaged to (t, h, w) here.
+
+    Returns:
+        (B, 1), the mean over channels, frames and pixels, in [0, inf); 0 if the projected features equal the
+        standardised ones, 1 if they are zero.
+
+    Raises:
+        ValueError: if the channels differ.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+    """
+    dtype = torch.promote_types(projected.dtype, torch.float32)
+    projected, target = projected.to(dtype), resize_features(features.to(dtype), projected.shape[2:])
+    if target.shape != projected.shape:
+        raise ValueError(f"hint: expected features of one shape, got {projected.shape} and {target.shape}")
+    squares = target.square().mean(dim=(2, 3, 4), keepdim=True)  # (B, C, 1, 1, 1)
+    centred = target - target.mean(dim=(2, 3, 4), keepdim=True)
+    variance = centred.square().mean(dim=(2, 3, 4), keepdim=True)
+    least = (CONSTANT * squares).clamp_min(torch.finfo(target.dtype).tiny)
+    target = centred * (variance + least).rsqrt()
+    return (projected - target).square().mean(dim=(1, 2, 3, 4))[:, None]
+
+
+def resize_features(features: Tensor, size: Iterable[int]) -> Tensor:
+    """Average features (B, C, t, h, w) or (B, C, h, w) over areas of frames and pixels, to (B, C, *size)."""
+    return F.interpolate(with_time(features), size=tuple(size), mode="area")
+
+
+def with_time(features: Tensor) -> Tensor:
+    """Return features as (B, C, t, h, w), with t = 1 if they have no time axis."""
+    return features.unsqueeze(2) if features.ndim == 4 else features
 
 
 def _check_temperature(temperature: float) -> None:
@@ -182,67 +250,78 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _same(log_saliency: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Check shapes and bring both to the map's dtype, float32 at least.
+    """Promote both to the map's dtype or float32.
 
     Raises:
-        ValueError: if the shapes differ; broadcasting would hide a mistake.
+        ValueError: if the shapes differ, which broadcasting would hide.
     """
     if log_saliency.shape != target.shape or log_saliency.ndim != 4:
         shapes = f"{tuple(log_saliency.shape)} and {tuple(target.shape)}"
-        raise ValueError(f"a loss compares maps of one shape (B, N, h, w), got {shapes}")
+        raise ValueError(f"expected map and target of one shape (B, N, h, w), got {shapes}")
     dtype = torch.promote_types(log_saliency.dtype, torch.float32)
     return log_saliency.to(dtype), target.to(dtype)
 
 
 def _peak(values: Tensor) -> Tensor:
-    """Return the maximum (B, N, 1, 1) of non-negative maps (B, N, h, w), above zero for zero maps."""
+    """Return the maximum (B, N, 1, 1) of non-negative maps (B, N, h, w), tiny but positive for zero maps."""
     return values.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def _logarithm(target: Tensor) -> Tensor:
-    """Return the logarithm of a target (B, N, h, w) beside its peak, no deeper than a stored map goes."""
+def _log_relative_to_peak(target: Tensor) -> Tensor:
+    """Return the logarithm of a target (B, N, h, w) relative to its peak, clamped to the depth of stored maps."""
     return (target / _peak(target)).clamp_min(math.exp(-DEEPEST)).log()
 
 
-def _is_some(target: Tensor) -> Tensor:
-    """Tell which targets (B, N, h, w) have any mass, (B, N)."""
+def _has_mass(target: Tensor) -> Tensor:
+    """Return whether each target (B, N, h, w) has any mass, as bool (B, N)."""
     return target.amax(dim=(-2, -1)) > 0
 
 
 def _peak_one(log_saliency: Tensor) -> Tensor:
     """Return the maps (B, N, h, w) scaled to a peak of 1.
 
-    The scale is a constant to the gradient, which is exact for what follows: no standardised map depends on it.
+    The scale is detached, which leaves the gradient exact because the maps are standardised next.
     """
     return (log_saliency - log_saliency.detach().amax(dim=(-2, -1), keepdim=True)).exp()
 
 
 def _standardised(values: Tensor, ddof: int = 0) -> Tensor:
-    """Return maps (B, N, h, w) with mean 0 and variance 1; a constant map gives zeros."""
+    """Return maps (B, N, h, w) with mean 0 and variance 1; zeros for a constant map."""
     centred = values - values.mean(dim=(-2, -1), keepdim=True)
     pixels = max(values.shape[-2] * values.shape[-1] - ddof, 1)
     variance = centred.square().sum(dim=(-2, -1), keepdim=True) / pixels
     return centred * (variance + SPREAD).rsqrt()
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "kldiv": kldiv,
-    "cc": cc,
-    "sim": sim,
-    "nss": nss,
-    "reverse_kldiv": reverse_kldiv,
-    "log_mse": log_mse,
-    "temporal": temporal,
+LOSSES: dict[str, Loss] = {
+    "kldiv": Loss(
+        kldiv,
+        target="density",
+        options=("temperature",),
+        help="KL divergence of the map from the target; temperature softens both",
+    ),
+    "cc": Loss(cc, target="density", help="minus the Pearson correlation"),
+    "sim": Loss(sim, target="density", help="minus the mass that the two densities share"),
+    "nss": Loss(nss, target="fixations", help="minus the standardised map's mean at the fixations"),
+    "reverse_kldiv": Loss(
+        reverse_kldiv,
+        target="density",
+        teacher_only=True,
+        options=("temperature",),
+        help="KL divergence of the target from the map; temperature softens both",
+    ),
+    "log_mse": Loss(log_mse, target="density", teacher_only=True, help="variance of the log-maps' difference"),
+    "temporal": Loss(
+        temporal,
+        target="density",
+        teacher_only=True,
+        min_maps=2,
+        help="difference of the densities' changes from map to map; needs a model with several target frames",
+    ),
+    "hint": Loss(
+        hint,
+        target="features",
+        teacher_only=True,
+        help="unexplained variance of the teacher's features, given a learned projection of the model's",
+    ),
 }
-
-TARGETS: dict[str, str] = {
-    "kldiv": "density",
-    "cc": "density",
-    "sim": "density",
-    "nss": "fixations",
-    "reverse_kldiv": "teacher",
-    "log_mse": "teacher",
-    "temporal": "teacher",
-}
-"""What each loss compares the map with: "density" (sum 1, a teacher's or the ground truth's), "fixations" (counts),
-or "teacher" (a teacher's density alone: recorded gaze is zero almost everywhere, and jumps from frame to frame)."""

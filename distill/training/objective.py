@@ -1,13 +1,13 @@
-"""From a batch and a model's maps to named loss terms, with or without a teacher.
+"""Weighted sum of named loss terms, against the ground truth or against a teacher.
 
-Training a teacher, training a student and distilling differ in this file's terms and in nothing else. A term is
-the mean of one loss over the maps that can be judged by it: ground-truth terms over the labelled maps of the step,
-teacher terms over all (or all pairs of neighbouring maps, or all clips). The means are taken over the whole step
-(all accumulated batches of all processes), so that how labelled clips fall on batches does not matter: `counts`
-tells beforehand how many maps a batch has for each term, and the loop adds those up before the first gradient.
+Training a teacher, training a student and distilling differ in these terms only. A term is the mean of one loss:
+ground-truth terms average over the labelled maps of the step, teacher terms over all maps (or all pairs of
+neighbouring maps, or all clips). Means are taken over the whole step (all accumulated batches of all processes),
+so that the distribution of labelled clips over batches does not matter: `Objective.counts` counts a batch's maps,
+and the loop sums the counts before the first backward pass.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,28 +15,27 @@ import torch
 from torch import Tensor
 
 from distill import saliency
-from distill.training.heads import hint
-from distill.training.losses import LOSSES, TARGETS
+from distill.training.losses import LOSSES
 from distill.training.schedule import ramp
 
-Batch = Mapping[str, Any]
+ClipBatch = Mapping[str, Any]
+"""A collated batch of clips (`distill/data/loader.py`)."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted loss: `loss(log_saliency, target, **options) -> (B, N)`, against the truth or the teacher.
+    """One weighted loss against the ground truth or the teacher.
 
     Attributes:
-        loss: a name in LOSSES, or `hint`.
+        loss: a name in LOSSES.
         against: `truth` or `teacher`.
-        weight: what it is multiplied with in the sum, at the start of the run.
+        weight: factor in the sum, at the start of the run.
         options: keyword arguments of the loss.
-        student: the model's features that a side map is read from, or that a hint projects; none compares the
-            model's own map.
-        teacher: the teacher's features that a hint compares with.
-        final_weight: where the weight goes to; none keeps it.
-        over: the part of the run in which it goes there, from 0 (the first step) to 1 (the last).
-        shape: how it goes there: `linear` or `cosine`.
+        student: name of the model's features that a side map reads or a hint projects; empty for its own map.
+        teacher: name of the teacher's features that a hint compares with; empty for its map.
+        final_weight: weight at the end of the ramp; None keeps `weight`.
+        over: start and end of the ramp, from 0 (first step) to 1 (last step).
+        shape: shape of the ramp, `linear` or `cosine`.
     """
 
     loss: str
@@ -53,59 +52,57 @@ class Term:
     def name(self) -> str:
         """The term's name in logs: `teacher/kldiv@4`, `teacher/kldiv:stage2`, `teacher/hint:stage4-encoder`.
 
-        A temperature other than 1 stands behind an @, the head whose output is compared behind a colon.
+        A temperature other than 1 follows an @, the name of the head a colon.
         """
         suffix = "".join(f"@{value:g}" for value in self.options.values())
         return f"{self.against}/{self.loss}{suffix}" + (f":{self.head}" if self.head else "")
 
     @property
     def head(self) -> str:
-        """The name of the head whose output is compared, such as `stage4-encoder`; none for the model's own map."""
+        """Name of the head whose output is compared, such as `stage4-encoder`; empty for the model's own map."""
         return f"{self.student}-{self.teacher}" if self.teacher else self.student
 
     def weight_at(self, progress: float) -> float:
-        """Return the weight at a moment of the run, from 0 (its first step) to 1 (its last)."""
+        """Return the weight at a point of the run, from 0 (first step) to 1 (last step)."""
         if self.final_weight is None:
             return self.weight
         return ramp(progress, first=self.weight, last=self.final_weight, over=self.over, shape=self.shape)
 
     def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of every map, (B, N), of every pair of neighbouring maps, (B, N - 1), or clip, (B, 1)."""
-        function: Callable[..., Tensor] = hint if self.loss == "hint" else LOSSES[self.loss]
-        return function(predicted, target, **self.options)
+        """Return the unreduced loss: (B, N) maps, (B, N - 1) pairs of maps, or (B, 1) clips."""
+        return LOSSES[self.loss](predicted, target, **self.options)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one batch adds to a step: the loss to differentiate, and the shares of the logged means."""
+class StepLoss:
+    """One batch's contribution to a step: the loss to differentiate and its shares of the logged means."""
 
     loss: Tensor
     """Weighted sum of the terms, a scalar."""
     terms: dict[str, Tensor]
     """Unweighted share of each term's mean."""
     teacher: dict[str, Tensor]
-    """The teacher's own shares: its terms against the truth and its entropy in nats, so that a bad one shows."""
+    """The teacher's own ground-truth terms and its entropy in nats, which expose a poor teacher."""
 
 
 class Objective:
-    """A sum of terms."""
+    """A weighted sum of terms."""
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms = list(terms)
-        self.has_teacher = any(term.against == "teacher" for term in terms)
 
-    def counts(self, batch: Batch) -> Tensor:
-        """Count the maps of a batch: (2,) float32, the labelled ones and all."""
+    def counts(self, batch: ClipBatch) -> Tensor:
+        """Count a batch's maps: (2,) float32, labelled ones and all."""
         labelled = batch["labelled"]
         return torch.tensor([labelled.sum(), labelled.numel()], dtype=torch.float32, device=labelled.device)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Return the weights at a moment of the run of those terms whose weights change over it."""
+        """Return the current weights of the terms whose weight changes over the run."""
         return {term.name: term.weight_at(progress) for term in self.terms if term.final_weight is not None}
 
     def __call__(
         self,
-        batch: Batch,
+        batch: ClipBatch,
         log_saliency: Tensor,
         teacher_maps: Tensor | None,
         counts: Tensor,
@@ -113,20 +110,20 @@ class Objective:
         heads: Mapping[str, Tensor] | None = None,
         features: Mapping[str, Tensor] | None = None,
         progress: float = 0.0,
-    ) -> Outcome:
-        """Compare a model's maps with what is known about the batch.
+    ) -> StepLoss:
+        """Compute the terms of one batch.
 
         Args:
-            batch: as `distill.data` makes them; density and fixations (B, N, h, w), labelled (B, N).
+            batch: as collated by `distill.data`: density and fixations (B, N, h, w), labelled (B, N).
             log_saliency: the model's maps, (B, N, h, w).
             teacher_maps: the teacher's log-saliency, (B, N, any size), or None.
-            counts: `counts` added up over the step; a term without any map in the step is zero.
-            heads: what the heads made of the model's features, by the terms' `head`.
+            counts: `counts` summed over the step; a term without any map in the step is zero.
+            heads: outputs of the heads, by the terms' `head`.
             features: the teacher's features, by the terms' `teacher`.
-            progress: how far the run is, from 0 in its first step to 1 in its last.
+            progress: position in the run, from 0 (first step) to 1 (last step).
 
         Raises:
-            ValueError: if what the teacher says carries a gradient, as the model's own maps would.
+            ValueError: if the teacher's output carries a gradient, as the model's own maps would.
         """
         maps, heads, features = log_saliency.float(), heads or {}, features or {}
         labelled = batch["labelled"]
@@ -134,7 +131,7 @@ class Objective:
         teacher_density = None
         if teacher_maps is not None:
             if any(each.requires_grad for each in (teacher_maps, *features.values())):
-                raise ValueError("the teacher's maps carry a gradient; are teacher and student swapped?")
+                raise ValueError("the teacher's output carries a gradient; are teacher and student swapped?")
             size = (maps.shape[-2], maps.shape[-1])
             teacher_density = saliency.resize_density(saliency.density(teacher_maps), size)  # (B, N, h, w)
 
@@ -147,7 +144,7 @@ class Objective:
                 values = term(predicted, features[term.teacher] if term.teacher else teacher_density)
                 share = values.sum() / (all_count * values.shape[1] / maps.shape[1])  # of all maps, pairs or clips
             else:
-                truth = batch[TARGETS[term.loss]][labelled]  # (M, h, w), the labelled maps alone
+                truth = batch[LOSSES[term.loss].target][labelled]  # (M, h, w), the labelled maps only
                 share = term(predicted[labelled][None], truth[None]).sum() / labelled_count
                 if teacher_density is not None and not term.head:
                     log_teacher = teacher_density[labelled].clamp_min(torch.finfo(maps.dtype).tiny).log()
@@ -156,4 +153,4 @@ class Objective:
             shares[term.name] = share.detach()
         if teacher_density is not None:
             of_teacher["entropy"] = torch.special.entr(teacher_density).sum() / all_count
-        return Outcome(loss, shares, of_teacher)
+        return StepLoss(loss, shares, of_teacher)

@@ -1,17 +1,17 @@
-"""Learning rate and weights of losses as pure functions of the step, so that resuming needs no state of its own."""
+"""Learning rate and loss weights as pure functions of the step, so that resuming needs no scheduler state."""
 
 import math
 
 
 def learning_rate_factor(step: int, *, steps: int, name: str, warmup_steps: int = 0, final: float = 0.0) -> float:
-    """Return what the configured learning rate is multiplied with at a step.
+    """Return the factor of the configured learning rate at a step.
 
     Args:
-        step: 0 for the first step.
+        step: step, from 0.
         steps: length of the run.
         name: `constant` or `cosine`.
-        warmup_steps: steps over which the factor rises linearly; the first one is 1 / warmup_steps, not 0.
-        final: the factor that a cosine reaches after the last step.
+        warmup_steps: steps over which the factor rises linearly from 1 / warmup_steps to 1.
+        final: factor of a cosine after the last step.
 
     Returns:
         A factor in [0, 1].
@@ -26,13 +26,13 @@ def learning_rate_factor(step: int, *, steps: int, name: str, warmup_steps: int 
 
 
 def ramp(progress: float, *, first: float, last: float, over: tuple[float, float], shape: str) -> float:
-    """Return a loss's weight at a moment of the run.
+    """Return a loss weight that changes from `first` to `last`.
 
     Args:
-        progress: 0 in the run's first step, 1 in its last one.
-        first: the weight up to the ramp's beginning.
-        last: the weight from the ramp's end on.
-        over: beginning and end, in the units of `progress`; the same number twice is a jump.
+        progress: position in the run, from 0 (first step) to 1 (last step).
+        first: weight before the ramp.
+        last: weight after the ramp.
+        over: start and end of the ramp, in units of `progress`; equal values make a jump.
         shape: `linear`, or `cosine`, which is slow at both ends.
     """
     begin, end = over

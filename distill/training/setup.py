@@ -29,6 +29,7 @@ from distill.training.config import (
     RunConfig,
 )
 from distill.training.heads import Learner, Projection, SideMap, feature_shapes, shape_of, shares_in_common
+from distill.training.losses import LOSSES
 from distill.training.objective import Objective, Term
 from distill.training.sources import training_sources, training_videos
 from distill.training.teachers import CachedTeacher, OnlineTeacher, Teacher, check_alignment
@@ -243,11 +244,12 @@ def build_learner(
         UserError: if model or teacher has no features of a name, or the model makes too few maps for a loss.
     """
     maps: int = len(spec.target_frames)
-    if maps < 2 and any(loss.name == "temporal" for loss in config.losses):
-        raise UserError(
-            f"losses: temporal compares the change from map to map, and {config.model.name} makes one map a clip; "
-            "use a model with several target frames, or remove the loss"
-        )
+    for loss in config.losses:
+        if maps < (needed := LOSSES[loss.name].min_maps):
+            raise UserError(
+                f"losses: {loss.name} needs at least {needed} maps per clip, and {config.model.name} predicts "
+                f"{maps}; use a model with more target frames, or remove the loss"
+            )
     terms = [term for term in build_objective(config.losses).terms if term.head]
     shapes = feature_shapes(model) if terms else {}
     of_teacher: dict[str, tuple[int, ...]] = {}

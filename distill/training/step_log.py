@@ -1,4 +1,4 @@
-"""What a run says as it goes on: a JSON object a line in log.jsonl, the same in TensorBoard, one progress bar."""
+"""Log of a run: one JSON object per line in log.jsonl, the same numbers in TensorBoard, and a progress bar."""
 
 import json
 import math
@@ -11,16 +11,16 @@ from tqdm import tqdm
 from distill.files import write_text
 
 
-class RunLog:
-    """Writes log.jsonl and tensorboard/ in a run's folder and draws the progress bar.
+class StepLog:
+    """Writes log.jsonl and tensorboard/ into a run folder and draws the progress bar.
 
-    A resumed run first drops the lines past its checkpoint, so that each step stands in the file once.
+    A resumed run first removes the lines after its checkpoint, so that each step is in the file once.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         start: steps done already.
         steps: length of the run.
-        quiet: write nothing and draw nothing (the other processes of a run on several).
+        quiet: write and draw nothing, for all processes but the main one.
     """
 
     def __init__(self, run: Path, *, start: int, steps: int, quiet: bool = False) -> None:
@@ -28,12 +28,14 @@ class RunLog:
         self.path = run / "log.jsonl"
         self._tensorboard: Any = None
         if not quiet:
-            self._keep_until(start)
+            if self.path.exists():
+                kept = [line for line in read_log(self.path) if line["step"] <= start]
+                write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
             self._tensorboard = _tensorboard(run / "tensorboard", start)
         self.bar = tqdm(total=steps, initial=start, unit="step", disable=quiet, dynamic_ncols=True, desc="train")
 
     def __enter__(self) -> Self:
-        """Open for the length of a run."""
+        """Return the log itself."""
         return self
 
     def __exit__(
@@ -45,7 +47,7 @@ class RunLog:
             self._tensorboard.close()
 
     def step(self, record: dict[str, Any]) -> None:
-        """Log one training step and move the bar."""
+        """Log one training step and advance the bar."""
         self._write({"kind": "train", **record})
         self.bar.set_postfix_str(
             f"loss {record['loss']:.4f}, lr {record['lr']:.1e}, {record['clips_per_second']:.1f} clips/s"
@@ -56,12 +58,12 @@ class RunLog:
         """Log one validation."""
         self._write({"kind": "validation", **record})
         scores = ", ".join(f"{name} {value:.3f}" for name, value in record["scores"].items())
-        self.say(f"step {record['step']}: validation {scores}")
+        self.message(f"step {record['step']}: validation {scores}")
 
-    def say(self, sentence: str) -> None:
-        """Print a sentence above the bar."""
+    def message(self, text: str) -> None:
+        """Print a line above the bar."""
         if not self.quiet:
-            self.bar.write(sentence)
+            self.bar.write(text)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.quiet:
@@ -72,14 +74,9 @@ class RunLog:
             for name, value in _scalars(record):
                 self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
-    def _keep_until(self, step: int) -> None:
-        if self.path.exists():
-            kept = [line for line in read_log(self.path) if line["step"] <= step]
-            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Read log.jsonl; a last line that a crash tore is left out. A missing file gives no lines."""
+    """Read log.jsonl, without a last line that a crash left incomplete; a missing file gives no lines."""
     path = Path(path)
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -91,7 +88,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _finite(value: Any) -> Any:
-    """Replace numbers that JSON does not have (NaN, infinity) by null, in nested mappings."""
+    """Replace NaN and infinity, which JSON lacks, by null in nested mappings."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -109,7 +106,7 @@ def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
 
 
 def _tensorboard(folder: Path, start: int) -> Any:
-    """Return a TensorBoard writer, or None where the extra `tracking` is not installed."""
+    """Return a TensorBoard writer, or None if the extra `tracking` is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

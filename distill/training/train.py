@@ -34,10 +34,10 @@ from distill.training.checkpoint import load_average, load_checkpoint, newest_ch
 from distill.training.config import RunConfig, save_config
 from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
-from distill.training.objective import Objective, Outcome
+from distill.training.objective import Objective, StepLoss
 from distill.training.schedule import learning_rate_factor
 from distill.training.sources import scored_videos, training_sources
-from distill.training.step_log import RunLog
+from distill.training.step_log import StepLog
 from distill.training.teachers import Teacher
 
 Stop = Callable[[int, int], bool]
@@ -100,13 +100,13 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     loop = Loop(config, accelerator, prepared, stepper, objective, teacher, steps)
 
     with (
-        RunLog(out, start=done, steps=steps, quiet=not is_main) as runlog,
+        StepLog(out, start=done, steps=steps, quiet=not is_main) as log,
         interruptible() as interrupted,
     ):
         if teacher is not None:
-            runlog.say(teacher.describe())
+            log.message(teacher.describe())
         if done:
-            runlog.say(f"{out}: goes on after step {done} of {steps}")
+            log.message(f"{out}: goes on after step {done} of {steps}")
 
         def score(step: int) -> None:
             """Validate the weights after `step` steps, on the main process; the others wait."""
@@ -116,7 +116,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
                     with accelerator.autocast():  # as in training
                         scores = validate(config, model.to(accelerator.device), validation, accelerator.device)
                     run_folder.keep_best(config, model, step, scores)
-                    runlog.validation({"step": step, "scores": scores})
+                    log.validation({"step": step, "scores": scores})
             accelerator.wait_for_everyone()
 
         def is_scored(step: int) -> bool:
@@ -135,7 +135,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             seconds = time.perf_counter() - began
             memory["seconds"] += seconds
             epoch = (step + 1) * clips_per_step / len(clips)
-            runlog.step({**record, "epoch": epoch, "clips_per_second": clips_per_step / seconds})
+            log.step({**record, "epoch": epoch, "clips_per_second": clips_per_step / seconds})
 
             finished = step + 1 == steps
             stopped = stopped and not finished
@@ -149,7 +149,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             if scored:
                 score(step + 1)
             if stopped:
-                runlog.say(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
+                log.message(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
                 raise KeyboardInterrupt
     if is_main:
         write_json(out / "summary.json", run_folder.summary(out, steps, memory["seconds"], accelerator.device))
@@ -182,7 +182,7 @@ class Loop:
         # the loader draws random numbers when it starts, which in a resumed run is here: the seed comes after it
         torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
         counts = accelerator.reduce(torch.stack([self.objective.counts(batch) for batch in portions]).sum(0))
-        outcomes: list[Outcome] = []
+        outcomes: list[StepLoss] = []
         stopped = False
         for index, batch in enumerate(portions):
             last = index + 1 == len(portions)
@@ -207,7 +207,7 @@ class Loop:
             record["teacher"] = {name: self.total([each.teacher[name] for each in outcomes]) for name in of_teacher}
         return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
 
-    def backward(self, step: int, batch: dict[str, Any], counts: Tensor) -> Outcome:
+    def backward(self, step: int, batch: dict[str, Any], counts: Tensor) -> StepLoss:
         """Run one batch forward and back."""
         finish = None if self.teacher is None else self.teacher.begin(batch)
         with self.accelerator.autocast():

@@ -173,7 +173,7 @@ def test_a_head_that_cannot_be_is_refused_before_anything_is_written(teacher: st
         ),
         (
             {"name": "temporal", "against": "teacher"},
-            r"student/thtdnet makes one map a clip; use a model with several",
+            r"temporal needs at least 2 maps per clip, and student/thtdnet predicts 1",
         ),
     ):
         with pytest.raises(UserError, match=sentence):

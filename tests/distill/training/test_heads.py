@@ -15,12 +15,11 @@ from distill.training.heads import (
     Projection,
     SideMap,
     feature_shapes,
-    hint,
     last_part,
-    matched,
     shape_of,
     shares_in_common,
 )
+from distill.training.losses import hint, resize_features
 from distill.training.teachers import OnlineTeacher
 
 B, C, t, h, w = 2, 3, 4, 5, 6
@@ -93,7 +92,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_features_of_other_channels_are_an_error() -> None:
-    with pytest.raises(ValueError, match="a hint compares features of one shape"):
+    with pytest.raises(ValueError, match="hint: expected features of one shape"):
         hint(features(), features()[:, :1])
 
 
@@ -102,10 +101,10 @@ def test_features_of_other_channels_are_an_error() -> None:
 
 def test_sizes_meet_by_averaging_areas() -> None:
     values = torch.arange(16.0).reshape(1, 1, 2, 2, 4)
-    assert torch.equal(matched(values, (2, 2, 4)), values)
-    assert matched(values, (1, 1, 1)).item() == 7.5
-    assert matched(values, (2, 1, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert torch.equal(matched(values[:, :, 0], (1, 2, 4)), values[:, :, :1])  # time is gone: one frame
+    assert torch.equal(resize_features(values, (2, 2, 4)), values)
+    assert resize_features(values, (1, 1, 1)).item() == 7.5
+    assert resize_features(values, (2, 1, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(resize_features(values[:, :, 0], (1, 2, 4)), values[:, :, :1])  # time is gone: one frame
 
 
 @pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.5, 2), (0.75, 1), (0.01, 3)])

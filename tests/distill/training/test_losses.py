@@ -10,20 +10,20 @@ from torch import Tensor
 from distill.evaluation import metrics
 from distill.saliency import density
 from distill.targets.codec import CODECS
-from distill.training.losses import LOSSES, TARGETS
+from distill.training.losses import LOSSES
 
 
 @dataclass(frozen=True)
 class Properties:
-    """What is known of one loss, option included."""
+    """Known properties of one loss with its options."""
 
     name: str
-    at_equality: float | None  # None: not defined, the target is no map
+    at_equality: float | None  # None: undefined, the target is not a map
     lowest: float
     highest: float
-    symmetric: bool = False  # map and target can be swapped
-    smooth: bool = True  # no corner at equality
-    pairs: bool = False  # a value for each two neighbouring maps, not for each map
+    symmetric: bool = False  # in map and target
+    smooth: bool = True  # differentiable at equality
+    pairs: bool = False  # one value per pair of neighbouring maps, not per map
     temperature: float | None = None
 
     def __call__(self, log_saliency: Tensor, target: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def maps(seed: int = 0, dtype: torch.dtype = torch.float32, shape: tuple[int, ..
 
 def target_for(loss: Properties, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     """A density with zeros, or counts with a repeated fixation."""
-    if TARGETS[loss.name] != "fixations":
+    if LOSSES[loss.name].target != "fixations":
         values = maps(seed, dtype).exp()
         values[..., :4, :] = 0
         return values / values.sum(dim=(-2, -1), keepdim=True)
@@ -66,26 +66,32 @@ def target_for(loss: Properties, seed: int = 1, dtype: torch.dtype = torch.float
     return counts
 
 
-def test_the_table_and_the_registries_speak_of_the_same_losses() -> None:
-    assert {loss.name for loss in TABLE} == LOSSES.keys() == TARGETS.keys()
-    assert set(TARGETS.values()) == {"density", "fixations", "teacher"}
+def test_table_covers_every_loss_of_maps() -> None:
+    """Losses of features are in test_heads.py."""
+    of_maps = {name for name, loss in LOSSES.items() if loss.target != "features"}
+    assert {loss.name for loss in TABLE} == of_maps
+    assert {loss.name for loss in TABLE if loss.pairs} == {name for name in of_maps if LOSSES[name].min_maps == 2}
+    for name in of_maps:
+        assert ("temperature" in LOSSES[name].options) == any(
+            loss.temperature for loss in TABLE if loss.name == name
+        )
+        assert LOSSES[name].help
 
 
 @each_loss
-def test_one_value_a_map(loss: Properties) -> None:
+def test_loss_returns_one_value_per_map(loss: Properties) -> None:
     log_saliency, target = maps(), target_for(loss)
     values = loss(log_saliency, target)
     assert values.shape == (SHAPE[0], SHAPE[1] - loss.pairs)
     first = 2 - loss.pairs
-    alone = loss(
-        log_saliency[1:, first:], target[1:, first:]
-    )  # no map looks at another clip's, or further than one
+    # no value depends on another clip, or on a map further away than the neighbour
+    alone = loss(log_saliency[1:, first:], target[1:, first:])
     torch.testing.assert_close(alone[0, -1], values[1, -1])
     assert len(set(values.flatten().tolist())) == values.numel()
 
 
 @each_loss
-def test_bounds(loss: Properties) -> None:
+def test_values_stay_within_bounds(loss: Properties) -> None:
     for seed in range(5):
         values = loss(5 * maps(seed), target_for(loss, seed + 10))
         assert (values >= loss.lowest - 1e-6).all()
@@ -94,7 +100,7 @@ def test_bounds(loss: Properties) -> None:
 
 
 @pytest.mark.parametrize("loss", [loss for loss in TABLE if loss.at_equality is not None], ids=str)
-def test_value_at_equality_is_the_best(loss: Properties) -> None:
+def test_value_at_equality_is_the_minimum(loss: Properties) -> None:
     target = maps(3).exp()
     target = target / target.sum(dim=(-2, -1), keepdim=True)
     at_equality = loss(target.log(), target)
@@ -105,7 +111,7 @@ def test_value_at_equality_is_the_best(loss: Properties) -> None:
 
 
 @pytest.mark.parametrize("loss", [loss for loss in TABLE if loss.smooth], ids=str)
-def test_no_gradient_at_equality(loss: Properties) -> None:
+def test_gradient_at_equality_is_zero(loss: Properties) -> None:
     target = maps(3, torch.float64).exp()
     log_saliency = target.log().requires_grad_()
     loss(log_saliency, target).sum().backward()
@@ -114,7 +120,7 @@ def test_no_gradient_at_equality(loss: Properties) -> None:
 
 
 @pytest.mark.parametrize("loss", [loss for loss in TABLE if loss.at_equality is not None], ids=str)
-def test_swapping_map_and_target_is_noticed_unless_the_loss_is_symmetric(loss: Properties) -> None:
+def test_swapping_map_and_target_changes_asymmetric_losses(loss: Properties) -> None:
     one, other = maps(3, torch.float64), 2 * maps(4, torch.float64)
     right, wrong = loss(one, density(other)), loss(other, density(one))
     if loss.symmetric:
@@ -124,48 +130,48 @@ def test_swapping_map_and_target_is_noticed_unless_the_loss_is_symmetric(loss: P
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_two_divergences_are_each_others_mirror(temperature: float) -> None:
+def test_reverse_kldiv_is_kldiv_with_arguments_swapped(temperature: float) -> None:
     one, other = maps(3, torch.float64), 2 * maps(4, torch.float64)
     forth = LOSSES["kldiv"](one, density(other), temperature=temperature)
     torch.testing.assert_close(LOSSES["reverse_kldiv"](other, density(one), temperature=temperature), forth)
 
 
 @each_loss
-def test_a_constant_added_to_a_log_map_changes_nothing(loss: Properties) -> None:
+def test_constant_added_to_log_map_changes_nothing(loss: Properties) -> None:
     log_saliency, target = maps(dtype=torch.float64), target_for(loss, dtype=torch.float64)
     constants = torch.linspace(-300, 300, 6, dtype=torch.float64).reshape(2, 3, 1, 1)
     torch.testing.assert_close(loss(log_saliency + constants, target), loss(log_saliency, target))
 
 
 @each_loss
-def test_the_scale_of_the_target_changes_nothing(loss: Properties) -> None:
+def test_scale_of_target_changes_nothing(loss: Properties) -> None:
     log_saliency, target = maps(), target_for(loss)
     torch.testing.assert_close(loss(log_saliency, 255 * target), loss(log_saliency, target))
 
 
 @each_loss
-def test_a_mean_over_pixels_not_a_sum(loss: Properties) -> None:
-    """Each pixel drawn as four gives the same value, so that the size of the maps is no weight."""
+def test_value_does_not_depend_on_resolution(loss: Properties) -> None:
+    """Each pixel repeated 2x2 gives the same value, so that the resolution is not a hidden weight."""
     log_saliency, target = maps(dtype=torch.float64), target_for(loss, dtype=torch.float64)
     larger, twice = (each.repeat_interleave(2, -1).repeat_interleave(2, -2) for each in (log_saliency, target))
     torch.testing.assert_close(loss(larger, twice), loss(log_saliency, target), rtol=1e-2, atol=0)
 
 
 @each_loss
-def test_mirroring_both_changes_nothing(loss: Properties) -> None:
+def test_mirroring_both_maps_changes_nothing(loss: Properties) -> None:
     log_saliency, target = maps(), target_for(loss)
     torch.testing.assert_close(loss(log_saliency.flip(-1), target.flip(-1)), loss(log_saliency, target))
 
 
 @each_loss
-def test_gradcheck(loss: Properties) -> None:
+def test_gradient_matches_finite_differences(loss: Properties) -> None:
     log_saliency = maps(5, torch.float64)[:1, :2].requires_grad_()
     target = target_for(loss, dtype=torch.float64)[:1, :2]
     assert torch.autograd.gradcheck(lambda maps: loss(maps, target), (log_saliency,))
 
 
 @each_loss
-def test_a_step_against_the_gradient_helps(loss: Properties) -> None:
+def test_gradient_step_lowers_the_loss(loss: Properties) -> None:
     log_saliency, target = maps(dtype=torch.float64).requires_grad_(), target_for(loss, dtype=torch.float64)
     before = loss(log_saliency, target)
     before.sum().backward()
@@ -199,9 +205,9 @@ def test_degenerate_maps_have_finite_values_and_gradients(loss: Properties, whic
         assert (log_saliency.grad == 0).all()
 
 
-@pytest.mark.parametrize("loss", [loss for loss in TABLE if TARGETS[loss.name] != "teacher"], ids=str)
-def test_no_map_at_all(loss: Properties) -> None:
-    """A batch in which nothing is labelled."""
+@pytest.mark.parametrize("loss", [loss for loss in TABLE if not LOSSES[loss.name].teacher_only], ids=str)
+def test_empty_batch_of_maps_has_a_gradient(loss: Properties) -> None:
+    """As in a batch without any label."""
     log_saliency = torch.zeros(1, 0, 12, 16, requires_grad=True)
     values = loss(log_saliency, torch.zeros(1, 0, 12, 16))
     assert values.shape == (1, 0)
@@ -218,7 +224,7 @@ def test_half_precision_is_computed_in_float32(loss: Properties, dtype: torch.dt
 
 
 @each_loss
-def test_shapes_are_never_broadcast(loss: Properties) -> None:
+def test_shapes_that_differ_raise(loss: Properties) -> None:
     for shape in ((2, 1, 12, 16), (3, 12, 16), (2, 3, 6, 8)):
         with pytest.raises(ValueError, match=r"one shape \(B, N, h, w\)"):
             loss(maps(), torch.ones(shape))
@@ -227,7 +233,7 @@ def test_shapes_are_never_broadcast(loss: Properties) -> None:
 # the temperature
 
 
-def test_temperature_by_hand() -> None:
+def test_kldiv_with_temperature_matches_hand_calculation() -> None:
     """Two pixels: p and q are 9:1 and 1:1; at temperature 2 they are 3:1 and 1:1; times 4."""
     log_saliency, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.9, 0.1]]]])
     wanted = 4 * (0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5))
@@ -241,7 +247,7 @@ def test_temperature_keeps_zeros_and_softens_the_rest() -> None:
     assert hot == pytest.approx(np.log(3 / 2), rel=1e-2)  # half, half, zero against thirds
 
 
-def test_temperature_squared_keeps_the_gradient_about_as_large() -> None:
+def test_gradient_size_is_nearly_independent_of_temperature() -> None:
     """Near equality the gradient of a log-map's error does not shrink as T grows (Hinton et al., section 2.1)."""
     target = torch.softmax(0.1 * maps(1, torch.float64).flatten(-2), -1).reshape(SHAPE)
     sizes = []
@@ -255,7 +261,7 @@ def test_temperature_squared_keeps_the_gradient_about_as_large() -> None:
 
 @pytest.mark.parametrize("name", ["kldiv", "reverse_kldiv"])
 @pytest.mark.parametrize("temperature", [0, -1, float("nan")])
-def test_a_temperature_that_is_not_positive_is_an_error(name: str, temperature: float) -> None:
+def test_temperature_not_positive_raises(name: str, temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature: expected a number above 0"):
         LOSSES[name](maps(), maps().exp(), temperature=temperature)
 
@@ -263,7 +269,7 @@ def test_a_temperature_that_is_not_positive_is_an_error(name: str, temperature: 
 # losses against a teacher, by hand
 
 
-def test_log_mse_by_hand() -> None:
+def test_log_mse_matches_hand_calculation() -> None:
     """The log-ratios of two pixels are 0 and 2: one from their mean, either way."""
     log_saliency = torch.tensor([[[[-1.0, -1.0]]]])
     target = torch.tensor([[[[0.0, -2.0]]]]).exp()
@@ -271,8 +277,8 @@ def test_log_mse_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["reverse_kldiv", "log_mse"])
-def test_zeros_count_as_what_a_store_makes_of_them(name: str) -> None:
-    """So that a teacher's maps cost the same computed just now and stored."""
+def test_zeros_in_target_equal_decoded_zeros_of_a_store(name: str) -> None:
+    """Online and cached teacher maps must give the same loss."""
     target = target_for(Properties(name, at_equality=0, lowest=0, highest=INF))
     stored = [CODECS["exact"].encode(each.numpy()) for each in target.log().flatten(0, 1)]
     decoded = [torch.from_numpy(CODECS["exact"].decode(each, (12, 16))) for each in stored]
@@ -280,8 +286,8 @@ def test_zeros_count_as_what_a_store_makes_of_them(name: str) -> None:
     torch.testing.assert_close(LOSSES[name](maps(), again), LOSSES[name](maps(), target), rtol=1e-3, atol=0)
 
 
-def test_mass_that_moves_by_hand() -> None:
-    """The target moves all its mass to the other pixel, the map half of it; or nothing, or all the other way."""
+def test_temporal_matches_hand_calculation() -> None:
+    """The target moves all its mass to the other pixel; the map moves all, half or none of it, or all back."""
     target = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
     for first, wanted in (([1.0, 0.0], 0), ([0.5, 0.5], 0.5), ([0.0, 1.0], 1)):
         predicted = torch.tensor([[[first], [[0.0, 1.0]]]])
@@ -291,7 +297,7 @@ def test_mass_that_moves_by_hand() -> None:
     assert backwards.item() == pytest.approx(2, abs=1e-6)
 
 
-def test_a_map_that_stands_still_pays_for_all_that_moves_wherever_its_mass_lies() -> None:
+def test_temporal_of_a_static_map_is_the_mass_that_moves() -> None:
     target = density(maps(3))
     moved = (target[:, 1:] - target[:, :-1]).abs().sum((-2, -1)) / 2
     for seed in (1, 2):
@@ -299,8 +305,8 @@ def test_a_map_that_stands_still_pays_for_all_that_moves_wherever_its_mass_lies(
         torch.testing.assert_close(LOSSES["temporal"](still, target), moved)
 
 
-def test_one_map_a_clip_has_no_change() -> None:
-    with pytest.raises(ValueError, match="temporal compares the change from map to map, got clips of one map"):
+def test_temporal_of_one_map_raises() -> None:
+    with pytest.raises(ValueError, match="temporal: expected at least 2 maps per clip, got 1"):
         LOSSES["temporal"](maps()[:, :1], maps()[:, :1].exp())
 
 
@@ -308,7 +314,7 @@ def test_one_map_a_clip_has_no_change() -> None:
 
 
 @pytest.mark.parametrize(("name", "sign"), [("kldiv", 1), ("cc", -1), ("sim", -1), ("nss", -1)])
-def test_losses_agree_with_the_metrics_where_the_definitions_do(name: str, sign: int) -> None:
+def test_losses_equal_metrics_where_definitions_agree(name: str, sign: int) -> None:
     loss = next(loss for loss in TABLE if loss.name == name)
     log_saliency, target = maps(dtype=torch.float64), target_for(loss, dtype=torch.float64)
     if name == "sim":
@@ -322,7 +328,7 @@ def test_losses_agree_with_the_metrics_where_the_definitions_do(name: str, sign:
             assert values[b, n].item() == pytest.approx(sign * published, abs=1e-9)
 
 
-def test_repeated_fixations_count_in_the_loss() -> None:
+def test_nss_counts_repeated_fixations() -> None:
     loss = next(loss for loss in TABLE if loss.name == "nss")
     log_saliency, counts = maps(dtype=torch.float64), target_for(loss, dtype=torch.float64)
     saliency = log_saliency[0, 0].exp().numpy()

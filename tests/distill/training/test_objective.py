@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from distill.saliency import density
-from distill.training.heads import hint
-from distill.training.losses import LOSSES
-from distill.training.objective import Objective, Outcome, Term
+from distill.training.losses import LOSSES, hint
+from distill.training.objective import Objective, StepLoss, Term
 
 B, N, h, w = 3, 2, 6, 8
 
@@ -29,16 +28,16 @@ def maps(seed: int, batch: int = B) -> Tensor:
     return torch.randn(batch, N, h, w, generator=torch.Generator().manual_seed(100 + seed))
 
 
-def test_a_perfect_map_has_kl_zero_and_cc_minus_one() -> None:
+def test_perfect_map_has_kl_zero_and_cc_minus_one() -> None:
     batch = make_batch()
     objective = Objective([Term("kldiv"), Term("cc", weight=2.0)])
-    outcome = objective(batch, batch["density"].log(), None, objective.counts(batch))
-    assert outcome.terms["truth/kldiv"].item() == pytest.approx(0, abs=1e-6)
-    assert outcome.terms["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
-    assert outcome.loss.item() == pytest.approx(-2, abs=1e-5)
+    result = objective(batch, batch["density"].log(), None, objective.counts(batch))
+    assert result.terms["truth/kldiv"].item() == pytest.approx(0, abs=1e-6)
+    assert result.terms["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
+    assert result.loss.item() == pytest.approx(-2, abs=1e-5)
 
 
-def test_unlabelled_maps_do_not_touch_truth_terms() -> None:
+def test_unlabelled_maps_do_not_change_truth_terms() -> None:
     labelled = [[True, True], [False, False], [True, False]]
     batch = make_batch(labelled=labelled)
     objective = Objective([Term("kldiv"), Term("nss")])
@@ -51,18 +50,18 @@ def test_unlabelled_maps_do_not_touch_truth_terms() -> None:
     assert one.loss.item() == other.loss.item()
 
 
-def test_a_batch_without_any_labelled_map_gives_zero_and_a_gradient() -> None:
+def test_batch_without_labels_gives_zero_loss_and_gradient() -> None:
     batch = make_batch(labelled=[[False] * N] * B)
     objective = Objective([Term("kldiv"), Term("cc"), Term("sim"), Term("nss")])
     prediction = maps(1).requires_grad_()
-    outcome = objective(batch, prediction, None, objective.counts(batch))
-    outcome.loss.backward()
-    assert outcome.loss.item() == 0
+    result = objective(batch, prediction, None, objective.counts(batch))
+    result.loss.backward()
+    assert result.loss.item() == 0
     assert prediction.grad is not None
     assert prediction.grad.abs().max() == 0
 
 
-def test_batches_of_unequal_labels_add_up_to_the_mean_over_the_step() -> None:
+def test_batches_with_unequal_labels_sum_to_the_mean_of_the_step() -> None:
     whole = make_batch(labelled=[[True, True], [False, False], [True, False]])
     prediction, teacher = maps(1), maps(2)
     objective = Objective([Term("kldiv"), Term("kldiv", against="teacher", weight=0.5)])
@@ -71,10 +70,10 @@ def test_batches_of_unequal_labels_add_up_to_the_mean_over_the_step() -> None:
     parts = [{key: value[i : i + 1] for key, value in whole.items()} for i in range(B)]
     assert torch.equal(sum(objective.counts(part) for part in parts), counts)
     apart = [objective(part, prediction[i : i + 1], teacher[i : i + 1], counts) for i, part in enumerate(parts)]
-    assert sum(outcome.loss for outcome in apart).item() == pytest.approx(at_once.loss.item(), rel=1e-6)
+    assert sum(result.loss for result in apart).item() == pytest.approx(at_once.loss.item(), rel=1e-6)
 
 
-def test_swapping_teacher_and_student_is_noticed() -> None:
+def test_swapping_teacher_and_student_changes_the_loss() -> None:
     batch, student, teacher = make_batch(), maps(1), 2 * maps(2)
     objective = Objective([Term("kldiv", against="teacher")])
     counts = objective.counts(batch)
@@ -85,34 +84,31 @@ def test_swapping_teacher_and_student_is_noticed() -> None:
     assert objective(batch, teacher, student, counts).loss.item() != pytest.approx(right.item(), rel=1e-2)
 
 
-def test_the_teachers_own_score_and_entropy_are_logged() -> None:
+def test_teacher_score_and_entropy_are_reported() -> None:
     batch = make_batch()
     objective = Objective([Term("cc"), Term("kldiv", against="teacher", options={"temperature": 2.0})])
-    outcome = objective(batch, maps(1), batch["density"].log(), objective.counts(batch))
-    assert set(outcome.terms) == {"truth/cc", "teacher/kldiv@2"}
-    assert outcome.teacher["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
+    result = objective(batch, maps(1), batch["density"].log(), objective.counts(batch))
+    assert set(result.terms) == {"truth/cc", "teacher/kldiv@2"}
+    assert result.teacher["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
     uniform = objective(batch, maps(1), torch.zeros(B, N, h, w), objective.counts(batch))
     assert uniform.teacher["entropy"].item() == pytest.approx(math.log(h * w), rel=1e-5)
 
 
-def test_a_teacher_of_another_size_is_resized() -> None:
+def test_teacher_maps_of_another_size_are_resized() -> None:
     batch, objective = make_batch(), Objective([Term("kldiv", against="teacher")])
     flat = objective(batch, torch.zeros(B, N, h, w), torch.zeros(B, N, 2 * h, 3 * w), objective.counts(batch))
     assert flat.loss.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_teacher_of_other_target_frames_is_an_error() -> None:
+def test_teacher_with_other_target_frames_raises() -> None:
     batch, objective = make_batch(), Objective([Term("kldiv", against="teacher")])
     with pytest.raises(ValueError, match=r"one shape \(B, N, h, w\), got \(3, 2, 6, 8\) and \(3, 1, 6, 8\)"):
         objective(batch, maps(1), maps(2)[:, :1], objective.counts(batch))
 
 
-def test_a_teacher_that_carries_a_gradient_is_refused() -> None:
-    """As the student's maps in its place would."""
-    batch, objective = (
-        make_batch(),
-        Objective([Term("cc", against="teacher")]),
-    )  # a symmetric loss would not show it
+def test_teacher_output_with_gradient_raises() -> None:
+    """A symmetric loss would not show that the student's maps were passed in its place."""
+    batch, objective = make_batch(), Objective([Term("cc", against="teacher")])
     student, teacher = maps(1).requires_grad_(), maps(2)
     with pytest.raises(ValueError, match="are teacher and student swapped"):
         objective(batch, teacher, student, objective.counts(batch))
@@ -120,7 +116,7 @@ def test_a_teacher_that_carries_a_gradient_is_refused() -> None:
         objective(batch, student, teacher, objective.counts(batch), features={"encoder": student})
 
 
-# ---------------------------------------------------------------- terms that are no means over maps
+# ---------------------------------------------------------------- terms over pairs, clips and heads
 
 HEADS = {"stage2": maps(3), "stage4-encoder": torch.randn(B, 5, 2, 3, 4)}
 FEATURES = {"encoder": torch.randn(B, 5, 4, 6, 8)}
@@ -138,7 +134,7 @@ EVERY_TERM = [
 ]
 
 
-def test_terms_are_named_by_what_they_compare() -> None:
+def test_term_names() -> None:
     assert [term.name for term in EVERY_TERM] == [
         "truth/kldiv",
         "truth/nss",
@@ -153,7 +149,7 @@ def test_terms_are_named_by_what_they_compare() -> None:
     ]
 
 
-def test_every_term_is_the_mean_of_its_loss_over_maps_pairs_or_clips() -> None:
+def test_term_is_the_mean_of_its_loss_over_maps_pairs_or_clips() -> None:
     labelled = [[True, True], [False, False], [True, False]]
     batch, objective = make_batch(labelled=labelled), Objective(EVERY_TERM)
     student, teacher = maps(1), maps(2)
@@ -173,12 +169,12 @@ def test_every_term_is_the_mean_of_its_loss_over_maps_pairs_or_clips() -> None:
         assert found[name].item() == pytest.approx(values.mean().item(), rel=1e-5)
 
 
-def test_every_term_adds_up_over_the_batches_of_a_step() -> None:
+def test_terms_sum_over_the_batches_of_a_step() -> None:
     whole = make_batch(labelled=[[True, True], [False, False], [True, False]])
     objective, student, teacher = Objective(EVERY_TERM), maps(1), maps(2)
     counts = objective.counts(whole)
 
-    def part(first: int, last: int) -> Outcome:
+    def part(first: int, last: int) -> StepLoss:
         rows = slice(first, last)
         return objective(
             {key: value[rows] for key, value in whole.items()},
@@ -194,7 +190,7 @@ def test_every_term_adds_up_over_the_batches_of_a_step() -> None:
         assert sum(each.terms[name] for each in apart).item() == pytest.approx(value.item(), rel=1e-5)
 
 
-def test_the_loss_is_the_weighted_sum_at_every_moment_of_the_run() -> None:
+def test_loss_is_the_weighted_sum_along_the_ramps() -> None:
     terms = [
         Term("kldiv", weight=2.0),
         Term("cc", "teacher", weight=1.0, final_weight=0.0, over=(0.5, 1.0)),
@@ -203,16 +199,16 @@ def test_the_loss_is_the_weighted_sum_at_every_moment_of_the_run() -> None:
     batch, objective = make_batch(), Objective(terms)
     counts = objective.counts(batch)
     for progress, weights in ((0.0, (2, 1, 0)), (0.5, (2, 1, 1.5)), (0.75, (2, 0.5, 2.5607)), (1.0, (2, 0, 3))):
-        outcome = objective(batch, maps(1), maps(2), counts, heads=HEADS, features=FEATURES, progress=progress)
-        wanted = sum(weight * value for weight, value in zip(weights, outcome.terms.values(), strict=True))
-        assert outcome.loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+        result = objective(batch, maps(1), maps(2), counts, heads=HEADS, features=FEATURES, progress=progress)
+        wanted = sum(weight * value for weight, value in zip(weights, result.terms.values(), strict=True))
+        assert result.loss.item() == pytest.approx(wanted.item(), rel=1e-4)
         assert objective.weights(progress) == pytest.approx(
             {"teacher/cc": weights[1], "teacher/hint:stage4-encoder": weights[2]}, rel=1e-4
         )
     assert Objective([Term("kldiv")]).weights(0.5) == {}
 
 
-def test_a_zero_weight_leaves_the_gradient_to_the_bit() -> None:
+def test_zero_weight_leaves_the_gradient_bit_identical() -> None:
     batch, counts = make_batch(), None
     gradients = []
     against_teacher = [
@@ -222,6 +218,6 @@ def test_a_zero_weight_leaves_the_gradient_to_the_bit() -> None:
         objective = Objective(terms)
         counts = objective.counts(batch)
         prediction = maps(1).requires_grad_()
-        objective(batch, prediction, maps(2) if objective.has_teacher else None, counts).loss.backward()
+        objective(batch, prediction, maps(2) if len(terms) > 1 else None, counts).loss.backward()
         gradients.append(prediction.grad)
     assert torch.equal(*gradients)

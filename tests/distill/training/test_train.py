@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from distill.errors import RunError, UserError
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
-from distill.training import objective
+from distill.training.losses import LOSSES
 from distill.training.run_folder import best_of, keep_best
 from distill.training.step_log import read_log
 from distill.training.train import train
@@ -131,7 +132,8 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_ruined(
 
     def spoilt(step: int, batch: int) -> bool:
         if step == 1:
-            monkeypatch.setitem(objective.LOSSES, "kldiv", lambda maps, target: Bad.apply(maps))
+            loss = replace(LOSSES["kldiv"], function=lambda maps, target: Bad.apply(maps))
+            monkeypatch.setitem(LOSSES, "kldiv", loss)
         return False
 
     training = {"steps": 5, "batch_size": 1, "checkpoint_every": 1}
@@ -207,7 +209,8 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_with_step_and_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(objective.LOSSES, "kldiv", lambda maps, target: maps.sum((-2, -1)) * float("nan"))
+    loss = replace(LOSSES["kldiv"], function=lambda maps, target: maps.sum((-2, -1)) * float("nan"))
+    monkeypatch.setitem(LOSSES, "kldiv", loss)
     with pytest.raises(RunError, match=r"step 1: the loss is nan, on clips \S+ \(frame \d+\), \S+ \(frame \d+\);"):
         train(config(tmp_path / "run"))
 
