@@ -15,7 +15,7 @@ from pathlib import Path
 # The repository's root comes first: this folder's own distill.py would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill.cli.main import answer
+from distill.cli.main import run_guarded
 from distill.experiment import load_experiment, run_experiment
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", help="only these arms")
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
-    return answer(
+    return run_guarded(
         lambda: run_experiment(
             load_experiment(chosen.experiment, chosen.overrides), arms=chosen.arms, device=chosen.device
         )

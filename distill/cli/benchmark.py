@@ -1,22 +1,67 @@
-"""The command's `benchmark`: a function for each thing that it measures.
-
-As in cli.py, nothing heavy is imported before it is needed.
-"""
+"""`saldistill benchmark`: measure what models and parts of the toolkit cost."""
 
 import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from distill.cli.options import add_device, add_rounds, add_threads, counts, input_shape, some_of
+from distill.cli.verb import Verb
 from distill.errors import UserError
 
 if TYPE_CHECKING:
     from distill.benchmark.rows import Benchmark, Tables
 
-Arguments = argparse.Namespace
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.benchmark.models import RUNTIMES
+    from distill.models.device import PRECISIONS
+
+    parser.add_argument(
+        "subjects",
+        nargs="*",
+        metavar="MODEL",
+        help="models to measure (see: saldistill --help); --of data takes a video, --of cache a teacher or CONFIG",
+    )
+    parser.add_argument("--of", choices=tuple(BENCHMARKS), default="models", help="what to measure")
+    add_rounds(parser)
+    add_threads(parser, "PyTorch's")
+    parser.add_argument(
+        "--batch-size",
+        type=counts,
+        metavar="N,N",
+        help="one or more batch sizes, in clips, or in frames for streaming models (default: 1; --of cache: that "
+        "of CONFIG, or 8)",
+    )
+    parser.add_argument(
+        "--precision",
+        type=some_of(PRECISIONS),
+        default="fp32",
+        metavar="P,P",
+        help=f"one or more of {', '.join(PRECISIONS)}",
+    )
+    parser.add_argument(
+        "--runtime",
+        type=some_of(RUNTIMES),
+        default="pytorch",
+        metavar="R,R",
+        help=f"one or more of {', '.join(RUNTIMES)}, for networks; onnx exports them temporarily",
+    )
+    parser.add_argument(
+        "--shape",
+        type=input_shape,
+        action="append",
+        default=[],
+        metavar="INPUT=AxB",
+        help="shape of an input with dynamic dimensions in an .onnx file; may be repeated",
+    )
+    parser.add_argument("--layers", action="store_true", help="also time operators and modules in ONNX Runtime")
+    add_device(parser)
+    parser.add_argument(
+        "-o", "--out", "--json", dest="out", metavar="FILE", help="also write the measurements to this JSON file"
+    )
 
 
-def benchmark(arguments: Arguments) -> None:
-    """Measure what models cost, or a part of the toolkit."""
+def _run(arguments: argparse.Namespace) -> None:
     from distill.files import refuse_existing
 
     if arguments.out:
@@ -27,14 +72,13 @@ def benchmark(arguments: Arguments) -> None:
         measured.save(arguments.out)
 
 
-def benchmark_models(arguments: Arguments) -> "Benchmark | Tables":
-    """Measure models side by side, and their layers if asked for."""
-    from distill.benchmark.models import benchmark as run
+def _run_models(arguments: argparse.Namespace) -> "Benchmark | Tables":
+    from distill.benchmark.models import benchmark
     from distill.benchmark.onnx_layers import layers
     from distill.benchmark.rows import Tables
 
     sizes, shapes = arguments.batch_size or [1], dict(arguments.shape)
-    measured = run(
+    measured = benchmark(
         arguments.subjects,
         rounds=arguments.rounds,
         batch_size=sizes,
@@ -50,35 +94,33 @@ def benchmark_models(arguments: Arguments) -> "Benchmark | Tables":
     return Tables({"models": measured, **parts})
 
 
-def benchmark_reader(arguments: Arguments) -> "Benchmark":
-    """Measure readers of clips side by side."""
-    from distill.benchmark.reader import benchmark as run
+def _run_data(arguments: argparse.Namespace) -> "Benchmark":
+    from distill.benchmark.reader import benchmark
 
     if len(arguments.subjects) != 1:
         raise UserError(
-            "benchmark --of data: name one video file to read, such as saldistill benchmark --of data VIDEO.mp4"
+            f"benchmark --of data: expected one video file, got {len(arguments.subjects)}; name one, e.g. "
+            "saldistill benchmark --of data VIDEO.mp4"
         )
-    return run(arguments.subjects[0], rounds=arguments.rounds)
+    return benchmark(arguments.subjects[0], rounds=arguments.rounds)
 
 
-def benchmark_metrics(arguments: Arguments) -> "Benchmark":
-    """Measure the metrics on one core."""
-    from distill.benchmark.metrics import benchmark_metrics as run
+def _run_metrics(arguments: argparse.Namespace) -> "Benchmark":
+    from distill.benchmark.metrics import benchmark_metrics
 
     if arguments.subjects or arguments.threads:
         raise UserError(
-            "benchmark --of metrics: made-up frames are scored on one core; leave out MODEL and --threads"
+            "benchmark --of metrics: scores synthetic frames on one core; leave out MODEL and --threads"
         )
-    return run(arguments.rounds)
+    return benchmark_metrics(arguments.rounds)
 
 
-def benchmark_cache(arguments: Arguments) -> "Tables":
-    """Measure what a store of teacher maps costs and saves."""
-    from distill.benchmark.cache import benchmark as run
+def _run_cache(arguments: argparse.Namespace) -> "Tables":
+    from distill.benchmark.cache import benchmark
 
     if max(map(len, (arguments.subjects, arguments.batch_size or [], arguments.precision))) > 1:
-        raise UserError("benchmark --of cache: name one teacher or config, one batch size and one precision")
-    return run(
+        raise UserError("benchmark --of cache: name at most one teacher or config, batch size and precision")
+    return benchmark(
         *arguments.subjects,
         rounds=arguments.rounds,
         batch_size=(arguments.batch_size or [8])[0],
@@ -88,10 +130,32 @@ def benchmark_cache(arguments: Arguments) -> "Tables":
     )
 
 
-BENCHMARKS: dict[str, Callable[[Arguments], "Benchmark | Tables"]] = {
-    "models": benchmark_models,
-    "metrics": benchmark_metrics,
-    "data": benchmark_reader,
-    "cache": benchmark_cache,
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], "Benchmark | Tables"]] = {
+    "models": _run_models,
+    "data": _run_data,
+    "metrics": _run_metrics,
+    "cache": _run_cache,
 }
-"""What `benchmark --of` takes."""
+"""Values of --of."""
+
+BENCHMARK = Verb(
+    "benchmark",
+    "measure weights, GMACs, milliseconds and memory of models",
+    "Measure models and any .onnx files in one run with interleaved rounds: one row per runtime, batch size and "
+    "precision, with its share of what the device reaches on a matrix product in the same run. With --of, measure "
+    "a part of the toolkit instead.",
+    (
+        "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
+        "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",
+        "saldistill benchmark student/stream:nano student/stream:small student/thtdnet --runtime pytorch,onnx "
+        "--threads 2",
+        "saldistill benchmark student.onnx theirs.onnx --shape image=1x3x224x384 --layers",
+        "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
+        "saldistill benchmark --of metrics",
+        "saldistill benchmark --of data VIDEO.mp4",
+        "saldistill benchmark --of cache runs/demo/teacher",
+        "saldistill benchmark --of cache configs/distill/demo.yaml --json cache.json",
+    ),
+    _add_arguments,
+    _run,
+)

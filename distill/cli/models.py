@@ -1,83 +1,136 @@
 """`saldistill models`: list models and convert weight files."""
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from distill.cli.verb import Verb
 from distill.errors import UserError
 from distill.files import refuse_existing
-from distill.models.cost import count_weights, gflops_per_map
-from distill.models.references import load_model, save_published
-from distill.models.registry import create_model, list_models, list_variants
-from distill.models.weight_files import is_ours, save_model
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="a model, e.g. teacher/salfom or student/thtdnet:tiny"
+    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--convert",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="load published weights, a file or a name such as umt-l16-k400, and write OUT.safetensors",
+    )
+    either.add_argument(
+        "--to-published",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="load a run folder or weight file, and write OUT.pth or OUT.safetensors with the authors' keys",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.convert:
+        print(convert_weights(arguments.name, *arguments.convert))
+    elif arguments.to_published:
+        print(publish_weights(arguments.name, *arguments.to_published))
+    else:
+        for line in describe_models(arguments.name):
+            print(line, flush=True)
 
 
 def describe_models(name: str | None = None) -> Iterator[str]:
-    """Yield the lines of a table: each model and variant, or those of one model, with what they cost."""
-    asked, _, variant = (name or "").partition(":")
+    """Yield the lines of a table of models and variants with their cost: of one model, or of all."""
+    import torch
+
+    from distill.models.cost import count_weights, gflops_per_map
+    from distill.models.registry import create_model, list_models, list_variants
+
+    chosen, _, variant = (name or "").partition(":")
     pairs = [
-        (each, one)
-        for each in ([asked] if asked else list_models())
-        for one in ([variant] if variant else list_variants(each))
+        (model, each)
+        for model in ([chosen] if chosen else list_models())
+        for each in ([variant] if variant else list_variants(model))
     ]
-    for index, (each, one) in enumerate(pairs):
+    for index, (model, each) in enumerate(pairs):
         with torch.device("meta"):  # neither memory nor time
-            model: Any = create_model(each, variant=one)
+            network: Any = create_model(model, variant=each)
         if index == 0:
-            yield f"{'model':<30}{'weights':>12}{'GFLOPs a map':>14}{'frames':>8}{'clip':>10}{'map':>10}"
-        clip, saliency = ("x".join(map(str, size)) for size in (model.size, model.map_size))
+            yield f"{'model':<30}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
+        clip, saliency = ("x".join(map(str, size)) for size in (network.size, network.map_size))
         yield (
-            f"{each + ':' + one:<30}{count_weights(model):>12,}{gflops_per_map(model):>14,.2f}"
-            f"{model.num_frames:>8}{clip:>10}{saliency:>10}"
+            f"{model + ':' + each:<30}{count_weights(network):>12,}{gflops_per_map(network):>16,.2f}"
+            f"{network.num_frames:>8}{clip:>10}{saliency:>10}"
         )
+
+
+def convert_weights(name: str | None, source: str, out: str) -> str:
+    """Load published weights into a model and write them in this project's format; return what was done.
+
+    Raises:
+        UserError: no model is named, the file does not fit it, or `out` exists or is not a .safetensors file.
+    """
+    from distill.models.registry import create_model
+    from distill.models.weight_files import save_model
+
+    name = checked(name, source, out, "--convert", (".safetensors",))
+    model: Any = create_model(name, weights=source)
+    save_model(model, out, notes={"converted_from": Path(source).name})
+    return f"{model.loaded}; written to {out}"
 
 
 def publish_weights(name: str | None, source: str, out: str) -> str:
-    """Write a model's weights under the keys of its authors' code; say what was read and written.
+    """Write a model's weights with the keys of its authors' code; return what was done.
 
-    `source` is a run folder or a file of ours, which say themselves which variant they hold, or anything else that
-    the model `name` takes as weights.
+    Args:
+        name: the model; a run folder or weight file of this project must contain the same one.
+        source: a run folder, a weight file, or other weights that the model can load.
+        out: the file to write.
 
     Raises:
-        UserError: if no model is named, the source is of another or does not fit, `out` exists or ends in neither
-            .pth nor .safetensors, or the authors have no keys for the model.
+        UserError: no model is named, the source contains another model or does not fit, `out` exists or has another
+            suffix, or the authors have no keys for the model.
     """
-    if name is None:
-        raise UserError(
-            f"{source}: say which model it is of, such as "
-            "saldistill models teacher/salfom --to-published IN OUT.pth"
-        )
-    if Path(out).suffix not in (".pth", ".safetensors"):
-        raise UserError(f"{out}: expected a name that ends in .pth or .safetensors")
-    refuse_existing(out, "the weight file")
+    from distill.models.references import load_model, save_published
+    from distill.models.registry import create_model
+    from distill.models.weight_files import is_ours
+
+    name = checked(name, source, out, "--to-published", (".pth", ".safetensors"))
     if Path(source).is_dir() or is_ours(source):
         model: Any = load_model(source)
         found, variant = model.identity["name"], model.identity["variant"]
         if name not in (found, f"{found}:{variant}"):
-            raise UserError(f"{source}: holds {found}:{variant}, not {name}")
-        told = f"{source}: all weights of {found}:{variant} loaded"
+            raise UserError(f"{source}: contains {found}:{variant}, not {name}; name the model that it contains")
+        loaded = f"{source}: all weights of {found}:{variant} loaded"
     else:
         model = create_model(name, weights=source)
-        told = model.loaded
+        loaded = model.loaded
     save_published(model, out)
-    return f"{told}; written to {out} under the authors' keys"
+    return f"{loaded}; written to {out} with the authors' keys"
 
 
-def convert_weights(name: str | None, source: str, out: str) -> str:
-    """Read a published weight file into a model and write it in this project's format; say what was loaded.
-
-    Raises:
-        UserError: if no model is named, the file does not fit it, or `out` exists or is no .safetensors file.
-    """
+def checked(name: str | None, source: str, out: str, option: str, suffixes: tuple[str, ...]) -> str:
+    """Return the model's name after checking the arguments of a conversion."""
     if name is None:
-        raise UserError(
-            f"{source}: say which model the file is of, such as saldistill models teacher/salfom --convert IN OUT"
-        )
-    if Path(out).suffix != ".safetensors":
-        raise UserError(f"{out}: expected a name that ends in .safetensors")
+        raise UserError(f"{source}: name its model, e.g. saldistill models teacher/salfom {option} {source} {out}")
+    if Path(out).suffix not in suffixes:
+        raise UserError(f"{out}: expected a file name that ends in {' or '.join(suffixes)}")
     refuse_existing(out, "the weight file")
-    model: Any = create_model(name, weights=source)
-    save_model(model, out, notes={"converted_from": Path(source).name})
-    return f"{model.loaded}; written to {out}"
+    return name
+
+
+MODELS = Verb(
+    "models",
+    "list models and their variants with size and cost; convert weights",
+    "List all models, or the variants of one. With --convert, load published weights, from a file or fetched by "
+    "name, and write them in this project's format. With --to-published, write weights with the keys of the "
+    "authors' code.",
+    (
+        "saldistill models",
+        "saldistill models teacher/salfom",
+        "saldistill models teacher/salfom --convert SalFoM_DHF1K.pth salfom.safetensors",
+        "saldistill models teacher/salfom --to-published salfom.safetensors salfom_dhf1k.pth",
+    ),
+    _add_arguments,
+    _run,
+)

@@ -1,66 +1,88 @@
 """`saldistill submit`: write the maps that a benchmark scores."""
 
+import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from distill.cli.options import add_data, add_inference, add_output
+from distill.cli.verb import Verb
 from distill.errors import UserError
-from distill.evaluation.map_sources import model_maps
-from distill.evaluation.references import _maps_without_model
-from distill.evaluation.submission import FORMATS, Submission
-from distill.evaluation.submission import submit as write_submission
-from distill.models.device import resolve_device
-from distill.models.references import load_model, stride_of
-from distill.models.weight_files import weights_fingerprint
-from distill.stride import Stride
-from distill.training.sources import videos_of_argument
+
+if TYPE_CHECKING:
+    from distill.evaluation.submission import Submission
 
 
-def submit(
-    reference: str,
-    data: str,
-    out: str | Path,
-    *,
-    to: str,
-    split: str | None = None,
-    videos: list[str] | None = None,
-    stride: Stride | None = None,
-    batch_size: int = 8,
-    device: str = "auto",
-    first_frames: str = "repeat",
-) -> Submission:
-    """Write a submission: the maps of a model, a baseline or a folder of maps, of every frame of a split.
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.evaluation.submission import FORMATS
 
-    Args:
-        reference: as `map_source`.
-        data: `dhf1k:ROOT`; a data set other than the benchmark's own is written in the benchmark's form too.
-        out: the folder to be sent.
-        to: a benchmark, one of submission.FORMATS.
-        split: of the benchmark's own data set, the one that it scores when None.
-        videos: only these, by name.
-        stride: of a model; as in training when None.
-        batch_size: of a model.
-        device: of a model.
-        first_frames: of a model.
+    parser.add_argument("model", metavar="MODEL", help="model whose maps are submitted (see: saldistill --help)")
+    splits = ", ".join(f"{name}'s {each.split}" for name, each in FORMATS.items())
+    add_data(parser, "DATASET:ROOT, e.g. dhf1k:DHF1K", split=splits)
+    parser.add_argument("--to", choices=tuple(FORMATS), required=True, help="benchmark to submit to")
+    add_output(parser, "DIR", "folder to write, which is what you submit")
+    add_inference(parser)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    submission = write_submission(arguments)
+    print(submission)
+    if submission.complaints:
+        raise UserError(
+            f"{arguments.out}: the submission is not valid, see above; fix what is listed and run the same command "
+            "again"
+        )
+
+
+def write_submission(arguments: argparse.Namespace) -> "Submission":
+    """Write the maps of a model, a baseline or a folder of maps for every frame of a split.
 
     Raises:
-        UserError: as `videos_of`, `map_source` and `submission.submit`; or a config instead of a data set.
+        UserError: DATA is a config or not a data set, MODEL is not a source of maps, or the submission fails.
     """
-    dataset, colon, root = data.partition(":")
-    own = dataset == to and videos is None
-    if not colon and Path(data).suffix in (".yaml", ".yml"):
+    from distill.evaluation.map_sources import model_maps
+    from distill.evaluation.references import _maps_without_model
+    from distill.evaluation.submission import FORMATS, submit
+    from distill.models.device import resolve_device
+    from distill.models.references import load_model, stride_of
+    from distill.models.weight_files import weights_fingerprint
+    from distill.training.sources import videos_of_argument
+
+    benchmark, reference, split = arguments.to, arguments.model, arguments.split
+    dataset, colon, root = arguments.data.partition(":")
+    if not colon and Path(arguments.data).suffix in (".yaml", ".yml"):
         raise UserError(
-            f"{data}: a submission is of a data set's videos; name it as DATASET:ROOT, such as {to}:ROOT"
+            f"{arguments.data}: expected a data set, not a config; name it as DATASET:ROOT, e.g. {benchmark}:ROOT"
         )
-    if own and split is None:
-        split = FORMATS[to].split
-    chosen = videos_of_argument(data, split=split, videos=videos)
-    expected = FORMATS[to].published(Path(root), split) if own and split else []
+    complete = dataset == benchmark and arguments.videos is None
+    if complete and split is None:
+        split = FORMATS[benchmark].split
+    videos = videos_of_argument(arguments.data, split=split, videos=arguments.videos)
+    expected = FORMATS[benchmark].published(Path(root), split) if complete and split else []
     made_by: dict[str, Any] = {"model": reference, "maps": reference}
     maps = _maps_without_model(reference)
     if maps is None:
-        where = resolve_device(device)
-        model = load_model(reference, device=where)
-        settings: dict[str, Any] = {"stride": stride or stride_of(model), "first_frames": first_frames}
-        maps = model_maps(model, batch_size=batch_size, device=where, **settings)
+        device = resolve_device(arguments.device)
+        model = load_model(reference, device=device)
+        settings: dict[str, Any] = {
+            "stride": arguments.stride or stride_of(model),
+            "first_frames": arguments.first_frames,
+        }
+        maps = model_maps(model, batch_size=arguments.batch_size, device=device, **settings)
         made_by = {"model": reference, "weights": weights_fingerprint(model), **settings}
-    return write_submission(maps, chosen, out, to=to, made_by=made_by, expected=expected)
+    return submit(maps, videos, arguments.out, to=benchmark, made_by=made_by, expected=expected)
+
+
+SUBMIT = Verb(
+    "submit",
+    "write a benchmark submission: maps of every frame of its test videos",
+    "Write the maps in the format of DHF1K (DIR/0701/0001.png) or of AIM 2024 and NTIRE 2026 (DIR/NAME.mp4, 10 "
+    "bits), and check that no video and no frame is missing. DIR contains nothing else; the settings are recorded "
+    "in DIR.json. After an interruption the same command resumes, and several shells can share the work. A MODEL "
+    "may also be a folder of maps or a baseline, as in evaluate.",
+    (
+        "saldistill submit runs/demo/student dhf1k:DHF1K --to dhf1k -o ourmethod",
+        "saldistill submit student.onnx ntire:NTIRE --to ntire --split private_test -o ourmethod",
+    ),
+    _add_arguments,
+    _run,
+)

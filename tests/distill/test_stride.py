@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.cli.grammar import build_parser
+from distill.cli.main import parse
 from distill.data.clips import ClipSpec, Video
 from distill.data.video.open import open_video
 from distill.data.video.writer import VideoWriter
@@ -132,10 +132,9 @@ def test_the_data_set_s_rate_counts_where_a_reader_cannot_know_it(monkeypatch):
 def test_the_command_and_the_weights_carry_either():
     from distill.models.references import stride_of
 
-    parser = build_parser()
     for text, stride in (("2", 2), ("30fps", "30fps")):
-        assert parser.parse_args(["predict", "a", "b", "--stride", text]).stride == stride
+        assert parse(["predict", "a", "b", "--stride", text]).stride == stride
         assert stride_of(SimpleNamespace(notes={"stride": stride})) == stride
     assert stride_of(SimpleNamespace()) == 1
     with pytest.raises(SystemExit):
-        parser.parse_args(["predict", "a", "b", "--stride", "30 frames"])
+        parse(["predict", "a", "b", "--stride", "30 frames"])

@@ -127,8 +127,8 @@ def test_memory_is_of_the_work_alone():
 @pytest.mark.parametrize(
     ("subjects", "says"),
     [
-        ([], "name one video file to read"),
-        (["a.mp4", "b.mp4"], "name one video file to read"),
+        ([], "expected one video file, got 0"),
+        (["a.mp4", "b.mp4"], "expected one video file, got 2"),
         (["missing.mp4"], "missing.mp4: there is no such"),
         (["."], "is a folder"),
     ],

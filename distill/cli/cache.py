@@ -1,0 +1,162 @@
+"""`saldistill cache`: build, inspect and convert target stores."""
+
+import argparse
+
+from distill.cli.options import add_config, add_device, add_output, count, map_size
+from distill.cli.verb import Group, Verb
+from distill.errors import RunError
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="folder of the target store")
+
+
+def _run_build(arguments: argparse.Namespace) -> None:
+    from distill.targets.build import info
+    from distill.training.config import load_config
+    from distill.training.setup import build_store
+
+    print(info(build_store(load_config(arguments.config, arguments.overrides))))
+
+
+BUILD = Verb(
+    "build",
+    "compute and store the teacher maps that a distillation needs",
+    "Run the config's teacher over its training videos and write the maps to the target store teacher.store. "
+    "After an interruption, the same command resumes. Several processes can fill one store: run the command in "
+    "several shells or as a SLURM array (scripts/slurm_cache). teacher.codec is log8 (0.2 bytes per pixel; KL "
+    "5e-5 nats from the teacher's map), exact (1.1 bytes; 1e-9) or half (half the resolution: 0.06 bytes; 2e-3 to "
+    "1e-2), measured with a trained SalFoM; `saldistill benchmark --of cache CONFIG` measures your own.",
+    (
+        "saldistill cache build configs/distill/demo.yaml",
+        "saldistill cache build configs/distill/demo.yaml teacher.codec=exact teacher.store=runs/exact",
+    ),
+    add_config,
+    _run_build,
+)
+
+
+def _run_info(arguments: argparse.Namespace) -> None:
+    from distill.targets.build import info
+
+    print(info(arguments.store))
+
+
+INFO = Verb(
+    "info",
+    "show the teacher, videos and size of a target store",
+    "Show a target store's fingerprint (teacher, preprocessing, videos), its size and how complete it is.",
+    ("saldistill cache info runs/demo/targets",),
+    _add_store,
+    _run_info,
+)
+
+
+def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    parser.add_argument("--teacher", metavar="MODEL", help="the teacher, if it was moved since the store was built")
+    parser.add_argument("--sample", type=count, default=32, metavar="N", help="number of maps to recompute")
+    add_device(parser)
+
+
+def _run_verify(arguments: argparse.Namespace) -> None:
+    from distill.targets.verify import verify_store
+
+    report = verify_store(
+        arguments.store, teacher=arguments.teacher, sample=arguments.sample, device=arguments.device
+    )
+    print(report)
+    if not report.ok:
+        raise RunError(
+            f"{arguments.store}: the target store is damaged or was built by another teacher; remove and rebuild it"
+        )
+
+
+VERIFY = Verb(
+    "verify",
+    "check every checksum and recompute a sample of maps",
+    "Read every record, then recompute some maps with the teacher and report KL, CC and the largest error.",
+    (
+        "saldistill cache verify runs/demo/targets",
+        "saldistill cache verify runs/demo/targets --teacher runs/demo/teacher --sample 64",
+    ),
+    _add_verify_arguments,
+    _run_verify,
+)
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.targets.exporter import FORMS
+
+    _add_store(parser)
+    parser.add_argument(
+        "--as", dest="form", choices=tuple(FORMS), default="png", help="PNG files, 10-bit videos or 8-bit videos"
+    )
+    parser.add_argument("--view", default="plain", metavar="NAME", help="plain, or flipped for mirrored frames")
+    add_output(parser, "DIR", "folder to write")
+
+
+def _run_export(arguments: argparse.Namespace) -> None:
+    from distill.targets.exporter import export_maps
+
+    print(export_maps(arguments.store, arguments.out, form=arguments.form, view=arguments.view))
+
+
+EXPORT = Verb(
+    "export",
+    "write the maps of a target store as PNG files or videos",
+    "Write DIR/VIDEO/0001.png and so on, in 8 bits with a maximum of 255 in each map; or DIR/VIDEO.mp4 with one "
+    "map per frame, the format of the AIM 2024 and NTIRE 2026 challenges. The written files are read back, and "
+    "the loss of precision is reported.",
+    (
+        "saldistill cache export runs/demo/targets -o maps",
+        "saldistill cache export runs/demo/targets -o videos --as video",
+    ),
+    _add_export_arguments,
+    _run_export,
+)
+
+
+def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.targets.codec import CODECS
+
+    parser.add_argument(
+        "maps", nargs="+", metavar="DIR", help="a folder of maps, as images or videos, or a target store"
+    )
+    parser.add_argument(
+        "--mean",
+        choices=("linear", "log"),
+        default="linear",
+        help="average the densities of several sources, or their logarithms",
+    )
+    parser.add_argument("--codec", choices=tuple(CODECS), default="log8", help="encoding")
+    parser.add_argument(
+        "--size", type=map_size, metavar="HxW", help="size of the stored maps (default: that of the first map)"
+    )
+    add_output(parser, "STORE", "target store to write")
+
+
+def _run_import(arguments: argparse.Namespace) -> None:
+    from distill.targets.build import info
+    from distill.targets.importer import import_maps
+
+    store = import_maps(
+        arguments.maps, arguments.out, mean=arguments.mean, codec=arguments.codec, map_size=arguments.size
+    )
+    print(info(store))
+
+
+IMPORT = Verb(
+    "import",
+    "make a target store from external saliency maps",
+    "Read maps, DIR/VIDEO/0001.png and so on or DIR/VIDEO.mp4 with one map per frame, into a target store that "
+    "students can learn from. Several folders or target stores are averaged; all must cover the same frames.",
+    (
+        "saldistill cache import maps -o runs/imported",
+        "saldistill cache import theirs runs/demo/targets --mean log -o runs/both",
+    ),
+    _add_import_arguments,
+    _run_import,
+)
+
+CACHE = Group("cache", "build, inspect and convert target stores", (BUILD, INFO, VERIFY, EXPORT, IMPORT))

@@ -1,0 +1,136 @@
+"""`saldistill evaluate`: score models against ground truth."""
+
+import argparse
+from pathlib import Path
+
+from distill.cli.options import (
+    add_data,
+    add_every,
+    add_inference,
+    add_output,
+    count,
+    frame_range,
+    names,
+    seed,
+    some_of,
+)
+from distill.cli.verb import Verb
+from distill.errors import UserError
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.evaluation.frame_scorer import INFO_GAIN_BASELINES
+    from distill.evaluation.metrics import METRICS
+    from distill.evaluation.protocols import PROTOCOLS
+
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="what to score (see: saldistill --help)")
+    add_data(parser, "DATASET:ROOT, e.g. dhf1k:tests/data/dhf1k, or CONFIG.yaml for its test videos")
+    parser.add_argument(
+        "--frames", type=frame_range, metavar="FIRST-LAST", help="use only these frames, counted from 1"
+    )
+    add_every(parser)
+    parser.add_argument(
+        "--metrics", type=some_of(METRICS), metavar="NAME,NAME", help=f"some of {', '.join(METRICS)}"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        default="official",
+        help="score as the benchmarks' official code does, or with the post-processing, metrics and averaging of a "
+        "paper or challenge",
+    )
+    parser.add_argument(
+        "--over",
+        choices=INFO_GAIN_BASELINES,
+        default=INFO_GAIN_BASELINES[0],
+        help="baseline of information gain: a centred Gaussian, or the mean map of other recordings",
+    )
+    parser.add_argument(
+        "--scenes",
+        type=names,
+        default=[],
+        metavar="PATTERN,PATTERN",
+        help="treat videos whose names match one pattern, e.g. 'Vidyo*', as one recording in the confidence "
+        "intervals",
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all random draws")
+    parser.add_argument("--workers", type=count, metavar="N", help="scoring processes (default: one per CPU core)")
+    add_output(parser, "DIR", "also write scores.json, scores.csv, videos.csv and report.html here", required=False)
+    add_inference(parser)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from distill.data.video.guard import cores
+    from distill.evaluation.references import same_scene, score
+    from distill.evaluation.scores import compare
+    from distill.files import refuse_existing
+    from distill.reports.scores import report_scores
+    from distill.training.sources import videos_of_argument
+
+    folders = score_folders(arguments.models, arguments.out)
+    if folders:
+        refuse_existing(Path(arguments.out) / "report.html", "a report")
+    for folder in folders:
+        refuse_existing(folder / "scores.json", "a table of scores")
+    videos = videos_of_argument(
+        arguments.data, split=arguments.split, videos=arguments.videos, frames=arguments.frames
+    )
+    videos = same_scene(videos, arguments.scenes)
+    results = []
+    for index, model in enumerate(arguments.models):
+        scores, maps = score(
+            model,
+            videos,
+            every=arguments.every,
+            metrics=arguments.metrics,
+            protocol=arguments.protocol,
+            over=arguments.over,
+            seed=arguments.seed,
+            workers=arguments.workers or cores(),
+            stride=arguments.stride,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            first_frames=arguments.first_frames,
+        )
+        print(("\n" if index else "") + scores.table(), flush=True)
+        if folders:
+            scores.save(folders[index])
+        results.append((scores, maps))
+    for index, (scores, _) in enumerate(results[1:], 1):
+        difference = compare(results[0][0], scores)
+        print(f"\n{difference}", flush=True)
+        if folders:
+            difference.save(folders[index] / "difference.json")
+    if folders:
+        report_scores(Path(arguments.out) / "report.html", results, videos)
+
+
+def score_folders(models: list[str], out: str | None) -> list[Path]:
+    """Return the folder for each model's scores: `out`, or one folder per model in it; empty without `out`."""
+    if not out:
+        return []
+    if len(models) == 1:
+        return [Path(out)]
+    folders = [Path(out) / model.strip("/").replace("/", "_") for model in models]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"{', '.join(models)}: name each model once")
+    return folders
+
+
+EVALUATE = Verb(
+    "evaluate",
+    "score models against ground truth",
+    "Score one or more models on the same frames; with several, also report their differences from the first, "
+    "with paired confidence intervals. A MODEL may also be a folder of external saliency maps (DIR/VIDEO/0001.png "
+    "for the first frame, or DIR/VIDEO.mp4), a baseline (centre-prior, frame-difference), or `observers`: how "
+    "well one half of the observers predicts the other half.",
+    (
+        "saldistill evaluate runs/demo/student configs/distill/demo.yaml",
+        "saldistill evaluate centre-prior runs/demo/teacher runs/demo/student dhf1k:tests/data/dhf1k "
+        "--videos 002 --frames 601-783 --every 4",
+        "saldistill evaluate runs/demo/student dhf1k:DHF1K --split validation -o scores",
+        "saldistill evaluate maps dhf1k:DHF1K --split validation --protocol dhf1k",
+    ),
+    _add_arguments,
+    _run,
+)

@@ -1,0 +1,150 @@
+"""`saldistill export` and `saldistill quantize`: write ONNX files for devices."""
+
+import argparse
+
+from distill.cli.options import add_every, add_output, add_rounds, add_threads, count, fraction, some_of
+from distill.cli.verb import Verb
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model to export (see: saldistill --help)")
+    add_output(parser, "FILE", "the .onnx file to write; weights of 2 GB or more go to FILE.data")
+    parser.add_argument("--on", metavar="VIDEO", help="verify on frames of this video (default: synthetic frames)")
+    parser.add_argument(
+        "--mode",
+        choices=("clip", "step"),
+        help="export for clips or frame by frame (default: step, if MODEL streams)",
+    )
+    parser.add_argument(
+        "--input", choices=("uint8", "float32"), default="uint8", help="pixels in [0, 255] or in [0, 1]"
+    )
+    parser.add_argument(
+        "--values",
+        choices=("peak", "sigmoid", "log"),
+        default="peak",
+        help="maps scaled to a maximum of 1, the network's own values, or log-saliency",
+    )
+    parser.add_argument("--licence", metavar="TEXT", help="licence of the weights, recorded in the file")
+
+
+def _run_export(arguments: argparse.Namespace) -> None:
+    from distill.deploy.export import export
+    from distill.models.references import load_model, notes_of
+
+    model = load_model(arguments.model)
+    report = export(
+        model,
+        arguments.out,
+        mode=arguments.mode,
+        frames=arguments.on,
+        input_type=arguments.input,
+        values=arguments.values,
+        notes=notes_of(model, arguments.model),
+        licence=arguments.licence,
+    )
+    print(report)
+
+
+EXPORT = Verb(
+    "export",
+    "export a model to a verified ONNX file",
+    "Export a model, check the file with onnx.checker and compare ONNX Runtime with PyTorch; a failed check "
+    "leaves no file. A streaming student is exported in step mode: one frame and the state in, one map and the "
+    "next state out. `python student/edge.py FILE VIDEO` runs the file without PyTorch.",
+    (
+        "saldistill export runs/demo/student -o student.onnx",
+        "saldistill export runs/demo/student -o student.onnx --on VIDEO.mp4 --licence CC-BY-4.0",
+        "saldistill export student/stream:nano -o clip.onnx --mode clip --input float32 --values log",
+    ),
+    _add_export_arguments,
+    _run_export,
+)
+
+
+def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="FILE", help="an fp32 .onnx file written by `saldistill export`")
+    parser.add_argument("--to", type=some_of(("fp16", "int8")), default="int8", metavar="P,P", help="fp16, int8")
+    add_output(parser, "FILE", "the .onnx file to write (default: FILE-int8.onnx, FILE-fp16.onnx)", required=False)
+    parser.add_argument(
+        "--on",
+        required=True,
+        metavar="DATA",
+        help="calibration frames: DATASET:ROOT, CONFIG.yaml (its training videos), a video, or a folder of images "
+        "or videos",
+    )
+    parser.add_argument("--on-split", metavar="NAME", help="split of the data set of --on (default: all videos)")
+    parser.add_argument(
+        "--frames",
+        type=count,
+        default=256,
+        metavar="N",
+        help="frames to read from --on; a quarter is held out for comparison",
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=fraction,
+        default=0.01,
+        metavar="CC",
+        help="largest accepted mean loss, 1 - CC with the fp32 maps",
+    )
+    parser.add_argument("--score", metavar="DATA", help="also score all files on DATASET:ROOT or CONFIG.yaml")
+    parser.add_argument("--score-split", metavar="NAME", help="split of the data set of --score")
+    add_every(parser)
+    parser.add_argument("--openvino", action="store_true", help="also run all files in OpenVINO, if installed")
+    add_threads(parser, "one per CPU core")
+    add_rounds(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the measurements to this file")
+
+
+def _run_quantize(arguments: argparse.Namespace) -> None:
+    from distill.benchmark.precisions import compare
+    from distill.deploy.openvino_runtime import check_installed
+    from distill.deploy.quantize import quantize_files
+    from distill.files import refuse_existing
+    from distill.training.sources import videos_of_argument
+
+    if arguments.openvino:
+        check_installed()
+    if arguments.json:
+        refuse_existing(arguments.json, "the file of measurements")
+    videos = videos_of_argument(arguments.score, split=arguments.score_split) if arguments.score else []
+    quantized, clips = quantize_files(
+        arguments.model,
+        arguments.on,
+        to=arguments.to,
+        out=arguments.out,
+        on_split=arguments.on_split,
+        frames=arguments.frames,
+        max_loss=arguments.max_loss,
+        threads=arguments.threads,
+    )
+    table = compare(
+        [arguments.model, *(report.path for report in quantized)],
+        clips,
+        videos=videos,
+        every=arguments.every,
+        runtimes=["ONNX Runtime", *["OpenVINO"] * arguments.openvino],
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+    )
+    print(table)
+    if arguments.json:
+        table.save(arguments.json)
+
+
+QUANTIZE = Verb(
+    "quantize",
+    "convert an exported model to fp16 or INT8",
+    "Convert an exported model to fp16, or to INT8 calibrated on real frames. The loss against the fp32 maps, in "
+    "CC, is measured on held-out frames; layers that cost more than --max-loss allows stay in floating point. All "
+    "files are then compared: size, milliseconds, agreement, and with --score the metrics. INT8 makes a model "
+    "faster on a CPU; fp16 halves the file, and is for devices that compute in it.",
+    (
+        "saldistill quantize student.onnx --on VIDEO.mp4",
+        "saldistill quantize student.onnx --to fp16,int8 --on ntire:hevc-gaze --on-split train "
+        "--score ntire:hevc-gaze --score-split public_test --json quantized.json",
+        "saldistill quantize student.onnx -o small.onnx --on VIDEOS --max-loss 0.005 --openvino",
+    ),
+    _add_quantize_arguments,
+    _run_quantize,
+)

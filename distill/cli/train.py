@@ -1,0 +1,64 @@
+"""`saldistill train` and `saldistill distill`: run a config."""
+
+import argparse
+
+from distill.cli.options import add_config
+from distill.cli.verb import Verb
+from distill.errors import UserError
+
+
+def _run_train(arguments: argparse.Namespace) -> None:
+    from distill.training.config import load_config
+    from distill.training.train import train
+
+    print(f"done: {train(load_config(arguments.config, arguments.overrides))}")
+
+
+def _add_distill_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="use a target store even if it was made by another teacher, code version or video; the run records it",
+    )
+
+
+def _run_distill(arguments: argparse.Namespace) -> None:
+    from distill.training.config import load_config
+    from distill.training.train import train
+
+    accept = ["teacher.accept=true"] if arguments.accept else []
+    config = load_config(arguments.config, [*arguments.overrides, *accept])
+    if config.teacher is None:
+        raise UserError(
+            f"{arguments.config}: no section 'teacher' to distil from; add one, or use `saldistill train` to train "
+            "on ground truth only"
+        )
+    print(f"done: {train(config)}")
+
+
+TRAIN = Verb(
+    "train",
+    "train a model on ground truth, with or without a teacher",
+    "Run a config. The run folder receives the resolved config, log.jsonl, the best weights and checkpoints. "
+    "Ctrl-C saves a checkpoint; the same command with resume=auto resumes.",
+    (
+        "saldistill train configs/teacher/demo.yaml",
+        "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000",
+        "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000 resume=auto",
+    ),
+    add_config,
+    _run_train,
+)
+
+DISTILL = Verb(
+    "distill",
+    "train a student from a teacher",
+    "Same as train, except that a config without a section `teacher` is an error.",
+    (
+        "saldistill distill configs/distill/demo.yaml",
+        "saldistill distill configs/distill/demo.yaml out=runs/online teacher.source=online",
+    ),
+    _add_distill_arguments,
+    _run_distill,
+)

@@ -1,0 +1,79 @@
+"""Records that describe the verbs of the `saldistill` command."""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help with the paragraphs as written, and with the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shown = isinstance(action.default, str | int) and not isinstance(action.default, bool)
+        stated = action.default == argparse.SUPPRESS or "default:" in text
+        return f"{text} (default: %(default)s)" if shown and not stated else text
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: its help, its arguments and its work.
+
+    Args:
+        name: what the user types, e.g. "evaluate".
+        summary: one line for the list of verbs.
+        description: the paragraph at the top of the verb's help.
+        examples: complete command lines.
+        add_arguments: adds the verb's arguments to its parser. May import registries for their names: it is called
+            only when the command line names the verb.
+        run: does the work. Heavy imports belong here, so that `saldistill --help` stays fast.
+    """
+
+    name: str
+    summary: str
+    description: str
+    examples: tuple[str, ...]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+    def add_to(self, parsers: Any, words: list[str]) -> None:
+        """Add a parser for the verb, with arguments if `words`, the command line, names it."""
+        parser = add_parser(parsers, self.name, self.summary, self.description, self.examples)
+        parser.set_defaults(verb=self)
+        if self.name in words:
+            self.add_arguments(parser)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A verb that consists of verbs, e.g. `cache` with `cache build` and `cache info`."""
+
+    name: str
+    summary: str
+    verbs: tuple[Verb, ...]
+
+    def add_to(self, parsers: Any, words: list[str]) -> None:
+        """Add a parser for the group and for each of its verbs."""
+        description = f"{self.summary[:1].upper()}{self.summary[1:]}."
+        parser = add_parser(
+            parsers, self.name, self.summary, description, [verb.examples[0] for verb in self.verbs]
+        )
+        inner = parser.add_subparsers(title=f"saldistill {self.name}", metavar="VERB", required=True)
+        for verb in self.verbs:
+            verb.add_to(inner, words)
+
+
+def add_parser(
+    parsers: Any, name: str, summary: str, description: str, examples: tuple[str, ...] | list[str]
+) -> argparse.ArgumentParser:
+    """Add a parser with description and examples; `parsers` is what `add_subparsers` returned."""
+    parser: argparse.ArgumentParser = parsers.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, 88),
+        epilog="\n  ".join(["examples:", *examples]),
+        formatter_class=HelpFormatter,
+    )
+    return parser
