@@ -1,5 +1,6 @@
-"""Where the repository lies, for tests that run commands in it."""
+"""Folders of the repository."""
 
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLE = REPOSITORY / "tests" / "data" / "dhf1k"
