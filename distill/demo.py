@@ -32,7 +32,7 @@ from distill.reports.demo import (
     verdict_of,
     write_demo_report,
 )
-from distill.targets.build import info
+from distill.targets.info import info
 from distill.targets.verify import verify_store
 from distill.training.config import RunConfig, load_config
 from distill.training.setup import build_store

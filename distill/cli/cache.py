@@ -11,8 +11,15 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="folder of the target store")
 
 
+def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.targets.codec import codec_help
+
+    add_config(parser)
+    parser.add_argument_group("values of teacher.codec, measured with a trained SalFoM", codec_help())
+
+
 def _run_build(arguments: argparse.Namespace) -> None:
-    from distill.targets.build import info
+    from distill.targets.info import info
     from distill.training.config import load_config
     from distill.training.setup import build_store
 
@@ -24,20 +31,19 @@ BUILD = Verb(
     "compute and store the teacher maps that a distillation needs",
     "Run the config's teacher over its training videos and write the maps to the target store teacher.store. "
     "After an interruption, the same command resumes. Several processes can fill one store: run the command in "
-    "several shells or as a SLURM array (scripts/slurm_cache). teacher.codec is log8 (0.2 bytes per pixel; KL "
-    "5e-5 nats from the teacher's map), exact (1.1 bytes; 1e-9) or half (half the resolution: 0.06 bytes; 2e-3 to "
-    "1e-2), measured with a trained SalFoM; `saldistill benchmark --of cache CONFIG` measures your own.",
+    "several shells or as a SLURM array (scripts/slurm_cache). `saldistill "
+    "benchmark --of cache CONFIG` measures the codecs on your own teacher.",
     (
         "saldistill cache build configs/distill/demo.yaml",
         "saldistill cache build configs/distill/demo.yaml teacher.codec=exact teacher.store=runs/exact",
     ),
-    add_config,
+    _add_build_arguments,
     _run_build,
 )
 
 
 def _run_info(arguments: argparse.Namespace) -> None:
-    from distill.targets.build import info
+    from distill.targets.info import info
 
     print(info(arguments.store))
 
@@ -118,7 +124,7 @@ EXPORT = Verb(
 
 
 def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
-    from distill.targets.codec import CODECS
+    from distill.targets.codec import CODECS, DEFAULT_CODEC
 
     parser.add_argument(
         "maps", nargs="+", metavar="DIR", help="a folder of maps, as images or videos, or a target store"
@@ -129,7 +135,7 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
         default="linear",
         help="average the densities of several sources, or their logarithms",
     )
-    parser.add_argument("--codec", choices=tuple(CODECS), default="log8", help="encoding")
+    parser.add_argument("--codec", choices=tuple(CODECS), default=DEFAULT_CODEC, help="encoding")
     parser.add_argument(
         "--size", type=map_size, metavar="HxW", help="size of the stored maps (default: that of the first map)"
     )
@@ -137,7 +143,7 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_import(arguments: argparse.Namespace) -> None:
-    from distill.targets.build import info
+    from distill.targets.info import info
     from distill.targets.importer import import_maps
 
     store = import_maps(

@@ -25,9 +25,8 @@ from distill.errors import UserError
 from distill.inference.sliding_window import slide
 from distill.models.device import check_precision
 from distill.stride import Stride
-from distill.targets.codec import CODECS
 from distill.targets.fingerprint import fingerprint
-from distill.targets.plan import Batch
+from distill.targets.plan import StoreBatch
 from distill.targets.store import TargetStore
 
 log = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ def build(
 
 def fill(
     store: TargetStore, model: Any, videos: Mapping[str, Video], settings: Mapping[str, Any]
-) -> Generator[Batch, None, None]:
+) -> Generator[StoreBatch, None, None]:
     """Compute and commit what a store lacks and nobody else is writing; maps are written while the next are made.
 
     Args:
@@ -187,8 +186,8 @@ def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
 
 
 def teacher_maps(
-    model: Any, videos: Mapping[str, Video], batches: Sequence[Batch], settings: Mapping[str, Any]
-) -> Iterator[tuple[Batch, np.ndarray]]:
+    model: Any, videos: Mapping[str, Video], batches: Sequence[StoreBatch], settings: Mapping[str, Any]
+) -> Iterator[tuple[StoreBatch, np.ndarray]]:
     """Compute batches in their order, those of one video and view in one pass of the sliding window."""
     for (name, view), group in groupby(batches, key=lambda batch: (batch.video, batch.view)):
         run = list(group)
@@ -197,38 +196,3 @@ def teacher_maps(
         for batch, (asked, maps) in zip(run, passes, strict=True):
             assert tuple(asked) == batch.frames, "the sliding window cuts batches as the plan does"
             yield batch, maps.numpy()
-
-
-def info(store: TargetStore | str | Path) -> str:
-    """Say in words whose maps a store holds, of what, how they are stored, and how much of it is there."""
-    store = opened(store)
-    plan, made = store.plan, store.fingerprint
-    count, size = store.count_committed(), store.size_on_disk()
-    h, w = store.map_size
-    teacher, seen = made.get("teacher", {}), made.get("input")
-    called = ":".join(str(teacher[key]) for key in ("name", "variant") if teacher.get(key))
-    frames = sum(len(each) for each in plan.videos.values())
-    lines = [
-        f"store      {store.path}",
-        f"teacher    {called or 'unknown'}, weights {str(teacher.get('weights'))[:12]}",
-    ]
-    if seen:
-        shown = "x".join(str(side) for side in seen["size"])
-        lines.append(
-            f"input      {seen['num_frames']} frames of {shown}, stride {seen['stride']}, {seen['precision']}"
-        )
-    lines += [
-        f"videos     {len(plan.videos)}, {frames} frames; views: {', '.join(plan.views)}",
-        f"maps       {count} of {plan.num_records}, {h}x{w}",
-        f"codec      {store.codec}: {CODECS[store.codec].summary}",
-        f"disk       {size / 2**20:.1f} MiB, {size / max(count, 1) / (h * w):.3f} bytes a pixel",
-        f"shards     {len(store.sealed_shards())} of {plan.num_shards} full",
-    ]
-    if count < plan.num_records:
-        lines.append(f"missing    {plan.num_records - count} maps: `saldistill cache build` goes on")
-    return "\n".join(lines)
-
-
-def opened(store: TargetStore | str | Path) -> TargetStore:
-    """Return a store, opened if it is a folder."""
-    return store if isinstance(store, TargetStore) else TargetStore.open(store)

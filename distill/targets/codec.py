@@ -1,17 +1,17 @@
-"""From a map to bytes and back: how one teacher map is stored, and what each way costs.
+"""Encoding of teacher maps: one record per map, and what each codec costs.
 
 Every codec stores the logarithm of the map, because training needs it: a value that came back as zero would be
-minus infinity there, and temperature, reverse KL and log-MSE would break on it. One record is 8 bytes of header
-(peak and span, float32, little-endian) and a zlib stream of integer codes.
+minus infinity, on which temperature, reverse KL and log-MSE break. A record is an 8-byte header (peak and span,
+float32, little-endian) and a zlib stream of integer codes.
 
-The range rule. Let `depth` be how far a value lies below its map's peak, in nats. The codes cover each map's own
-depths, from 0 to its deepest value (the span), never beyond DEEPEST: a value deeper than that, minus infinity
-included, is stored as DEEPEST below the peak, e^-64 of it, which float32 still holds as a normal number. Within the
-span the steps grow with the depth, `code ~ log(1 + depth / KNEE)`: fine at the peak, where the density is,
-coarse in the tail, where a density has next to nothing and zlib next to nothing to do.
+Range. Let `depth` be the distance of a value from its map's peak, in nats. The codes cover each map's own depths,
+from 0 to its largest (the span), at most DEEPEST: deeper values, including minus infinity, are stored as DEEPEST
+below the peak, e^-64 of it, which is still a normal float32. Steps grow with the depth, `code ~ log(1 + depth /
+KNEE)`: fine at the peak, where the density is, coarse in the tail, which holds next to no density and compresses to
+next to nothing.
 
-The codes are then replaced by what is left of each after its left, upper and upper-left neighbours predict it
-(left + upper - upper-left, modulo the integer size): teacher maps are smooth, so most of it is near zero.
+The codes are then replaced by their differences from a prediction by the left, upper and upper-left neighbours
+(left + upper - upper-left, modulo the integer size). Teacher maps are smooth, so most differences are near zero.
 """
 
 import struct
@@ -23,47 +23,55 @@ from functools import partial
 import numpy as np
 
 DEEPEST = 64.0
-"""Nats below its map's peak that a stored value can lie at most."""
+"""Largest stored depth below the map's peak, in nats."""
 KNEE = 2.0
-"""Depth in nats at which the steps have grown to twice their size at the peak."""
+"""Depth in nats at which the step is twice its size at the peak."""
 FLAT = 1e-6
-"""Nats below which a map's span is nothing but rounding."""
+"""Span in nats below which a map counts as constant."""
 
 _HEADER = struct.Struct("<ff")  # peak, span
 
 
 @dataclass(frozen=True)
 class Codec:
-    """One way to store a map."""
+    """One encoding of maps.
 
+    Attributes:
+        name: name in configs and on the command line.
+        encode: log-saliency (h, w) -> record; deterministic.
+        decode: record and map size (h, w) -> log-saliency, float32 (h, w), finite.
+        tolerance: KL in nats from the stored to the true map above which `cache verify` reports a mismatch.
+        summary: what is stored.
+        help: typical size and error.
+    """
+
+    name: str
     encode: Callable[[np.ndarray], bytes]
-    """Log-saliency (h, w) to the bytes of a record; the same map gives the same bytes."""
     decode: Callable[[bytes, tuple[int, int]], np.ndarray]
-    """The bytes of a record and the map's size (h, w) to log-saliency, float32 (h, w), finite."""
     tolerance: float
-    """KL in nats, stored against true map, above which one stored map counts as wrong."""
     summary: str
-    """What it keeps, in words."""
+    help: str
 
 
 def _checked(log_map: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Return a map (h, w) in float32 and its largest value, or raise a ValueError that says why it is no map."""
+    """Return a map (h, w) as float32 and its largest value.
+
+    Raises:
+        ValueError: not a single map, NaN, plus infinity, or minus infinity everywhere.
+    """
     values = np.asarray(log_map, dtype=np.float32)
     if values.ndim != 2:
         raise ValueError(f"expected one map (h, w), got an array of shape {values.shape}")
     peak = values.max()
     if not np.isfinite(peak):
-        raise ValueError(f"the map is not made of numbers: its largest value is {peak}")
+        raise ValueError(f"expected a map of finite values, got one whose largest value is {peak}")
     return values, peak
 
 
 def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
-    """Encode log-saliency (h, w) with integer codes of a type: "u1" for 256 levels, "<u2" for 65,536.
+    """Encode log-saliency (h, w) as integers of a type: "u1" for 256 levels, "<u2" for 65,536.
 
-    A constant map, or one that spans less than FLAT, has span 0 and decodes to its peak everywhere.
-
-    Raises:
-        ValueError: not one map, NaN, plus infinity, or minus infinity everywhere.
+    A map that spans less than FLAT is stored with span 0 and decodes to its peak everywhere.
     """
     values, peak = _checked(log_map)
     depth = np.minimum(peak - values, np.float32(DEEPEST))
@@ -76,15 +84,15 @@ def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
     rest = codes.copy()
     rest[:, 1:] -= codes[:, :-1]
     rest[1:] -= rest[:-1].copy()
-    planes = rest.reshape(-1, 1).view("u1").T  # low bytes together, then high bytes together: they pack better
+    planes = rest.reshape(-1, 1).view("u1").T  # all low bytes, then all high bytes: compresses better
     return _HEADER.pack(peak, span) + _deflate(planes.tobytes())
 
 
 def _deflate(content: bytes) -> bytes:
     """Compress to a zlib stream.
 
-    What the prediction leaves repeats in runs of zeros or not at all, so looking for longer repetitions would take
-    fifteen times as long and often give more bytes.
+    Residuals repeat in runs of zeros or not at all: searching for longer matches takes fifteen times as long and
+    often gives more bytes.
     """
     streams = []
     for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE):
@@ -94,7 +102,7 @@ def _deflate(content: bytes) -> bytes:
 
 
 def _decode(record: bytes, size: tuple[int, int], *, dtype: str) -> np.ndarray:
-    """Decode log-saliency, float32 (h, w): `_encode`'s inverse up to half a step."""
+    """Decode log-saliency, float32 (h, w): the inverse of `_encode` up to half a step."""
     peak, span = _HEADER.unpack_from(record)
     width = np.dtype(dtype).itemsize
     planes = np.frombuffer(zlib.decompress(memoryview(record)[_HEADER.size :]), "u1").reshape(width, -1)
@@ -110,10 +118,10 @@ def _half_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _encode_half(log_map: np.ndarray) -> bytes:
-    """Encode at half the size: each pixel the logarithm of the mean of four (the edge repeats for odd sizes).
+    """Encode at half the size: each value is the logarithm of the mean of four (odd sizes repeat the edge).
 
-    Averaging the map and interpolating its logarithm costs a third of the KL of doing both in the log domain, and
-    half of doing both on the map.
+    Averaging the map and interpolating its logarithm has a third of the KL of doing both on the logarithm, and half
+    of doing both on the map.
     """
     values, peak = _checked(log_map)
     values = np.exp(np.maximum(values - peak, -np.float32(DEEPEST)))
@@ -124,13 +132,13 @@ def _encode_half(log_map: np.ndarray) -> bytes:
 
 
 def _decode_half(record: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Decode a map stored at half the size: bilinear in the log domain, pixel centres aligned."""
+    """Decode a map stored at half the size: bilinear interpolation of the logarithm, pixel centres aligned."""
     values = _decode(record, _half_size(size), dtype="u1")
     return np.ascontiguousarray(_double(_double(values, axis=0), axis=1)[: size[0], : size[1]])
 
 
 def _double(values: np.ndarray, axis: int) -> np.ndarray:
-    """Interpolate linearly to twice the length along one axis; beyond the first and last centre, repeat them."""
+    """Interpolate linearly to twice the length along one axis, repeating the first and last value."""
     values = np.moveaxis(values, axis, 0)
     doubled = np.empty((2 * len(values), *values.shape[1:]), values.dtype)
     before = np.concatenate([values[:1], values[:-1]])
@@ -141,30 +149,50 @@ def _double(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 # Measured on 50 maps (112 x 192, 15 nats from peak to floor) of a small SalFoM after 120 steps of training on one
-# video; times on one core. `saldistill benchmark --of cache` makes this table of any teacher. Others that were
-# trained longer gave log8 up to 5e-5 and half up to 8e-3.
+# video; times on one core. `saldistill benchmark --of cache` prints this table for any teacher. Teachers trained
+# longer had up to 5e-5 for log8 and 8e-3 for half.
 #
-#           KL       at T=4   reverse KL  log RMSE  bytes a pixel  encode   decode
-#   log8    3.0e-05  1.6e-05  3.0e-05     0.028     0.19           0.27 ms  0.20 ms
-#   exact   4.5e-10  2.4e-10  4.5e-10     0.0001    1.06           0.53 ms  0.43 ms
-#   half    1.6e-03  3.0e-03  1.8e-03     0.38      0.06           0.26 ms  0.13 ms
-CODECS: dict[str, Codec] = {
-    "log8": Codec(
-        encode=partial(_encode, dtype="u1"),
-        decode=partial(_decode, dtype="u1"),
-        tolerance=1e-3,
-        summary="8 bits of log-saliency a pixel",
-    ),
-    "exact": Codec(
-        encode=partial(_encode, dtype="<u2"),
-        decode=partial(_decode, dtype="<u2"),
-        tolerance=1e-6,
-        summary="16 bits of log-saliency a pixel",
-    ),
-    "half": Codec(
-        encode=_encode_half,
-        decode=_decode_half,
-        tolerance=5e-2,
-        summary="8 bits of log-saliency a pixel at half the height and width",
-    ),
+#           KL       at T=4   reverse KL  log RMSE  bytes/pixel  encode   decode
+#   log8    3.0e-05  1.6e-05  3.0e-05     0.028     0.19         0.27 ms  0.20 ms
+#   exact   4.5e-10  2.4e-10  4.5e-10     0.0001    1.06         0.53 ms  0.43 ms
+#   half    1.6e-03  3.0e-03  1.8e-03     0.38      0.06         0.26 ms  0.13 ms
+CODECS = {
+    codec.name: codec
+    for codec in (
+        Codec(
+            name="log8",
+            encode=partial(_encode, dtype="u1"),
+            decode=partial(_decode, dtype="u1"),
+            tolerance=1e-3,
+            summary="8 bits of log-saliency per pixel",
+            help="0.2 bytes per pixel, KL 5e-5 nats",
+        ),
+        Codec(
+            name="exact",
+            encode=partial(_encode, dtype="<u2"),
+            decode=partial(_decode, dtype="<u2"),
+            tolerance=1e-6,
+            summary="16 bits of log-saliency per pixel",
+            help="1.1 bytes per pixel, KL 1e-9 nats",
+        ),
+        Codec(
+            name="half",
+            encode=_encode_half,
+            decode=_decode_half,
+            tolerance=5e-2,
+            summary="8 bits of log-saliency per pixel at half the height and width",
+            help="0.06 bytes per pixel, KL 2e-3 to 1e-2 nats",
+        ),
+    )
 }
+"""Codecs by name."""
+
+DEFAULT_CODEC = "log8"
+
+
+def codec_help() -> str:
+    """Return one sentence on all codecs, for help texts: `log8 (0.2 bytes per pixel, ...; default), ...`."""
+    return ", ".join(
+        f"{codec.name} ({codec.help}{'; default' if codec.name == DEFAULT_CODEC else ''})"
+        for codec in CODECS.values()
+    )

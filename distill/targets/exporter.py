@@ -1,8 +1,8 @@
-"""A store's maps for others: pictures by frame, or videos as the AIM 2024 and NTIRE 2026 challenges have them.
+"""Export a target store's maps as PNG files, or as the videos of the AIM 2024 and NTIRE 2026 challenges.
 
     saldistill cache export STORE -o DIR [--as png|video|video8]
 
-What is written is read back and compared with the store: an export says what it lost.
+Every exported map is read back and compared with the store, and the loss is reported.
 """
 
 from collections.abc import Iterator
@@ -18,16 +18,15 @@ from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
 from distill.saliency import peak_map
-from distill.targets.build import opened
-from distill.targets.store import TargetStore, some
+from distill.targets.store import TargetStore, first_few, opened
 from distill.targets.verify import correlation
 
 FORMS = {
     "png": "DIR/VIDEO/0001.png and so on, 8 bits, each map's maximum 255",
-    "video": "DIR/VIDEO.mp4, a frame a map, 10 bits, each map from 0 to 1023",
-    "video8": "the same in 8 bits, from 0 to 255",
+    "video": "DIR/VIDEO.mp4, one frame per map, 10 bits, each map scaled to 0 to 1023",
+    "video8": "the same with 8 bits, scaled to 0 to 255",
 }
-"""How maps are written -> in words."""
+"""Export formats and their descriptions."""
 
 
 def export_maps(
@@ -38,18 +37,18 @@ def export_maps(
     view: str = "plain",
     progress: bool = True,
 ) -> str:
-    """Write a store's maps as 8-bit PNG files, or as lossless grey H.264 videos of 10 or 8 bits.
+    """Write a store's maps as 8-bit PNG files, or as lossless grey H.264 videos with 10 or 8 bits.
 
-    Pictures are divided by their maximum. The maps of videos go from 0 to the most there is, as in the challenges
-    (min-max normalised); a video has a map for each frame from the first on, and the rate of the video it is of
-    where that is still to be found (else 30 frames a second). Nothing appears under `out` before all is done.
+    PNG maps are divided by their maximum. Video maps are min-max normalised, as in the challenges; a video has one
+    map per frame from the first frame on, and the frame rate of the original video if that can still be opened
+    (else 30 fps). Nothing is written to `out` before all maps are exported.
 
     Returns:
-        One line that says what was written, and how far the maps that are read back are from those of the store.
+        One line with what was written and the CC of the maps read back with those of the store.
 
     Raises:
-        UserError: `out` exists, there is no such form, the store is incomplete, damaged, or without that view, or a
-            video is asked for where frames are missing before the last one.
+        UserError: `out` exists, `form` is unknown, the store is incomplete, damaged, or without that view, or a
+            video is requested and frames before the last one are missing.
     """
     store, out = opened(store), Path(out)
     refuse_existing(out, "the folder of maps")
@@ -57,12 +56,11 @@ def export_maps(
         raise UserError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
     if view not in store.plan.views:
         raise UserError(f"{store.path}: it has no {view} view; it has {', '.join(store.plan.views)}")
-    if not store.complete:
-        raise UserError(f"{store.path}: the store is not complete; go on with `saldistill cache build` first")
+    store.require_complete()
     if form != "png":
         _require_whole_videos(store)
     if out.is_dir():
-        out.rmdir()  # an empty one; the finished folder takes its place
+        out.rmdir()  # empty; the finished folder replaces it
     total = sum(len(frames) for frames in store.plan.videos.values())
     correlations = []
     with atomic_folder(out) as folder, tqdm(total=total, unit="map", disable=not progress) as bar:
@@ -72,19 +70,16 @@ def export_maps(
             if form == "png":
                 _write_pictures(store, video, view, place)
             else:
-                write_map_video(place, _stretched(store, video, view), fps=_fps(store, video), bits=_bits(form))
+                bits = 8 if form == "video8" else 10
+                write_map_video(place, _min_max_maps(store, video, view), fps=_fps(store, video), bits=bits)
             for frame, levels in zip(frames, read_maps(place, frames), strict=True):
                 correlations.append(correlation(levels, peak_map(store.read(video, frame, view))))
                 bar.update()
     store.close()
     return (
-        f"{total} maps of {len(store.plan.videos)} videos: {out}; read back, their CC with the store's is "
+        f"{out}: {total} maps of {len(store.plan.videos)} videos; read back, their CC with the target store is "
         f"{np.mean(correlations):.6f} (at least {min(correlations):.6f})"
     )
-
-
-def _bits(form: str) -> int:
-    return 8 if form == "video8" else 10
 
 
 def _write_pictures(store: TargetStore, video: str, view: str, folder: Path) -> None:
@@ -94,8 +89,8 @@ def _write_pictures(store: TargetStore, video: str, view: str, folder: Path) -> 
         Image.fromarray(grey).save(folder / f"{frame + 1:04d}.png")
 
 
-def _stretched(store: TargetStore, video: str, view: str) -> Iterator[np.ndarray]:
-    """Yield the maps (h, w) of a video stretched from 0 to 1; a constant one is all ones."""
+def _min_max_maps(store: TargetStore, video: str, view: str) -> Iterator[np.ndarray]:
+    """Yield the maps (h, w) of a video, min-max normalised; a constant map is all ones."""
     for frame in store.plan.videos[video]:
         values = peak_map(store.read(video, frame, view))
         lowest = values.min()
@@ -103,17 +98,17 @@ def _stretched(store: TargetStore, video: str, view: str) -> Iterator[np.ndarray
 
 
 def _require_whole_videos(store: TargetStore) -> None:
-    """Refuse videos whose maps do not follow one another from the first frame on."""
+    """Refuse videos whose maps do not cover every frame from the first on."""
     broken = [video for video, frames in store.plan.videos.items() if len(frames) != frames[-1] + 1]
     if broken:
         raise UserError(
-            f"{store.path}: a video of maps has one for each frame from the first on, and the store lacks some of "
-            f"{some(broken)}; export PNG files, or cache all frames"
+            f"{store.path}: a map video needs every frame from the first on, and the target store lacks some of "
+            f"{first_few(broken)}; export PNG files, or cache all frames"
         )
 
 
 def _fps(store: TargetStore, video: str) -> float:
-    """Return the frames a second of the video that maps are of, where it can still be found."""
+    """Return the frame rate of the original video if it can still be opened."""
     note = store.notes.get("videos", {}).get(video)
     try:
         return open_size(note["path"])[1] if note else FOLDER_FPS

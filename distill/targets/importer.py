@@ -1,10 +1,10 @@
-"""Anybody's published maps as teacher targets; several teachers' maps averaged into one.
+"""Import published saliency maps as teacher targets, or average several teachers' maps.
 
     saldistill cache import DIR [DIR ...] -o STORE [--mean linear|log]
 
-A source is a folder of maps (distill/map_files.py: pictures by frame, or videos) or another store, whose plain view
-is read. Grey levels say little of the dark parts: what is stored as 0 can be anything up to half a level, and is
-taken for that, so that its logarithm is finite.
+A source is a folder of maps (distill/data/map_files.py: one image per frame, or videos) or another target store, of
+which the plain view is read. A grey level of 0 can stand for anything up to half a level; it is read as half a
+level, so that its logarithm is finite.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,23 +21,25 @@ from distill.data.map_files import files_of, find_maps, frames_of, read_maps
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
 from distill.saliency import log_density, peak_map
+from distill.targets.codec import DEFAULT_CODEC
 from distill.targets.fingerprint import hash_of_files
-from distill.targets.plan import Batch
-from distill.targets.store import TargetStore, some
+from distill.targets.plan import StoreBatch
+from distill.targets.store import TargetStore, first_few
 
 MEANS = ("linear", "log")
-"""The first averages densities: what one source sees stays. The second their logarithms: what one misses fades."""
+"""How maps are averaged: "linear" averages densities and keeps what only one source sees; "log" averages their
+logarithms and fades what one source misses."""
 
 
-class Folder:
-    """A source: a folder of maps.
+class MapFolder:
+    """Import source: a folder of maps.
 
     Attributes:
         path: the folder.
-        frames: video -> its frames, 0-based and ascending.
+        frames: video -> frames, 0-based and ascending.
 
     Raises:
-        UserError: there is no such folder, there are no maps in it, or their names are no frames.
+        UserError: the folder does not exist or has no maps, or a name is not a frame number.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,17 +47,17 @@ class Folder:
         self._places = find_maps(path)
         if not self._places:
             raise UserError(
-                f"{path}: found no maps; expected a folder a video with 0001.png, 0002.png and so on, counted from "
-                "1, or a video of maps a video"
+                f"{path}: found no maps; expected one folder per video with 0001.png, 0002.png and so on, counted "
+                "from 1, or one map video per video"
             )
         self.frames = {video: frames_of(place) for video, place in self._places.items()}
 
     def files(self) -> list[Path]:
-        """Return all files that it is made of, in a fixed order."""
+        """Return all its files in a fixed order."""
         return [file for place in self._places.values() for file in files_of(place)]
 
     def read(self, video: str, frames: Sequence[int], size: tuple[int, int] | None) -> Iterator[np.ndarray]:
-        """Yield log-saliency (h, w) float32, finite, of frames of a video, resized; at its own size when None.
+        """Yield log-saliency (h, w) float32, finite, of frames of a video; None keeps the maps' own size.
 
         A black map is uniform.
         """
@@ -63,26 +65,25 @@ class Folder:
             yield np.log(np.maximum(_resized(levels, size), np.float32(0.5)))
 
 
-class Stored:
-    """A source: another store, of which the plain view is read. As `Folder` otherwise.
+class OtherStore:
+    """Import source: the plain view of another target store; members as in `MapFolder`.
 
     Raises:
-        UserError: it is not complete, or damaged.
+        UserError: the store is incomplete or damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store = TargetStore.open(path)
-        if not self._store.complete:
-            raise UserError(f"{path}: the store is not complete; go on with `saldistill cache build` first")
+        self._store.require_complete()
         self.frames = self._store.plan.videos
 
     def files(self) -> list[Path]:
-        """See `Folder`."""
+        """See `MapFolder`."""
         return sorted(file for file in self.path.rglob("*") if file.is_file())
 
     def read(self, video: str, frames: Sequence[int], size: tuple[int, int] | None) -> Iterator[np.ndarray]:
-        """See `Folder`."""
+        """See `MapFolder`."""
         for frame in frames:
             log_map = self._store.read(video, frame)
             if size not in (None, log_map.shape):
@@ -90,7 +91,7 @@ class Stored:
             yield log_map
 
 
-Source = Folder | Stored
+ImportSource = MapFolder | OtherStore
 
 
 def import_maps(
@@ -98,32 +99,33 @@ def import_maps(
     out: str | Path,
     *,
     mean: str = "linear",
-    codec: str = "log8",
+    codec: str = DEFAULT_CODEC,
     map_size: tuple[int, int] | None = None,
     batch_size: int = 8,
     batches_per_shard: int = 64,
     progress: bool = True,
 ) -> TargetStore:
-    """Make a store of maps that somebody published, or of the mean of several sources' maps.
+    """Create a target store from published maps, or from the mean of several sources' maps.
 
     Args:
-        sources: folders of maps, or stores. Of several, the maps of a frame are made densities and averaged.
-        out: the store to make.
-        mean: of several sources: of the densities (linear), or of their logarithms (log).
-        codec: a name in `CODECS`.
-        map_size: (h, w) to store at; that of the first source's first map when None. Larger maps are averaged over
-            areas, smaller ones interpolated.
-        batch_size: as in `TargetStore.create`.
-        batches_per_shard: as in `TargetStore.create`.
-        progress: show a bar.
+        sources: folders of maps, or target stores. The maps of several sources are normalised to densities and
+            averaged.
+        out: folder of the new store.
+        mean: name in `MEANS`.
+        codec: name in `CODECS`.
+        map_size: (h, w) to store at; defaults to the size of the first source's first map. Larger maps are
+            averaged over areas, smaller ones interpolated.
+        batch_size: maps per batch.
+        batches_per_shard: batches per shard.
+        progress: show a progress bar.
 
     Returns:
-        The store, complete. Nothing appears under `out` before all maps are read, so that repaired sources can be
-        imported with the same call.
+        The complete store. Nothing is written to `out` before all maps are read, so that the same call works once
+        damaged sources are repaired.
 
     Raises:
-        UserError: no maps, names that are no numbers, frames that only some of the sources have, maps that cannot
-            be read, or a store that exists.
+        UserError: a source has no maps, names that are not frame numbers, other frames than the rest, or unreadable
+            maps; `out` exists.
     """
     out = Path(out)
     refuse_existing(out, "a store")
@@ -134,11 +136,11 @@ def import_maps(
         h, w = next(opened[0].read(video, frames[video][:1], None)).shape
         map_size = (h, w)
     if out.is_dir():
-        out.rmdir()  # an empty one; the finished store takes its place
+        out.rmdir()  # empty; the finished store replaces it
     with atomic_folder(out) as temporary:
         store = TargetStore.create(
             temporary,
-            fingerprint=fingerprint_of(opened, mean),
+            fingerprint=import_fingerprint(opened, mean),
             videos=frames,
             map_size=map_size,
             codec=codec,
@@ -154,64 +156,70 @@ def import_maps(
     return TargetStore.open(out)
 
 
-def open_sources(paths: Sequence[str | Path]) -> list[Source]:
-    """Open the sources of an import, and check that all have maps of the same frames.
+def open_sources(paths: Sequence[str | Path]) -> list[ImportSource]:
+    """Open the sources of an import and check that all have maps of the same frames.
 
     Raises:
-        UserError: one cannot be used, or has other videos or frames than the first; it names them.
+        UserError: a source cannot be used, or has other videos or frames than the first.
     """
     if not paths:
-        raise UserError("name at least one folder of maps to import")
-    opened: list[Source] = [
-        Stored(path) if (path / "store.json").exists() else Folder(path) for path in map(Path, paths)
+        raise UserError("expected at least one folder of maps to import, got none")
+    opened: list[ImportSource] = [
+        OtherStore(path) if (path / "store.json").exists() else MapFolder(path) for path in map(Path, paths)
     ]
     first = opened[0]
     for other in opened[1:]:
         for a, b in ((first, other), (other, first)):
-            if only := [video for video in a.frames if video not in b.frames]:
-                raise UserError(
-                    f"{b.path}: has no maps of {some(only)}, and {a.path} has; all sources must have the same "
-                    "frames to be averaged"
-                )
-            for video, frames in a.frames.items():
-                if only_frames := sorted(set(frames) - set(b.frames[video])):
-                    raise UserError(
-                        f"{b.path}: has no map of {video}, frame {some([frame + 1 for frame in only_frames])}, and "
-                        f"{a.path} has; all sources must have the same frames to be averaged"
-                    )
+            _require_frames_of(a, b)
     return opened
 
 
-def fingerprint_of(sources: Sequence[Source], mean: str) -> dict[str, Any]:
-    """Say what imported maps were made from: the content of all files, and how several sources were averaged."""
+def _require_frames_of(a: ImportSource, b: ImportSource) -> None:
+    """Refuse `b` if `a` has frames that it lacks."""
+    missing = [video for video in a.frames if video not in b.frames]
+    what = f"maps of {first_few(missing)}"
+    if not missing:
+        for video, frames in a.frames.items():
+            if missing_frames := sorted(set(frames) - set(b.frames[video])):
+                what = f"map of {video}, frame {first_few([frame + 1 for frame in missing_frames])}"
+                break
+        else:
+            return
+    raise UserError(
+        f"{b.path}: has no {what}, but {a.path} has; all sources must have the same frames to be averaged"
+    )
+
+
+def import_fingerprint(sources: Sequence[ImportSource], mean: str) -> dict[str, Any]:
+    """Return what imported maps depend on: the content of all files, and how sources were averaged."""
     files = [file for source in sources for file in source.files()]
-    made: dict[str, Any] = {"name": "imported", "weights": hash_of_files(files)}
+    teacher: dict[str, Any] = {"name": "imported", "weights": hash_of_files(files)}
     if len(sources) > 1:
-        made["variant"] = f"{mean} mean of {len(sources)}"
-    return {"teacher": made}
+        teacher["variant"] = f"{mean} mean of {len(sources)}"
+    return {"teacher": teacher}
 
 
 def mean_maps(
-    sources: Sequence[Source], mean: str, batches: Sequence[Batch], size: tuple[int, int]
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Read batches in their order; yield each with its maps (n, h, w), log-saliency, the mean of all sources."""
+    sources: Sequence[ImportSource], mean: str, batches: Sequence[StoreBatch], size: tuple[int, int]
+) -> Iterator[tuple[StoreBatch, np.ndarray]]:
+    """Yield batches in order, each with the mean maps of all sources, log-saliency (n, h, w)."""
     for video, group in groupby(batches, key=lambda batch: batch.video):
         run = list(group)
         frames = [frame for batch in run for frame in batch.frames]
         maps = zip(*(source.read(video, frames, size) for source in sources), strict=True)
         for batch in run:
-            yield batch, np.stack([mean_of(next(maps), mean) for _ in batch.frames])
+            yield batch, np.stack([mean_map(next(maps), mean) for _ in batch.frames])
 
 
-def mean_of(maps: Sequence[np.ndarray], mean: str) -> np.ndarray:
-    """Average log-saliency maps (h, w) of one frame, each made a density first; a single one stays as it is.
+def mean_map(maps: Sequence[np.ndarray], mean: str) -> np.ndarray:
+    """Return the mean of log-saliency maps (h, w) of one frame, each normalised to a density first.
 
     Returns:
-        Log-saliency (h, w) float32: "linear" is the logarithm of the densities' mean; "log" the mean of their
-        logarithms, which is the normalised geometric mean up to a constant.
+        Log-saliency (h, w) float32: for "linear" the logarithm of the mean density, for "log" the mean of the
+        log-densities (the geometric mean up to a constant). A single map is returned unchanged.
 
     Raises:
-        UserError: there is no such mean.
+        UserError: `mean` is not in `MEANS`.
     """
     if mean not in MEANS:
         raise UserError(f"mean: expected one of {', '.join(MEANS)}, got {mean!r}")
@@ -225,7 +233,7 @@ def mean_of(maps: Sequence[np.ndarray], mean: str) -> np.ndarray:
 
 
 def _resized(values: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Resize one map (h, w), non-negative: antialiased bilinear."""
+    """Resize one map (h, w), non-negative, with antialiased bilinear interpolation."""
     if size in (None, values.shape):
         return values
     assert size is not None

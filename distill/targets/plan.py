@@ -1,8 +1,8 @@
-"""The order of a store: which map is in which batch, which batch in which shard.
+"""Layout of a target store: which map is in which batch, which batch in which shard.
 
-Maps are ordered by video, then view, then frame. Each (video, view) is cut into batches of `batch_size`
-consecutive frames, the last one shorter; `batches_per_shard` consecutive batches make a shard. Where a map lies
-follows from this alone, not from who computed it or when, and nothing has to be stored per map to find it.
+Maps are ordered by video, then view, then frame. Each (video, view) is split into batches of `batch_size`
+consecutive frames, the last one possibly shorter; `batches_per_shard` consecutive batches make a shard. The
+position of a map follows from this alone, not from who computed it or when, so that no per-map table is stored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ import numpy as np
 from distill.errors import UserError
 
 VIEWS = ("plain", "flipped")
-"""What a teacher can have been shown: the frame as it is, or mirrored left to right."""
+"""Frames that the teacher gets: as they are, or mirrored left to right."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class StoreBatch:
     """The unit of commit: consecutive frames of one video in one view."""
 
     index: int
@@ -30,13 +30,13 @@ class Batch:
 
 
 class Plan:
-    """The order of a store's maps.
+    """Order of a store's maps.
 
     Args:
-        videos: name -> its frames, 0-based and ascending, in the order of the store.
-        views: of every video, among `VIEWS`.
-        batch_size: maps in a batch.
-        batches_per_shard: batches in a shard.
+        videos: name -> frames, 0-based and ascending, in the order of the store.
+        views: views of every video, from `VIEWS`.
+        batch_size: maps per batch.
+        batches_per_shard: batches per shard.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Plan:
                 f"batch_size and batches_per_shard: expected at least 1, got {batch_size} and {batches_per_shard}"
             )
         if not views or len(set(views)) != len(views) or set(views) - set(VIEWS):
-            raise UserError(f"views: expected different ones among {', '.join(VIEWS)}, got {list(views)}")
+            raise UserError(f"views: expected distinct names from {', '.join(VIEWS)}, got {list(views)}")
         if not videos:
-            raise UserError("a store needs at least one video")
+            raise UserError("videos: expected at least one video for the target store, got none")
         self.videos = {name: _frames(name, frames) for name, frames in videos.items()}
         self.views = tuple(views)
         self.batch_size = batch_size
@@ -67,24 +67,24 @@ class Plan:
         self._first_batch = np.concatenate([zero, np.cumsum(-(-lengths // batch_size))])
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return int(self._first_batch[-1])
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> StoreBatch:
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = int(np.searchsorted(self._first_batch, index, side="right")) - 1
         video, view = self._names[row // len(self.views)], self.views[row % len(self.views)]
         start = (index - int(self._first_batch[row])) * self.batch_size
         frames = tuple(self.videos[video][start : start + self.batch_size])
-        return Batch(index, index // self.batches_per_shard, video, view, frames)
+        return StoreBatch(index, index // self.batches_per_shard, video, view, frames)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[StoreBatch]:
         return (self[index] for index in range(len(self)))
 
     @property
     def num_shards(self) -> int:
-        """Number of shards; all hold `batches_per_shard` batches but the last, which may hold fewer."""
+        """Number of shards; all have `batches_per_shard` batches except the last, which may have fewer."""
         return -(-len(self) // self.batches_per_shard)
 
     @property
@@ -97,18 +97,26 @@ class Plan:
         start = shard * self.batches_per_shard
         return range(start, min(start + self.batches_per_shard, len(self)))
 
-    def records_before(self, batch: int) -> int:
-        """Return how many maps come before a batch; before the one behind the last: all."""
+    def batch_sizes(self, batches: range) -> list[int]:
+        """Return the number of maps in each of the batches."""
+        indices = np.arange(batches.start, batches.stop)
+        rows = np.searchsorted(self._first_batch, indices, side="right") - 1
+        left = self._first_record[rows + 1] - self._first_record[rows]
+        left = left - (indices - self._first_batch[rows]) * self.batch_size
+        sizes: list[int] = np.minimum(left, self.batch_size).tolist()
+        return sizes
+
+    def records_of(self, batches: range) -> int:
+        """Return the number of maps in consecutive batches."""
+        return self._records_before(batches.stop) - self._records_before(batches.start)
+
+    def _records_before(self, batch: int) -> int:
         row = min(int(np.searchsorted(self._first_batch, batch, side="right")) - 1, len(self._first_batch) - 2)
         inside = (batch - int(self._first_batch[row])) * self.batch_size
         return min(int(self._first_record[row]) + inside, int(self._first_record[row + 1]))
 
-    def records_of(self, batches: range) -> int:
-        """Return how many maps consecutive batches hold."""
-        return self.records_before(batches.stop) - self.records_before(batches.start)
-
     def locate(self, video: str, frame: int, view: str) -> tuple[int, int] | None:
-        """Return the shard of a map and its place in the shard; None when the plan does not have it."""
+        """Return the shard of a map and its position in the shard; None if the plan does not have the map."""
         frames = self.videos.get(video)
         if frames is None or view not in self.views:
             return None
@@ -123,10 +131,10 @@ class Plan:
         row = self._rows[video] * len(self.views) + self.views.index(view)
         shard = (int(self._first_batch[row]) + position // self.batch_size) // self.batches_per_shard
         record = int(self._first_record[row]) + position
-        return shard, record - self.records_before(shard * self.batches_per_shard)
+        return shard, record - self._records_before(shard * self.batches_per_shard)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as plain values, an evenly spaced run of frames as [first, last, step]."""
+        """Return the plan as JSON values; evenly spaced frames become [first, last, step]."""
         return {
             "views": list(self.views),
             "batch_size": self.batch_size,
@@ -158,11 +166,11 @@ class Plan:
 
 
 def _frames(name: str, frames: Sequence[int]) -> Sequence[int]:
-    """Check a video's frames, and write evenly spaced ones as a range: 350,000 frames need no list."""
+    """Check a video's frames, and return evenly spaced ones as a range, which takes no list of 350,000 numbers."""
     values = np.asarray(frames, dtype=np.int64)
     steps = np.diff(values)
     if values.ndim != 1 or len(values) == 0 or values[0] < 0 or (steps <= 0).any():
-        raise UserError(f"video {name}: expected its frames in ascending order from 0 on, at least one")
+        raise UserError(f"video {name}: expected at least one frame, in ascending order, with no negative numbers")
     if len(values) == 1 or (steps == steps[0]).all():
         step = int(steps[0]) if len(steps) else 1
         return range(int(values[0]), int(values[-1]) + 1, step)

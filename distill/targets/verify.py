@@ -20,14 +20,14 @@ from distill.errors import UserError
 from distill.evaluation.metrics import cc
 from distill.models.device import resolve_device
 from distill.models.references import load_model
-from distill.targets.build import opened, teacher_maps
+from distill.targets.build import teacher_maps
 from distill.targets.codec import CODECS
 from distill.targets.fingerprint import fingerprint
-from distill.targets.importer import fingerprint_of, mean_maps, open_sources
-from distill.targets.plan import Batch
-from distill.targets.store import TargetStore
+from distill.targets.importer import import_fingerprint, mean_maps, open_sources
+from distill.targets.plan import StoreBatch
+from distill.targets.store import TargetStore, opened
 
-Recompute = Callable[[Sequence[Batch]], Iterator[tuple[Batch, np.ndarray]]]
+Recompute = Callable[[Sequence[StoreBatch]], Iterator[tuple[StoreBatch, np.ndarray]]]
 """From batches to each with its maps (n, h, w), made anew."""
 
 REMEDY = "verify it with what it was made from"
@@ -133,7 +133,7 @@ def verify_imported(store: TargetStore | str | Path, *, sample: int = 32, seed: 
         return _verify(store, None, [], 0, seed)
     mean, size = store.notes["mean"], store.map_size
     sources = open_sources(store.notes["imported"])
-    store.require(fingerprint_of(sources, mean), REMEDY)
+    store.require(import_fingerprint(sources, mean), REMEDY)
     return _verify(
         store, lambda batches: mean_maps(sources, mean, batches, size), list(store.plan.videos), sample, seed
     )
@@ -167,9 +167,9 @@ def _verify(
     )
 
 
-def _sample(store: TargetStore, videos: Sequence[str], count: int, seed: int) -> list[Batch]:
+def _sample(store: TargetStore, videos: Sequence[str], count: int, seed: int) -> list[StoreBatch]:
     """Return random batches of these videos that are committed, of `count` maps at least if there are so many."""
-    chosen: list[Batch] = []
+    chosen: list[StoreBatch] = []
     for index in np.random.default_rng(seed).permutation(len(store.plan)):
         batch = store.plan[int(index)]
         try:

@@ -1,9 +1,8 @@
-"""Writing one shard: claimed by one process, appended batch by batch, sealed when full.
+"""Write one shard: claimed by one process, appended batch by batch, sealed when full.
 
-A shard in the making is `00000.part`; whoever holds the lock (flock) of that file writes it, from the first batch
-to the last, so its bytes do not depend on who it was. The system drops the lock when its process ends, however it
-ends. A batch is committed when it is written and fsynced; a full shard gets its index and is renamed to
-`00000.shard`.
+A partial shard is `00000.part`. The process that holds the lock (flock) of that file writes it, in order, so its
+bytes do not depend on the process. The system releases the lock when the process ends, in whatever way. A batch is
+committed once it is written and fsynced; a full shard gets its index and is renamed to `00000.shard`.
 """
 
 import errno
@@ -18,15 +17,23 @@ import numpy as np
 
 from distill.errors import NO_SPACE, UserError
 from distill.files import fsync
-from distill.targets.shard import DamagedError, batch_bytes, batch_entries, end_bytes, scan
+from distill.targets.shard import (
+    CommittedBatches,
+    DamagedError,
+    Shard,
+    batch_bytes,
+    batch_entries,
+    end_bytes,
+    read_batches,
+)
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn a full disk into a sentence for the user.
+def user_error_if_full(path: Path) -> Iterator[None]:
+    """Turn a full disk into a `UserError`.
 
     Raises:
-        UserError: no space, no quota left, or the file may not grow.
+        UserError: no space or quota is left, or the file has reached the size limit.
     """
     try:
         yield
@@ -34,91 +41,74 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno not in NO_SPACE:
             raise
         raise UserError(
-            f"{path}: no space left to write ({os.strerror(error.errno)}); the maps committed so far are kept: "
-            "make space and run the same command again"
+            f"{path}: no space left to write ({os.strerror(error.errno)}); committed maps are kept: free some "
+            "space and run the same command again"
         ) from error
 
 
 class ShardWriter:
-    """A claimed shard; make one with `claim`.
+    """A claimed shard, from `claim`.
 
     Attributes:
         committed: number of batches that are safely in the file.
     """
 
-    def __init__(self, file: int, part: Path, final: Path, entries: np.ndarray, committed: int, end: int) -> None:
-        self.committed = committed
+    def __init__(self, file: int, shard: Shard, found: CommittedBatches) -> None:
+        self.committed = found.count
         self._file = file
-        self._part = part
-        self._final = final
-        self._entries = [entries]
-        self._end = end
+        self._shard = shard
+        self._entries = [found.entries]
+        self._end = found.end
 
     @classmethod
-    def claim(cls, final: Path, header: bytes, first_batch: int, maps: Sequence[int]) -> "ShardWriter | None":
-        """Claim a shard and cut off what an interrupted writer left unfinished.
-
-        Args:
-            final: the shard's name once it is sealed.
-            header: what it opens with.
-            first_batch: index of its first batch.
-            maps: how many maps each of its batches holds.
+    def claim(cls, shard: Shard) -> "ShardWriter | None":
+        """Claim a shard and truncate what an interrupted writer left incomplete.
 
         Returns:
-            A writer that goes on behind the last whole batch; None when the shard is sealed or another process
-            is writing it.
+            A writer that resumes after the last intact batch; None if the shard is full or another process is
+            writing it.
 
         Raises:
-            UserError: no space left; a file of another store; a file system that cannot lock.
+            UserError: no space left; a file of another store; a file system without locks.
         """
-        part = final.with_suffix(".part")
-        if final.exists() and not part.exists():
+        part = shard.partial_path
+        if shard.path.exists() and not part.exists():
             return None
-        with explained(part):
+        with user_error_if_full(part):
             file = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(file)
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    return None
-                raise UserError(
-                    f"{part}: this file system cannot lock files ({error.strerror}), by which processes "
-                    "share a store; write it to a local disk and copy it, or mount with locks (flock)"
-                ) from error
-            try:
-                if not _is_same_file(file, part):  # sealed or cleared away between opening and locking
+                if not _lock(file, part) or not _is_same_file(file, part):  # else sealed or removed before the lock
                     os.close(file)
                     return None
-                if final.exists():  # sealed just before it was opened here, which made an empty one again
+                if shard.path.exists():  # sealed just before the open above, which created an empty file
                     part.unlink()
                     os.close(file)
                     return None
-                found = scan(file, header, first_batch, maps)
+                found = read_batches(file, shard)
                 if not found.header:
-                    _check_unused(file, header, part)
+                    _check_unused(file, shard.header, part)
                     os.ftruncate(file, 0)
-                    _write(file, header, 0)
-                    found = replace(found, end=len(header))
+                    _write(file, shard.header, 0)
+                    found = replace(found, end=len(shard.header))
                 elif os.fstat(file).st_size > found.end:
                     os.ftruncate(file, found.end)
-                os.fsync(file)  # also what a killed writer left: the system has it, the disk perhaps not yet
+                os.fsync(file)  # a killed writer's last batch may not be on the disk yet
                 fsync(part.parent)
-                return cls(file, part, final, found.entries, found.batches, found.end)
+                return cls(file, shard, found)
             except BaseException:
                 with suppress(OSError):
                     os.close(file)
                 raise
 
     def append(self, index: int, records: Sequence[bytes]) -> None:
-        """Commit one batch: when this returns, the disk has it.
+        """Commit one batch: it is on the disk when this returns.
 
         Raises:
-            UserError: no space left. What was committed before stays; the writer is done for.
+            UserError: no space left. Earlier batches stay committed; the writer cannot be used any more.
         """
         content = batch_bytes(index, records)
         try:
-            with explained(self._part):
+            with user_error_if_full(self._shard.partial_path):
                 _write(self._file, content, self._end)
                 os.fsync(self._file)
         except BaseException:
@@ -130,25 +120,43 @@ class ShardWriter:
         self.committed += 1
 
     def seal(self) -> None:
-        """Write the index behind the last batch, give the shard its final name, and release it.
+        """Append the index, rename the shard to its final name, and release it.
 
         Raises:
             UserError: no space left.
         """
-        with explained(self._part):
+        with user_error_if_full(self._shard.partial_path):
             _write(self._file, end_bytes(np.concatenate(self._entries), self._end), self._end)
             os.fsync(self._file)
-            self._part.rename(self._final)
-            fsync(self._final.parent)
+            self._shard.partial_path.rename(self._shard.path)
+            fsync(self._shard.path.parent)
         self.close()
 
     def close(self) -> None:
-        """Release the shard; what is committed stays."""
+        """Release the shard; committed batches are kept."""
         os.close(self._file)
 
 
+def _lock(file: int, part: Path) -> bool:
+    """Lock an open file; return False if another process holds the lock.
+
+    Raises:
+        UserError: the file system does not support locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise UserError(
+            f"{part}: this file system cannot lock files ({error.strerror}), which processes need to share a "
+            "target store; write it to a local disk and copy it, or mount with locks (flock)"
+        ) from error
+    return True
+
+
 def _write(file: int, content: bytes, position: int) -> None:
-    """Write all of `content` at a position: a system call may take only a part of it."""
+    """Write all of `content` at a position; one system call may write only part of it."""
     rest = memoryview(content)
     while rest:
         written = os.pwrite(file, rest, position)
@@ -164,7 +172,9 @@ def _is_same_file(file: int, path: Path) -> bool:
 
 
 def _check_unused(file: int, header: bytes, part: Path) -> None:
-    """Refuse to clear a part file that a whole header assigns to another store."""
+    """Refuse to truncate a partial file whose intact header belongs to another store."""
     found = os.pread(file, len(header), 0)
     if found[:8] == header[:8] and len(found) == len(header) and os.fstat(file).st_size > len(header):
-        raise DamagedError(f"{part}: it was not written for this store, or its first bytes are damaged; remove it")
+        raise DamagedError(
+            f"{part}: the file belongs to another target store, or its first bytes are damaged; remove it"
+        )

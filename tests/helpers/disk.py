@@ -1,4 +1,4 @@
-"""A disk that loses power: it has what was synced, and of the rest anything."""
+"""Simulated power cuts: fsynced content survives, any part of the rest may be lost."""
 
 import os
 import stat
@@ -8,31 +8,30 @@ import numpy as np
 
 CALLS = ("pwrite", "fsync", "ftruncate", "rename", "link")
 SECTOR = 64
-"""Bytes that reach the disk together; small, since so are the files."""
+"""Bytes that are written together; small because the files are."""
 
 
 class PowerCutError(Exception):
-    """The power is gone: nothing reaches the disk any more."""
+    """The power is off: no call reaches the disk any more."""
 
 
 class Disk:
-    """Follows the calls that change one folder, and says what a power cut could have left of it.
+    """Tracks the calls that change a folder and restores what a power cut could have left of it.
 
-    A file's content and a folder's names are on the disk once an fsync of that file or that folder has returned.
-    Of what came later each sector may have arrived, or be as it was before (zeros, if it is new), and a folder's
-    names may be the new or the old ones.
+    A file's content and a folder's names are durable once an fsync of that file or folder has returned. Of later
+    writes, each sector may be new or old (zeros if there was none), and a folder's names may be new or old.
 
     Args:
-        monkeypatch: pytest's, under which the calls are watched.
-        cut_at: the call that no longer happens, counted from 0; a write may happen in part.
-        seed: of what arrived.
+        monkeypatch: pytest's fixture, used to wrap the calls.
+        cut_at: first call that fails, counted from 0; a write may happen in part.
+        seed: seed of what survives.
     """
 
     def __init__(self, monkeypatch, cut_at: int | None, seed: int = 0) -> None:
         self.cut_at, self.calls = cut_at, 0
         self.random = np.random.default_rng(seed)
-        self.contents: dict[int, bytes] = {}  # inode -> content that is on the disk
-        self.names: dict[int, dict[str, int]] = {}  # inode of a folder -> its names that are on the disk
+        self.contents: dict[int, bytes] = {}  # inode -> durable content
+        self.names: dict[int, dict[str, int]] = {}  # inode of a folder -> its durable names
         for name in CALLS:
             monkeypatch.setattr(os, name, self.watched(name, getattr(os, name)))
 
@@ -47,13 +46,13 @@ class Disk:
                 raise PowerCutError
             if name != "fsync":
                 return call(*arguments)
-            self.remember(arguments[0])  # without the call itself: the real disk is not what is tested
+            self.remember(arguments[0])  # without calling fsync: the real disk is not tested
             return None
 
         return happen
 
     def remember(self, file: int) -> None:
-        """Note what an fsync puts on the disk."""
+        """Record what an fsync makes durable."""
         found = os.fstat(file)
         if stat.S_ISDIR(found.st_mode):
             self.names[found.st_ino] = {entry.name: entry.inode() for entry in os.scandir(file)}
@@ -61,14 +60,14 @@ class Disk:
             self.contents[found.st_ino] = os.pread(file, found.st_size, 0)
 
     def remember_all(self, folder: Path) -> None:
-        """Take a folder as it is for what is on the disk."""
+        """Record a whole folder as durable."""
         for place in (folder, *folder.rglob("*")):
             file = os.open(place, os.O_RDONLY)
             self.remember(file)
             os.close(file)
 
     def after_power_cut(self, folder: Path, restored: Path) -> None:
-        """Write to `restored` what the disk has of `folder` when the power comes back."""
+        """Write to `restored` what a power cut could have left of `folder`."""
         now = {entry.inode(): Path(entry.path).read_bytes() for entry in all_files(folder)}
         self.restore(folder, restored, now)
 
@@ -86,7 +85,7 @@ class Disk:
                 (restored / name).write_bytes(self.mixed(before, now.get(inode, before)))
 
     def mixed(self, before: bytes, after: bytes) -> bytes:
-        """Return a content of which each sector is the one before, zeros if there was none, or the one after."""
+        """Return content whose sectors are each taken from `before` (zeros if there is none) or `after`."""
         if before == after:
             return before
         length = [len(before), len(after)][self.random.integers(2)]

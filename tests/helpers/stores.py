@@ -1,4 +1,4 @@
-"""Small target stores, and what is compared of them."""
+"""Small target stores, their expected maps, and a tiny teacher."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def assert_readable(store: TargetStore, keys) -> None:
 
 
 class TinyTeacher(nn.Module):
-    """A network small enough for tests, whose map depends on where things are, and on all its frames."""
+    """Tiny teacher whose maps depend on positions and on all frames of a clip."""
 
     num_frames, size, target_frames, map_size = 3, (24, 32), (2,), (12, 16)
 

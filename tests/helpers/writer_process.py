@@ -1,10 +1,10 @@
-"""A process that writes a small store and can be told to kill itself at any of its calls to the disk.
+"""Process that writes a small target store and can kill itself at any of its calls to the disk.
 
     python writer_process.py STORE KILL_AT SHARE [PAUSE]
 
 KILL_AT counts the calls that change the disk (write, fsync, truncate, rename), from 0; a write that is hit writes
-SHARE of its bytes first; a negative number kills never. Prints `ready`, waits for a line, then prints the index of
-each batch when its commit has returned, and at the end what each of the calls was for: claim, append or seal.
+SHARE of its bytes first; a negative number disables this. Prints `ready`, waits for a line, then prints the index
+of each batch when its commit has returned, and at the end the step of each call: claim, append or seal.
 """
 
 import os
@@ -32,7 +32,7 @@ ARGUMENTS = {
 
 
 def log_map(video: str, frame: int, view: str) -> np.ndarray:
-    """A map (h, w) that depends on its key alone."""
+    """Return a map (h, w) that is a function of its key."""
     random = np.random.default_rng(zlib.crc32(f"{video} {frame} {view}".encode()))
     return np.cumsum(random.normal(size=SIZE), axis=1).astype(np.float32)
 
@@ -41,21 +41,21 @@ def batch_maps(batch) -> np.ndarray:
     return np.stack([log_map(batch.video, frame, batch.view) for frame in batch.frames])
 
 
-def fill(store: TargetStore, *, batches: int | None = None, told=lambda index: None) -> int:
-    """Commit what is missing, or some batches of it; return how many were committed."""
+def fill(store: TargetStore, *, batches: int | None = None, report=lambda index: None) -> int:
+    """Commit missing batches, at most `batches`; return how many were committed."""
     done = 0
     for claimed in store.missing():
         for batch in claimed:
             if done == batches:
                 return done
             store.commit(batch, batch_maps(batch))
-            told(batch.index)
+            report(batch.index)
             done += 1
     return done
 
 
 class Killer:
-    """Counts the calls that change the disk, and kills this process at one of them."""
+    """Counts the calls that change the disk and kills this process at one of them."""
 
     def __init__(self, kill_at: int, share: float) -> None:
         self.kill_at, self.share = kill_at, share
@@ -77,7 +77,7 @@ class Killer:
 
 
 def purpose() -> str:
-    """Return which step of the writer is being done."""
+    """Return the current step of the writer."""
     names = [frame.name for frame in traceback.extract_stack()]
     return next((name for name in reversed(names) if name in ("claim", "append", "seal")), "start")
 
@@ -86,7 +86,7 @@ def main() -> None:
     path, kill_at, share = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     pause = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
 
-    def told(index: int) -> None:
+    def report(index: int) -> None:
         os.write(1, f"{index}\n".encode())
         time.sleep(pause)
 
@@ -94,7 +94,7 @@ def main() -> None:
     os.write(1, b"ready\n")
     sys.stdin.readline()
     killer = Killer(kill_at, share)
-    fill(store, told=told)
+    fill(store, report=report)
     os.write(1, f"calls {' '.join(killer.calls)}\n".encode())
 
 

@@ -12,8 +12,8 @@ from distill.data.clips import ClipSpec
 from distill.data.sets import synthetic
 from distill.errors import UserError
 from distill.inference.sliding_window import slide
-from distill.targets.build import info
 from distill.targets.fingerprint import fingerprint
+from distill.targets.info import info
 from distill.targets.store import TargetStore
 from distill.targets.verify import verify
 
@@ -136,7 +136,7 @@ def test_info_tells_whose_maps_they_are(tmp_path, videos):
     text = info(build_small(tmp_path / "store", videos))
     for part in ("teacher/tiny:base", "3 frames of 24x32, stride 1, fp32", "2, 23 frames; views: plain"):
         assert part in text
-    for part in ("23 of 23, 12x16", "log8: 8 bits", "4 of 4 full", "bytes a pixel"):
+    for part in ("23 of 23, 12x16", "log8: 8 bits", "4 of 4 full", "bytes per pixel"):
         assert part in text
     assert "missing" not in text
 

@@ -1,4 +1,4 @@
-"""Several processes write one store: from plain shells, a SLURM array's script, or a launcher, the same bytes."""
+"""Several processes build one target store with the bytes of one: from shells, a SLURM array, or a launcher."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.places import REPOSITORY
 from helpers.runs import launch
+from helpers.stores import content
 
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
@@ -22,7 +23,7 @@ SCRIPTS = REPOSITORY / "scripts"
 
 
 def config(folder: Path) -> RunConfig:
-    """A run whose teacher labels three generated videos, two views each: five shards."""
+    """Return a run whose teacher labels three synthetic videos in two views: five shards."""
     source = {"dataset": "synthetic", "videos": ["blob0", "blob1", "blob2"], "frames": [1, 48]}
     return RunConfig.model_validate(
         {
@@ -42,20 +43,16 @@ def config(folder: Path) -> RunConfig:
     )
 
 
-def content(store: Path) -> dict[str, bytes]:
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
-
-
 def in_shells(folder: Path) -> None:
-    together([sys.executable, str(SCRIPTS / "cache_targets.py"), "run.yaml"], folder)
+    run_concurrently([sys.executable, str(SCRIPTS / "cache_targets.py"), "run.yaml"], folder)
 
 
 def in_a_slurm_array(folder: Path) -> None:
-    """Without SLURM, whose srun only starts the command on the node that the task was given."""
-    together([str(SCRIPTS / "slurm_cache"), "run.yaml"], folder)
+    """Run the script without SLURM, whose srun only starts the command on the task's node."""
+    run_concurrently([str(SCRIPTS / "slurm_cache"), "run.yaml"], folder)
 
 
-def together(command: list[str], folder: Path) -> None:
+def run_concurrently(command: list[str], folder: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
     processes = [
@@ -79,7 +76,7 @@ def by_a_launcher(folder: Path) -> None:
         pytest.param(by_a_launcher, marks=pytest.mark.slow),
     ],
 )
-def test_processes_write_the_bytes_of_one(tmp_path: Path, start, monkeypatch) -> None:
+def test_concurrent_processes_write_the_bytes_of_one(tmp_path: Path, start, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_model(create_model("student/thtdnet:micro"), tmp_path / "teacher.safetensors")
     save_config(config(tmp_path), tmp_path / "run.yaml")
@@ -93,8 +90,7 @@ def test_processes_write_the_bytes_of_one(tmp_path: Path, start, monkeypatch) ->
     assert content(tmp_path / "store") == alone
 
 
-def test_a_launcher_s_processes_take_a_gpu_each(monkeypatch, tmp_path) -> None:
-    """Without a launcher, the first one."""
+def test_each_launched_process_gets_its_own_gpu(monkeypatch, tmp_path) -> None:
     used: list[torch.device] = []
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(setup, "build", lambda *_, device, **__: used.append(device))

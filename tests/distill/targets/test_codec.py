@@ -11,7 +11,7 @@ LEVELS = {"log8": 255, "exact": 65535}
 
 
 def textured(seed: int, size: tuple[int, int] = (56, 72), deepest: float = 16.0) -> np.ndarray:
-    """Two blobs over a background with the fine grain that a network's maps have."""
+    """Return two blobs over a background with fine grain, as in a network's maps."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size[0], : size[1]] / np.reshape(size, (2, 1, 1))
     values = np.full(size, np.exp(-deepest))
@@ -36,7 +36,7 @@ def round_trip(name: str, log_map: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("size", [(1, 1), (5, 4), (4, 7)])
 @pytest.mark.parametrize("value", [0.0, -3.25, 88.0])
-def test_a_constant_map_comes_back_exactly(name, size, value):
+def test_round_trip_of_a_constant_map_is_exact(name, size, value):
     decoded = round_trip(name, np.full(size, value, np.float32))
     assert decoded.dtype == np.float32
     np.testing.assert_array_equal(decoded, np.full(size, value, np.float32))
@@ -53,7 +53,7 @@ maps = hnp.arrays(
 @given(log_map=maps)
 @example(log_map=np.array([[0, 1e-45]], np.float32))
 @settings(deadline=None, max_examples=60)
-def test_every_value_is_within_half_a_step_and_the_peak_exact(name, log_map):
+def test_round_trip_is_within_half_a_step_with_an_exact_peak(name, log_map):
     decoded = round_trip(name, log_map)
     peak = log_map.max()
     assert decoded.max() == peak
@@ -66,7 +66,7 @@ def test_every_value_is_within_half_a_step_and_the_peak_exact(name, log_map):
 @pytest.mark.parametrize("name", CODECS)
 @given(log_map=maps)
 @settings(deadline=None, max_examples=40)
-def test_no_density_has_a_zero_and_the_bytes_are_the_same_every_time(name, log_map):
+def test_decoded_density_is_positive_and_encoding_deterministic(name, log_map):
     decoded = round_trip(name, log_map)
     assert decoded.shape == log_map.shape
     assert np.isfinite(decoded).all()
@@ -78,7 +78,7 @@ def test_no_density_has_a_zero_and_the_bytes_are_the_same_every_time(name, log_m
 
 @pytest.mark.parametrize("deepest", [4.0, 16.0, 40.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_log8_keeps_what_training_needs(seed, deepest):
+def test_log8_has_a_small_kl_at_every_temperature(seed, deepest):
     log_map = textured(seed, deepest=deepest)
     decoded = round_trip("log8", log_map)
     assert 0 < kl(log_map, decoded) < 1e-4
@@ -88,7 +88,7 @@ def test_log8_keeps_what_training_needs(seed, deepest):
     assert len(CODECS["log8"].encode(log_map)) / log_map.size < 0.36
 
 
-def test_codecs_differ_as_their_names_say():
+def test_codecs_trade_size_for_error_within_their_tolerance():
     log_map = textured(0)
     cost = {name: len(codec.encode(log_map)) for name, codec in CODECS.items()}
     error = {name: kl(log_map, round_trip(name, log_map)) for name in CODECS}
@@ -97,14 +97,14 @@ def test_codecs_differ_as_their_names_say():
     assert all(error[name] < codec.tolerance for name, codec in CODECS.items())
 
 
-def test_a_constant_in_the_log_domain_passes_through():
+def test_round_trip_keeps_a_constant_offset():
     log_map = textured(1)
     np.testing.assert_allclose(round_trip("log8", log_map - 7), round_trip("log8", log_map) - 7, atol=0.3)
     assert kl(round_trip("log8", log_map - 7), round_trip("log8", log_map)) < 1e-4
 
 
-def test_half_centres_its_pixels():
-    """A ramp stays where it is: half the size and back moves nothing but the edge."""
+def test_half_aligns_pixel_centres():
+    """Half the size and back leaves a ramp unchanged except at its edge."""
     ramp = np.tile(np.arange(12, dtype=np.float32) * 0.25, (6, 1))
     np.testing.assert_allclose(round_trip("half", ramp)[:, 1:-1], ramp[:, 1:-1], atol=0.02)
 
@@ -126,8 +126,8 @@ PINNED = {
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_records_of_format_1_decode_for_ever(name):
-    """Stores outlive versions: what was once written for [[.5, -1, -2.5], [.25, -.5, -inf]] has to decode."""
+def test_records_of_format_1_decode_to_pinned_maps(name):
+    """Stores outlive versions: records once written for [[.5, -1, -2.5], [.25, -.5, -inf]] must decode."""
     record, decoded = PINNED[name]
     np.testing.assert_allclose(CODECS[name].decode(bytes.fromhex(record), (2, 3)), decoded, rtol=1e-6)
 
@@ -141,8 +141,8 @@ def test_records_of_format_1_decode_for_ever(name):
         np.full((2, 2), -np.inf),
         np.zeros((1, 2, 2)),
     ],
-    ids=["nan", "infinity", "nothing", "two maps"],
+    ids=["nan", "infinity", "minus infinity", "two maps"],
 )
-def test_what_is_no_map_is_refused(name, values):
-    with pytest.raises(ValueError, match=r"expected one map|not made of numbers"):
+def test_encode_of_an_invalid_map_raises(name, values):
+    with pytest.raises(ValueError, match=r"expected one map|expected a map of finite values"):
         CODECS[name].encode(values)

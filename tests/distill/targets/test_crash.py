@@ -1,4 +1,4 @@
-"""Power cuts and full disks: what the disk had is what is there, and the next start goes on from it."""
+"""Target stores after power cuts and on full disks: committed maps are kept and the next run resumes."""
 
 import errno
 import fcntl
@@ -29,7 +29,7 @@ def store(tmp_path) -> TargetStore:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> dict[str, bytes]:
-    """The bytes of an uninterrupted store."""
+    """Return the files of a store written without interruption."""
     with TargetStore.create(tmp_path_factory.mktemp("finished") / "store", **ARGUMENTS) as store:
         fill(store)
     return content(store.path)
@@ -38,8 +38,8 @@ def finished(tmp_path_factory) -> dict[str, bytes]:
 # -- power cuts
 
 
-def test_a_tail_torn_or_zeroed_anywhere_is_never_read_and_written_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # the disk is not what is tested, and takes its time
+def test_torn_or_zeroed_tail_is_not_read_and_rewritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # slow, and the disk is not tested
     with TargetStore.create(tmp_path / "whole", **TINY) as store:
         part = store.path / "shards" / "00000.part"
         fill(store, batches=0)
@@ -54,12 +54,14 @@ def test_a_tail_torn_or_zeroed_anywhere_is_never_read_and_written_anew(tmp_path,
     whole = final["shards/00000.shard"]
     assert images[0] == whole[: sizes[1]]
     for cut in range(0, len(whole), 2):
-        zeros = (0, len(whole) - cut, len(whole) + 100 - cut)[cut % 3]  # torn, zeroed, longer than it will be
+        zeros = (0, len(whole) - cut, len(whole) + 100 - cut)[
+            cut % 3
+        ]  # torn, zeroed, or longer than the finished file
         path = tmp_path / "torn"
         (path / "shards").mkdir(parents=True)
         (path / "store.json").write_bytes(final["store.json"])
         image = whole[:cut] + bytes(zeros)
-        if cut < sizes[0]:  # the header is on the disk before anything is written behind it
+        if cut < sizes[0]:  # the header is fsynced before anything is written after it
             image = image[: sizes[0]]
         (path / "shards" / "00000.part").write_bytes(image)
         store = TargetStore.open(path)
@@ -79,20 +81,20 @@ def test_a_tail_torn_or_zeroed_anywhere_is_never_read_and_written_anew(tmp_path,
 
 
 def written_until(disk: Disk, path: Path) -> list[tuple[str, int, str]]:
-    """Write a store until it is full or the power goes; return the maps whose commit had returned."""
+    """Write a store until it is full or the power is cut; return the maps whose commit returned."""
     promised: list[tuple[str, int, str]] = []
 
-    def told(index: int) -> None:
+    def report(index: int) -> None:
         batch = store.plan[index]
         promised.extend((batch.video, frame, batch.view) for frame in batch.frames)
 
     with suppress(PowerCutError), TargetStore.open(path) as store:
-        fill(store, told=told)
+        fill(store, report=report)
     return promised
 
 
 def lose_power(tmp_path: Path, monkeypatch, finished: dict[str, bytes], cut_at: int, seed: int) -> int:
-    """Write a store with the power going at one call, then twice more; return how many maps were left at first."""
+    """Cut the power at one call, then twice more; return the number of maps left after the first cut."""
     path, promised, left = tmp_path / f"{cut_at}", set(), []
     for attempt in range(3):
         with monkeypatch.context() as patch:
@@ -110,7 +112,7 @@ def lose_power(tmp_path: Path, monkeypatch, finished: dict[str, bytes], cut_at: 
         path = restored
         store = TargetStore.open(path)
         there = [key for key in EVERYTHING if store.has(*key)]
-        assert promised <= set(there), "what was committed is lost"
+        assert promised <= set(there), "committed maps are lost"
         assert_readable(store, there)
         store.close()
         left.append(len(there))
@@ -125,22 +127,20 @@ def lose_power(tmp_path: Path, monkeypatch, finished: dict[str, bytes], cut_at: 
 @pytest.mark.parametrize(
     ("seed", "step"), [(0, 6), *(pytest.param(seed, 1, marks=pytest.mark.slow) for seed in range(1, 5))]
 )
-def test_whatever_a_power_cut_drops_or_zeroes_what_was_committed_is_there(
-    tmp_path, monkeypatch, finished, seed, step
-):
+def test_power_cut_at_any_call_keeps_committed_maps(tmp_path, monkeypatch, finished, seed, step):
     with monkeypatch.context() as patch:
         disk = Disk(patch, None)
         written_until(disk, TargetStore.create(tmp_path / "straight", **ARGUMENTS).path)
     assert content(tmp_path / "straight") == finished
-    cuts = range(4, disk.calls, step)  # the store itself is made in the first four calls
+    cuts = range(4, disk.calls, step)  # the first four calls create the store
     left = [lose_power(tmp_path, monkeypatch, finished, cut_at, seed) for cut_at in cuts]
     assert len(set(left)) > 3  # early and late
 
 
-# -- two at once, and file systems that cannot do everything
+# -- concurrent creation, and limited file systems
 
 
-def test_a_file_system_without_locks_is_named(store, monkeypatch):
+def test_write_on_a_file_system_without_locks_raises(store, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -149,24 +149,24 @@ def test_a_file_system_without_locks_is_named(store, monkeypatch):
         fill(store)
 
 
-def test_of_two_who_make_a_store_at_once_one_does(tmp_path, monkeypatch):
-    """The second has looked before the first was there; what it wrote does not replace what is in use."""
+def test_concurrent_create_raises_and_keeps_the_first_store(tmp_path, monkeypatch):
+    """The second process checked before the first created the store; it must not replace it."""
     first = TargetStore.create(tmp_path / "store", **ARGUMENTS)
     monkeypatch.setattr("distill.targets.store.refuse_existing", lambda *_, **__: None)
-    with pytest.raises(UserError, match="a store was made here in this moment"):
+    with pytest.raises(UserError, match="another process has just created a target store"):
         TargetStore.create(tmp_path / "store", **{**ARGUMENTS, "notes": {"teacher": "elsewhere"}})
     assert TargetStore.open(tmp_path / "store").digest == first.digest
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.json"]
 
 
-def test_a_store_is_made_without_hard_links_too(tmp_path, monkeypatch):
+def test_create_works_without_hard_links(tmp_path, monkeypatch):
     def link(*_):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", link)
     store = TargetStore.create(tmp_path / "store", **ARGUMENTS)
     monkeypatch.setattr("distill.targets.store.refuse_existing", lambda *_, **__: None)
-    with pytest.raises(UserError, match="a store was made here"):
+    with pytest.raises(UserError, match="another process has just created"):
         TargetStore.create(store.path, **ARGUMENTS)
     assert [path.name for path in store.path.iterdir()] == ["store.json"]
 
@@ -175,9 +175,9 @@ def test_a_store_is_made_without_hard_links_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])
-def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished, monkeypatch, call):
+def test_full_disk_raises_and_the_next_run_resumes(store, finished, monkeypatch, call):
     real = {name: getattr(os, name) for name in ("pwrite", "fsync")}
-    complaints = 0
+    errors = 0
     for failing in [0, 1, 2, 1, 0, 3, 4] * 5:
         calls = 0
 
@@ -185,7 +185,7 @@ def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished
             nonlocal calls
             calls += 1
             if calls > failing:
-                if call == "pwrite":  # a full disk takes what still fits
+                if call == "pwrite":  # a full disk writes what still fits
                     real["pwrite"](arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
                 raise OSError(errno.ENOSPC, "No space left on device")
             return real[call](*arguments)
@@ -198,22 +198,22 @@ def test_a_full_disk_is_a_clear_error_and_the_next_start_goes_on(store, finished
             except UserError as error:
                 message = str(error)
         if calls > failing:
-            complaints += 1
-            assert "no space left to write (No space left on device); the maps committed so far are kept" in message
+            errors += 1
+            assert "no space left to write (No space left on device); committed maps are kept" in message
         else:
             assert message == ""
         monkeypatch.setattr(os, call, real[call])
         reader = TargetStore.open(store.path)
         assert_readable(reader, [key for key in EVERYTHING if reader.has(*key)])
         reader.close()
-    assert complaints >= 8
+    assert errors >= 8
     assert reader.count_committed() > 0
     with TargetStore.open(store.path) as writer:
         fill(writer)
     assert content(store.path) == finished
 
 
-def test_a_file_that_may_not_grow(store, finished):
+def test_file_size_limit_raises_and_the_next_run_resumes(store, finished):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
     try:
@@ -227,7 +227,7 @@ def test_a_file_that_may_not_grow(store, finished):
     assert content(store.path) == finished
 
 
-def test_a_full_disk_at_the_start(tmp_path, monkeypatch):
+def test_create_on_a_full_disk_raises_and_can_be_repeated(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -237,7 +237,7 @@ def test_a_full_disk_at_the_start(tmp_path, monkeypatch):
     TargetStore.create(tmp_path / "store", **ARGUMENTS)
 
 
-IN_A_SMALL_PLACE = """
+ON_A_SMALL_FILE_SYSTEM = """
 import os, subprocess, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -263,20 +263,20 @@ print("then", fill(store) > 0, store.complete, store.damage())
 """
 
 
-def test_a_disk_that_is_really_full(tmp_path):
-    """A file system of 64 KiB, in a name space of its own that ends with the process."""
+def test_real_full_file_system_keeps_committed_maps(tmp_path):
+    """Mount 64 KiB in a mount namespace that ends with the process."""
     alone = ["unshare", "--mount"]
     if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     done = subprocess.run(
-        [*alone, sys.executable, "-c", IN_A_SMALL_PLACE, str(tmp_path), str(REPOSITORY / "tests")],
+        [*alone, sys.executable, "-c", ON_A_SMALL_FILE_SYSTEM, str(tmp_path), str(REPOSITORY / "tests")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    complaint, damage, read, then = done.stdout.splitlines()
-    assert "no space left to write (No space left on device); the maps committed so far are kept" in complaint
+    message, damage, read, then = done.stdout.splitlines()
+    assert "no space left to write (No space left on device); committed maps are kept" in message
     assert damage == "damage []"
     _, maps, committed = read.split()
     assert 0 < int(maps) == int(committed) < len(EVERYTHING)

@@ -1,6 +1,4 @@
-"""A store's maps written for others, and what is lost on the way."""
-
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +23,10 @@ def listed(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_pictures_have_their_maximum_at_255(tmp_path, videos):
+def test_png_export_scales_the_maximum_to_255(tmp_path, videos):
     store = build_small(tmp_path / "store", videos, codec="exact")
-    said = export_maps(store, tmp_path / "maps", progress=False)
-    assert "23 maps of 2 videos" in said
+    summary = export_maps(store, tmp_path / "maps", progress=False)
+    assert "23 maps of 2 videos" in summary
     assert listed(tmp_path / "maps") == [f"{v.name}/{frame + 1:04d}.png" for v in videos for frame in v.frames]
     with Image.open(tmp_path / "maps" / "one" / "0006.png") as picture:
         pixels = np.asarray(picture)
@@ -39,11 +37,9 @@ def test_pictures_have_their_maximum_at_255(tmp_path, videos):
 
 
 @pytest.mark.parametrize(("form", "levels"), [("video", 1023), ("video8", 255)])
-def test_videos_hold_a_map_a_frame_from_0_to_the_most_and_lose_only_what_lies_between_levels(
-    tmp_path, videos, form, levels
-):
+def test_video_export_is_min_max_normalised_within_half_a_level(tmp_path, videos, form, levels):
     store = build_small(tmp_path / "store", videos, codec="exact", views=("plain", "flipped"))
-    said = export_maps(store, tmp_path / "maps", form=form, view="flipped", progress=False)
+    summary = export_maps(store, tmp_path / "maps", form=form, view="flipped", progress=False)
     assert listed(tmp_path / "maps") == ["one.mp4", "two.mp4"]
     for video in videos:
         place = find_maps(tmp_path / "maps")[video.name]
@@ -54,22 +50,20 @@ def test_videos_hold_a_map_a_frame_from_0_to_the_most_and_lose_only_what_lies_be
             stretched = (values - values.min()) / (1 - values.min())
             assert (found.min(), found.max()) == pytest.approx((0, levels), abs=0.02)
             np.testing.assert_allclose(found / levels, stretched, atol=0.52 / levels)
-    correlation = float(said.split("at least ")[1].split(")")[0])
+    correlation = float(summary.split("at least ")[1].split(")")[0])
     assert 0.999 < correlation <= 1
 
 
-def test_more_bits_lose_less(tmp_path, videos):
+def test_video_export_with_more_bits_is_closer(tmp_path, videos):
     store = build_small(tmp_path / "store", videos, codec="exact")
     kept = {}
     for form in ("video", "video8"):
-        said = export_maps(store, tmp_path / form, form=form, progress=False)
-        kept[form] = float(said.split("at least ")[1].split(")")[0])
+        summary = export_maps(store, tmp_path / form, form=form, progress=False)
+        kept[form] = float(summary.split("at least ")[1].split(")")[0])
     assert 0.9 < kept["video8"] < kept["video"]
 
 
-def test_a_video_without_the_first_frames_has_no_video_of_maps(tmp_path, videos):
-    from dataclasses import replace
-
+def test_video_export_without_the_first_frames_raises_and_png_works(tmp_path, videos):
     store = build_small(tmp_path / "store", [replace(videos[0], frames=range(2, 6)), videos[1]])
     with pytest.raises(UserError, match="lacks some of one; export PNG files"):
         export_maps(store, tmp_path / "maps", form="video", progress=False)
@@ -82,19 +76,18 @@ def test_a_video_without_the_first_frames_has_no_video_of_maps(tmp_path, videos)
     ("settings", "message"),
     [({"form": "gif"}, "expected one of png, video, video8, got 'gif'"), ({"view": "flipped"}, "no flipped view")],
 )
-def test_what_cannot_be_exported_is_told_before_anything_is_written(tmp_path, videos, settings, message):
+def test_export_with_invalid_settings_raises_and_writes_nothing(tmp_path, videos, settings, message):
     store = build_small(tmp_path / "store", videos)
     with pytest.raises(UserError, match=message):
         export_maps(store, tmp_path / "maps", **settings)
     assert not (tmp_path / "maps").exists()
 
 
-def test_an_unfinished_store_is_not_exported(tmp_path, videos):
+def test_export_of_an_incomplete_store_raises_and_writes_nothing(tmp_path, videos):
     model = TinyTeacher()
     model.interrupt_at = 3
     with pytest.raises(KeyboardInterrupt):
         build_small(tmp_path / "store", videos, model)
-    with pytest.raises(UserError, match="not complete"):
+    with pytest.raises(UserError, match="incomplete"):
         export_maps(tmp_path / "store", tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
-    shutil.rmtree(tmp_path / "store")

@@ -1,5 +1,3 @@
-"""Published maps as a store: pictures or videos, of one source or the mean of several."""
-
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from distill.training.teachers import CachedTeacher
 
 
 def levels(video: str, frame: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
-    """A map (h, w) of grey levels from 1 to 255 that depends on its key alone."""
+    """Return a map (h, w) of grey levels from 1 to 255, a function of its key."""
     return np.random.default_rng([len(video), frame]).integers(1, 256, size).astype(np.uint8)
 
 
@@ -42,7 +40,7 @@ def imported(*folders: Path, out: Path, **settings) -> TargetStore:
 VIDEOS = {"one": [0, 1, 2, 3, 4], "other": [2, 5, 9]}
 
 
-def test_pictures_become_a_store(tmp_path):
+def test_import_of_images_stores_their_maps(tmp_path):
     store = imported(write(tmp_path / "maps", VIDEOS), out=tmp_path / "store")
     assert store.complete
     assert {video: list(frames) for video, frames in store.plan.videos.items()} == VIDEOS
@@ -53,7 +51,7 @@ def test_pictures_become_a_store(tmp_path):
 
 
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.5 / 255), (10, 0.5 / 1023)])
-def test_videos_become_a_store_at_their_own_depth(tmp_path, bits, error):
+def test_import_of_videos_keeps_their_bit_depth(tmp_path, bits, error):
     maps = [levels("v", frame) / 255 for frame in range(7)]
     write_map_video(tmp_path / "maps" / "v.mp4", maps, fps=25, bits=bits)
     store = imported(tmp_path / "maps", out=tmp_path / "store")
@@ -63,7 +61,7 @@ def test_videos_become_a_store_at_their_own_depth(tmp_path, bits, error):
         np.testing.assert_allclose(np.exp(found - found.max()) * values.max(), values, atol=2 * error)
 
 
-def test_black_pixels_keep_a_finite_logarithm(tmp_path):
+def test_import_of_black_pixels_is_finite(tmp_path):
     folder = tmp_path / "maps" / "v"
     folder.mkdir(parents=True)
     Image.fromarray(np.array([[0, 255], [51, 0]], np.uint8)).save(folder / "0003.png")
@@ -75,7 +73,7 @@ def test_black_pixels_keep_a_finite_logarithm(tmp_path):
     assert not store.has("v", 3)
 
 
-def test_maps_are_resized_when_asked(tmp_path):
+def test_import_with_map_size_resizes(tmp_path):
     folder = write(tmp_path / "maps", {"v": [0]}, lambda values: np.repeat(np.repeat(values, 4, 0), 4, 1))
     store = imported(folder, out=tmp_path / "store", map_size=(6, 8))
     assert store.map_size == (6, 8)
@@ -84,8 +82,8 @@ def test_maps_are_resized_when_asked(tmp_path):
     assert found.mean() == pytest.approx(levels("v", 0).mean(), rel=0.05)
 
 
-def test_a_mean_is_of_densities_or_of_their_logarithms(tmp_path):
-    """Twice as bright is the same density: what counts is where a source looks, not how it is scaled."""
+def test_import_of_two_sources_averages_densities_or_their_logarithms(tmp_path):
+    """Maps are normalised to densities first: scaling a source does not change the mean."""
     first = write(tmp_path / "a", VIDEOS, lambda values: values // 2 + 1)
     second = write(tmp_path / "b", VIDEOS, lambda values: 256 - values.astype(np.uint16))
     p = density(levels("one", 3) // 2 + 1)
@@ -101,7 +99,7 @@ def test_a_mean_is_of_densities_or_of_their_logarithms(tmp_path):
     assert not (tmp_path / "median").exists()
 
 
-def test_another_store_is_a_source_too(tmp_path):
+def test_import_of_another_store_equals_its_images(tmp_path):
     pictures = write(tmp_path / "maps", VIDEOS)
     store = imported(pictures, out=tmp_path / "store")
     both = imported(store.path, pictures, out=tmp_path / "both", map_size=(3, 4))
@@ -115,16 +113,16 @@ def test_another_store_is_a_source_too(tmp_path):
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
-        ({"one": VIDEOS["one"]}, r"b: has no maps of other, and .*a has"),
-        ({**VIDEOS, "three": [0]}, r"a: has no maps of three, and .*b has"),
-        ({**VIDEOS, "other": [2, 5]}, r"b: has no map of other, frame 10, and .*a has"),
+        ({"one": VIDEOS["one"]}, r"b: has no maps of other, but .*a has"),
+        ({**VIDEOS, "three": [0]}, r"a: has no maps of three, but .*b has"),
+        ({**VIDEOS, "other": [2, 5]}, r"b: has no map of other, frame 10, but .*a has"),
         (
             {**VIDEOS, "one": list(range(20))},
-            r"a: has no map of one, frame 6, 7, 8, 9, 10 and 10 more, and .*b has",
+            r"a: has no map of one, frame 6, 7, 8, 9, 10 and 10 more, but .*b has",
         ),
     ],
 )
-def test_frames_that_only_some_sources_have_are_named(tmp_path, videos, message):
+def test_import_of_sources_with_different_frames_raises(tmp_path, videos, message):
     with pytest.raises(UserError, match=message):
         imported(write(tmp_path / "a", VIDEOS), write(tmp_path / "b", videos), out=tmp_path / "store")
     assert not (tmp_path / "store").exists()
@@ -141,14 +139,14 @@ def test_frames_that_only_some_sources_have_are_named(tmp_path, videos, message)
         (lambda folder: folder.mkdir() or (folder / "v.mp4").write_bytes(b"no video"), r"v\.mp4"),
     ],
 )
-def test_imports_that_cannot_work_say_why(tmp_path, make, message):
+def test_import_of_an_invalid_folder_raises(tmp_path, make, message):
     make(tmp_path / "maps")
     with pytest.raises(UserError, match=message):
         imported(tmp_path / "maps", out=tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
-def test_a_repaired_folder_is_imported_by_the_same_call(tmp_path):
+def test_import_of_a_repaired_folder_succeeds(tmp_path):
     folder = write(tmp_path / "maps", {"v": list(range(12))})
     broken = folder / "v" / "0011.png"
     whole = broken.read_bytes()
@@ -164,7 +162,7 @@ def test_a_repaired_folder_is_imported_by_the_same_call(tmp_path):
     assert imported(folder, out=tmp_path / "empty").complete
 
 
-def test_an_imported_store_is_verified_from_where_it_came(tmp_path):
+def test_verify_of_an_imported_store_compares_with_its_sources(tmp_path):
     folders = [write(tmp_path / name, VIDEOS) for name in ("a", "b")]
     store = imported(*folders, out=tmp_path / "store", codec="log8")
     report = verify_imported(store.path, sample=8)
@@ -177,8 +175,7 @@ def test_an_imported_store_is_verified_from_where_it_came(tmp_path):
     assert verify_imported(store.path, sample=0).ok
 
 
-def test_students_learn_from_imported_maps_as_they_are(tmp_path):
-    """They do not know their videos; a run that names a teacher of its own is another matter."""
+def test_imported_store_matches_any_videos_but_no_other_teacher(tmp_path):
     video = synthetic.video("blob0", 0)
     store = imported(write(tmp_path / "maps", {"blob0": list(range(48))}), out=tmp_path / "store")
     assert store.check({"videos": {"blob0": describe_video(video)}}) == []
@@ -187,7 +184,7 @@ def test_students_learn_from_imported_maps_as_they_are(tmp_path):
         store.require({"teacher": {"name": "teacher/salfom"}, "videos": {}}, "")
 
 
-def test_the_command_imports_verifies_and_finds_a_flipped_byte(tmp_path, monkeypatch, capsys):
+def test_cache_import_and_verify_commands_report_a_flipped_byte(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folders = [str(write(tmp_path / name, VIDEOS)) for name in ("a", "b")]
     assert main(["cache", "import", *folders, "--mean", "log", "--size", "3x4", "-o", "store"]) == 0

@@ -1,4 +1,4 @@
-"""A store whose writer is killed (SIGKILL) at a seeded call to the disk, in the middle of a write too."""
+"""Target stores whose writer is killed (SIGKILL) at a random call to the disk, also in the middle of a write."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def start(store: Path, kill_at: int = -1, share: float = 0.0, pause: float = 0.0
 
 
 def end(process: subprocess.Popen) -> tuple[list[int], list[str]]:
-    """Let a process run to its end; return the batches whose commit returned, and what its calls were for."""
+    """Let a process finish; return the batches whose commit returned, and the step of each disk call."""
     output = process.communicate("go\n", timeout=60)[0]
     committed, _, calls = output.partition("calls ")
     return [int(line) for line in committed.split()], calls.split()
@@ -39,7 +39,7 @@ def end(process: subprocess.Popen) -> tuple[list[int], list[str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[dict[str, bytes], list[str]]:
-    """The bytes of an uninterrupted store, and what its calls to the disk are for."""
+    """Return the files of a store written without interruption, and the step of each disk call."""
     path = tmp_path_factory.mktemp("straight") / "store"
     TargetStore.create(path, **ARGUMENTS)
     batches, calls = end(start(path))
@@ -48,18 +48,20 @@ def finished(tmp_path_factory) -> tuple[dict[str, bytes], list[str]]:
 
 
 def killed_store(path: Path, kill_at: int, share: float, purpose: str) -> str:
-    """Kill a writer once, check what it left, let another finish, and say what happened."""
+    """Kill a writer once, check what it left, let another one finish, and return a description."""
     store = TargetStore.create(path, **ARGUMENTS)
     process = start(path, kill_at, share)
-    told, calls = end(process)
+    reported, calls = end(process)
     assert process.returncode == -signal.SIGKILL
     assert calls == []
     there = [key for key in EVERYTHING if store.has(*key)]
     promised = [
-        (batch.video, frame, batch.view) for batch in map(store.plan.__getitem__, told) for frame in batch.frames
+        (batch.video, frame, batch.view)
+        for batch in map(store.plan.__getitem__, reported)
+        for frame in batch.frames
     ]
-    assert set(promised) <= set(there), "what was committed is lost"
-    assert len(there) - len(promised) <= 4, "more is there than the one batch that was being committed"
+    assert set(promised) <= set(there), "committed maps are lost"
+    assert len(there) - len(promised) <= 4, "only the batch being committed may be extra"
     assert_readable(store, there)
     store.close()
     left = ", ".join(sorted(file.name for file in (path / "shards").glob("*")))
@@ -67,10 +69,10 @@ def killed_store(path: Path, kill_at: int, share: float, purpose: str) -> str:
     batches = [batch for batch in store.plan if (batch.video, batch.view, batch.frames[0]) in whole]
     with TargetStore.open(path) as again:
         resumed = fill(again)
-    assert resumed == len(store.plan) - len(batches), "whole batches are computed again, and no other"
+    assert resumed == len(store.plan) - len(batches), "exactly the missing batches are computed again"
     return (
-        f"killed in call {kill_at:2d} ({purpose}) after {share:4.0%}: {len(told):2d} batches told, "
-        f"{len(batches):2d} there, {resumed:2d} written by the next; left were {left}"
+        f"killed in call {kill_at:2d} ({purpose}) after {share:4.0%}: {len(reported):2d} batches reported, "
+        f"{len(batches):2d} there, {resumed:2d} written by the next; files left: {left}"
     )
 
 
@@ -80,7 +82,7 @@ def moments(count: int, calls: int) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_killed_writer_loses_nothing_and_the_next_goes_on(tmp_path, finished, number):
+def test_killed_writer_loses_nothing_and_the_next_resumes(tmp_path, finished, number):
     straight, calls = finished
     kill_at, share = moments(4, len(calls))[number]
     print(killed_store(tmp_path / "store", kill_at, share, calls[kill_at]))
@@ -88,7 +90,7 @@ def test_a_killed_writer_loses_nothing_and_the_next_goes_on(tmp_path, finished, 
 
 
 @pytest.mark.slow
-def test_killed_at_fifty_moments(tmp_path, finished):
+def test_writer_killed_at_fifty_calls_loses_nothing(tmp_path, finished):
     straight, calls = finished
     assert {calls[kill_at] for kill_at, _ in moments(50, len(calls))} == {"claim", "append", "seal"}
     for kill_at, share in moments(50, len(calls)):
@@ -98,8 +100,8 @@ def test_killed_at_fifty_moments(tmp_path, finished):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_while_another_writes(tmp_path, finished):
-    """Two writers on one store, one of them killed, until it is full."""
+def test_two_writers_killed_repeatedly_lose_nothing(tmp_path, finished):
+    """Restart two writers on one store, both killed at random, until it is full."""
     straight, _ = finished
     store = TargetStore.create(tmp_path / "store", **ARGUMENTS)
     random = np.random.default_rng(21)

@@ -27,7 +27,7 @@ def store(tmp_path) -> TargetStore:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A finished store; copy it before changing it."""
+    """Return a complete store; copy it before changing it."""
     path = tmp_path_factory.mktemp("finished") / "store"
     with TargetStore.create(path, **ARGUMENTS) as store:
         fill(store)
@@ -48,7 +48,7 @@ frames = st.one_of(
     st.integers(1, 7),
     st.integers(1, 4),
 )
-def test_the_plan_has_every_map_once_and_finds_it(frames, views, batch_size, batches_per_shard):
+def test_plan_lists_and_locates_every_map_once(frames, views, batch_size, batches_per_shard):
     videos = {f"v{number}": each for number, each in enumerate(frames)}
     plan = Plan(videos, views=views, batch_size=batch_size, batches_per_shard=batches_per_shard)
     listed = [(batch.video, frame, batch.view) for batch in plan for frame in batch.frames]
@@ -76,7 +76,7 @@ def test_the_plan_has_every_map_once_and_finds_it(frames, views, batch_size, bat
     ("change", "message"),
     [
         ({"videos": {}}, "at least one video"),
-        ({"videos": {"a": []}}, "video a: expected its frames"),
+        ({"videos": {"a": []}}, "video a: expected at least one frame"),
         ({"videos": {"a": [3, 3]}}, "ascending"),
         ({"videos": {"a": [-1, 3]}}, "ascending"),
         ({"views": ("mirrored",)}, "plain, flipped"),
@@ -85,7 +85,7 @@ def test_the_plan_has_every_map_once_and_finds_it(frames, views, batch_size, bat
         ({"codec": "jpeg"}, "codec: expected one of log8, exact, half, got 'jpeg'"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(tmp_path, change, message):
+def test_create_with_invalid_settings_raises(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         TargetStore.create(tmp_path / "store", **{**ARGUMENTS, **change})
     assert not (tmp_path / "store").exists()
@@ -94,7 +94,7 @@ def test_a_plan_that_makes_no_sense_is_refused(tmp_path, change, message):
 # -- writing and reading
 
 
-def test_what_is_committed_can_be_read_at_once_and_by_others(store):
+def test_committed_maps_are_readable_at_once_by_another_reader(store):
     reader = TargetStore.open(store.path)
     written = 0
     for batches in store.missing():
@@ -113,7 +113,7 @@ def test_what_is_committed_can_be_read_at_once_and_by_others(store):
     assert reader.size_on_disk() == sum(map(len, content(store.path).values()))
 
 
-def test_an_unfinished_store_says_what_is_missing(store):
+def test_read_of_a_missing_map_raises(store):
     fill(store, batches=4)
     with pytest.raises(UserError, match=r"frame 1 \(plain\), is not written yet: 14 of 44 maps"):
         store.read("c", 0)
@@ -128,27 +128,27 @@ def test_an_unfinished_store_says_what_is_missing(store):
     assert not store.complete
 
 
-def test_a_store_with_one_view_says_so(tmp_path):
+def test_read_of_a_missing_view_raises(tmp_path):
     with TargetStore.create(tmp_path / "store", **{**ARGUMENTS, "views": ("plain",)}) as store:
         fill(store)
         with pytest.raises(UserError, match="no flipped view; it has plain"):
             store.read("a", 0, "flipped")
 
 
-def test_maps_that_are_not_maps_are_not_written(store):
+def test_commit_of_invalid_maps_raises_and_writes_nothing(store):
     batch = next(store.missing())[0]
     with pytest.raises(ValueError, match=r"expected maps of shape \(4, 6, 9\), got \(4, 6, 8\)"):
         store.commit(batch, batch_maps(batch)[..., :8])
     maps = batch_maps(batch)
     maps[2, 0, 0] = np.nan
-    with pytest.raises(UserError, match="a, frames from 1 on: the map is not made of numbers"):
+    with pytest.raises(UserError, match="a, frames from 1: expected a map of finite values"):
         store.commit(batch, maps)
     assert store.count_committed() == 0
     store.commit(batch, batch_maps(batch))
     assert store.count_committed() == 4
 
 
-def test_a_store_is_never_overwritten(store, tmp_path):
+def test_create_never_overwrites(store, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         TargetStore.create(store.path, **ARGUMENTS)
     (tmp_path / "other").mkdir()
@@ -156,12 +156,12 @@ def test_a_store_is_never_overwritten(store, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         TargetStore.create(tmp_path / "other", **ARGUMENTS)
     (tmp_path / "other" / "thesis.tex").rename(tmp_path / "other" / ".store.01234567.tmp.json")
-    TargetStore.create(tmp_path / "other", **ARGUMENTS)  # what a killed start leaves is in nobody's way
-    with pytest.raises(UserError, match="no target store"):
+    TargetStore.create(tmp_path / "other", **ARGUMENTS)  # left by a killed process, and ignored
+    with pytest.raises(UserError, match="not a target store"):
         TargetStore.open(tmp_path / "nowhere")
 
 
-def test_readers_travel_to_other_processes(finished):
+def test_store_is_readable_after_pickling(finished):
     store = TargetStore.open(finished)
     expected = store.read("b", 5, "flipped")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read("b", 5, "flipped"), expected)
@@ -169,17 +169,17 @@ def test_readers_travel_to_other_processes(finished):
         np.testing.assert_array_equal(pool.apply(store.read, ("b", 5, "flipped")), expected)
 
 
-def test_more_shards_than_open_files(tmp_path):
+def test_reader_keeps_a_bounded_number_of_files_open(tmp_path):
     arguments = {**ARGUMENTS, "batch_size": 1, "batches_per_shard": 1}
     with TargetStore.create(tmp_path / "store", **arguments) as store:
         fill(store)
     assert store.plan.num_shards == 44
     reader = TargetStore.open(store.path)
     assert_readable(reader, EVERYTHING + EVERYTHING[::-1])
-    assert len(reader._files) == 32
+    assert len(reader._reader._files) == 32
 
 
-def test_a_store_can_be_moved(finished, tmp_path):
+def test_moved_store_is_readable(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "moved")
     assert_readable(TargetStore.open(tmp_path / "moved"), EVERYTHING)
 
@@ -187,7 +187,7 @@ def test_a_store_can_be_moved(finished, tmp_path):
 # -- fingerprint
 
 
-def test_the_fingerprint_says_in_words_what_differs(store):
+def test_check_lists_all_differences(store):
     made = ARGUMENTS["fingerprint"]
     assert store.check(made) == []
     assert store.check({"videos": {"b": {"bytes": 1}}}) == []  # a run on some of the videos
@@ -199,14 +199,14 @@ def test_the_fingerprint_says_in_words_what_differs(store):
         "videos.d is not in the store",
         "input.stride is not in the store",
     ]
-    with pytest.raises(UserError, match=r"does not fit: videos.d is not in the store; build it anew"):
-        store.require({"videos": {"d": {}}}, "build it anew")
+    with pytest.raises(UserError, match=r"does not match: videos.d is not in the store; rebuild it"):
+        store.require({"videos": {"d": {}}}, "rebuild it")
 
 
 # -- several processes
 
 
-def test_two_processes_write_the_same_bytes_as_one(store, finished):
+def test_two_processes_write_the_bytes_of_one(store, finished):
     script = REPOSITORY / "tests" / "helpers" / "writer_process.py"
     command = [sys.executable, str(script), str(store.path), "-1", "0", "0.02"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -226,7 +226,7 @@ def test_two_processes_write_the_same_bytes_as_one(store, finished):
     assert content(store.path) == content(finished)
 
 
-def test_a_shard_is_written_by_one_at_a_time(store, finished):
+def test_claimed_shards_are_skipped_until_released(store, finished):
     with TargetStore.open(store.path) as other:
         mine = next(store.missing())
         theirs = [
@@ -242,10 +242,10 @@ def test_a_shard_is_written_by_one_at_a_time(store, finished):
     assert content(store.path) == content(finished)
 
 
-def test_a_shard_sealed_between_two_looks_leaves_no_empty_file(store, finished):
+def test_stray_partial_file_of_a_sealed_shard_is_removed(store, finished):
     fill(store)
     stray = store.path / "shards" / "00002.part"
-    stray.touch()  # as somebody who is killed right after opening it leaves it
+    stray.touch()  # as left by a process killed right after opening it
     assert TargetStore.open(store.path).complete
     assert list(TargetStore.open(store.path).missing()) == []
     assert content(store.path) == content(finished)
@@ -254,11 +254,11 @@ def test_a_shard_sealed_between_two_looks_leaves_no_empty_file(store, finished):
 # -- damage
 
 
-def test_any_flipped_byte_is_found(tmp_path):
+def test_any_flipped_byte_is_detected(tmp_path):
     arguments = {**ARGUMENTS, "videos": {"a": range(7)}, "views": ("plain",), "batch_size": 2}
     arguments.update(batches_per_shard=2)
     with TargetStore.create(tmp_path / "store", **arguments) as store:
-        fill(store, batches=3)  # one sealed shard, one in the making
+        fill(store, batches=3)  # one full shard, one partial
     keys = [("a", frame, "plain") for frame in range(6)]
     assert store.damage() == []
     files = [path for path in store.path.rglob("*") if path.is_file()]
@@ -274,9 +274,9 @@ def test_any_flipped_byte_is_found(tmp_path):
                     TargetStore.open(store.path)
             else:
                 reader = TargetStore.open(store.path)
-                (complaint,) = reader.damage()
-                assert path.name in complaint
-                for key in keys:  # nothing wrong is ever returned
+                (message,) = reader.damage()
+                assert path.name in message
+                for key in keys:  # a wrong map is never returned
                     try:
                         np.testing.assert_array_equal(reader.read(*key), stored(*key))
                     except UserError:
@@ -286,7 +286,7 @@ def test_any_flipped_byte_is_found(tmp_path):
     assert TargetStore.open(store.path).damage() == []
 
 
-def test_a_damaged_shard_is_computed_anew_once_it_is_removed(finished, tmp_path):
+def test_damaged_shard_is_recomputed_after_removal(finished, tmp_path):
     path = tmp_path / "store"
     shutil.copytree(finished, path)
     shard = path / "shards" / "00001.shard"
@@ -294,31 +294,31 @@ def test_a_damaged_shard_is_computed_anew_once_it_is_removed(finished, tmp_path)
     bad[100] ^= 1
     shard.write_bytes(bad)
     with TargetStore.open(path) as store:
-        (complaint,) = store.damage()
-        assert "00001.shard: batch 1 of 3 is damaged" in complaint
+        (message,) = store.damage()
+        assert "00001.shard: batch 1 of 3 is damaged" in message
         shard.unlink()
         assert not store.complete
         assert fill(store) == 3
     assert content(path) == content(finished)
 
 
-def test_a_shard_of_another_store_is_not_read(finished, tmp_path):
+def test_shard_of_another_store_is_rejected(finished, tmp_path):
     other = {**ARGUMENTS, "fingerprint": {"teacher": {"weights": "another"}}}
     with TargetStore.create(tmp_path / "store", **other) as store:
         (store.path / "shards").mkdir()
         shutil.copy(finished / "shards" / "00000.shard", store.path / "shards")
-        with pytest.raises(UserError, match="of another store"):
+        with pytest.raises(UserError, match="belongs to another store"):
             store.read("a", 0)
-        assert "of another store" in store.damage()[0]
+        assert "belongs to another store" in store.damage()[0]
         shutil.copy(finished / "shards" / "00000.shard", store.path / "shards" / "00001.part")
-        with pytest.raises(UserError, match="not written for this store"):
+        with pytest.raises(UserError, match="belongs to another target store"):
             fill(store)
 
 
 # -- size
 
 
-def test_a_large_plan_is_small_on_disk_and_found_by_arithmetic(tmp_path):
+def test_large_plan_is_small_on_disk(tmp_path):
     arguments = {**ARGUMENTS, "videos": {f"{n:04d}": range(500) for n in range(700)}, "map_size": (8, 8)}
     arguments.update(views=("plain",), batch_size=8, batches_per_shard=64)
     store = TargetStore.create(tmp_path / "store", **arguments)
