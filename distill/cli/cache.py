@@ -143,8 +143,8 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_import(arguments: argparse.Namespace) -> None:
-    from distill.targets.info import info
     from distill.targets.importer import import_maps
+    from distill.targets.info import info
 
     store = import_maps(
         arguments.maps, arguments.out, mean=arguments.mean, codec=arguments.codec, map_size=arguments.size
