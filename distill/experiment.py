@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from distill.data.clips import Video
 from distill.data.video.guard import cores
 from distill.errors import UserError
-from distill.evaluation.metrics import TITLES
+from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import same_scene, score
 from distill.evaluation.scores import Comparison, Row, Scores, compare, read_scores, without_nan
 from distill.files import write_json, write_text
@@ -305,7 +305,7 @@ def tables(
 ) -> str:
     """Lay out, in Markdown, the means over videos of arms and of what stands beside them, and the differences."""
     metrics = next(iter(seeds.values()))[0].metrics
-    titles = [TITLES[metric] for metric in metrics]
+    titles = [METRICS[metric].title for metric in metrics]
     lines = []
     for name, runs in seeds.items():
         cells = []

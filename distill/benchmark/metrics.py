@@ -24,7 +24,7 @@ from distill.benchmark.rows import Benchmark, interleave
 from distill.errors import UserError
 from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import JITTER, METRICS, TITLES, TRUTHS
+from distill.evaluation.metrics import JITTER, METRICS
 
 SIZE = (360, 640)
 """Of the ground truth."""
@@ -217,7 +217,7 @@ def _cases(maps: list[np.ndarray], truth: Frames) -> list[_Case]:
 
     def one_by_one(*metrics: str) -> Callable[[], object]:
         return lambda: [
-            METRICS[metric](each, *(truth[kind][i] for kind in TRUTHS[metric]))
+            METRICS[metric].score(each, {kind: values[i] for kind, values in truth.items()})
             for i, each in enumerate(maps)
             for metric in metrics
         ]
@@ -309,7 +309,7 @@ def _memory(run: Callable[[], object]) -> float:
 
 
 def _title(metrics: Sequence[str]) -> str:
-    return " + ".join(TITLES[metric] for metric in metrics)
+    return " + ".join(METRICS[metric].title for metric in metrics)
 
 
 def _name(size: Sequence[int]) -> str:

@@ -19,11 +19,11 @@ from distill.data.video.guard import cores
 from distill.deploy.calibration import Stretches, agreement, calls, maps_of
 from distill.deploy.openvino_runtime import load_in_openvino
 from distill.errors import UserError
-from distill.evaluation.metrics import TITLES
+from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import score
 from distill.models.onnx import OnnxModel, load_onnx
 
-METRICS = ("auc_judd", "nss", "cc", "sim", "kldiv")
+SCORED = ("auc_judd", "nss", "cc", "sim", "kldiv")
 """What is scored: the quick ones."""
 
 RUNTIMES: dict[str, Callable[..., OnnxModel]] = {"ONNX Runtime": load_onnx, "OpenVINO": load_in_openvino}
@@ -72,7 +72,7 @@ def compare(
     Returns:
         One row a file and runtime: `file`, `precision`, `runtime`, `file_mb`, `milliseconds` (median of a call),
         `p99`, `speed` (how many times as fast as the first row), `agreement` and `lowest` (correlation with the
-        first row's maps on the held-out frames, mean and lowest), and METRICS where videos are given.
+        first row's maps on the held-out frames, mean and lowest), and SCORED where videos are given.
 
     Raises:
         UserError: no file, files of other input, or a runtime that is unknown or not installed.
@@ -115,14 +115,14 @@ def compare(
         f"first row's; CC to first: of its maps, on {len(reference)} held-out frames of {stretches.shown}"
     ]
     if videos:
-        columns |= {metric: (TITLES[metric], "{:.4f}") for metric in METRICS}
+        columns |= {metric: (METRICS[metric].title, "{:.4f}") for metric in SCORED}
         for file in files:
-            means = score(file, list(videos), every=every, metrics=METRICS, device="cpu", progress=progress)[
+            means = score(file, list(videos), every=every, metrics=SCORED, device="cpu", progress=progress)[
                 0
             ].per_video
             for row, (each, runtime, _) in zip(rows, models, strict=True):
                 if each == file:
-                    row |= {metric: means[metric] if runtime == "ONNX Runtime" else None for metric in METRICS}
+                    row |= {metric: means[metric] if runtime == "ONNX Runtime" else None for metric in SCORED}
         frames = "all frames" if every == 1 else f"one frame in {every}"
         notes.append(f"metrics: means over {len(videos)} videos, {frames}")
     setting = {

@@ -19,7 +19,7 @@ from distill.errors import UserError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from distill.evaluation.frame_scorer import INFO_GAIN_BASELINES
+    from distill.evaluation.baselines import INFO_GAIN_BASELINES
     from distill.evaluation.metrics import METRICS
     from distill.evaluation.protocols import PROTOCOLS
 
@@ -30,20 +30,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_every(parser)
     parser.add_argument(
-        "--metrics", type=some_of(METRICS), metavar="NAME,NAME", help=f"some of {', '.join(METRICS)}"
+        "--metrics", type=some_of(METRICS), metavar="NAME,NAME", help="some of " + "; ".join(f"{each.name} ({each.help})" for each in METRICS.values())
     )
     parser.add_argument(
         "--protocol",
         choices=tuple(PROTOCOLS),
         default="official",
-        help="score as the benchmarks' official code does, or with the post-processing, metrics and averaging of a "
-        "paper or challenge",
+        help="how to score: "
+        + "; ".join(f"{each.name}: {each.help}" for each in PROTOCOLS.values())
+        + " (default: %(default)s)",
     )
     parser.add_argument(
         "--over",
-        choices=INFO_GAIN_BASELINES,
-        default=INFO_GAIN_BASELINES[0],
-        help="baseline of information gain: a centred Gaussian, or the mean map of other recordings",
+        choices=tuple(INFO_GAIN_BASELINES),
+        default="centre-prior",
+        help="what information gain is measured over: "
+        + "; ".join(f"{each.name}: {each.how}" for each in INFO_GAIN_BASELINES.values()),
     )
     parser.add_argument(
         "--scenes",

@@ -43,13 +43,13 @@ def imresize(values: ArrayLike, size: tuple[int, ...], *, scratch: dict[str, Arr
     if values.shape == size:
         return values.astype(np.float64, copy=False)
     scratch = {} if scratch is None else scratch
-    resized = kept_array(scratch, "resized", size)
+    resized = scratch_array(scratch, "resized", size)
     low, high = values.min(), values.max()
     if not low < high or not (np.isfinite(low) and np.isfinite(high)):
         resized[:] = low if np.isfinite(low) and np.isfinite(high) else np.nan
         return resized
-    old = kept_array(scratch, "old", values.shape)  # (h', w')
-    wide = kept_array(scratch, "wide", (values.shape[0], size[1]))  # (h', w)
+    old = scratch_array(scratch, "old", values.shape)  # (h', w')
+    wide = scratch_array(scratch, "wide", (values.shape[0], size[1]))  # (h', w)
     old[:] = values
     for strip in resize_strips(old.shape[1], size[1]):
         np.matmul(old[:, strip.old], strip.weights.T, out=wide[:, strip.new])
@@ -58,7 +58,7 @@ def imresize(values: ArrayLike, size: tuple[int, ...], *, scratch: dict[str, Arr
     return _round(resized)
 
 
-def kept_array(arrays: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+def scratch_array(arrays: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
     """Return the array of that name, made anew where there is none of that shape; what it holds is left over."""
     if name not in arrays or arrays[name].shape != shape:
         arrays[name] = np.empty(shape)

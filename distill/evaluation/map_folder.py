@@ -43,7 +43,7 @@ class MapFolder:
             )
 
     @property
-    def light(self) -> bool:
+    def parallel(self) -> bool:
         """Whether several processes can share its reading: a video is decoded from its start, by one."""
         return all(place.is_dir() for place in self.maps.values())
 

@@ -143,7 +143,7 @@ def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any
             other_half,
             halved(videos, half, seed=seed),
             seed=seed,
-            light=True,
+            parallel=True,
             name=f"{NAME}, way {half + 1}",
             **options,
         )

@@ -20,6 +20,12 @@ POOL = 1000
 UNION = 10
 """How many other frames give a frame's negatives, as in Borji's and the benchmarks' code."""
 
+NEGATIVES = (
+    f"the fixations of {UNION} random frames of other recordings among the scored videos (of other frames if there "
+    f"is one recording), rescaled to the frame, drawn from at most {POOL} of the frames in use"
+)
+"""How the negatives of shuffled AUC are made, for reports."""
+
 MEAN_MAP_SHRINK = 4
 """The mean map is made at a quarter of the frame's sides: it is smooth, and one is made for every few frames."""
 

@@ -46,11 +46,11 @@ def score(
     if str(reference) == OBSERVERS:
         return evaluate_observers(videos, **options), other_half
     maps = map_source(reference, stride=stride, batch_size=batch_size, device=device, first_frames=first_frames)
-    light = maps in BASELINES.values()
+    parallel = str(reference) in BASELINES
     if isinstance(maps, MapFolder):
         maps.check(videos, options.get("every", 1))
-        light = maps.light
-    return evaluate(maps, videos, light=light, name=str(reference), **options), maps
+        parallel = maps.parallel
+    return evaluate(maps, videos, parallel=parallel, name=str(reference), **options), maps
 
 
 def map_source(
@@ -82,7 +82,7 @@ def map_source(
 def _maps_without_model(reference: str | Path) -> MapSource | None:
     """Return the maps of a baseline or of a folder of maps; None for anything else."""
     if str(reference) in BASELINES:
-        return BASELINES[str(reference)]
+        return BASELINES[str(reference)].maps
     path = Path(reference)
     if path.is_dir() and not any((path / name).exists() for name in IN_A_RUN):
         return MapFolder(path)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.evaluation.metrics import LOWER_IS_BETTER, TITLES
+from distill.evaluation.metrics import METRICS
 from distill.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_means
 from distill.files import atomic_path, refuse_existing, write_json
 
@@ -134,8 +134,8 @@ class Scores:
         for metric, count in self.undefined.items():
             if count:
                 notes.append(
-                    f"{TITLES[metric]} is undefined on {count} of {len(self.rows)} frames (a constant map, or no "
-                    "density) and left out of its means there"
+                    f"{METRICS[metric].title} is undefined on {count} of {len(self.rows)} frames (constant map or "
+                    "no density) and left out of its means there"
                 )
         return notes
 
@@ -241,7 +241,7 @@ class Comparison:
                 label, getattr(found, average), found.intervals[average], found.count_recordings
             )
         sure = [
-            f"{TITLES[metric]} ({'better' if (low > 0) != (metric in LOWER_IS_BETTER) else 'worse'})"
+            f"{METRICS[metric].title} ({'better' if (low > 0) == METRICS[metric].higher_is_better else 'worse'})"
             for metric, (low, high) in found.intervals["per_video"].items()
             if low > 0 or high < 0
         ]
@@ -307,7 +307,7 @@ def compare(first: Scores, second: Scores) -> Comparison:
     )
 
 
-def intervals_in_words(seed: int) -> str:
+def describe_intervals(seed: int) -> str:
     """Say how intervals are made."""
     return (
         f"{LEVEL:.0%}, percentiles of {RESAMPLES} bootstrap means over whole recordings drawn with replacement "
@@ -354,7 +354,7 @@ def _lines(
 ) -> list[str]:
     """Lay out labelled means as lines of equal length under a head."""
     width = max(len(label) for label, _ in [*lines, (head, {})])
-    text = [f"{head:<{width}}" + "".join(f"{TITLES[metric]:>9}" for metric in metrics)]
+    text = [f"{head:<{width}}" + "".join(f"{METRICS[metric].title:>9}" for metric in metrics)]
     for label, means in lines:
         text.append(f"{label:<{width}}" + "".join(form.format(means[metric]) for metric in metrics))
     return text

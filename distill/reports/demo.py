@@ -49,7 +49,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
     teacher, student = values["teacher"], values["student"]
     losses = results["e"]["result"]
     validation = scored_videos(config.data.validation)
-    prior = evaluate(BASELINES["centre-prior"], validation, metrics=("nss", "cc"), progress=False).per_video
+    prior = evaluate(BASELINES["centre-prior"].maps, validation, metrics=("nss", "cc"), progress=False).per_video
     parity = max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True))
     seconds = sum(step["seconds"] for step in results.values())
     steps = [

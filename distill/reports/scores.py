@@ -20,7 +20,7 @@ from distill.data.text import plural
 from distill.data.video.open import open_video
 from distill.evaluation.baselines import BASELINES
 from distill.evaluation.map_sources import MapSource
-from distill.evaluation.metrics import LOWER_IS_BETTER, TITLES
+from distill.evaluation.metrics import METRICS
 from distill.evaluation.scores import AVERAGES, Scores
 from distill.files import refuse_existing
 from distill.inference.predict import overlay
@@ -97,9 +97,9 @@ def report_scores(
                 lead="Each dot is the mean over one video's frames. With at least five videos, the box spans the "
                 "quartiles, its line is the median; the diamond is the mean and its line the 95% interval.",
             ),
-            *_sheet_sections(ranking, sheets, TITLES[metric]),
+            *_sheet_sections(ranking, sheets, METRICS[metric].title),
             page.section(
-                f"{TITLES[metric]} over time",
+                f"{METRICS[metric].title} over time",
                 chart_grid(over_time),
                 lead=_which_videos(ranking)
                 + "The number next to a name is the mean over the video. For long videos, the bold line is a "
@@ -132,7 +132,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 def rank_videos(scores: Mapping[str, Scores], metric: str) -> list[str]:
     """Return the names of the scored videos, best first; videos without a defined value come last."""
     models = _models(scores) or list(scores)
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
 
     def quality(name: str) -> float:
         values = [scores[label].by_video[name][metric] for label in models if name in scores[label].by_video]
@@ -208,23 +208,25 @@ def _verdict(scores: Mapping[str, Scores]) -> page.Verdict | None:
     if prior is None or not _models(scores) or not metrics:
         return None
     rows = {
-        label.replace("centre-prior", "centre prior"): {TITLES[m]: scores[label].per_video[m] for m in metrics}
+        label.replace("centre-prior", "centre prior"): {
+            METRICS[m].title: scores[label].per_video[m] for m in metrics
+        }
         for label in [prior, *_models(scores)]
     }
-    return page.judge(rows, names=[TITLES[metric] for metric in metrics])
+    return page.judge(rows, names=[METRICS[metric].title for metric in metrics])
 
 
 def _mean_tables(scores: Mapping[str, Scores]) -> Iterator[Markup]:
     """Yield one table of means per kind of average."""
     metrics = _metrics(scores)
-    best = {TITLES[metric]: "low" if metric in LOWER_IS_BETTER else "high" for metric in metrics}
+    best = {METRICS[metric].title: "high" if METRICS[metric].higher_is_better else "low" for metric in metrics}
     for average, description in AVERAGES.items():
         published = any(found.average == average for found in scores.values())
         intervals = any(
             math.isfinite(end) for found in scores.values() for end in found.intervals[average][metrics[0]]
         )
         yield page.table(
-            ["model", *(TITLES[metric] for metric in metrics)],
+            ["model", *(METRICS[metric].title for metric in metrics)],
             [
                 [label, *(page.Estimate(getattr(found, average)[m], found.intervals[average][m]) for m in metrics)]
                 for label, found in scores.items()
@@ -250,7 +252,9 @@ def _count_table(scores: Mapping[str, Scores]) -> Markup:
                 found.count_recordings,
                 len(found.rows),
                 found.frames_without_fixations,
-                ", ".join(f"{TITLES[metric]} on {count}" for metric, count in found.undefined.items() if count)
+                ", ".join(
+                    f"{METRICS[metric].title} on {count}" for metric, count in found.undefined.items() if count
+                )
                 or "none",
             ]
             for label, found in scores.items()
@@ -260,16 +264,20 @@ def _count_table(scores: Mapping[str, Scores]) -> Markup:
     )
 
 
+def _better(metric: str) -> str:
+    return "higher" if METRICS[metric].higher_is_better else "lower"
+
+
 def _distributions(scores: Mapping[str, Scores]) -> list[Markup]:
     """Draw each metric's distribution over videos."""
     plots = (
         strip_plot(
-            TITLES[metric],
+            METRICS[metric].title,
             {
                 label: {name: means[metric] for name, means in found.by_video.items()}
                 for label, found in scores.items()
             },
-            x=f"{TITLES[metric]}, mean per video ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)",
+            x=f"{METRICS[metric].title}, mean per video ({_better(metric)} is better)",
             intervals={label: found.intervals["per_video"][metric] for label, found in scores.items()},
         )
         for metric in _metrics(scores)
@@ -295,7 +303,7 @@ def _sheet(name: str, video: Video, named: Mapping[str, tuple[Scores, MapSource]
         captions += [f"{brief[label]} {_short(values[label][frame])}" for label in named]
         rows.append((f"frame {frame + 1}, {frame / video.fps:.1f} s", list(zip(pictures, captions, strict=True))))
     means = (f"{brief[label]} {_short(scores.by_video[name][metric])}" for label, (scores, _) in named.items())
-    return page.part(f"{name}: {TITLES[metric]} {', '.join(means)}", page.examples(rows, side=SIDE))
+    return page.part(f"{name}: {METRICS[metric].title} {', '.join(means)}", page.examples(rows, side=SIDE))
 
 
 def _short(value: float) -> str:
@@ -335,14 +343,14 @@ def _time_chart(name: str, video: Video, scores: Mapping[str, Scores], metric: s
                 figure=found.by_video[name][metric] if name in found.by_video else math.nan,
             )
         )
-    return line_chart(name, curves, x="time (s)", y=TITLES[metric], start=None)
+    return line_chart(name, curves, x="time (s)", y=METRICS[metric].title, start=None)
 
 
 def _method(scores: Mapping[str, Scores], metric: str, videos: int) -> list[str]:
     """Return how the scores were computed: first what all models share, then the differences."""
     first = next(iter(scores.values())).how
     shared = {key for key in first if all(found.how.get(key) == first[key] for found in scores.values())}
-    titles = TITLES | {"per_video": "mean over videos"}
+    titles = {name: metric.title for name, metric in METRICS.items()} | {"per_video": "mean over videos"}
     sentences = [f"{titles.get(key, key)}: {text}." for key, text in first.items() if key in shared]
     for label, found in scores.items():
         sentences += [
@@ -351,7 +359,7 @@ def _method(scores: Mapping[str, Scores], metric: str, videos: int) -> list[str]
         if found.name != label:
             sentences.append(f"{label} is {found.name}.")
     models = _listed(_models(scores) or list(scores))
-    sentences.append(f"Videos are ordered by the mean {TITLES[metric]} of {models}.")
+    sentences.append(f"Videos are ordered by the mean {METRICS[metric].title} of {models}.")
     if videos > 2 * SHEETS:
         sentences.append(
             f"Of {videos} videos, {2 * SHEETS} are shown in pictures and {min(videos, 2 * CURVES)} over time. The "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distill.evaluation.batched_metrics import score_frames
-from distill.evaluation.metrics import METRICS, RANDOM, TRUTHS
+from distill.evaluation.metrics import METRICS
 
 Frame = dict[str, np.ndarray]
 Score = Callable[..., float]
@@ -40,14 +40,14 @@ SALIENCY = gaussian(SIZE, 14, 25, 7) + 0.05 * RNG.random(SIZE)
 EIGHT_BIT = np.round(SALIENCY / SALIENCY.max() * 20).astype(np.uint8)  # with many ties
 
 ALL = tuple(METRICS)
-FIXATIONS = tuple(name for name in ALL if "fixations" in TRUTHS[name])
-DENSITY = tuple(name for name in ALL if "density" in TRUTHS[name])
+FIXATIONS = tuple(name for name in ALL if "fixations" in METRICS[name].truth)
+RANDOM = {name for name in ALL if METRICS[name].random}
+DENSITY = tuple(name for name in ALL if "density" in METRICS[name].truth)
 
 
 def one_by_one(name: str, saliency: Any, frame: Frame = FRAME, *, seed: int = 0) -> float:
     """Score a map with the function in METRICS."""
-    options = {"seed": seed} if name in RANDOM else {}
-    return METRICS[name](saliency, *(frame[kind] for kind in TRUTHS[name]), **options)
+    return METRICS[name].score(saliency, frame, seed=seed)
 
 
 def batched(name: str, saliency: Any, frame: Frame = FRAME, *, seed: int = 0) -> float:

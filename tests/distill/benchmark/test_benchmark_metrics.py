@@ -1,6 +1,7 @@
 """The metrics' benchmark: its rows and ratios, and that it keeps to one core."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from distill.benchmark import metrics as module
 from distill.benchmark.metrics import ONE_THREAD, benchmark_metrics, make_frames
 from distill.cli.main import main
 from distill.errors import UserError
-from distill.evaluation.metrics import METRICS, TRUTHS, auc_judd
+from distill.evaluation.metrics import METRICS, auc_judd
 
 SMALL: dict[str, Any] = {"frames": 2, "size": (18, 32), "predictions": ((18, 32), (9, 16)), "fixations": 12}
 
@@ -21,7 +22,7 @@ def test_made_up_frames_are_what_evaluation_meets() -> None:
     maps, truth = make_frames(3, (90, 160), 50)
     again, _ = make_frames(3, (90, 160), 50)
     assert all((one == other).all() for one, other in zip(maps, again, strict=True))
-    assert {kind for kinds in TRUTHS.values() for kind in kinds} == truth.keys()
+    assert {kind for metric in METRICS.values() for kind in metric.truth} == truth.keys()
     assert all(counts.sum() == 50 for counts in truth["fixations"])
     assert all(density.sum() == pytest.approx(1, abs=1e-5) for density in truth["density"])
     assert all(values.shape == (90, 160) and values.dtype == np.float32 and values.max() == 1 for values in maps)
@@ -57,10 +58,9 @@ def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_case_does_what_its_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    for name, function in METRICS.items():
-        monkeypatch.setitem(
-            METRICS, name, lambda *args, name=name, function=function: called.append(name) or function(*args)
-        )
+    for name, metric in METRICS.items():
+        spy = replace(metric, function=lambda *args, name=name, **options: called.append(name) or 0.0)
+        monkeypatch.setitem(METRICS, name, spy)
     monkeypatch.setattr(module, "score_frames", lambda metrics, *args, **options: called.extend(metrics))
     maps, truth = make_frames(1, (18, 32), 12)
     seen = {}

@@ -82,7 +82,7 @@ def test_grey_is_luma_in_whole_levels(monkeypatch: pytest.MonkeyPatch, colour: t
 def test_what_moves_beats_the_centre_where_gaze_follows_motion() -> None:
     videos = [synthetic.video("a", 0), synthetic.video("b", 1)]
     moving, centre = (
-        evaluate(BASELINES[name], videos, every=7, metrics=("nss",), progress=False).per_video["nss"]
+        evaluate(BASELINES[name].maps, videos, every=7, metrics=("nss",), progress=False).per_video["nss"]
         for name in ("frame-difference", "centre-prior")
     )
     assert moving > centre
@@ -99,6 +99,6 @@ REFERENCE = {
 @pytest.mark.parametrize("name", REFERENCE)
 def test_baselines_score_what_others_found(shared: Path, name: str) -> None:
     videos = find_videos("ntire", shared / "data" / "hevc-gaze", split="public_test")
-    found = evaluate(BASELINES[name], videos, every=8, progress=False).per_video
+    found = evaluate(BASELINES[name].maps, videos, every=8, progress=False).per_video
     for metric, value in REFERENCE[name].items():
         assert found[metric] == pytest.approx(value, abs=0.0051 if metric == "nss" else 0.00051)

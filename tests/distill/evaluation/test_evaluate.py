@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from distill.evaluation.evaluate import PUBLISHED, evaluate
 from distill.evaluation.frame_scorer import FrameScorer
 from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.other_frames import draw_other_frames
-from distill.evaluation.protocols import PROTOCOLS, Protocol
+from distill.evaluation.protocols import PROTOCOLS
 from distill.evaluation.scores import Scores
 from distill.inference.sliding_window import slide
 from distill.saliency import peak_map
@@ -43,7 +43,7 @@ def test_the_truth_itself_scores_best() -> None:
     assert pooled["sim"] == pytest.approx(1)
     assert pooled["kldiv"] == pytest.approx(0, abs=1e-9)
     assert pooled["auc_judd"] > 0.95
-    assert pooled["nss"] > score(BASELINES["centre-prior"], [ONE]).pooled["nss"]
+    assert pooled["nss"] > score(BASELINES["centre-prior"].maps, [ONE]).pooled["nss"]
 
 
 def test_rows_are_the_metrics_of_single_frames() -> None:
@@ -116,16 +116,16 @@ def test_all_eight_metrics() -> None:
             metrics.auc_shuffled(saliency, fixations, negatives, seed=frame)
         )
         assert row.values["auc_borji"] == pytest.approx(metrics.auc_borji(saliency, fixations, seed=frame))
-        ((_, prior),) = BASELINES["centre-prior"](ONE, [frame])
+        ((_, prior),) = BASELINES["centre-prior"].maps(ONE, [frame])
         assert row.values["info_gain"] == pytest.approx(metrics.info_gain(saliency, fixations, prior))
     assert found.rows == score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS)).rows
     moved = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS), seed=7)
     changed = {m for m in metrics.METRICS if moved.pooled[m] != found.pooled[m]}
-    assert {"auc_shuffled", "auc_borji"} <= changed <= metrics.RANDOM
+    assert {"auc_shuffled", "auc_borji"} <= changed <= {m for m, record in metrics.METRICS.items() if record.random}
 
 
 def test_information_over_a_baseline_of_its_own_is_zero() -> None:
-    prior = score(BASELINES["centre-prior"], [ONE, LONG], metrics=("info_gain",))
+    prior = score(BASELINES["centre-prior"].maps, [ONE, LONG], metrics=("info_gain",))
     assert prior.pooled["info_gain"] == pytest.approx(0, abs=1e-9)
     others = draw_other_frames([ONE, LONG])
 
@@ -145,18 +145,22 @@ def test_a_protocol_decides_how_maps_are_scored(name: str) -> None:
     assert found.average == protocol.average
     assert found.how["protocol"] == name
     assert found.how["blur"] == protocol.how["blur"]
+
+    def own(metric: str, official: Callable[..., float]) -> Callable[..., float]:
+        return protocol.variants[metric].function if metric in protocol.variants else official
+
     assert ONE.truth is not None
     for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=True):
         resized = protocol.resize(saliency, SIZE)
         fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
-        nss = protocol.variants.get("nss", metrics.nss)(resized, fixations)
-        cc = protocol.variants.get("cc", metrics.cc)(resized, density)
+        nss = own("nss", metrics.nss)(resized, fixations)
+        cc = own("cc", metrics.cc)(resized, density)
         assert (row.values["nss"], row.values["cc"]) == pytest.approx((nss, cc), abs=1e-9)
     assert score(noisy, [ONE], protocol=name, metrics=("kldiv", "nss")).metrics == ("kldiv", "nss")
 
 
 def test_a_protocol_may_draw_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = Protocol(("nss",), "pooled", PROTOCOLS["official"].resize, most_frames=12, how=PROTOCOLS["official"].how)
+    few = replace(PROTOCOLS["official"], metrics=("nss",), average="pooled", most_frames=12)
     monkeypatch.setitem(PROTOCOLS, "few", few)
     found = score(noisy, [ONE, LONG], protocol="few")
     frames = [(row.video, row.frame) for row in found.rows]
@@ -168,11 +172,11 @@ def test_a_protocol_may_draw_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(score(noisy, [ONE], protocol="few").rows) == 10  # no more than so many there
 
 
-@pytest.mark.parametrize("light", [False, True])
-def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, light: bool) -> None:
-    monkeypatch.setattr("distill.evaluation.evaluate.FRAMES_A_WORKER", 64)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, parallel: bool) -> None:
+    monkeypatch.setattr("distill.evaluation.evaluate.MIN_FRAMES_PER_WORKER", 64)
     long = video("long", gaze(range(100), seed=2), range(100))
-    options = {"metrics": ("auc_shuffled", "nss", "cc"), "light": light}
+    options = {"metrics": ("auc_shuffled", "nss", "cc"), "parallel": parallel}
     several = score(noisy, [ONE, long, LONG], workers=2, **options)
     assert several.rows == score(noisy, [ONE, long, LONG], **options).rows
 
@@ -186,12 +190,12 @@ def ended_from_outside(video: Video, frames: Sequence[int]) -> Iterator[tuple[in
 
 
 def test_what_goes_wrong_in_another_process_is_said_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.evaluation.evaluate.FRAMES_A_WORKER", 64)
+    monkeypatch.setattr("distill.evaluation.evaluate.MIN_FRAMES_PER_WORKER", 64)
     long = video("long", gaze(range(100)), range(100))
     with pytest.raises(UserError, match="long: nothing to be had"):
-        score(broken_in_a_worker, [long, ONE, LONG], workers=2, light=True)
+        score(broken_in_a_worker, [long, ONE, LONG], workers=2, parallel=True)
     with pytest.raises(RunError, match="try fewer workers"):
-        score(ended_from_outside, [long, ONE, LONG], workers=2, light=True)
+        score(ended_from_outside, [long, ONE, LONG], workers=2, parallel=True)
 
 
 def test_rows_are_in_order_whatever_the_source_does() -> None:
@@ -239,7 +243,7 @@ def test_a_models_maps_are_those_of_the_sliding_window() -> None:
 def test_a_model_that_looks_beats_the_centre_prior() -> None:
     videos = [synthetic.video("a", 0), synthetic.video("b", 1)]
     model = score(model_maps(Brightness()), videos, every=6).per_video
-    prior = score(BASELINES["centre-prior"], videos, every=6).per_video
+    prior = score(BASELINES["centre-prior"].maps, videos, every=6).per_video
     assert model["nss"] > prior["nss"] + 0.5
     assert model["cc"] > prior["cc"]
 
@@ -256,7 +260,7 @@ def test_progress_and_speed_are_told_when_asked_for(
     with caplog.at_level("INFO"):
         evaluate(noisy, [ONE], name="noise")
     assert "noise: 100%" in capsys.readouterr().err
-    assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d a second, scored by 1 process", caplog.text)
+    assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d per second, scored by 1 process", caplog.text)
 
 
 def test_how_says_only_what_was_scored() -> None:
@@ -264,7 +268,7 @@ def test_how_says_only_what_was_scored() -> None:
     assert "10 random frames of other recordings" in how["auc_shuffled"]
     assert not {"auc_judd", "auc_borji", "info_gain"} & how.keys()
     assert how["frames"] == "one of every 2 frames in use, from the first"
-    assert how["frames without fixations"] == "left out and counted"
+    assert how["frames without fixations"] == "skipped and counted"
 
 
 # mistakes
@@ -282,9 +286,9 @@ def test_a_broken_map_is_an_error_and_not_left_out(value: float) -> None:
 
 
 def test_a_source_that_leaves_out_frames_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"one: no map for frame 1 \(1 frames without one\)"):
+    with pytest.raises(UserError, match=r"one: no map for frame 1; 1 frames have none"):
         score(lambda video, frames: noisy(video, list(frames)[1:]), [ONE])
-    with pytest.raises(UserError, match="a map came for frame 1, which was not asked for, or twice"):
+    with pytest.raises(UserError, match="got a map for frame 1, which was not requested or came twice"):
         score(lambda video, frames: noisy(video, [0, 0]), [ONE])
 
 
@@ -298,7 +302,7 @@ def test_a_source_that_leaves_out_frames_is_an_error() -> None:
         ({"protocol": "mit300"}, "protocol: expected one of official, dhf1k, ntire2026, tinyhd; got 'mit300'"),
         ({"over": "nothing"}, "over: expected one of centre-prior, other-frames; got 'nothing'"),
         ({"metrics": ()}, "at least one"),
-        ({"metrics": ("cc", "cc")}, "expected different names"),
+        ({"metrics": ("cc", "cc")}, "expected distinct names"),
         ({"every": 0}, "every: expected"),
     ],
 )
@@ -314,7 +318,7 @@ def test_nothing_to_score_against_is_an_error() -> None:
         score(noisy, [])
     with pytest.raises(UserError, match="no fixation in 5 frames of blank"):
         score(noisy, [video("blank", {}, range(5))])
-    with pytest.raises(UserError, match="one stands there twice"):
+    with pytest.raises(UserError, match="one: listed twice"):
         score(noisy, [ONE, ONE])
 
 

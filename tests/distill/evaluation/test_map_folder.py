@@ -52,7 +52,7 @@ def test_16_bits_and_colours(tmp_path: Path) -> None:
 def test_a_video_holds_a_map_a_frame(tmp_path: Path, bits: int) -> None:
     write_map_video(tmp_path / "one.mp4", [grey(frame) / 255 for frame in range(20)], fps=30, bits=bits)
     folder = MapFolder(tmp_path)
-    assert not folder.light
+    assert not folder.parallel
     found = dict(folder(ONE, [0, 9, 17]))
     for frame, saliency in found.items():
         assert saliency / (2**bits - 1) == pytest.approx(grey(frame) / 255, abs=0.6 / (2**bits - 1))
@@ -66,7 +66,7 @@ def test_names_are_those_of_the_videos(tmp_path: Path, folder: str, name: str) -
 
 def test_maps_are_scored_like_any_source(maps: Path) -> None:
     folder = MapFolder(maps)
-    assert folder.light
+    assert folder.parallel
     folder.check([ONE], every=3)
     found = evaluate(folder, [ONE], every=3, metrics=("nss", "cc"), progress=False)
     given = evaluate(

@@ -8,7 +8,7 @@ import pytest
 from helpers.metric_cases import ALL, DENSITY, FIXATIONS, FRAME, PATHS, POINTS, SALIENCY, SIZE, Score, binary
 
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import TRUTHS, auc_judd, auc_shuffled
+from distill.evaluation.metrics import METRICS, auc_judd, auc_shuffled
 
 
 @pytest.fixture(params=PATHS, ids=[path.replace(" ", "_") for path in PATHS])
@@ -59,7 +59,7 @@ def test_constant_density(score: Score, name: str) -> None:
 @pytest.mark.parametrize("broken", [np.ones(5), np.ones((0, 4)), np.full(SIZE, math.nan), np.full(SIZE, -1.0)])
 def test_broken_ground_truth_is_an_error(score: Score, kind: str, broken: np.ndarray) -> None:
     for name in ALL:
-        if kind in TRUTHS[name]:
+        if kind in METRICS[name].truth:
             with pytest.raises(ValueError, match="ground truth must"):
                 score(name, SALIENCY, {**FRAME, kind: broken})
 
@@ -67,7 +67,7 @@ def test_broken_ground_truth_is_an_error(score: Score, kind: str, broken: np.nda
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("name", ALL)
 def test_one_broken_pixel_of_the_ground_truth_is_an_error(score: Score, name: str, value: float) -> None:
-    for kind in {*TRUTHS[name]} - {"baseline"}:
+    for kind in {*METRICS[name].truth} - {"baseline"}:
         broken = FRAME[kind].copy()
         broken[3, 5] = value
         with pytest.raises(ValueError, match="ground truth must be finite and non-negative"):

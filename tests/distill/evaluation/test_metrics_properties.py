@@ -13,6 +13,7 @@ from helpers.metric_cases import (
     FIXATIONS,
     FRAME,
     PATHS,
+    RANDOM,
     RNG,
     SALIENCY,
     SIZE,
@@ -23,7 +24,7 @@ from helpers.metric_cases import (
 )
 
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import LOWER_IS_BETTER, RANDOM, auc_judd
+from distill.evaluation.metrics import METRICS, auc_judd
 
 Change = Callable[[np.ndarray], np.ndarray]
 Case = tuple[np.ndarray, dict[str, np.ndarray]]
@@ -140,7 +141,7 @@ def test_noise_scores_chance(score: Score, name: str, chance: float) -> None:
 def test_better_maps_score_better(score: Score, name: str) -> None:
     frame = {**FRAME, "fixations": binary(SIZE, [(12, 22), (11, 21), (22, 36)])}
     good, bad = score(name, frame["density"], frame), score(name, gaussian(SIZE, 33, 4, 3), frame)
-    assert (good < bad) if name in LOWER_IS_BETTER else (good > bad)
+    assert (good > bad) if METRICS[name].higher_is_better else (good < bad)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -150,7 +150,7 @@ def test_a_protocol_is_well_formed(name: str) -> None:
     protocol = PROTOCOLS[name]
     assert set(protocol.metrics) | set(protocol.variants) <= set(metrics.METRICS)
     assert protocol.average in (*AVERAGES, None)
-    assert {"resize", "blur", *protocol.variants} <= set(protocol.how)
+    assert {"resize", "blur", *protocol.variants} <= {*protocol.how, *protocol.variants}
     for size in ((30, 40), (17, 23)):
         resized = protocol.resize(RNG.random((17, 23)), size)
         assert resized.shape == size

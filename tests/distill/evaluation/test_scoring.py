@@ -20,10 +20,10 @@ from helpers.metric_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.evaluation import batched_metrics
+from distill.evaluation import batched_forms
 from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import TRUTHS
+from distill.evaluation.metrics import METRICS
 
 Truth = dict[str, list[np.ndarray]]
 
@@ -33,7 +33,7 @@ def assert_same(saliency: Sequence[Any], truth: Truth, seeds: Sequence[int], met
     together = score_frames(metrics, saliency, truth, seeds=seeds)
     assert list(together) == list(metrics)
     for name in metrics:
-        frames = [{kind: truth[kind][i] for kind in TRUTHS[name]} for i in range(len(saliency))]
+        frames = [{kind: truth[kind][i] for kind in METRICS[name].truth} for i in range(len(saliency))]
         alone = [one_by_one(name, *case, seed=seed) for *case, seed in zip(saliency, frames, seeds, strict=True)]
         tolerance = 1e-12 if name.startswith("auc") else 1e-9
         np.testing.assert_allclose(together[name], alone, rtol=0, atol=tolerance, err_msg=name)
@@ -79,7 +79,7 @@ def test_a_video(kind: str, prediction: tuple[int, int]) -> None:
 def test_neither_company_nor_order_of_metrics_matters(metrics: Sequence[str]) -> None:
     rng = np.random.default_rng(2)
     truth = make_truth(rng, SIZE, 3, 10)
-    needed = {kind: truth[kind] for name in metrics for kind in TRUTHS[name]}
+    needed = {kind: truth[kind] for name in metrics for kind in METRICS[name].truth}
     assert_same([rng.random((9, 16)) for _ in range(3)], needed, range(3), metrics)
 
 
@@ -118,7 +118,7 @@ def test_pixels_that_share_a_bin_are_told_apart(monkeypatch: pytest.MonkeyPatch)
     truth = make_truth(rng, SIZE, 2, 40)
     maps = [rng.random(SIZE), np.round(20 * rng.random(SIZE))]
     for bins in (1, 2, 16):
-        monkeypatch.setattr(batched_metrics, "BINS", bins)
+        monkeypatch.setattr(batched_forms, "BINS", bins)
         assert_same(maps, truth, [0, 0], ["auc_judd"])
 
 
@@ -164,10 +164,10 @@ def test_nothing_asked_and_no_frame() -> None:
     [
         ({"metrics": ["psnr"]}, "expected some of auc_judd, .*; got 'psnr'"),
         ({"metrics": ["auc_shuffled"]}, "auc_shuffled needs other_fixations, got fixations, density"),
-        ({"seeds": [0]}, "there are 2 maps: expected as many of everything, got {'seeds': 1}"),
+        ({"seeds": [0]}, "expected 2 of everything, .*; got {'seeds': 1}"),
         (
             {"truth": {"fixations": [FRAME["fixations"]] * 3, "density": [FRAME["density"]] * 2}},
-            "there are 2 maps: .* got {'fixations': 3}",
+            "expected 2 of everything, .*; got {'fixations': 3}",
         ),
         (
             {"truth": {"fixations": [FRAME["fixations"]] * 2, "density": [np.ones((3, 4))] * 2}},
