@@ -30,15 +30,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_every(parser)
     parser.add_argument(
-        "--metrics", type=some_of(METRICS), metavar="NAME,NAME", help="some of " + "; ".join(f"{each.name} ({each.help})" for each in METRICS.values())
+        "--metrics",
+        type=some_of(METRICS),
+        metavar="NAME,NAME",
+        
+        help="some of " + ", ".join(f"{each.name} ({each.help})" for each in METRICS.values()),,
     )
     parser.add_argument(
         "--protocol",
         choices=tuple(PROTOCOLS),
         default="official",
         help="how to score: "
-        + "; ".join(f"{each.name}: {each.help}" for each in PROTOCOLS.values())
-        + " (default: %(default)s)",
+        + "; ".join(f"{each.name}: {each.help}" for each in PROTOCOLS.values()),
     )
     parser.add_argument(
         "--over",
