@@ -33,15 +33,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         type=some_of(METRICS),
         metavar="NAME,NAME",
-        
-        help="some of " + ", ".join(f"{each.name} ({each.help})" for each in METRICS.values()),,
+        help="some of " + ", ".join(f"{each.name} ({each.help})" for each in METRICS.values()),
     )
     parser.add_argument(
         "--protocol",
         choices=tuple(PROTOCOLS),
         default="official",
-        help="how to score: "
-        + "; ".join(f"{each.name}: {each.help}" for each in PROTOCOLS.values()),
+        help="how to score: " + "; ".join(f"{each.name}: {each.help}" for each in PROTOCOLS.values()),
     )
     parser.add_argument(
         "--over",
