@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -161,7 +162,7 @@ class Model(nn.Module):
         T, (H, W) = self.num_frames, self.size
         if clip.ndim != 5 or tuple(clip.shape[1:]) != (3, T, H, W):
             raise ValueError(f"stream: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
-        frames = clip.transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        frames = rearrange(clip, "b c t h w -> (b t) c h w")
         # on a CPU, depth-wise convolutions and their gradients are faster with the channels last
         stages = self.encode(frames.contiguous(memory_format=torch.channels_last))
         memory = ClipMemory(self.lags, T, self.target_frames)
@@ -173,7 +174,7 @@ class Model(nn.Module):
 
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
         """Turn the decoder's features (B, c, N, ., .) into log-saliency (B, N, h, w)."""
-        x = features["decoder"].transpose(1, 2).flatten(0, 1)  # (B * N, c, ., .)
+        x = rearrange(features["decoder"], "b c n h w -> (b n) c h w")
         return self.to_maps(x).view(-1, len(self.target_frames), *self.map_size)
 
     def initial_state(self, batch: int = 1) -> State:
@@ -392,7 +393,7 @@ def rows(x: Tensor, length: int, chosen: Sequence[int]) -> Tensor:
 
 def by_clip(x: Tensor, length: int) -> Tensor:
     """Return features (B * length, C, h, w) as (B, C, length, h, w)."""
-    return x.unflatten(0, (-1, length)).transpose(1, 2)
+    return rearrange(x, "(b t) c h w -> b c t h w", t=length)
 
 
 def convolution(c_in: int, c_out: int, kernel: int, groups: int = 1) -> nn.Sequential:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.video.swin_transformer import SwinTransformer3d
@@ -239,7 +240,7 @@ class Encoder(SwinTransformer3d):
             if i % 2 == 0:  # a stage; between two of them stands a patch merging, which halves h and w
                 stages.append(x)
         stages[-1] = self.norm(stages[-1])
-        return [stage.permute(0, 4, 1, 2, 3) for stage in stages]
+        return [rearrange(stage, "b t h w c -> b c t h w") for stage in stages]
 
 
 class Decoder(nn.Module):

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,17 +53,17 @@ class TemporalWindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, P, T, C) to the same shape, P being the pixels of a frame; T is a multiple of the window."""
-        B, P, T, C = x.shape
+        B, _, T, C = x.shape
         window = min(self.window, T)
         if window == 1:  # softmax over one token is 1: attention returns the values
             return self.proj(F.linear(x, self.qkv.weight[2 * C :], self.qkv.bias[2 * C :]))
         shift = self.shift if window < T else 0
         x = x.roll(-shift, dims=2) if shift else x
-        qkv = self.qkv(x).reshape(B * P, T // window, window, 3, self.heads, C // self.heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind()  # each (BP, T/window, heads, window, C/heads)
+        q, k, v = rearrange(
+            self.qkv(x), "b p (n window) (qkv h c) -> qkv (b p) n h window c", window=window, qkv=3, h=self.heads
+        )
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(T, window, shift).to(q.dtype))
-        x = x.transpose(2, 3).reshape(B, P, T, C)
-        x = self.proj(x)
+        x = self.proj(rearrange(x, "(b p) n h window c -> b p (n window) (h c)", b=B))
         return x.roll(shift, dims=2) if shift else x
 
     def bias(self, frames: int, window: int, shift: int) -> Tensor:
@@ -102,10 +103,10 @@ class Stage(nn.Module):
         """Map (B, C', T * merge, h, w) to (B, C, T, h, w)."""
         x = self.patch_embed(x)  # (B, C, T, h, w)
         h, w = x.shape[-2:]
-        x = x.flatten(3).permute(0, 3, 2, 1).contiguous()  # (B, h*w, T, C)
+        x = rearrange(x, "b c t h w -> b (h w) t c").contiguous()
         for block in self.blocks:
             x = block(x)
-        return x.permute(0, 3, 2, 1).unflatten(3, (h, w))  # (B, C, T, h, w)
+        return rearrange(x, "b (h w) t c -> b c t h w", h=h, w=w)
 
 
 class TCFE(nn.Module):

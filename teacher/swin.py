@@ -13,7 +13,7 @@ Source: Liu et al., "Video Swin Transformer", CVPR 2022, in torchvision's implem
 Pyramid Networks for Object Detection", CVPR 2017 (Section 3) for the sum of two stages.
 """
 
-import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.video.swin_transformer import SwinTransformer3d
@@ -73,14 +73,10 @@ class Encoder(nn.Module):
         """Encode a normalised clip (B, 3, T, H, W) to (B, C, T, h, w), h = H/16 and w = W/16."""
         x = self.swin.patch_embed(clip)  # (B, T/2, H/4, W/4, C/8)
         x = self.swin.features[:5](x)  # (B, T/2, h, w, C/2)
-        fine = self.lateral(channels_first(x))  # (B, C, T/2, h, w)
+        fine = self.lateral(rearrange(x, "b t h w c -> b c t h w"))  # (B, C, T/2, h, w)
         x = self.swin.norm(self.swin.features[5:](x))  # (B, T/2, ceil(h/2), ceil(w/2), C)
-        coarse = F.interpolate(channels_first(x), scale_factor=(1, 2, 2), mode="trilinear", align_corners=False)
+        x = rearrange(x, "b t h w c -> b c t h w")
+        coarse = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False)
         h, w = fine.shape[-2:]
         y = fine + coarse[..., :h, :w]  # an odd h or w was padded by one: cut it off
         return F.interpolate(y, size=(self.num_frames, h, w), mode="trilinear", align_corners=False)
-
-
-def channels_first(x: Tensor) -> Tensor:
-    """Map torchvision's (B, T, h, w, C) to (B, C, T, h, w)."""
-    return torch.movedim(x, -1, 1)

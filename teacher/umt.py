@@ -12,6 +12,8 @@ Departures: attention is fused (`scaled_dot_product_attention`); positions are m
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,42 +24,6 @@ POSITION_GRID = (8, 14, 14)
 """Frames, rows and columns of the sin-cos table from which every other grid is interpolated."""
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: while training, each sample's residual branch is zero with probability `rate`.
-
-    What stays is divided by 1 - rate, so that the expectation is that of evaluation, where nothing happens.
-    Samples are the rows of the first axis.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop whole rows of x (B, ...), or return x itself."""
-        if self.rate == 0 or not self.training:
-            return x
-        keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * (keep / (1 - self.rate))
-
-    def extra_repr(self) -> str:
-        """Show the rate where the module is printed."""
-        return f"rate={self.rate:.3f}"
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between: (..., C) -> (..., C)."""
-
-    def __init__(self, width: int, ratio: float = 4.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, int(width * ratio))
-        self.fc2 = nn.Linear(int(width * ratio), width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map each token by itself."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Pre-norm transformer block around any attention: x + attn(norm1 x), then x + mlp(norm2 x)."""
 
@@ -66,7 +32,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = attn
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width)
+        self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,14 +57,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, C) to the same shape."""
-        B, L, C = x.shape
         bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, bias)  # (B, L, 3C)
-        qkv = qkv.reshape(B, L, 3, self.heads, C // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, heads, L, C/heads)
-        x = F.scaled_dot_product_attention(q, k, v)
-        x = x.transpose(1, 2).reshape(B, L, C)
-        return self.proj(x)
+        q, k, v = rearrange(qkv, "b l (qkv h c) -> qkv b h l c", qkv=3, h=self.heads)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, L, C/heads)
+        return self.proj(rearrange(x, "b h l c -> b l (h c)"))
 
 
 class Encoder(nn.Module):
@@ -147,12 +110,13 @@ class Encoder(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Encode a normalised clip (B, 3, T, H, W) to (B, C, T, h, w), h = H/16 and w = W/16."""
         x = self.patch_embed(clip)  # (B, C, T, h, w)
-        x = x.flatten(2).transpose(1, 2)  # (B, L, C), tokens in (t, h, w) order
+        x = rearrange(x, "b c t h w -> b (t h w) c")
         # Sums keep their first operand's layout: the table's first, or every block would walk over columns.
         x = self.position + x
         for block in self.blocks:
             x = block(x)
-        return x.transpose(1, 2).contiguous().unflatten(2, self.grid)  # (B, C, T, h, w)
+        t, h, w = self.grid
+        return rearrange(x, "b (t h w) c -> b c t h w", t=t, h=h, w=w).contiguous()
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         # The table is a function of the grid, so weights move between sizes: one for another grid stays behind.
@@ -182,16 +146,15 @@ def resize_positions(table: Tensor, source: Sequence[int], target: Sequence[int]
     Bicubic within each frame, then linear over time, align_corners False, as published; an axis that does not
     change is not touched.
     """
-    (t, h, w), C = source, table.shape[-1]
+    t, h, w = source
     if (h, w) != tuple(target[1:]):
-        frames = table.reshape(t, h, w, C).permute(0, 3, 1, 2)  # (t, C, h, w)
+        frames = rearrange(table, "1 (t h w) c -> t c h w", t=t, h=h)
         frames = F.interpolate(frames, size=tuple(target[1:]), mode="bicubic", align_corners=False)
-        h, w = target[1:]
-        table = frames.permute(0, 2, 3, 1).reshape(1, t * h * w, C)
+        table = rearrange(frames, "t c h w -> 1 (t h w) c")
     if t != target[0]:
-        tracks = table.reshape(t, h * w, C).permute(1, 2, 0)  # (h*w, C, t)
+        tracks = rearrange(table, "1 (t hw) c -> hw c t", t=t)
         tracks = F.interpolate(tracks, size=target[0], mode="linear", align_corners=False)
-        table = tracks.permute(2, 0, 1).reshape(1, -1, C)
+        table = rearrange(tracks, "hw c t -> 1 (t hw) c")
     return table.contiguous()
 
 
