@@ -1,14 +1,14 @@
-"""The two exceptions that end a command with a sentence instead of a traceback."""
+"""Exceptions that end a command with a message instead of a traceback."""
 
 import errno
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk: no space, no quota left, or the file may not grow."""
+"""Error numbers of a full disk: no space left, quota exceeded, or file too large."""
 
 
 class UserError(ValueError):
-    """Bad input: one clear sentence that says what, where, what was expected and what to do; exit code 2."""
+    """Invalid input. The message names the key or file, what was expected and what to do. Exit code 2."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on though its input was right (a loss that is no number, say); exit code 1."""
+    """A run that fails although its input is valid, e.g. because the loss is NaN. Exit code 1."""

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost: to a temporary name, flushed to the disk, then renamed."""
+"""Atomic and durable file writes: write to a temporary name, flush to disk, rename."""
 
 import hashlib
 import json
@@ -14,16 +14,20 @@ from typing import Any
 from distill.errors import UserError
 
 
+def _temporary(path: Path, stem: str, suffix: str) -> Path:
+    return path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp{suffix}")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file name beside `path`; when the block ends well, it becomes `path` in one step.
+    """Yield a temporary file name that is renamed to `path` when the block succeeds.
 
-    The temporary keeps the suffix, since writers choose their format by it. If the block raises, the temporary is
-    removed and whatever stood under `path` before stays as it was.
+    The temporary file is in the same folder and keeps the suffix, because some writers choose the format by it. If
+    the block raises, the temporary file is removed and an existing `path` is left unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    temporary = _temporary(path, path.stem, path.suffix)
     try:
         yield temporary
         fsync(temporary)
@@ -35,18 +39,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; when the block ends well, it becomes `path` in one step.
-
-    `path` must not exist: a folder can be renamed into place atomically only where none stands.
-    """
+    """Yield a temporary folder that is renamed to `path` when the block succeeds; `path` must not exist."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path, path.name, "")
     temporary.mkdir()
     try:
         yield temporary
-        for inside in temporary.iterdir():
-            fsync(inside)
+        for entry in temporary.iterdir():
+            fsync(entry)
         fsync(temporary)
         temporary.rename(path)
         fsync(path.parent)
@@ -55,15 +56,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def clear_leftovers(path: str | Path) -> None:
-    """Remove what writers of `path` left beside it when they were killed; only where no other can be at work."""
+    """Remove temporary files left by killed writers of `path`. Only call this when no other writer is running."""
     path = Path(path)
     for name in (f".{escape(path.stem)}.????????.tmp{escape(path.suffix)}", f".{escape(path.name)}.????????.tmp"):
-        for left in path.parent.glob(name):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in path.parent.glob(name):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def fsync(path: Path) -> None:
-    """Make a file or folder durable: return only when the disk has it."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,22 +79,22 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_new(path: str | Path, text: str) -> None:
-    """Write a text file atomically, but only where none stands: of several processes at once, one does.
+    """Write a text file atomically if it does not exist yet; of several concurrent processes, one succeeds.
 
     Raises:
-        FileExistsError: somebody was faster.
+        FileExistsError: if the file exists.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    temporary = _temporary(path, path.stem, path.suffix)
     try:
         temporary.write_text(text, encoding="utf-8")
         fsync(temporary)
         try:
-            os.link(temporary, path)  # which, other than a rename, never replaces
+            os.link(temporary, path)  # unlike a rename, never replaces a file
         except FileExistsError:
             raise
-        except OSError:  # a file system without links: the chance of two at once is left there
+        except OSError:  # a file system without hard links, where two processes may both succeed
             if path.exists():
                 raise FileExistsError(path) from None
             temporary.rename(path)
@@ -109,10 +110,10 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose another name or remove it") -> None:
-    """Never overwrite silently, and never fail late because the place cannot hold the output.
+    """Check that an output can be created, so that nothing is overwritten and a run does not fail at its end.
 
     Raises:
-        UserError: if `path` is a file or a folder that is not empty, or lies below something that is no folder.
+        UserError: if `path` is a file or a non-empty folder, or if one of its parents is a file.
     """
     path = Path(path)
     for parent in path.parents:
@@ -127,6 +128,6 @@ def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose anothe
 
 
 def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
+    """Return the hexadecimal SHA-256 digest of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

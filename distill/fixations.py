@@ -1,13 +1,13 @@
-"""Fixation points to fixation maps and densities, in NumPy."""
+"""Fixation points: fixation maps, densities and changes of frame size, in NumPy."""
 
 import numpy as np
 
 DHF1K_SIGMA = 12.74
-"""Standard deviation, in pixels at a width of 640, of the Gaussian that DHF1K blurs fixations with (FWHM 30)."""
+"""Standard deviation of the Gaussian that DHF1K blurs fixations with, in pixels at width 640 (FWHM 30)."""
 
 
 def sigma_for(width: int) -> float:
-    """Return DHF1K's Gaussian, in pixels, for frames of another width than 640."""
+    """Return the standard deviation of DHF1K's Gaussian in pixels, for a frame width other than 640."""
     return DHF1K_SIGMA * width / 640
 
 
@@ -18,62 +18,68 @@ def density_from_points(
     *,
     sigma: float | None = None,
 ) -> np.ndarray:
-    """Build the fixation density of one frame, by DHF1K's recipe unless told otherwise, at any map size.
+    """Return the fixation density of one frame by DHF1K's recipe, computed exactly at any map size.
 
-    Every point adds one Gaussian (repeated points add up) whose standard deviation is `sigma`, or 12.74 px at a
-    frame width of 640 px and in proportion to the width. What falls over the frame's border is mirrored back into
-    it, as in the data set's maps. A Gaussian on a grid is an outer product, so the map of K points is one (h x K)
-    by (K x w) product: exact, and at `map_size` from the start.
+    Each point adds one Gaussian; repeated points add up. Tails that cross the frame's border are reflected back, as
+    in the maps of the data set. A Gaussian on a grid is separable, so K points take one (h, K) by (K, w) product.
 
     Args:
-        points: (K, 2) rows of (row, column) in pixels of the frame.
-        frame_size: (height, width) that the points refer to.
-        map_size: (h, w) of the result; the frame's size when None.
-        sigma: standard deviation of the Gaussian in pixels of the frame; DHF1K's for the frame's width when None.
+        points: (K, 2) rows of (row, column) in pixels of the frame. Points outside the frame are ignored.
+        frame_size: (height, width) of the frame.
+        map_size: (h, w) of the result; defaults to the frame's size.
+        sigma: standard deviation of the Gaussian in pixels of the frame; defaults to DHF1K's for the frame's width.
 
     Returns:
-        (h, w) float32, sum 1; all zeros when no point lies inside the frame (points outside are left out).
+        (h, w) float32, sum 1; all zeros if no point lies inside the frame.
 
     Source: Wang et al., "Revisiting Video Saliency Prediction in the Deep Learning Era", TPAMI 2019, and the
-    data set's own maps.
+    published maps.
     """
     height, width = frame_size
     h, w = map_size or frame_size
-    points = _inside(points, frame_size)
+    points = _valid(points, frame_size)
     if len(points) == 0:
         return np.zeros((h, w), dtype=np.float32)
     sigma = sigma or sigma_for(width)
-    down = _gaussians(points[:, 0], sigma, height, h)  # (h, K)
-    across = _gaussians(points[:, 1], sigma, width, w)  # (w, K)
-    values = down @ across.T  # (h, w)
-    if values.sum() == 0:  # a map of a few pixels, all of them too far from any point for float64
+    vertical = _gaussians(points[:, 0], sigma, height, h)  # (h, K)
+    horizontal = _gaussians(points[:, 1], sigma, width, w)  # (w, K)
+    values = vertical @ horizontal.T  # (h, w)
+    if values.sum() == 0:  # a map of a few pixels, each too far from every point for float64
         values = fixation_map(points, frame_size, (h, w))
     return (values / values.sum()).astype(np.float32)
 
 
 def _gaussians(points: np.ndarray, sigma: float, length: int, steps: int) -> np.ndarray:
-    """Return (steps, K): a Gaussian around each of K points of an axis, its tails mirrored at both ends."""
-    centres = (np.arange(steps) + 0.5) * length / steps - 0.5  # of the map's pixels, in the frame's pixels
-    mirrored = (points, -1 - points, 2 * length - 1 - points)
-    return sum(np.exp(-0.5 * ((centres[:, None] - each) / sigma) ** 2) for each in mirrored)
+    """Return (steps, K): one Gaussian per point along an axis, with tails reflected at both ends."""
+    centres = (np.arange(steps) + 0.5) * length / steps - 0.5  # pixel centres of the map in pixels of the frame
+    reflected = (points, -1 - points, 2 * length - 1 - points)
+    return sum(np.exp(-0.5 * ((centres[:, None] - each) / sigma) ** 2) for each in reflected)
 
 
 def fixation_map(
     points: np.ndarray, frame_size: tuple[int, int], map_size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Count fixations on a grid: (h, w) float32, the number of points that fall into each pixel.
-
-    Points outside the frame are left out. No point gives all zeros.
-    """
+    """Return the number of points in each pixel of a map, (h, w) float32; points outside the frame are ignored."""
     h, w = map_size or frame_size
     counts = np.zeros((h, w), dtype=np.float32)
-    pixels = np.floor(_inside(points, frame_size)).astype(np.int64)
+    pixels = np.floor(_valid(points, frame_size)).astype(np.int64)
     rows, columns = (pixels * (h, w) // frame_size).T
     np.add.at(counts, (rows, columns), 1)
     return counts
 
 
-def _inside(points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-    """Return the points (K, 2), in float64, that lie inside the frame: real files hold others too."""
-    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    return points[(points >= 0).all(axis=1) & (points < frame_size).all(axis=1)]
+def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the points (K, 2) that lie inside a frame of (height, width)."""
+    return points[(points >= 0).all(axis=1) & (points < size).all(axis=1)]
+
+
+def rescale(points: np.ndarray, size: tuple[int, ...], new_size: tuple[int, int]) -> np.ndarray:
+    """Convert integer points (K, 2) from one frame size (height, width) to another."""
+    if tuple(size) == tuple(new_size):
+        return points
+    return points * np.array(new_size) // np.array(size)
+
+
+def _valid(points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """Return the points (K, 2) inside the frame as float64; published files contain others."""
+    return inside(np.asarray(points, dtype=np.float64).reshape(-1, 2), frame_size)

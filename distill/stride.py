@@ -1,13 +1,11 @@
-"""The stride of a clip: how far apart its frames lie in the video.
+"""The stride of a clip: the distance between its frames in the video, in frames or as a frame rate.
 
     2         every second frame
-    30fps     the frames that are on the screen at 30 ticks a second, whatever the video's own rate: for each tick,
-              counted back from the clip's last frame, the frame nearest in time
+    30fps     for each tick of a 30 Hz clock, counted back from the clip's last frame, the nearest frame
 
-One value, so that a config, a weight file, a store's fingerprint and the command line carry either the same way.
-`offsets` is the one rule that training, the sliding window, teachers and stores choose frames by. A rate is kept on
-the average rather than rounded to a whole stride, which at 30fps would show a 45 fps video a third faster than a 60
-fps one: a slower video repeats a frame now and then, as a player does, and a faster one leaves out some.
+A rate holds on average: it is not rounded to an integer stride, which would play a 45 fps video a third faster at
+30fps than a 60 fps one. Videos slower than the rate repeat some frames; faster ones skip some. Configs, weight
+files, target stores and the command line share this format, and `offsets` is the one rule that selects frames.
 """
 
 import math
@@ -16,16 +14,16 @@ import re
 from distill.errors import UserError
 
 Stride = int | str
-"""A whole number of frames from 1 up, or a rate such as "30fps"."""
+"""A positive integer, or a rate such as "30fps"."""
 
 RATE = re.compile(r"(\d+(?:\.\d+)?) ?fps")
 
 
 def read_stride(value: object) -> Stride:
-    """Check a stride, and write it in its one form: 2, "30fps", "23.976fps".
+    """Validate a stride and return its canonical form: 2, "30fps", "23.976fps".
 
     Raises:
-        UserError: if it is neither a whole number from 1 up nor a rate above 0; the caller knows which key it was.
+        UserError: if the value is neither a positive integer nor a positive rate. The caller adds the key.
     """
     text = str(value)
     if text.isdecimal() and not isinstance(value, float) and int(text) >= 1:
@@ -33,21 +31,21 @@ def read_stride(value: object) -> Stride:
     match = RATE.fullmatch(text)
     if match and float(match[1]) > 0:
         return f"{float(match[1]):g}fps"
-    raise UserError(f"expected a whole number of frames from 1 up, or a rate such as 30fps, got {value!r}")
+    raise UserError(f"expected a positive number of frames, or a rate such as 30fps, got {value!r}")
 
 
 def step_of(stride: Stride, fps: float) -> float:
-    """Return how many frames of a video lie from one frame of a clip to the next, on the average.
+    """Return the mean distance between two frames of a clip, in frames of the video.
 
     Args:
-        stride: what `read_stride` takes.
-        fps: frames a second of the video; a stride in frames does not ask for it.
+        stride: a value that `read_stride` accepts.
+        fps: frame rate of the video; ignored for a stride in frames.
 
     Returns:
-        Above 0, and below 1 where the video is slower than the rate that is asked for.
+        A positive number, below 1 if the video is slower than the requested rate.
 
     Raises:
-        UserError: if it is no stride.
+        UserError: if the stride is invalid.
     """
     try:
         stride = read_stride(stride)
@@ -57,10 +55,10 @@ def step_of(stride: Stride, fps: float) -> float:
 
 
 def offsets(length: int, step: float) -> tuple[int, ...]:
-    """Return the places of a clip's frames as seen from its last one: increasing, the last 0.
+    """Return the frames of a clip relative to its last frame: non-decreasing, ending in 0.
 
     Args:
-        length: frames of the clip.
-        step: from `step_of`; whole steps give evenly spaced frames, others the nearest ones (of two, the later).
+        length: frames per clip.
+        step: from `step_of`. Fractional steps select the nearest frame, ties the later one.
     """
     return tuple(math.floor((j - (length - 1)) * step + 0.5) for j in range(length))

@@ -39,8 +39,10 @@ from distill.benchmark.memory import growth
 from distill.benchmark.models import threads_set, wait
 from distill.benchmark.reader import Unremembered
 from distill.benchmark.rows import Tables, interleave
-from distill.data import clips
-from distill.data.clips import ClipDataset, ClipSpec, FrameStore, Source, Video
+from distill.data import clip_reader
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clip_reader import FrameCache
+from distill.data.clips import ClipSpec, Video
 from distill.data.video.synthetic import SyntheticReader
 from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
@@ -298,11 +300,11 @@ def _spread(teacher: Any, video: Video, number: int, settings: dict[str, Any]) -
 @contextmanager
 def frames_forgotten() -> Iterator[None]:
     """Let this process forget the frames that it decoded, and `Unremembered` what it keeps, for a block."""
-    before, clips.FRAMES = clips.FRAMES, FrameStore()
+    before, clip_reader.FRAME_CACHE = clip_reader.FRAME_CACHE, FrameCache()
     try:
         yield
     finally:
-        clips.FRAMES = before
+        clip_reader.FRAME_CACHE = before
 
 
 # ------------------------------------------------------------------------------------------- what is measured
@@ -366,7 +368,7 @@ def reading_pieces(case: Case) -> dict[tuple[str, str], Piece]:
     readers["reading", "the loader and an online teacher's clips"] = [online.reader]
 
     def load(extras: list[Any]) -> Piece:
-        dataset = ClipDataset([Source(case.videos, CLIPS)], case.spec, seed=0, flip=False, extras=extras)
+        dataset = ClipDataset([ClipSource(case.videos, CLIPS)], case.spec, seed=0, flip=False, extras=extras)
         forgetful = Unremembered(dataset)
         return timed(lambda: [forgetful[number] for number in range(CLIPS)]), CLIPS
 

@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 from distill.benchmark.memory import growth
 from distill.benchmark.rows import Benchmark, interleave
-from distill.data import clips
+from distill.data import clip_reader
 from distill.data.augment import Crop, Jitter
-from distill.data.clips import ClipDataset, ClipSpec, Source, Video
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clips import ClipSpec, Video
 from distill.data.loader import make_loader
-from distill.data.video.load_decord import load_decord
+from distill.data.video.decord_reader import load_decord
 from distill.data.video.open import open_size, open_video
 from distill.errors import UserError
 
@@ -246,14 +247,14 @@ class Unremembered(Dataset[dict[str, Any]]):
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        clips.FRAMES.max_bytes = 0  # here, in the worker's process
+        clip_reader.FRAME_CACHE.max_bytes = 0  # here, in the worker's process
         return self.dataset[index]
 
 
 def dataset_of(video: Video, size: tuple[int, int], loader: str) -> ClipDataset:
     """Return the random clips of one video that a loader reads."""
     spec = ClipSpec(LENGTH, size, (LENGTH - 1,), size)
-    return ClipDataset([Source([video], BATCH_SIZE)], spec, seed=0, flip=True, **LOADERS[loader])
+    return ClipDataset([ClipSource([video], BATCH_SIZE)], spec, seed=0, flip=True, **LOADERS[loader])
 
 
 def _loading(video: Video, size: tuple[int, int], name: str) -> Callable[[], float]:

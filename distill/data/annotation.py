@@ -1,28 +1,30 @@
-"""Files of ground truth: points in JSON, pictures, MATLAB files."""
+"""Read annotation files: points in JSON, images, MATLAB files."""
 
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import h5py
 import numpy as np
+from scipy.io import loadmat
 
 from distill.data.video.image_folder import read_image
 from distill.errors import UserError
 
-EXPECTED_POINTS = "expected one list of [row, column] points for each frame"
+EXPECTED_POINTS = "expected one list of [row, column] points per frame"
 
-KEPT = 1024
-"""Files of points that a process keeps read: a thousand videos of DHF1K take 80 MB."""
+CACHED_FILES = 1024
+"""Number of parsed JSON files that a process keeps; 1000 videos of DHF1K take 80 MB."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """The points of a video's frames, one after the other: (row, column), as they stand in the file.
+    """The points of all frames of a video, concatenated.
 
     Attributes:
-        rows: (K, 2) int32.
-        starts: (frames + 1,) where the points of each frame begin, and where the last one's end.
+        rows: (K, 2) int32 rows of (row, column), as in the file.
+        starts: (frames + 1,) index of each frame's first point, and K.
     """
 
     rows: np.ndarray
@@ -32,22 +34,17 @@ class Points:
         return len(self.starts) - 1
 
     def of(self, frame: int) -> np.ndarray:
-        """Return (K, 2) int64 points of a frame, 0-based; (0, 2) outside of the frames there are."""
+        """Return the (K, 2) int64 points of a 0-based frame; (0, 2) for a frame that the file does not have."""
         if not 0 <= frame < len(self):
             return np.zeros((0, 2), dtype=np.int64)
         return self.rows[self.starts[frame] : self.starts[frame + 1]].astype(np.int64)
 
-    @property
-    def counts(self) -> np.ndarray:
-        """How many points each frame has."""
-        return np.diff(self.starts)
-
 
 def read_points(path: Path) -> Points:
-    """Read a fixations.json: one list a frame of [row, column] points; repeats count.
+    """Read a fixations.json: one list of [row, column] points per frame; repeated points count.
 
     Raises:
-        UserError: if it cannot be read or is something else.
+        UserError: if the file cannot be read or has another content.
     """
     try:
         changed = path.stat().st_mtime_ns
@@ -56,7 +53,7 @@ def read_points(path: Path) -> Points:
     return _read_points(path, changed)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHED_FILES)
 def _read_points(path: Path, _changed: int) -> Points:
     try:
         frames = json.loads(path.read_text(encoding="utf-8"))
@@ -70,13 +67,13 @@ def _read_points(path: Path, _changed: int) -> Points:
         raise UserError(f"{path}: {EXPECTED_POINTS}")
     rows = np.concatenate([a.reshape(-1, 2) for a in each] or [np.zeros((0, 2))])
     if not np.isfinite(rows).all():
-        raise UserError(f"{path}: some points are no numbers; {EXPECTED_POINTS}")
-    whole = np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
-    return Points(whole, np.cumsum([0, *map(len, each)]))
+        raise UserError(f"{path}: some coordinates are not finite; {EXPECTED_POINTS}")
+    pixels = np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
+    return Points(pixels, np.cumsum([0, *map(len, each)]))
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Read a grey picture as (height, width) float32; of three channels the mean, alpha is left out.
+    """Read a grey image as (height, width) float32: the mean of the colour channels, without alpha.
 
     Raises:
         UserError: if it cannot be decoded.
@@ -90,44 +87,35 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_mat(path: Path) -> np.ndarray:
-    """Read the variable `I` of a MATLAB file, version 5 or 7.3 (an HDF5 file), as (height, width) float32.
+    """Read the variable `I` of a MATLAB file, version 5 or 7.3 (HDF5), as (height, width) float32.
 
     Raises:
-        UserError: if the file or the variable cannot be read, or the variable is no map.
+        UserError: if the file cannot be read, or `I` is missing or not a 2-D array of numbers.
     """
     try:
-        values = _read_hdf5(path) if mat_version(path) == "7.3" else _read_mat5(path)
+        if mat_version(path) == "7.3":
+            with h5py.File(path) as file:
+                values = np.asarray(file["I"]).T  # MATLAB is column-major
+        else:
+            values = np.asarray(loadmat(str(path), variable_names=["I"])["I"])
     except KeyError as error:
-        raise UserError(f"{path}: there is no variable I in this MATLAB file") from error
-    except Exception as error:  # SciPy has no class of its own for what a damaged file makes it raise
+        raise UserError(f"{path}: this MATLAB file has no variable I; expected the fixation map in it") from error
+    except Exception as error:  # SciPy raises errors of many types for damaged files
         raise UserError(
-            f"{path}: cannot be read as a MATLAB file ({error}); it may be cut off or damaged"
+            f"{path}: cannot be read as a MATLAB file ({error}); it may be truncated or damaged"
         ) from error
     if values.ndim != 2 or (not np.issubdtype(values.dtype, np.number) and values.dtype != bool):
         raise UserError(
-            f"{path}: expected the variable I to be one map of numbers, got {values.shape} {values.dtype}"
+            f"{path}: expected variable I to be a 2-D array of numbers, got {values.dtype} {values.shape}"
         )
     return values.astype(np.float32)
 
 
 def mat_version(path: Path) -> str:
-    """Return the version of MATLAB's format that a file claims: `7.3`, or `5` for everything before.
+    """Return the MATLAB format in a file's header: `7.3`, or `5` for any earlier version.
 
     Raises:
-        OSError: if it cannot be opened.
+        OSError: if the file cannot be opened.
     """
     with path.open("rb") as file:
         return "7.3" if file.read(10) == b"MATLAB 7.3" else "5"
-
-
-def _read_mat5(path: Path) -> np.ndarray:
-    from scipy.io import loadmat  # here, since it takes long to import and few data sets need it
-
-    return np.asarray(loadmat(str(path), variable_names=["I"])["I"])
-
-
-def _read_hdf5(path: Path) -> np.ndarray:
-    import h5py
-
-    with h5py.File(path) as file:
-        return np.asarray(file["I"]).T  # MATLAB stores columns first

@@ -1,4 +1,4 @@
-"""The loader: explicit lists of sample numbers become batches, in any number of processes."""
+"""DataLoader over explicit lists of sample indices, with errors reported from any number of worker processes."""
 
 import gc
 import signal
@@ -16,18 +16,19 @@ from distill.errors import UserError
 
 @dataclass(frozen=True)
 class Failure:
-    """What a worker hands over instead of a sample when a user's file is bad: the sentence, without a traceback."""
+    """The message of a UserError, sent by a worker in place of a sample."""
 
     message: str
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader that raises a worker's UserError in the main process as the one sentence it is."""
+    """A DataLoader that raises a worker's UserError in the main process, without the worker's traceback."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        gc.freeze()  # a forked worker must not collect what it inherits: a decoder would wait for its threads
+        # A forked worker must not collect garbage that it inherits: a decoder's destructor waits for its threads.
+        gc.freeze()
         try:
-            batches = super().__iter__()  # the workers start here
+            batches = super().__iter__()  # starts the workers
         finally:
             gc.unfreeze()
         for batch in batches:
@@ -37,7 +38,7 @@ class Loader(DataLoader[Any]):
 
 
 class _Guarded(Dataset[Any]):
-    """Samples of a data set, a user's mistake returned as a Failure when a worker process asks."""
+    """A data set that returns a Failure instead of raising a UserError in a worker process."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -55,37 +56,34 @@ class _Guarded(Dataset[Any]):
 
 
 def collate(samples: list[Any]) -> Any:
-    """Stack samples into a batch; the first Failure among them stands for the batch."""
+    """Stack samples into a batch; return the first Failure among them instead, if any."""
     failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
     return failure or default_collate(samples)
 
 
 def _start_worker(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     sys.excepthook = _report
     torch.set_num_threads(1)
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an uncaught exception of a worker, unless it only says that the main process has gone."""
+    """Print an uncaught exception of a worker, unless it was caused by the end of the main process."""
     if not issubclass(kind, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, trace)
 
 
 def make_loader(dataset: Dataset[Any], batches: Iterable[list[int]], *, workers: int) -> Loader:
-    """Load batches of samples in the order given.
-
-    The batches are the same for any number of workers. Workers live as long as the loader and prepare two batches
-    each ahead.
+    """Return a loader of the given batches, in order and independent of the number of workers.
 
     Args:
-        dataset: anything with `dataset[i]`.
-        batches: a list of sample numbers for each batch; a generator can be gone through once.
-        workers: processes that decode; 0 decodes in this one.
+        dataset: a map-style data set.
+        batches: lists of sample indices; a generator can be iterated once.
+        workers: decoding processes, each of which prefetches two batches; 0 decodes in the main process.
 
     Raises:
-        UserError: while iterating, if a video or its ground truth cannot be read.
-        RuntimeError: while iterating, if anything else fails; it names the video.
+        UserError: during iteration, if a video or its ground truth cannot be read.
+        RuntimeError: during iteration, if anything else fails; names the video.
     """
     return Loader(
         _Guarded(dataset),

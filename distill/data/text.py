@@ -1,10 +1,10 @@
-"""How lists of frames and videos are written for people: counted from 1, and neighbours drawn together."""
+"""Format lists of frames and videos for messages; frames are counted from 1."""
 
 from collections.abc import Iterable
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Write whole numbers in order, neighbours drawn together: `1-3, 7, 9-12`; nothing for no number."""
+    """Return sorted integers with consecutive ones merged, e.g. `1-3, 7, 9-12`; empty for no number."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
@@ -15,7 +15,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def named_frames(frames: Iterable[int]) -> str:
-    """Name frames (0-based) as people count them, with their number where they are many: `frames 1-3, 7 (4)`."""
+    """Return the 1-based numbers of 0-based frames, with a count if there are several: `frames 1-3, 7 (4)`."""
     chosen = {frame + 1 for frame in frames}
     return f"frame {ranges(chosen)}" if len(chosen) == 1 else f"frames {ranges(chosen)} ({len(chosen)})"
 

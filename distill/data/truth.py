@@ -1,7 +1,7 @@
-"""Ground truth of one video: fixation points and densities of its frames, read from disk when asked for.
+"""Ground truth of one video: fixation points and densities of its frames, read from disk on demand.
 
-Pictures and files are opened on demand, so that a truth is small and picklable. A picture that turns out damaged is
-said so once, and its frame counts as one without: no run stops at it. `saldistill data check` names them all.
+Only paths are kept, so that a ground truth is small and picklable. A damaged image is reported once and its frame
+counts as unlabelled, so that it does not stop a run. `saldistill data check` lists all of them.
 """
 
 import logging
@@ -13,43 +13,46 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from av.video.reformatter import ColorRange
 
+from distill import saliency
 from distill.data.annotation import read_mat, read_picture, read_points
+from distill.data.truth_check import TruthFiles
 from distill.data.video.probe import probe
 from distill.data.video.pyav_reader import AvReader
 from distill.errors import UserError
-from distill.fixations import density_from_points, fixation_map
+from distill.fixations import density_from_points, fixation_map, inside, rescale
 
 log = logging.getLogger(__name__)
 
 
 class Truth(Protocol):
-    """Where observers looked."""
+    """Where observers looked in each frame of a video."""
 
     def points(self, frame: int) -> np.ndarray:
-        """Return (K, 2) int64 (row, column) in the video's pixels, those inside it; (0, 2) where there are none."""
+        """Return (K, 2) int64 rows of (row, column) in the video's pixels; (0, 2) if there is no fixation."""
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """Return the fixation density (h, w) float32, sum 1; all zeros where there is no fixation."""
+        """Return the fixation density (h, w) float32, sum 1; all zeros if there is no fixation."""
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """Return how many fixations fall into each pixel of the map, (h, w) float32."""
+        """Return the number of fixations in each pixel of the map, (h, w) float32."""
 
     def has(self, frame: int) -> bool:
-        """Whether there is ground truth for the frame, without opening a picture."""
+        """Whether the frame has ground truth, without opening an image."""
 
 
 @dataclass(frozen=True)
 class PointsTruth:
-    """Ground truth from a fixations.json: one list a frame of [row, column] points; repeats count.
+    """Ground truth from a fixations.json: one list of [row, column] points per frame; repeated points count.
 
     Attributes:
         path: the file.
         size: (height, width) of the video.
-        first: which of the file's frames, counted from 1, belongs to the video's first.
-        maps: a video of the densities, grey and of any depth, that are used where it has them; built from the
-            points by DHF1K's recipe when None.
+        first: 1-based frame of the file that belongs to the video's first frame.
+        maps: grey video of the densities, of any bit depth. Densities of frames that it does not have are computed
+            from the points by DHF1K's recipe.
     """
 
     path: Path
@@ -57,20 +60,25 @@ class PointsTruth:
     first: int = 1
     maps: Path | None = None
 
+    @property
+    def files(self) -> TruthFiles:
+        """The files, for `inspect_truth`."""
+        return TruthFiles(self.size, self.first, points=self.path, maps_video=self.maps)
+
     def points(self, frame: int) -> np.ndarray:
         """See `Truth.points`; frames past the end of the file have none."""
         return inside(read_points(self.path).of(frame + self.first - 1), self.size)
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`."""
-        values = None if self.maps is None else unless_damaged(lambda path: read_grey(path, frame), self.maps)
+        values = None if self.maps is None else _unless_damaged(lambda path: read_grey(path, frame), self.maps)
         if values is None:
-            return _built(self.points(frame), self.size, map_size)
-        return _shrunk(values, map_size)
+            return density_from_points(self.points(frame), self.size, map_size)
+        return _resized(values, map_size)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.fixation_map`."""
-        return _counted(self.points(frame), self.size, map_size)
+        return fixation_map(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
@@ -79,18 +87,18 @@ class PointsTruth:
 
 @dataclass(frozen=True)
 class MapsTruth:
-    """Ground truth from pictures, one a frame: maps/, fixation/ and fixation/maps/ in one folder.
+    """Ground truth from one image per frame: maps/, fixation/ and fixation/maps/ in one folder.
 
-    Densities come from maps/*.png where there is one, and are built from the fixations otherwise; fixations come
-    from fixations.json, fixation/*.png or fixation/maps/*.mat (variable `I`), the first of them that exists.
+    Densities come from maps/*.png, or are computed from the fixations of frames without one. Fixations come from
+    the first of fixations.json, fixation/*.png and fixation/maps/*.mat (variable `I`) that exists.
 
     Attributes:
-        folder: the folder of the video's annotation.
-        size: (height, width) of the video; pictures of another size are rescaled to it.
-        stem: name of a frame's files without their ending, to be formatted with the frame's number.
-        first: the number of the first frame.
-        sigma: standard deviation, in pixels of the video, of the Gaussian that densities are built with where there
-            are no maps; DHF1K's when None.
+        folder: annotation folder of the video.
+        size: (height, width) of the video; images of another size are rescaled to it.
+        stem: file name of a frame without suffix, a format string for the frame's number.
+        first: number of the first frame.
+        sigma: standard deviation in pixels of the video of the Gaussian for densities computed from fixations;
+            None takes DHF1K's.
     """
 
     folder: Path
@@ -101,38 +109,44 @@ class MapsTruth:
 
     @property
     def listed(self) -> PointsTruth | None:
-        """The points of fixations.json, where there is one."""
+        """The points of fixations.json, if it exists."""
         path = self.folder / "fixations.json"
         return PointsTruth(path, self.size, self.first) if path.is_file() else None
 
+    @property
+    def files(self) -> TruthFiles:
+        """The files, for `inspect_truth`."""
+        points = None if self.listed is None else self.listed.path
+        return TruthFiles(self.size, self.first, points, folder=self.folder, stem=self.stem)
+
     def file(self, folder: str, frame: int, suffix: str) -> Path:
-        """Return where a frame's file of a kind is, or would be."""
+        """Return the path of a frame's file of one kind; it may not exist."""
         return self.folder / folder / (self.stem.format(frame + self.first) + suffix)
 
     def points(self, frame: int) -> np.ndarray:
-        """See `Truth.points`; a binary picture cannot repeat a point."""
+        """See `Truth.points`; a binary image cannot repeat a point."""
         if (listed := self.listed) is not None:
             return listed.points(frame)
         for path, read in (
             (self.file("fixation", frame, ".png"), read_picture),
             (self.file("fixation/maps", frame, ".mat"), read_mat),
         ):
-            if path.is_file() and (binary := unless_damaged(read, path)) is not None:
+            if path.is_file() and (binary := _unless_damaged(read, path)) is not None:
                 found = np.argwhere(binary > 0.5 * binary.max())
                 return inside(rescale(found, binary.shape, self.size), self.size)
         return np.zeros((0, 2), dtype=np.int64)
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `Truth.density`; the shipped map, averaged over areas to the map's size."""
+        """See `Truth.density`; published maps are resized by area."""
         path = self.file("maps", frame, ".png")
-        values = unless_damaged(read_picture, path) if path.is_file() else None
+        values = _unless_damaged(read_picture, path) if path.is_file() else None
         if values is None:
-            return _built(self.points(frame), self.size, map_size, self.sigma)
-        return _shrunk(values, map_size)
+            return density_from_points(self.points(frame), self.size, map_size, sigma=self.sigma)
+        return _resized(values, map_size)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.fixation_map`."""
-        return _counted(self.points(frame), self.size, map_size)
+        return fixation_map(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
@@ -142,13 +156,16 @@ class MapsTruth:
         return any(path.is_file() for path in pictures)
 
 
-def truth_of(folder: Path, size: tuple[int, int], first: int = 1) -> MapsTruth | PointsTruth | None:
-    """Return the ground truth that lies in an annotation folder of DHF1K's form; None where there is none.
+FileTruth = PointsTruth | MapsTruth
+
+
+def truth_of(folder: Path, size: tuple[int, int], first: int = 1) -> FileTruth | None:
+    """Return the ground truth in an annotation folder of DHF1K's form, or None.
 
     Args:
         folder: the folder.
         size: (height, width) of the video.
-        first: number, in the names of the pictures, of the video's first frame.
+        first: number of the video's first frame in the names of the images.
     """
     if (folder / "maps").is_dir() or (folder / "fixation").is_dir():
         return MapsTruth(folder, size, first=first)
@@ -156,60 +173,31 @@ def truth_of(folder: Path, size: tuple[int, int], first: int = 1) -> MapsTruth |
     return PointsTruth(points, size, first) if points.is_file() else None
 
 
-# The maps are made in distill.saliency, which is imported where they are: the processes that only examine files
-# (distill.data.video.guard) need not wait for PyTorch.
-
-
-def _built(
-    points: np.ndarray, size: tuple[int, int], map_size: tuple[int, int], sigma: float | None = None
-) -> np.ndarray:
-    """Return the density (h, w) float32 that fixations make."""
-    return density_from_points(points, size, map_size, sigma=sigma)
-
-
-def _shrunk(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
-    """Return the density (h, w) float32 of a shipped map, averaged over areas to a size."""
-    import torch
-
-    from distill import saliency
-
+def _resized(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
+    """Return the density (h, w) float32 of a published map."""
     densities = saliency.normalise_density(torch.from_numpy(values)[None, None])  # (1, 1, height, width)
     return np.asarray(saliency.resize_density(densities, map_size)[0, 0])
 
 
-def _counted(points: np.ndarray, size: tuple[int, int], map_size: tuple[int, int]) -> np.ndarray:
-    """Return how many fixations fall into each pixel of a map, (h, w) float32."""
-    return fixation_map(points, size, map_size)
-
-
-def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return those of the points (K, 2) that lie in a frame of (height, width)."""
-    return points[(points >= 0).all(axis=1) & (points < size).all(axis=1)]
-
-
-def rescale(points: np.ndarray, size: tuple[int, ...], new_size: tuple[int, int]) -> np.ndarray:
-    """Move points (K, 2) from the pixels of one frame size to those of another."""
-    if tuple(size) == tuple(new_size):
-        return points
-    return points * np.array(new_size) // np.array(size)
-
-
-def unless_damaged(read: Callable[[Path], np.ndarray | None], path: Path) -> np.ndarray | None:
-    """Return what a file holds; None where it is damaged, which is said once."""
+def _unless_damaged(read: Callable[[Path], np.ndarray | None], path: Path) -> np.ndarray | None:
+    """Return the content of a file, or None with a warning (once per process) if it is damaged."""
     try:
         return read(path)
     except UserError as error:
-        _warn_once(f"{error}; it is left out")
+        _warn_once(f"{error}; the file is ignored")
         return None
 
 
 @cache
-def _warn_once(sentence: str) -> None:
-    log.warning(sentence)
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def read_grey(path: Path, frame: int) -> np.ndarray | None:
-    """Read a frame of a grey video in its full depth: (height, width) float32, black is 0; None past the end.
+    """Read a frame of a grey video at its full bit depth: (height, width) float32, black is 0.
+
+    Returns:
+        None past the end of the video.
 
     Raises:
         UserError: if the video or the frame cannot be decoded.
@@ -221,12 +209,12 @@ def read_grey(path: Path, frame: int) -> np.ndarray | None:
     plane, bits = decoded.planes[0], decoded.format.components[0].bits
     kind = np.dtype(np.uint16 if bits > 8 else np.uint8)
     rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)[:, : plane.width]
-    usual = ColorRange.JPEG if decoded.format.name.startswith("gray") else ColorRange.MPEG
-    full = (decoded.color_range or usual) == ColorRange.JPEG  # else black is 16 of 255
+    default = ColorRange.JPEG if decoded.format.name.startswith("gray") else ColorRange.MPEG
+    full = (decoded.color_range or default) == ColorRange.JPEG  # in limited range, black is 16 of 255
     return np.maximum(rows.astype(np.float32) - (0 if full else 16 << (bits - 8)), 0)
 
 
 @lru_cache(maxsize=8)
 def _open(path: Path, _process: int) -> AvReader:
-    """Open a video once in each process: a fork shares its parent's place in the file."""
+    """Open a video once per process, because a fork shares the file position of its parent."""
     return AvReader(path, probe(path))

@@ -1,4 +1,7 @@
-"""Looking at ground truth before it is used: what is missing, damaged or odd, and in which forms it comes."""
+"""Inspect ground truth files: what is missing, damaged or unusual, and their formats.
+
+This module does not import PyTorch, because its functions run in the subprocesses of `distill.data.video.guard`.
+"""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -9,28 +12,48 @@ import numpy as np
 
 from distill.data.annotation import mat_version, read_mat, read_picture, read_points
 from distill.data.text import named_frames, plural
-from distill.data.truth import MapsTruth, PointsTruth, inside
-from distill.data.video.examine import examine
-from distill.data.video.frames import check_picture, listing_of
-from distill.data.video.guard import alive
-from distill.data.video.known import Question
-from distill.data.video.probe import state_of
+from distill.data.video.folder_probe import check_picture, listing_of
+from distill.data.video.guard import heartbeat
+from distill.data.video.probe import examine, state_of
+from distill.data.video.probe_cache import Inspection
 from distill.errors import UserError
+from distill.fixations import inside
 
 KINDS = (("maps", ".png"), ("fixation", ".png"), ("fixation/maps", ".mat"))
-"""Folders and files of a MapsTruth."""
+"""Folders and suffixes of the files with one image per frame."""
 
-BUILT = "videos without maps (densities are built from fixations)"
+COMPUTED = "videos without maps (densities are computed from fixations)"
+
+
+@dataclass(frozen=True)
+class TruthFiles:
+    """The files of one video's ground truth.
+
+    Attributes:
+        size: (height, width) of the video.
+        first: number of the video's first frame in the files.
+        points: fixations.json, if there is one.
+        maps_video: video of the densities, if there is one.
+        folder: folder of the images; None if the ground truth is a list of points.
+        stem: format string of the images' names.
+    """
+
+    size: tuple[int, int]
+    first: int
+    points: Path | None = None
+    maps_video: Path | None = None
+    folder: Path | None = None
+    stem: str = ""
 
 
 @dataclass
 class TruthCheck:
-    """What was found in the ground truth of one video.
+    """Result of inspecting the ground truth of one video.
 
     Attributes:
-        labelled: frames with fixations; of pictures that were not opened, those that are there and whole.
-        complaints: what is missing, damaged or odd, one sentence each.
-        forms: how many there are of each form: lists of points, pictures, MATLAB files.
+        labelled: frames with fixations; images that were not decoded count if they are complete.
+        complaints: messages on what is missing, damaged or unusual.
+        forms: number of files per format.
     """
 
     labelled: int = 0
@@ -39,149 +62,151 @@ class TruthCheck:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Self:
-        """Return what `check_truth` has found."""
+        """Return the TruthCheck of what `check_truth` returns."""
         return cls(int(plain["labelled"]), list(plain["complaints"]), Counter(plain["forms"]))
 
 
-def truth_question(truth: MapsTruth | PointsTruth, num_frames: int, *, thorough: bool = False) -> Question:
-    """Return the question what is in a ground truth; its answer is a TruthCheck.
+def inspect_truth(files: TruthFiles, num_frames: int, *, thorough: bool = False) -> Inspection:
+    """Return the inspection of a ground truth; its result is a TruthCheck.
 
-    Every file counts for what is known, so asking goes through all their sizes and times.
+    The cached result depends on the size and time of every file, so that creating an inspection lists all of them.
 
     Args:
-        truth: the ground truth.
-        num_frames: frames of its video.
-        thorough: decode every picture.
+        files: the files.
+        num_frames: frames of the video.
+        thorough: decode every image.
     """
-    if isinstance(truth, PointsTruth):
-        path, files = truth.path, [path for path in (truth.path, truth.maps) if path is not None]
-        state: list[Any] = [state_of(file) for file in files if file.is_file()]
+    if files.folder is not None:
+        path = files.folder
+        state: list[Any] = [listing_of([path, *(path / folder for folder, _ in KINDS)]), files.stem]
     else:
-        path = truth.folder
-        state = [listing_of([path, *(path / folder for folder, _ in KINDS)]), truth.stem]
-    state += [truth.first, list(truth.size), num_frames, str(path)]  # as it is asked for: complaints start with it
-    call = (check_truth, (truth, num_frames, thorough))
-    return Question("truth", path, state, [call], read=TruthCheck.of, thorough=thorough)
+        assert files.points is not None
+        path = files.points
+        state = [state_of(file) for file in (path, files.maps_video) if file is not None and file.is_file()]
+    state += [files.first, list(files.size), num_frames, str(path)]  # the path is part of the messages
+    call = (check_truth, (files, num_frames, thorough))
+    return Inspection("truth", path, state, [call], read=TruthCheck.of, thorough=thorough)
 
 
-def check_truth(truth: MapsTruth | PointsTruth, num_frames: int, thorough: bool = False) -> dict[str, Any]:
-    """Look at all files of a ground truth.
-
-    Args:
-        truth: the ground truth.
-        num_frames: frames of its video.
-        thorough: decode every picture.
+def check_truth(files: TruthFiles, num_frames: int, thorough: bool = False) -> dict[str, Any]:
+    """Inspect all files of a ground truth; see `inspect_truth`.
 
     Returns:
         The fields of a TruthCheck.
 
     Raises:
-        UserError: if a fixations.json cannot be read: then there is no ground truth.
+        UserError: if a fixations.json cannot be read, because there is no ground truth then.
     """
     found = TruthCheck()
-    listed = truth if isinstance(truth, PointsTruth) else truth.listed
-    if listed is not None:
-        _check_points(found, listed, num_frames)
-        if listed is truth:
-            _check_maps_video(found, listed, num_frames, thorough)
-    if isinstance(truth, MapsTruth):
-        maps, pictures, mats = (_check_folder(found, truth, *kind, num_frames, thorough) for kind in KINDS)
-        if listed is None:
-            found.labelled = sum((mats | pictures).values())  # a picture counts before a MATLAB file
+    if files.points is not None:
+        _check_points(found, files.points, files, num_frames)
+    if files.folder is None:
+        _check_maps_video(found, files, num_frames, thorough)
+    else:
+        maps, pictures, mats = (
+            _check_folder(found, files, files.folder / folder, suffix, num_frames, thorough)
+            for folder, suffix in KINDS
+        )
+        if files.points is None:
+            found.labelled = sum((mats | pictures).values())  # images take precedence over MATLAB files
         if not found.labelled:
-            found.complaints.append(f"{truth.folder}: no fixations here, so that no frame is labelled")
+            found.complaints.append(f"{files.folder}: no fixations, so that no frame is labelled")
         if not maps:
-            found.forms[BUILT] += 1
+            found.forms[COMPUTED] += 1
     return {"labelled": found.labelled, "complaints": found.complaints, "forms": dict(found.forms)}
 
 
-def _check_points(found: TruthCheck, truth: PointsTruth, num_frames: int) -> None:
-    points = read_points(truth.path)
-    start = truth.first - 1
-    there = min(num_frames, max(0, len(points) - start))
-    if there < num_frames:
-        found.complaints.append(f"{truth.path}: fixations for {there} of {num_frames} frames")
+def _check_points(found: TruthCheck, path: Path, files: TruthFiles, num_frames: int) -> None:
+    points = read_points(path)
+    start = files.first - 1
+    available = min(num_frames, max(0, len(points) - start))
+    if available < num_frames:
+        found.complaints.append(f"{path}: fixations for {available} of {num_frames} frames")
     if (past := len(points) - start - num_frames) > 0:
-        found.complaints.append(f"{truth.path}: {plural(past, 'frame')} past the end of the video are not used")
-    counts = {frame: len(points.of(start + frame)) for frame in range(there)}
-    valid = {frame: len(inside(points.of(start + frame), truth.size)) for frame in counts}
+        found.complaints.append(f"{path}: {plural(past, 'frame')} past the end of the video, not used")
+    counts = {frame: len(points.of(start + frame)) for frame in range(available)}
+    valid = {frame: len(inside(points.of(start + frame), files.size)) for frame in counts}
     if empty := [frame for frame, count in counts.items() if not count]:
-        found.complaints.append(f"{truth.path}: no fixation in {named_frames(empty)}")
+        found.complaints.append(f"{path}: no fixation in {named_frames(empty)}")
     if outside := [frame for frame, count in counts.items() if count > valid[frame]]:
         lost = sum(counts[frame] - valid[frame] for frame in outside)
         found.complaints.append(
-            f"{truth.path}: {plural(lost, 'point')} outside the {truth.size[1]} x {truth.size[0]} picture, in "
+            f"{path}: {plural(lost, 'point')} outside the {_pixels(files.size)} frame, in "
             f"{named_frames(outside)}, not used"
         )
     found.labelled = sum(count > 0 for count in valid.values())
     found.forms["frames in fixations.json"] += len(points)
 
 
-def _check_maps_video(found: TruthCheck, truth: PointsTruth, num_frames: int, thorough: bool) -> None:
-    if truth.maps is None:
-        found.forms[BUILT] += 1
+def _check_maps_video(found: TruthCheck, files: TruthFiles, num_frames: int, thorough: bool) -> None:
+    path = files.maps_video
+    if path is None:
+        found.forms[COMPUTED] += 1
         return
     try:
-        there = examine(str(truth.maps), decord=False, thorough=thorough)
+        probed = examine(str(path), decord=False, thorough=thorough)
     except UserError as error:
-        found.complaints.append(f"{error}; densities are built from the fixations")
+        found.complaints.append(f"{error}; densities are computed from the fixations")
         return
     found.forms["video of densities"] += 1
-    if there["num_frames"] < num_frames:
+    if probed["num_frames"] < num_frames:
         found.complaints.append(
-            f"{truth.maps}: has {there['num_frames']} of {num_frames} frames; the others' densities are built from "
-            "the fixations"
+            f"{path}: has {probed['num_frames']} of {num_frames} frames; the densities of the others are computed "
+            "from the fixations"
         )
-    if (size := there["size"]) != list(truth.size):
+    if (size := tuple(probed["size"])) != files.size:
         found.complaints.append(
-            f"{truth.maps}: is {size[1]} x {size[0]} pixels and its video {truth.size[1]} x {truth.size[0]}; "
-            "it is rescaled"
+            f"{path}: has {_pixels(size)} pixels and its video {_pixels(files.size)}; maps are rescaled"
         )
 
 
 def _check_folder(
-    found: TruthCheck, truth: MapsTruth, folder: str, suffix: str, num_frames: int, thorough: bool
+    found: TruthCheck, files: TruthFiles, folder: Path, suffix: str, num_frames: int, thorough: bool
 ) -> dict[int, bool]:
-    """Look at the files of one kind; return for the frames whose file is whole whether something is in it."""
-    place = truth.folder / folder
-    there = {path.stem for path in place.glob(f"*{suffix}") if path.name[0] != "."}
-    wanted = {truth.stem.format(frame + truth.first): frame for frame in range(num_frames)}
-    if not there:
+    """Inspect the files of one kind; return, for each frame with an intact file, whether it is not empty."""
+    present = {path.stem for path in folder.glob(f"*{suffix}") if path.name[0] != "."}
+    expected = {files.stem.format(frame + files.first): frame for frame in range(num_frames)}
+    if not present:
         return {}
-    if missing := [frame for stem, frame in wanted.items() if stem not in there]:
-        found.complaints.append(f"{place}: no file for {named_frames(missing)}")
-    if extra := sorted(there - wanted.keys()):
+    if missing := [frame for stem, frame in expected.items() if stem not in present]:
+        found.complaints.append(f"{folder}: no file for {named_frames(missing)}")
+    if extra := sorted(present - expected.keys()):
         names = ", ".join(f"{stem}{suffix}" for stem in extra)
-        found.complaints.append(f"{place}: past the end of the video or misnamed, not used: {names}")
+        found.complaints.append(f"{folder}: past the end of the video or misnamed, not used: {names}")
     sizes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     filled: dict[int, bool] = {}
-    for stem in sorted(there & wanted.keys()):
-        alive()
-        path, frame = place / (stem + suffix), wanted[stem]
+    kind = folder.relative_to(files.folder or folder).as_posix()
+    for stem in sorted(present & expected.keys()):
+        heartbeat()
+        path, frame = folder / (stem + suffix), expected[stem]
         try:
-            size, form, values = _look(path, thorough)
+            size, form, values = _inspect_file(path, thorough)
         except UserError as error:
             found.complaints.append(str(error))
             continue
         sizes[size].append(frame)
-        found.forms[f"{folder}/*{suffix}{form}"] += 1
+        found.forms[f"{kind}/*{suffix}{form}"] += 1
         filled[frame] = values is None or bool(values.any())
     for size, frames in sizes.items():
-        if size != truth.size:
+        if size != files.size:
             found.complaints.append(
-                f"{place}: {size[1]} x {size[0]} pixels in {named_frames(frames)}, and the video has "
-                f"{truth.size[1]} x {truth.size[0]}; rescaled"
+                f"{folder}: {_pixels(size)} pixels in {named_frames(frames)}, but the video has "
+                f"{_pixels(files.size)}; rescaled"
             )
     if empty := [frame for frame, some in filled.items() if not some]:
-        what = "an empty map" if folder == "maps" else "no fixation"
-        found.complaints.append(f"{place}: {what} in {named_frames(empty)}")
+        what = "an empty map" if kind == "maps" else "no fixation"
+        found.complaints.append(f"{folder}: {what} in {named_frames(empty)}")
     return filled
 
 
-def _look(path: Path, thorough: bool) -> tuple[tuple[int, ...], str, np.ndarray | None]:
-    """Return the size of a picture or MATLAB file, its form, and its values if they were read."""
-    if path.suffix == ".mat":  # read as a whole: small, and nothing at its end says that it is whole
+def _inspect_file(path: Path, thorough: bool) -> tuple[tuple[int, ...], str, np.ndarray | None]:
+    """Return the size of an image or MATLAB file, its format, and its values if it was decoded."""
+    if path.suffix == ".mat":  # always read, because its header does not show whether the file is complete
         values = read_mat(path)
         return values.shape, f" (MATLAB {mat_version(path)})", values
     size, channels = check_picture(path)
     return size, f" ({channels} channels)" * (channels > 1), read_picture(path) if thorough else None
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{size[1]} x {size[0]}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from distill.data.clips import Video
 from distill.data.map_files import find_maps, frames_of, read_maps, require_maps
-from distill.data.sets.scan import same_name
+from distill.data.sets.dataset import same_name
 from distill.data.video.names import describe
 from distill.errors import UserError
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.data.clips import Video
-from distill.data.truth import rescale
-from distill.fixations import fixation_map, sigma_for
+from distill.fixations import fixation_map, rescale, sigma_for
 
 POOL = 1000
 """Frames whose gaze is kept, drawn from all frames in use: enough for a mean map, and quickly read."""

@@ -9,7 +9,7 @@ video's overlay and its folder of maps each appear whole or not at all, so what 
 from pathlib import Path
 from typing import Any
 
-from distill.data.sets.folder import find
+from distill.data.sets.folder import find_media
 from distill.data.video.image_folder import frame_files
 from distill.data.video.names import VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
@@ -33,7 +33,7 @@ def is_folder_of_videos(source: str | Path) -> bool:
     source = Path(source)
     if not source.is_dir():
         return False
-    media = list(find(source).values())
+    media = list(find_media(source).values())
     inside = [path for path in media if path != source]
     if inside and len(media) > len(inside):
         raise UserError(
@@ -69,7 +69,7 @@ def predict_folder(
     """
     source = Path(source)
     folders = {what: Path(folder) for what, folder in (("out", out), ("maps", maps)) if folder}
-    media = dict(sorted(find(source).items(), key=lambda item: natural(item[0])))
+    media = dict(sorted(find_media(source).items(), key=lambda item: natural(item[0])))
     results = {name: _results_of(name, folders) for name in media}
     _check(source, folders, results)
     _note(folders, model, settings)

@@ -14,7 +14,8 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from distill.data.augment import Crop, Jitter
-from distill.data.clips import ClipDataset, ClipSpec, Source
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clips import ClipSpec
 from distill.errors import UserError
 from distill.models.device import resolve_device
 from distill.models.references import load_model
@@ -114,7 +115,7 @@ def shard(config: RunConfig, learner: Learner, accelerator: Accelerator) -> Lear
 
 
 def build_teacher(
-    config: RunConfig, sources: Sequence[Source], spec: ClipSpec, device: torch.device
+    config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, device: torch.device
 ) -> Teacher | None:
     """Return the teacher that a run names, checked against the student's target frames and the run's videos.
 
@@ -170,7 +171,7 @@ def build_teacher(
 
 
 def build_clips(
-    config: RunConfig, sources: Sequence[Source], spec: ClipSpec, teacher: Teacher | None
+    config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, teacher: Teacher | None
 ) -> ClipDataset:
     """Return the training clips, with what the teacher needs beside each.
 
@@ -223,13 +224,13 @@ def build_objective(losses: list[LossSection]) -> Objective:
     )
 
 
-def in_common(student: ClipSpec, teacher: ClipSpec, sources: Sequence[Source]) -> tuple[float, float]:
+def in_common(student: ClipSpec, teacher: ClipSpec, sources: Sequence[ClipSource]) -> tuple[float, float]:
     """Return the share of each one's clip, from its end, that the other's shows as well, in all training videos."""
     return shares_in_common(student, teacher, {video.fps for source in sources for video in source.videos})
 
 
 def build_learner(
-    config: RunConfig, model: nn.Module, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[Source]
+    config: RunConfig, model: nn.Module, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[ClipSource]
 ) -> Learner:
     """Return the model with the heads that its losses need; their random weights depend on the seed alone.
 

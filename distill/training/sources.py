@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distill.data.clips import Source, Video
+from distill.data.clip_dataset import ClipSource
+from distill.data.clips import Video
 from distill.data.sets.find import DATASETS, find_videos
 from distill.errors import UserError
 from distill.training.config import (
@@ -80,12 +81,12 @@ def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> l
     return [video for video in videos if recording(video) in chosen]
 
 
-def training_sources(data: DataSection) -> list[Source]:
+def training_sources(data: DataSection) -> list[ClipSource]:
     """Return the videos to train on, with the clips that an epoch takes from each."""
-    return [Source(videos_of_source(source), source.clips_per_video, source.ratio) for source in data.train]
+    return [ClipSource(videos_of_source(source), source.clips_per_video, source.ratio) for source in data.train]
 
 
-def training_videos(sources: Sequence[Source]) -> list[Video]:
+def training_videos(sources: Sequence[ClipSource]) -> list[Video]:
     """Return every video that is trained on, each once with all its training frames: what a teacher labels."""
     videos: dict[str, Video] = {}
     for source in sources:

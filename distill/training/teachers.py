@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.data.augment import crop_maps, crop_values
-from distill.data.clips import ClipSpec, Video, Window, read_clip
+from distill.data.clip_reader import read_clip
+from distill.data.clips import ClipSpec, Video, Window
 from distill.errors import UserError
 from distill.models.device import PRECISIONS, check_precision, device_of
 from distill.stride import Stride
@@ -75,7 +76,7 @@ class ClipReader:
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
         """Return "teacher_clip", uint8 (3, T, H, W)."""
-        return {"teacher_clip": read_clip(window.of_teacher(), self.spec)}
+        return {"teacher_clip": read_clip(window.for_teacher(), self.spec)}
 
 
 @dataclass(frozen=True)

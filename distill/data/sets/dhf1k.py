@@ -1,29 +1,28 @@
-"""DHF1K: 1000 videos of free viewing, 640 x 360, 30 frames a second; 17 observers.
+"""DHF1K: 1000 free-viewing videos, 640 x 360 at 30 fps, 17 observers.
 
-Splits by number: 1-600 train, 601-700 validation, 701-1000 test (no ground truth published).
+Splits by number: 1-600 train, 601-700 validation, 701-1000 test (ground truth withheld).
 Ground truth in annotation/0001/: maps/0001.png (density, peak 255) with fixation/0001.png (binary) or
-fixation/maps/0001.mat (variable `I`), or fixations.json (one list of [row, column] points a frame).
+fixation/maps/0001.mat (variable `I`), or fixations.json (one list of [row, column] points per frame).
 
 Source: Wang et al., "Revisiting Video Saliency Prediction in the Deep Learning Era", TPAMI 2019 (CC BY 4.0).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from distill.data.sets.scan import Scan, collect, holds_frames, unknown_split, wrong_root
+from distill.data.sets.dataset import DataSet, Layout, VideoProbe, holds_frames
 from distill.data.text import plural, ranges
-from distill.data.truth import MapsTruth, PointsTruth, truth_of
-from distill.data.video.frames import Frames
+from distill.data.truth import FileTruth, truth_of
+from distill.data.video.folder_probe import FolderProbe
 from distill.data.video.names import VIDEO_SUFFIXES
-from distill.data.video.probe import Probe
 from distill.errors import UserError
 
 SPLITS = {"train": range(1, 601), "validation": range(601, 701), "test": range(701, 1001), "all": range(1, 1001)}
 
 LAYOUTS = {
     "videos in video/": "video/*.*",
-    "videos in the folder itself": "*.*",
+    "videos in the root folder": "*.*",
     "frames in annotation/NNNN/images/": "annotation/*/images",
     "frames in video/NNN/": "video/*",
     "frames in video/NNN/images/": "video/*/images",
@@ -32,72 +31,54 @@ LAYOUTS = {
     "frames in train|val|test/NNN/images/": "*/*/images",
     "frames in NNN/images/": "*/images",
 }
-"""Where people keep the videos, or the frames they extracted from them; the first that holds any is used."""
+"""Common places of the videos or extracted frames; the first one that exists is used."""
 
-TRUTHS = ("annotation", "train", "val", "validation")
-"""Where the ground truth of a video lies that does not stand beside it: in folders of three or four digits."""
-
-EXPECTED = "video/001.AVI or frames in annotation/0001/images/, video/0001/, frames/0001/ or train/0001/images/"
+ANNOTATION_FOLDERS = ("annotation", "train", "val", "validation")
+"""Folders of the ground truth if it is not next to the frames, in subfolders with three or four digits."""
 
 
-def scan(
-    root: Path, *, split: str | None = None, names: Sequence[str] | None = None, progress: bool = False
-) -> Scan:
-    """Go through a DHF1K folder.
-
-    Of the train and validation splits, videos without ground truth are left out unless they were named.
-
-    Raises:
-        UserError: if the folder holds no DHF1K video, or there is no such split.
-    """
-    if split is not None and split not in SPLITS:
-        raise unknown_split("dhf1k", split, SPLITS)
-    layout, media = find(root)
-    if not media:
-        raise wrong_root(root, "dhf1k", EXPECTED, lambda folder: bool(find(folder)[1]))
-    numbers = SPLITS[split or "all"]
-    members = {name: [f"{n:03d}" for n in sorted(media) if n in SPLITS[name]] for name in SPLITS}
-    return collect(
-        Scan(
-            "dhf1k",
-            layout,
-            splits={name: len(there) for name, there in members.items()},
-            members=members,
-            published={name: len(numbers) for name, numbers in SPLITS.items()},
-            withheld="test",
-            remarks=list(_remarks(root, layout, media)),
-        ),
-        [(f"{n:03d}", path) for n, path in media.items() if n in numbers],
-        lambda name, found: _truth(root, media[int(name)], int(name), found),
-        names=names,
-        annotated_only=split in ("train", "validation"),
-        progress=progress,
-    )
+def name_of(number: int) -> str:
+    """Return the name of a video: its number with three digits."""
+    return f"{number:03d}"
 
 
-def find(root: Path) -> tuple[str, dict[int, Path]]:
-    """Return the layout of a folder in words, and each video's path by its number; empty where there is none.
-
-    Of several videos of one number the first in the order of the alphabet counts.
-    """
-    for layout, pattern in LAYOUTS.items():
+def find(root: Path) -> Layout:
+    """Return the layout of a DHF1K folder."""
+    for title, pattern in LAYOUTS.items():
         media: dict[int, Path] = {}
         for number, path in _candidates(root, pattern):
             if number is not None:
                 media.setdefault(number, path)
         if media:
-            return layout, media
-    return "", {}
+            return _layout(root, title, pattern, media)
+    return Layout("")
+
+
+def _layout(root: Path, title: str, pattern: str, media: dict[int, Path]) -> Layout:
+    return Layout(
+        title,
+        media={name_of(number): path for number, path in media.items()},
+        members={split: [name_of(n) for n in sorted(media) if n in numbers] for split, numbers in SPLITS.items()},
+        published={split: len(numbers) for split, numbers in SPLITS.items()},
+        truth_of=lambda name, found: _truth(root, media[int(name)], int(name), found),
+        remarks=list(_remarks(root, pattern, media)),
+    )
+
+
+def recognise(root: Path) -> bool:
+    """Whether a folder has one of DHF1K's layouts."""
+    found = (number for pattern in LAYOUTS.values() for number, _ in _candidates(root, pattern))
+    return any(number is not None for number in found)
 
 
 def _candidates(root: Path, pattern: str) -> Iterator[tuple[int | None, Path]]:
-    """Yield the videos that a layout finds, in the order of the alphabet, with the number that the name says."""
+    """Yield the videos of a layout in alphabetical order, with the number in their name."""
     for path in sorted(root.glob(pattern)) if root.is_dir() else []:
         if pattern.endswith("*.*"):
-            there = path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()
+            is_video = path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()
         else:
-            there = holds_frames(path)
-        if there:
+            is_video = holds_frames(path)
+        if is_video:
             yield _number(path.parent if path.name == "images" else path), path
 
 
@@ -106,31 +87,45 @@ def _number(path: Path) -> int | None:
     return number if number in SPLITS["all"] else None
 
 
-def _remarks(root: Path, layout: str, media: dict[int, Path]) -> Iterator[str]:
-    """Say which videos are missing, and what is there that no video of the data set is."""
-    for name, numbers in SPLITS.items():
+def _remarks(root: Path, pattern: str, media: dict[int, Path]) -> Iterator[str]:
+    """Yield messages on missing and unexpected videos."""
+    for split, numbers in SPLITS.items():
         missing = set(numbers) - media.keys()
-        if name != "all" and 0 < len(missing) < len(numbers):
-            yield f"{plural(len(missing), 'video')} of {name} not here: {ranges(missing)}"
-    for number, path in _candidates(root, LAYOUTS[layout]):
+        if split != "all" and 0 < len(missing) < len(numbers):
+            yield f"{plural(len(missing), 'video')} of {split} missing: {ranges(missing)}"
+    for number, path in _candidates(root, pattern):
         if number is None:
-            yield f"{path}: not used, since the name is no number from 1 to 1000"
+            yield f"{path}: not used, because its name is not a number from 1 to 1000"
         elif media[number] != path:
-            yield f"{path}: not used, since {media[number].name} is of the same number"
-    annotated = {_number(path) for place in TRUTHS for path in (root / place).glob("*") if path.is_dir()}
+            yield f"{path}: not used, because {media[number].name} has the same number"
+    annotated = {
+        _number(path) for place in ANNOTATION_FOLDERS for path in (root / place).glob("*") if path.is_dir()
+    }
     if alone := [number for number in annotated if number is not None and number not in media]:
-        yield f"ground truth without its video, in {plural(len(alone), 'folder')}: {ranges(alone)}"
+        yield f"ground truth without a video in {plural(len(alone), 'folder')}: {ranges(alone)}"
 
 
-def _truth(root: Path, media: Path, number: int, found: Probe | Frames) -> MapsTruth | PointsTruth | None:
-    """Return a video's ground truth; maps belong to extracted frames by their numbers, counted from 1 or from 0."""
-    beside = media.parent if media.name == "images" else media
-    folders = [root / place / f"{number:0{digits}d}" for place in TRUTHS for digits in (4, 3)]
-    first = max(1, found.first) if isinstance(found, Frames) else 1
-    for folder in (beside, *folders):
+def _truth(root: Path, media: Path, number: int, found: VideoProbe) -> FileTruth | None:
+    """Return a video's ground truth. Maps are matched to extracted frames by number, counted from 1 or from 0."""
+    own = media.parent if media.name == "images" else media
+    folders = [root / place / f"{number:0{digits}d}" for place in ANNOTATION_FOLDERS for digits in (4, 3)]
+    first = max(1, found.first) if isinstance(found, FolderProbe) else 1
+    for folder in (own, *folders):
         if (truth := truth_of(folder, found.size, first)) is None:
             continue
-        if isinstance(found, Frames) and found.gap:
+        if isinstance(found, FolderProbe) and found.gap:
             raise UserError(f"{media}/{found.gap}")
         return truth
     return None
+
+
+DHF1K = DataSet(
+    name="dhf1k",
+    title="DHF1K",
+    expected="video/001.AVI or frames in annotation/0001/images/, video/0001/, frames/0001/ or train/0001/images/",
+    splits=tuple(SPLITS),
+    find=find,
+    recognise=recognise,
+    labelled=("train", "validation"),
+    withheld="test",
+)

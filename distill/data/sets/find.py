@@ -1,20 +1,69 @@
-"""Finding videos: from the name and folder of a data set to the videos that can be used, and those that cannot."""
+"""The registry of data sets, and the selection of a data set's usable videos.
+
+To add a data set, write a file with a `DataSet` record and add the record to DATASETS.
+"""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from distill.data.clips import Video
-from distill.data.sets import dhf1k, folder, hollywood2, ntire, synthetic, ucf_sports
-from distill.data.sets.scan import Scan, same_name
+from distill.data.sets.dataset import DataSet, DataSetScan, same_name
+from distill.data.sets.dhf1k import DHF1K
+from distill.data.sets.folder import FOLDER
+from distill.data.sets.ntire import NTIRE
+from distill.data.sets.shots import HOLLYWOOD2, UCF_SPORTS
+from distill.data.sets.synthetic import SYNTHETIC
 from distill.data.text import plural
+from distill.data.video.names import describe
 from distill.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NAMED = 20
-"""Videos left out that are named before a run."""
+DATASETS: dict[str, DataSet] = {
+    dataset.name: dataset for dataset in (NTIRE, HOLLYWOOD2, UCF_SPORTS, DHF1K, FOLDER, SYNTHETIC)
+}
+"""All data sets by name, the values of `dataset:` in a config. A folder is recognised as the first that fits."""
+
+MAX_NAMED = 20
+"""Maximum number of excluded videos that are named before a run."""
+
+
+def get_dataset(name: str) -> DataSet:
+    """Return a data set.
+
+    Raises:
+        UserError: if there is none of this name.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set '{name}'; expected one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def recognise(root: Path) -> DataSet | None:
+    """Return the data set whose layout a folder has, except a plain folder of videos; None if there is none."""
+    return next((each for each in DATASETS.values() if each.recognise is not None and each.recognise(root)), None)
+
+
+def recognise_any(root: Path) -> DataSet:
+    """Return the data set whose layout a folder has, or FOLDER if it has any videos.
+
+    Raises:
+        UserError: if there is no video.
+    """
+    if found := recognise(root):
+        return found
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; expected the root folder of a data set, or videos")
+    try:
+        FOLDER.find(root)
+    except UserError:
+        known = ", ".join(f"{each.expected} ({each.name})" for each in DATASETS.values() if each.recognise)
+        raise UserError(
+            f"{root}: no data set found; expected {known}, or videos or folders of frames; found {describe(root)}"
+        ) from None
+    return FOLDER
 
 
 def find_videos(
@@ -26,64 +75,64 @@ def find_videos(
     frames: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> list[Video]:
-    """Find the videos of a data set on the disk and say (as a log line) which layout was found.
+    """Return the usable videos of a data set and log which layout was found.
 
     Args:
-        dataset: one of DATASETS.
-        root: the data set's folder.
-        split: one of its splits; everything when None.
-        videos: only the videos of these names; all when None.
-        frames: first and last target frame, 1-based and inclusive; a last frame past a video's end is its end.
-        progress: show a bar.
+        dataset: a key of DATASETS.
+        root: folder of the data set.
+        split: one of its splits; None selects all videos.
+        videos: only the videos with these names; None selects all.
+        frames: first and last target frame, 1-based and inclusive; the last one may be past the end of a video.
+        progress: show progress bars.
 
     Returns:
-        At least one video, in natural order. Broken videos, and those of a split with ground truth that have none,
-        are left out with a warning, unless they were named.
+        At least one video, in natural order. Broken videos, and unlabelled ones of a labelled split, are left out
+        with a warning unless selected by name.
 
     Raises:
-        UserError: if there is no such data set, split, folder or video, a named video is broken, or none is left.
+        UserError: if the data set, split, folder or a video does not exist, a video selected by name is broken, or
+            no video is left.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"there is no data set '{dataset}'; there are {', '.join(DATASETS)}")
+    selected = get_dataset(dataset)
     if videos is not None and not videos:
-        raise UserError(f"{root}: the list of videos is empty; name some, or leave it out to use all")
-    found = DATASETS[dataset](Path(root), split=split, names=videos, progress=progress)
+        raise UserError(f"{root}: videos: the list is empty; name at least one, or leave it out to use all")
+    scan = selected.scan(Path(root), split=split, names=videos, progress=progress)
     where = f"{root} ({dataset}, split {split})" if split else f"{root} ({dataset})"
     if videos is not None:
-        _refuse_missing(found, videos, where)
-    if found.broken:
-        why = list(found.broken.values())
-        if len(why) > NAMED:
-            why[NAMED:] = [f"and {len(why) - NAMED} more: see saldistill data check"]
-        log.warning("%s: %s left out:\n  %s", where, plural(len(found.broken), "broken video"), "\n  ".join(why))
-    if found.left_out:
-        names = ", ".join(found.left_out[:NAMED]) + ", ..." * (len(found.left_out) > NAMED)
-        log.warning("%s: %s without ground truth left out: %s", where, plural(len(found.left_out), "video"), names)
-    if not found.videos:
-        raise UserError(f"{where}: no video can be used; {_why_none(found)}")
-    labelled = sum(video.truth is not None for video in found.videos)
-    log.info("%s: %s; %d videos, %d with ground truth", where, found.layout, len(found.videos), labelled)
-    return [_cut(video, frames) for video in found.videos] if frames else found.videos
+        _require(scan, videos, where)
+    if scan.broken:
+        why = list(scan.broken.values())
+        if len(why) > MAX_NAMED:
+            why[MAX_NAMED:] = [f"and {len(why) - MAX_NAMED} more, see saldistill data check"]
+        log.warning("%s: %s left out:\n  %s", where, plural(len(scan.broken), "broken video"), "\n  ".join(why))
+    if scan.left_out:
+        names = ", ".join(scan.left_out[:MAX_NAMED]) + ", ..." * (len(scan.left_out) > MAX_NAMED)
+        log.warning("%s: %s without ground truth left out: %s", where, plural(len(scan.left_out), "video"), names)
+    if not scan.videos:
+        raise UserError(f"{where}: no usable video; {_why_none(scan)}")
+    labelled = sum(video.truth is not None for video in scan.videos)
+    log.info("%s: %s; %d videos, %d with ground truth", where, scan.layout.title, len(scan.videos), labelled)
+    return [_cut(video, frames) for video in scan.videos] if frames else scan.videos
 
 
-def _refuse_missing(found: Scan, names: Sequence[str], where: str) -> None:
-    there = [video.name for video in found.videos]
+def _require(scan: DataSetScan, names: Sequence[str], where: str) -> None:
+    """Raise a UserError if a video that was selected by name is broken or missing."""
+    usable = [video.name for video in scan.videos]
     for wanted in names:
-        if any(same_name(name, wanted) for name in there):
+        if any(same_name(name, wanted) for name in usable):
             continue
-        for name, why in found.broken.items():
+        for name, why in scan.broken.items():
             if same_name(name, wanted):
                 raise UserError(why)
-        counts = ", ".join(f"{count} in {split}" for split, count in found.splits.items())
-        raise UserError(f"{where}: there is no video '{wanted}' ({found.layout}: {counts})")
+        raise UserError(f"{where}: no video '{wanted}' (found {scan.layout.title}: {scan.count_splits()})")
 
 
-def _why_none(found: Scan) -> str:
-    if found.broken:
-        return f"{len(found.broken)} are broken, the first: {next(iter(found.broken.values()))}"
-    if found.left_out:
-        return f"{len(found.left_out)} have no ground truth (use them unlabelled with split 'all', or by name)"
-    return f"found {found.layout}: " + ", ".join(f"{count} in {split}" for split, count in found.splits.items())
+def _why_none(scan: DataSetScan) -> str:
+    if scan.broken:
+        return f"{len(scan.broken)} are broken, the first: {next(iter(scan.broken.values()))}"
+    if scan.left_out:
+        return f"{len(scan.left_out)} have no ground truth (select them with split 'all' or by name)"
+    return f"found {scan.layout.title}: {scan.count_splits()}"
 
 
 def _cut(video: Video, frames: tuple[int, int]) -> Video:
@@ -93,14 +142,3 @@ def _cut(video: Video, frames: tuple[int, int]) -> Video:
     if first > video.num_frames:
         raise UserError(f"frames [{first}, {last}]: video {video.name} ends at frame {video.num_frames}")
     return replace(video, frames=range(first - 1, min(last, video.num_frames)))
-
-
-DATASETS: dict[str, Callable[..., Scan]] = {
-    "dhf1k": dhf1k.scan,
-    "hollywood2": hollywood2.scan,
-    "ucf_sports": ucf_sports.scan,
-    "ntire": ntire.scan,
-    "folder": folder.scan,
-    "synthetic": synthetic.scan,
-}
-"""Functions (root, *, split, names, progress) -> Scan; what a config's `dataset:` may be."""

@@ -1,100 +1,96 @@
-"""What Hollywood-2 and UCF-Sports share: a folder a shot; maps and fixations under the names of its frames.
+"""Hollywood-2 and UCF-Sports: shots as folders of frames, watched while looking for actions.
 
     training|testing/SHOT/{images,maps,fixation}/PREFIX00001.png      or fixation/maps/PREFIX00001.mat
 
-Frames keep the numbers of the video that a shot was cut from, so a shot need not start at 1. A shot shorter than a
-model's clip is padded on the left with its first frame, as every clip is that reaches before a video's start.
+Hollywood-2: scenes of films, cut into shots of 1 to several hundred frames, a third of them shorter than 16. 747
+training videos in 2,699 shots (192,661 frames), 884 test videos in 3,558 shots (244,860 frames). PREFIX of the shot
+actioncliptrain00001_1 is actioncliptrain00001_.
+UCF-Sports: 150 broadcast videos of 21 to 143 frames: 103 training videos (6,501 frames) and 47 test videos (2,929
+frames). PREFIX of Diving-Side-005 is Diving-Side_005_.
+
+Frames keep the numbers of the video that a shot was cut from, so that a shot may start at any number. Densities of
+shots without maps are computed from the fixations with the data sets' Gaussian.
+
+Source: Mathe and Sminchisescu, "Actions in the Eye", TPAMI 2015; frames and maps as distributed in video saliency
+research.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from distill.data.sets.scan import Scan, collect, unknown_split, wrong_root
+from distill.data.sets.dataset import DataSet, Layout, VideoProbe
 from distill.data.truth import MapsTruth
-from distill.data.video.frames import Frames
-from distill.data.video.probe import Probe
+from distill.data.video.folder_probe import FolderProbe
 from distill.errors import UserError
 
-SPLITS = {"train": ("training",), "test": ("testing",), "all": ("training", "testing")}
+FOLDERS = {"train": ("training",), "test": ("testing",), "all": ("training", "testing")}
 
 SIGMA = 20.0
-"""Standard deviation, in pixels at a shot's own size, of the Gaussian behind both data sets' maps (window 150)."""
+"""Standard deviation of the Gaussian behind both data sets' maps, in pixels of the shot (window 150)."""
 
 
-def scan_shots(
-    root: Path,
-    *,
-    dataset: str,
-    shot: re.Pattern[str],
-    expected: str,
-    published: dict[str, int],
-    recording: Callable[[str], str],
-    split: str | None,
-    names: Sequence[str] | None,
-    progress: bool,
-) -> Scan:
-    """Go through the shots of a folder.
-
-    Of a named split, shots without ground truth are left out unless they were named.
+def find(root: Path, *, shot: re.Pattern[str], published: dict[str, int]) -> Layout:
+    """Return the layout of a folder of shots.
 
     Args:
-        root: the data set's folder.
-        dataset: its name.
-        shot: what a shot's folder is called.
-        expected: what was looked for, in words.
-        published: how many shots the splits have.
-        recording: gives the name of the video that a shot was cut from.
-        split: train, test or all.
-        names: only these shots.
-        progress: show a bar.
-
-    Raises:
-        UserError: if the folder holds no such shot, or there is no such split.
+        root: the folder.
+        shot: pattern of the names of the shots' folders.
+        published: number of shots per split.
     """
-    if split is not None and split not in SPLITS:
-        raise unknown_split(dataset, split, SPLITS)
-    shots = find(root, shot)
-    if not shots:
-        raise wrong_root(root, dataset, expected, lambda folder: bool(find(folder, shot)))
-    halves = SPLITS[split or "all"]
-    folders = {name: folder for name, folder in shots.items() if folder.parent.name in halves}
-    members = {each: [name for name, at in shots.items() if at.parent.name in SPLITS[each]] for each in SPLITS}
-    return collect(
-        Scan(
-            dataset,
-            "frames in training|testing/SHOT/images/",
-            splits={each: len(there) for each, there in members.items()},
-            members=members,
-            published=published,
-        ),
-        [(name, folder / "images") for name, folder in folders.items()],
-        lambda name, found: shot_truth(folders[name], found),
-        names=names,
-        annotated_only=split in ("train", "test"),
-        progress=progress,
-        recording=recording,
+    shots = find_shots(root, shot)
+    return Layout(
+        "frames in training|testing/SHOT/images/",
+        media={name: folder / "images" for name, folder in shots.items()},
+        members={
+            split: [name for name, folder in shots.items() if folder.parent.name in halves]
+            for split, halves in FOLDERS.items()
+        },
+        published=published,
+        truth_of=lambda name, found: _truth(shots[name], found),
     )
 
 
-def find(root: Path, shot: re.Pattern[str]) -> dict[str, Path]:
-    """Return the folder of each shot, by its name; empty where there is none."""
-    if not root.is_dir():
-        return {}
-    found = [p for half in SPLITS["all"] for p in (root / half).glob("*/images") if shot.fullmatch(p.parent.name)]
+def find_shots(root: Path, shot: re.Pattern[str]) -> dict[str, Path]:
+    """Return the folder of each shot by name."""
+    found = [p for half in FOLDERS["all"] for p in (root / half).glob("*/images") if shot.fullmatch(p.parent.name)]
     return {images.parent.name: images.parent for images in found}
 
 
-def shot_truth(folder: Path, found: Probe | Frames) -> MapsTruth | None:
-    """Return the ground truth of one shot, under the names of its frames; None where it has none.
+def _truth(folder: Path, found: VideoProbe) -> MapsTruth | None:
+    """Return the ground truth of a shot, if it has any.
 
     Raises:
-        UserError: if the frames' names do not end in numbers that follow one another, since maps belong to frames
-            by number.
+        UserError: if the frames are not numbered consecutively, because maps are matched to frames by number.
     """
     if not (folder / "maps").is_dir() and not (folder / "fixation").is_dir():
         return None
-    assert isinstance(found, Frames), "a shot is a folder of frames"
+    assert isinstance(found, FolderProbe), "a shot is a folder of frames"
     if found.gap or found.stem is None:
         raise UserError(f"{folder / 'images'}/{found.gap}")
     return MapsTruth(folder, found.size, stem=found.stem, first=found.first, sigma=SIGMA)
+
+
+HOLLYWOOD2_SHOT = re.compile(r"actionclip(?:auto)?(?:train|test)\d+_\d+")
+UCF_SPORTS_SHOT = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*-\d+")
+
+HOLLYWOOD2 = DataSet(
+    name="hollywood2",
+    title="Hollywood-2",
+    expected="training/actioncliptrain00001_1/images/ and testing/actioncliptest00001_1/images/",
+    splits=tuple(FOLDERS),
+    find=partial(find, shot=HOLLYWOOD2_SHOT, published={"train": 2699, "test": 3558, "all": 6257}),
+    recognise=lambda root: bool(find_shots(root, HOLLYWOOD2_SHOT)),
+    labelled=("train", "test"),
+    recording=lambda name: name.rpartition("_")[0],
+)
+
+UCF_SPORTS = DataSet(
+    name="ucf_sports",
+    title="UCF-Sports",
+    expected="training/Diving-Side-005/images/ and testing/Diving-Side-001/images/",
+    splits=tuple(FOLDERS),
+    find=partial(find, shot=UCF_SPORTS_SHOT, published={"train": 103, "test": 47, "all": 150}),
+    recognise=lambda root: bool(find_shots(root, UCF_SPORTS_SHOT)),
+    labelled=("train", "test"),
+)

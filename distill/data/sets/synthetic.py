@@ -1,20 +1,17 @@
-"""Generated videos of a moving blob with the gaze that follows it: no files, every pixel a function of its name.
+"""Generated videos of a moving blob with fixations near it: no files, a pure function of the video's name.
 
-A video's path says what it is, `synthetic:SEED-FRAMESxHEIGHTxWIDTH` (`synthetic:3-48x72x128`), and `open_video`
-takes it like any other.
+A video's path is `synthetic:SEED-FRAMESxHEIGHTxWIDTH`, e.g. `synthetic:3-48x72x128`; `open_video` accepts it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from distill.data.clips import Video
-from distill.data.sets.scan import Scan, same_name, unknown_split
-from distill.data.truth import inside
-from distill.data.video.synthetic import SyntheticReader, centre
-from distill.fixations import density_from_points, fixation_map
+from distill.data.sets.dataset import DataSet, Layout
+from distill.data.video.synthetic import PREFIX, SyntheticReader, centre
+from distill.fixations import density_from_points, fixation_map, inside
 
 SPLITS = {"train": range(4), "validation": range(4, 6), "test": range(6, 8), "all": range(8)}
 
@@ -24,39 +21,26 @@ SHAPE = (48, 72, 128)
 OBSERVERS = 9
 
 
-def scan(
-    root: Path | None = None,
-    *,
-    split: str | None = None,
-    names: Sequence[str] | None = None,
-    progress: bool = False,
-) -> Scan:
-    """List the eight videos; there is no folder, so `root` is not looked at.
-
-    Raises:
-        UserError: if there is no such split.
-    """
-    if split is not None and split not in SPLITS:
-        raise unknown_split("synthetic", split, SPLITS)
-    found = Scan("synthetic", "generated, no files", splits={name: len(seeds) for name, seeds in SPLITS.items()})
-    for seed in SPLITS[split or "all"]:
-        name = f"blob{seed}"
-        if names is None or any(same_name(name, wanted) for wanted in names):
-            found.videos.append(video(name, seed))
-    return found
+def find(root: Path) -> Layout:
+    """Return the eight videos; `root` is ignored."""
+    return Layout(
+        "generated, no files",
+        members={split: [f"blob{seed}" for seed in seeds] for split, seeds in SPLITS.items()},
+        generated=[video(f"blob{seed}", seed) for seed in SPLITS["all"]],
+    )
 
 
 def video(name: str, seed: int, shape: tuple[int, int, int] = SHAPE) -> Video:
-    """Return one generated video, labelled on all of its frames."""
+    """Return a generated video with ground truth for all of its frames."""
     frames, height, width = shape
-    path = Path(f"synthetic:{seed}-{frames}x{height}x{width}")
+    path = Path(f"{PREFIX}{seed}-{frames}x{height}x{width}")
     truth = SyntheticTruth(seed, (height, width), frames)
     return Video(name, path, frames, SyntheticReader.fps, (height, width), range(frames), truth, "synthetic")
 
 
 @dataclass(frozen=True)
 class SyntheticTruth:
-    """The gaze on one generated video: observers look near the blob."""
+    """Fixations of a generated video, normally distributed around the blob."""
 
     seed: int
     size: tuple[int, int]
@@ -80,3 +64,13 @@ class SyntheticTruth:
     def has(self, frame: int) -> bool:
         """See `distill.data.truth.Truth.has`."""
         return 0 <= frame < self.num_frames
+
+
+SYNTHETIC = DataSet(
+    name="synthetic",
+    title="generated videos of a moving blob",
+    expected="no files",
+    splits=tuple(SPLITS),
+    find=find,
+    needs_root=False,
+)

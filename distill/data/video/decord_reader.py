@@ -1,31 +1,105 @@
-"""Video reader based on decord2."""
+"""Video reader based on decord2, and workarounds for decord's imports and destructors."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.data.video.load_decord import load_decord, reader_class
-from distill.data.video.probe import Probe
-from distill.data.video.protocol import once_each
-from distill.data.video.pyav_reader import AvReader
+from distill.data.video.guard import heartbeat
+from distill.data.video.protocol import VideoReader, once_each
 from distill.errors import UserError
 
 
-class DecordReader:
-    """A video file read by decord, one decoding thread; one decoder for each of the last two sizes asked for.
+@cache
+def load_decord() -> Any:
+    """Import decord without CUDA libraries and without log messages.
 
-    Args:
-        path: the file.
-        found: what it holds, `regular`: decord counts the same frames and shows them upright.
+    On import, decord loads every library in the packages called `nvidia`, for decoding on a GPU. This takes 370 MB
+    per loader worker and four times the import time. A decord built for GPUs needs them and gets them.
+    """
+    with without_module("nvidia"), suppress(ImportError, OSError):
+        import_module("decord")
+    decord = import_module("decord")
+    decord.logging.set_level(decord.logging.QUIET)  # errors still raise
+    return decord
+
+
+@contextmanager
+def without_module(name: str) -> Iterator[None]:
+    """Hide a module from imports inside the block."""
+    before = {key: module for key, module in sys.modules.items() if key == name}
+    sys.modules[name] = None  # type: ignore[assignment]  # makes imports fail
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
+
+
+@cache
+def reader_class() -> Any:
+    """Return decord's VideoReader with a destructor that only runs in the process that opened it.
+
+    The destructor waits for decoding threads, which do not exist in a fork: it would hang there when the copy is
+    garbage collected.
     """
 
-    def __init__(self, path: Path, found: Probe) -> None:
-        self.path, self.num_frames, self.fps, self.size = path, found.num_frames, found.fps, found.size
-        self._found = found
+    class Reader(load_decord().VideoReader):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            self._process = os.getpid()
+            super().__init__(*arguments, **more)
+
+        def __del__(self) -> None:
+            if self._process == os.getpid():
+                super().__del__()
+
+    return Reader
+
+
+def decord_agrees(path: str, num_frames: int, size: tuple[int, int], *, every_frame: bool = False) -> bool:
+    """Whether decord finds the same number of frames and decodes the first and last (or every) frame upright."""
+    decord = load_decord()
+    try:
+        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+        for index in range(num_frames) if every_frame else (0, num_frames - 1):
+            heartbeat()
+            if reader[index].shape[:2] != size:
+                return False
+        return len(reader) == num_frames
+    except Exception:  # decord's errors have no common base class
+        return False
+
+
+class DecordReader:
+    """A video file read by decord with one decoding thread; keeps decoders for the last two requested sizes.
+
+    Args:
+        path: a file with a `regular` probe.
+        num_frames: number of frames.
+        fps: frame rate.
+        size: (height, width) in pixels.
+        fallback: opens another reader for sizes that decord cannot decode to.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_frames: int,
+        fps: float,
+        size: tuple[int, int],
+        fallback: Callable[[], VideoReader],
+    ) -> None:
+        self.path, self.num_frames, self.fps, self.size = path, num_frames, fps, size
+        self._fallback = fallback
         self._decoders: dict[tuple[int, int], Any] = {}
-        self._padded: dict[tuple[int, int], AvReader] = {}  # for the sizes that decord cannot do
+        self._fallbacks: dict[tuple[int, int], VideoReader] = {}
         self._decoder(self.size)
 
     def _decoder(self, size: tuple[int, int]) -> Any:
@@ -42,14 +116,14 @@ class DecordReader:
         size = size or self.size
         if len(unique) == 0:
             return np.zeros((0, *size, 3), dtype=np.uint8)
-        if size in self._padded:
-            return self._padded[size].read(frames, size)
+        if size in self._fallbacks:
+            return self._fallbacks[size].read(frames, size)
         try:
             pixels = self._decoder(size).get_batch(unique).asnumpy()
         except load_decord().DECORDError as error:
-            if "size must exactly match" in str(error):  # decord cannot hand over rows that FFmpeg pads: 48 wide
-                self._padded[size] = AvReader(self.path, self._found)
-                return self._padded[size].read(frames, size)
+            if "size must exactly match" in str(error):  # rows that FFmpeg pads, e.g. at width 48
+                self._fallbacks[size] = self._fallback()
+                return self._fallbacks[size].read(frames, size)
             raise UserError(
                 f"{self.path}: frames {unique[0] + 1} to {unique[-1] + 1} cannot be decoded; the file is damaged"
             ) from error

@@ -1,9 +1,9 @@
-"""Work behind a guard: calls in processes of their own, which may hang or crash and take nothing with them.
+"""Run functions in disposable subprocesses with a timeout, so that a hanging decoder cannot take the program down.
 
-A decoder can wait for ever in C, and while it holds Python's lock neither a thread nor a signal handler of ours
-runs. So whatever may hang runs in another process, for which the kernel keeps the time: nothing heard of for a
-while, and the process is ended. Each is a fresh interpreter: a fork would copy the locks of PyTorch's threads as
-they happen to stand, and `multiprocessing` would run the script of a user without an `if __name__` a second time.
+A decoder can hang in C while it holds the GIL, when neither threads nor Python signal handlers run. Each subprocess
+therefore sets an alarm, and the kernel kills the process when it expires. Subprocesses are fresh interpreters: a
+fork would copy locks held by PyTorch's threads, and `multiprocessing` would run a user's script again if it has no
+`if __name__ == "__main__"`.
 """
 
 import atexit
@@ -23,63 +23,64 @@ from typing import Any
 
 from distill.errors import UserError
 
-LIMIT = 60.0
-"""Seconds without news after which a call counts as hanging: a decoder gives a frame a second at least."""
+TIMEOUT = 60.0
+"""Seconds without a heartbeat after which a call is killed; decoders take less than a second per frame."""
 
-EACH = 8
-"""Short calls that are worth the start of one process more, which takes a third of a second."""
+CALLS_PER_PROCESS = 8
+"""Short calls that justify starting another process, which takes a third of a second."""
 
-MOST = 16
-"""Processes at most, however many cores there are."""
+MAX_PROCESSES = 16
 
-PATIENCE = 30.0
-"""Seconds for which a process waits for more before it ends."""
+IDLE_TIMEOUT = 30.0
+"""Seconds after which an idle process exits."""
 
 WAKE = b"!"
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function that another process can import, and its arguments."""
+"""An importable function and its arguments."""
 
 START = "import sys; sys.path[:] = sys.argv[1:]; from distill.data.video.guard import serve; serve()"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-_limit = 0.0  # of the call at work, in a guarded process
+_timeout = 0.0  # of the current call, in a subprocess
 
 
 @dataclass(frozen=True)
-class NoAnswer:
-    """What a call gives that gives no answer.
+class CallFailure:
+    """Result of a call that did not return.
 
     Attributes:
-        how: what happened, as a verb: `hung for 60 s and was ended`.
-        died: its process hung or crashed, and did not merely raise an exception that nobody foresaw.
+        how: a verb phrase for messages, e.g. `hung for 60 s and was killed`.
+        died: the process hung or crashed; False for an unexpected exception.
     """
 
     how: str
     died: bool
 
 
-def guarded(calls: Sequence[Call], *, limit: float | None = None, each: int = EACH) -> Generator[tuple[int, Any]]:
-    """Make calls in other processes, as many at once as there are cores.
+def guarded(
+    calls: Sequence[Call], *, timeout: float | None = None, per_process: int = CALLS_PER_PROCESS
+) -> Generator[tuple[int, Any]]:
+    """Make calls in subprocesses, in parallel on all cores.
 
-    Leave the loop over it early only under `contextlib.closing`, which ends the processes.
+    Wrap the generator in `contextlib.closing` if the loop may end early, so that the processes are killed.
 
     Args:
-        calls: arguments and results are pickled. A function that works for long says `alive()` now and then.
-        limit: seconds without news after which a call is ended; LIMIT when None.
-        each: calls that are worth the start of one process more.
+        calls: arguments and results are pickled. Functions that run long call `heartbeat` regularly.
+        timeout: seconds without a heartbeat after which a call is killed; defaults to TIMEOUT.
+        per_process: number of calls that justify starting another process.
 
     Yields:
-        (number of the call, its result) as they come; instead of a result the UserError that it raised, or a
-        NoAnswer.
+        (index of the call, result) in order of completion. The result is the UserError that the call raised, or a
+        CallFailure if it did not return.
 
     Raises:
-        RuntimeError: if the processes cannot start; they have written the reason to stderr.
+        RuntimeError: if the processes cannot start; the reason is on stderr.
     """
-    limit = LIMIT if limit is None else limit
+    timeout = TIMEOUT if timeout is None else timeout
     waiting = deque(enumerate(calls))
-    idle: list[_Process | None] = [None] * min(cores(), MOST, -(-len(calls) // each))  # started when needed
-    if idle:
+    idle: list[_Process | None] = [None] * min(cores(), MAX_PROCESSES, -(-len(calls) // per_process))
+    if idle:  # None: started when needed
         idle[-1] = _spare.pop(os.getpid(), None)
     with selectors.DefaultSelector() as busy:
         try:
@@ -87,52 +88,52 @@ def guarded(calls: Sequence[Call], *, limit: float | None = None, each: int = EA
                 while waiting and idle:
                     number, call = waiting.popleft()
                     process = _ready(idle.pop())
-                    busy.register(process.answers, selectors.EVENT_READ, (number, process))
-                    process.ask(call, limit)
+                    busy.register(process.results, selectors.EVENT_READ, (number, process))
+                    process.send(call, timeout)
                 for key, _ in busy.select():
                     busy.unregister(key.fileobj)
                     number, process = key.data
-                    result = process.answer(limit)
+                    result = process.receive(timeout)
                     idle.append(process if process.alive else None)
                     yield number, result
         finally:
             for key in list(busy.get_map().values()):
-                key.data[1].end()
+                key.data[1].kill()
             for process in filter(None, idle):
                 _keep_spare(process)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_spare: dict[int, "_Process"] = {}  # what the last calls of a process left, for its next ones; a fork has none
+_spare: dict[int, "_Process"] = {}  # process id -> the subprocess kept for the next calls; empty in a fork
 
 
 def _keep_spare(process: "_Process") -> None:
-    _end_spare()
+    _kill_spare()
     _spare[os.getpid()] = process
-    atexit.unregister(_end_spare)
-    atexit.register(_end_spare)
+    atexit.unregister(_kill_spare)
+    atexit.register(_kill_spare)
 
 
-def _end_spare() -> None:
+def _kill_spare() -> None:
     if (process := _spare.pop(os.getpid(), None)) is not None:
-        process.end()
+        process.kill()
 
 
 def _ready(process: "_Process | None") -> "_Process":
-    """Return a process that waits for a call: this one, unless it may just be ending after a long wait."""
-    if process is not None and process.alive and time.monotonic() - process.used < PATIENCE / 2:
+    """Return an idle process: the given one, unless it may be about to exit."""
+    if process is not None and process.alive and time.monotonic() - process.used < IDLE_TIMEOUT / 2:
         return process
     if process is not None:
-        process.end()
+        process.kill()
     return _Process()
 
 
 class _Process:
-    """A fresh interpreter that makes calls, seen from the process that asks."""
+    """A fresh interpreter that executes calls."""
 
     def __init__(self) -> None:
         self.used = time.monotonic()
@@ -141,72 +142,74 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | ONE_THREAD,
-            process_group=0,  # so that Ctrl-C reaches only the process that asks, which ends this one
+            process_group=0,  # Ctrl-C reaches only the parent, which kills this process
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._requests, self.answers = self._process.stdin, self._process.stdout
+        self._requests, self.results = self._process.stdin, self._process.stdout
 
-    def ask(self, call: Call, limit: float) -> None:
-        with suppress(BrokenPipeError):  # it is gone, as `answer` finds
-            self._requests.write(WAKE + pickle.dumps((limit, Path.cwd(), sys.path)) + pickle.dumps(call))
+    def send(self, call: Call, timeout: float) -> None:
+        with suppress(BrokenPipeError):  # the process has died; `receive` reports it
+            self._requests.write(WAKE + pickle.dumps((timeout, Path.cwd(), sys.path)) + pickle.dumps(call))
             self._requests.flush()
 
-    def answer(self, limit: float) -> Any:
+    def receive(self, timeout: float) -> Any:
         self.used = time.monotonic()
         try:
-            return pickle.load(self.answers)
+            return pickle.load(self.results)
         except (EOFError, pickle.UnpicklingError):
             code = self._process.wait()
-            self.end()
+            self.kill()
         if code > 0:
-            raise RuntimeError(f"a process of {sys.executable} that imports {__name__} ended with exit code {code}")
+            raise RuntimeError(f"a subprocess of {sys.executable} that imports {__name__} exited with code {code}")
         crashed = f"crashed ({signal.strsignal(-code)})"
-        return NoAnswer(f"hung for {limit:g} s and was ended" if -code == signal.SIGALRM else crashed, died=True)
+        return CallFailure(
+            f"hung for {timeout:g} s and was killed" if -code == signal.SIGALRM else crashed, died=True
+        )
 
     @property
     def alive(self) -> bool:
         return self._process.returncode is None
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self.answers.close()
-        with suppress(BrokenPipeError):  # of a request that nobody has read
+        self.results.close()
+        with suppress(BrokenPipeError):  # an unread request
             self._requests.close()
 
 
 def serve() -> None:
-    """Answer requests from standard input until it ends: what a guarded process does."""
-    global _limit
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # what libraries print would stand among the answers, or in a progress bar
-    os.dup2(nowhere, 2)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends the process, whatever holds Python's lock
+    """Execute calls from standard input until it is closed; the main function of a subprocess."""
+    global _timeout
+    requests, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)  # libraries must print neither between the results nor into a progress bar
+    os.dup2(null, 2)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel kills the process even if the GIL is held
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     while True:
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-        if requests.read(1) != WAKE:  # nobody will ask any more
+        signal.setitimer(signal.ITIMER_REAL, IDLE_TIMEOUT)
+        if requests.read(1) != WAKE:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _limit, folder, sys.path[:] = pickle.load(requests)
-        os.chdir(folder)  # what paths are relative to
-        function, arguments = pickle.load(requests)  # imports what the function needs
-        alive()
+        _timeout, folder, sys.path[:] = pickle.load(requests)
+        os.chdir(folder)  # for relative paths
+        function, arguments = pickle.load(requests)  # imports the function's module
+        heartbeat()
         try:
             result = function(*arguments)
         except UserError as error:
             result = error
         except Exception as error:
-            result = NoAnswer(f"failed ({type(error).__name__}: {error})", died=False)
-        _limit = 0.0
+            result = CallFailure(f"failed ({type(error).__name__}: {error})", died=False)
+        _timeout = 0.0
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pickle.dump(result, answers)
-        answers.flush()
+        pickle.dump(result, results)
+        results.flush()
 
 
-def alive() -> None:
-    """Say that the work goes on: the time without news counts from here. Outside of a guarded process, nothing."""
-    if _limit:
-        signal.setitimer(signal.ITIMER_REAL, _limit)
+def heartbeat() -> None:
+    """Restart the timeout of the current call. Does nothing outside a guarded subprocess."""
+    if _timeout:
+        signal.setitimer(signal.ITIMER_REAL, _timeout)

@@ -12,7 +12,7 @@ from distill.data.video.protocol import once_each
 from distill.errors import UserError
 
 FOLDER_FPS = 30.0
-"""Frames a second of a folder of frames, which does not say: the rate of DHF1K."""
+"""Frame rate assumed for folders of frames: DHF1K's."""
 
 
 @lru_cache(maxsize=64)
@@ -22,25 +22,30 @@ def _listing(folder: str, _changed: int) -> tuple[Path, ...]:
 
 
 def frame_files(folder: Path) -> tuple[Path, ...]:
-    """Return the images of a folder in natural numeric order; hidden files are left out."""
+    """Return the images of a folder in natural order, without hidden files."""
     return _listing(str(folder), folder.stat().st_mtime_ns) if folder.is_dir() else ()
 
 
+def no_frames(folder: Path) -> UserError:
+    """Return the error for a folder without images."""
+    return UserError(
+        f"{folder}: no frame in this folder; expected images ({', '.join(IMAGE_SUFFIXES)}), "
+        f"found {describe(folder)}"
+    )
+
+
 class FolderReader:
-    """A folder of frames (PNG, JPEG, BMP), in the natural numeric order of their names.
+    """A folder of frames (PNG, JPEG, BMP), in natural order of their names.
 
     Raises:
-        UserError: if the folder holds no image, or an image cannot be opened or has another size than the first.
+        UserError: if the folder has no image, or an image cannot be opened or differs in size from the first.
     """
 
     def __init__(self, path: Path, fps: float = FOLDER_FPS) -> None:
         self.path, self.fps = path, fps
         self.files = frame_files(path)
         if not self.files:
-            raise UserError(
-                f"{path}: there is no frame in this folder; expected images ({', '.join(IMAGE_SUFFIXES)}), "
-                f"found {describe(path)}"
-            )
+            raise no_frames(path)
         self.num_frames = len(self.files)
         self.size = read_image(self.files[0], decode=False).size[::-1]
 
@@ -53,8 +58,8 @@ class FolderReader:
             image = read_image(self.files[index])
             if image.size[::-1] != self.size:
                 raise UserError(
-                    f"{self.files[index]}: the frame is {image.size[0]} x {image.size[1]} pixels and the first one "
-                    f"of its folder {self.size[1]} x {self.size[0]}; the frames of a video must have one size"
+                    f"{self.files[index]}: the frame has {image.size[0]} x {image.size[1]} pixels, but the first "
+                    f"frame of its folder {self.size[1]} x {self.size[0]}; all frames must have the same size"
                 )
             image = image.convert("RGB")
             if image.size != (width, height):
@@ -64,7 +69,7 @@ class FolderReader:
 
 
 def read_image(path: Path, *, decode: bool = True) -> Image.Image:
-    """Read an image file; its size and kind alone when not to `decode`.
+    """Read an image file; only its header without `decode`.
 
     Raises:
         UserError: if it cannot be opened or decoded.
@@ -74,5 +79,7 @@ def read_image(path: Path, *, decode: bool = True) -> Image.Image:
             if decode:
                 image.load()
             return image
-    except (OSError, SyntaxError) as error:  # Pillow calls some broken PNGs a SyntaxError
-        raise UserError(f"{path}: cannot be decoded as an image; it is damaged or no image ({error})") from error
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some damaged PNGs
+        raise UserError(
+            f"{path}: cannot be decoded as an image; it is damaged or not an image ({error})"
+        ) from error

@@ -1,4 +1,4 @@
-"""File names of videos and images: suffixes and natural order."""
+"""File names of videos and images: suffixes, natural order and listings."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which `frame 2` stands before `frame 10`, whatever the zeros before a number."""
+    """Return a sort key that orders `frame 2` before `frame 10`, ignoring leading zeros."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def describe(folder: Path) -> str:
-    """Say in a few words what lies in a folder, for messages."""
+    """Return a short listing of a folder, for messages."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())

@@ -1,14 +1,15 @@
-"""Open any video: a file, a folder of frames, or a generated one."""
+"""Open any video with the reader that suits it: a file, a folder of frames, or a generated video."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from distill.data.video.decord_reader import DecordReader
 from distill.data.video.image_folder import FolderReader
-from distill.data.video.probe import probe
+from distill.data.video.probe import Probe, probe
 from distill.data.video.protocol import VideoReader
 from distill.data.video.pyav_reader import AvReader
-from distill.data.video.synthetic import SyntheticReader
+from distill.data.video.synthetic import PREFIX, SyntheticReader
 from distill.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -18,22 +19,37 @@ def open_video(path: str | Path) -> VideoReader:
     """Open a video file, a folder of frames, or a generated video (`synthetic:...`).
 
     Raises:
-        UserError: if it is missing, no video, cut off, damaged, or an empty folder.
+        UserError: if it is missing, not a video, truncated, damaged, or an empty folder.
     """
-    if str(path).startswith("synthetic:"):
+    if str(path).startswith(PREFIX):
         return SyntheticReader(str(path))
     path = Path(path)
     if path.is_dir():
         return FolderReader(path)
     if not path.exists():
-        raise UserError(f"{path}: there is no such video file or folder of frames")
-    found = probe(path)
+        raise UserError(f"{path}: no such video file or folder of frames")
+    return open_file(path, probe(path))
+
+
+def open_file(path: Path, found: Probe) -> VideoReader:
+    """Open a video file: with decord if it can be trusted with the file, otherwise with PyAV, which is slower."""
     if found.regular:
         try:
-            return DecordReader(path, found)
-        except Exception as error:  # decord's errors share no base class of their own
-            log.info("%s: decord does not open it, PyAV reads it (%s)", path, str(error).splitlines()[-1:])
+            return open_with_decord(path, found)
+        except Exception as error:  # decord's errors have no common base class
+            log.info("%s: decord cannot open it, falling back to PyAV (%s)", path, str(error).splitlines()[-1:])
     return AvReader(path, found)
+
+
+def open_with_decord(path: Path, found: Probe) -> DecordReader:
+    """Open a video file with decord, and with PyAV for sizes that decord cannot decode to."""
+    return DecordReader(
+        path,
+        num_frames=found.num_frames,
+        fps=found.fps,
+        size=found.size,
+        fallback=partial(AvReader, path, found),
+    )
 
 
 def open_size(path: str | Path) -> tuple[int, float, tuple[int, int]]:
@@ -43,8 +59,5 @@ def open_size(path: str | Path) -> tuple[int, float, tuple[int, int]]:
         UserError: as `open_video`.
     """
     path = Path(path)
-    if path.is_file():
-        found = probe(path)
-        return found.num_frames, found.fps, found.size
-    reader = open_video(path)
-    return reader.num_frames, reader.fps, reader.size
+    found = probe(path) if path.is_file() else open_video(path)
+    return found.num_frames, found.fps, found.size

@@ -1,4 +1,4 @@
-"""The protocol that every video reader follows."""
+"""The protocol of video readers."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,39 +11,41 @@ class VideoReader(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """Frames that can be read."""
+        """Number of frames that can be read."""
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frame rate."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels, as shown: videos of a phone held upright stand upright."""
+        """(height, width) in pixels as displayed, e.g. after rotation of a phone's video."""
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read frames at a size.
+        """Return frames as an array.
 
         Args:
-            frames: 0-based indices in any order; repeats are allowed and decoded once.
-            size: (H, W) to scale to (bicubic, antialiased); the video's own when None.
+            frames: 0-based indices in any order; repeated frames are decoded once.
+            size: (H, W) to scale to (bicubic, antialiased); defaults to the video's size.
 
         Returns:
-            (n, H, W, 3) uint8 RGB, in the order asked for.
+            (n, H, W, 3) uint8 RGB, in the requested order.
 
         Raises:
             UserError: if a frame cannot be decoded.
-            IndexError: if an index is outside 0 ... num_frames - 1.
+            IndexError: if an index is not in 0 to num_frames - 1.
         """
 
 
 def once_each(frames: Sequence[int], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frames to decode, increasing and without repeats, and where each asked frame stands among them.
+    """Return the sorted unique frames, and the position of each requested frame among them.
 
     Raises:
-        IndexError: if an index is outside 0 ... num_frames - 1.
+        IndexError: if an index is not in 0 to num_frames - 1.
     """
     unique, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
     if len(unique) and (unique[0] < 0 or unique[-1] >= num_frames):
-        raise IndexError(f"frames {unique[0]} to {unique[-1]} asked of a video of {num_frames} frames (from 0)")
+        raise IndexError(
+            f"frames {unique[0]} to {unique[-1]} are not in 0 to {num_frames - 1} of a video of {num_frames} frames"
+        )
     return unique, places

@@ -1,4 +1,4 @@
-"""Video reader based on PyAV, for files that decord cannot be trusted with."""
+"""Video reader based on PyAV, for files that decord cannot read correctly."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from distill.errors import UserError
 
 
 class AvReader:
-    """A video file read by PyAV: it seeks to the key frame before what is asked for and decodes on from there.
+    """A video file read by PyAV, which seeks to the key frame before a requested frame and decodes from there.
 
-    Where frames have no times of their own, frames are counted from the start of the file: right, but slow.
+    If frames have no timestamps, they are counted from the start of the file, which is slow.
     """
 
     def __init__(self, path: Path, found: Probe) -> None:
@@ -25,14 +25,14 @@ class AvReader:
         self._scaler = av.video.reformatter.VideoReformatter()
         self._container: Any = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
-        self._next = found.num_frames  # the frame that `_frames` gives next; the end: nothing is being decoded
+        self._next = found.num_frames  # next frame of `_frames`; num_frames: not decoding
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
         unique, places = once_each(frames, self.num_frames)
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
-        if self._turn % 2:  # scaled as stored, then turned
+        if self._turn % 2:  # scaled as stored, then rotated
             height, width = width, height
         for row, index in enumerate(unique.tolist()):
             scaled = self._scaler.reformat(
@@ -42,7 +42,7 @@ class AvReader:
         return pixels[places]
 
     def frame(self, index: int) -> av.VideoFrame:
-        """Decode one frame, as the file holds it: at its own size, depth and colours, and not turned.
+        """Decode one frame as stored: with the size, bit depth and colours of the file, not rotated.
 
         Raises:
             UserError: if it cannot be decoded.
@@ -59,7 +59,7 @@ class AvReader:
             self._next = place + 1
             if place == index:
                 return frame
-            if place > index:  # the container sought too far
+            if place > index:  # the seek went too far
                 break
         self._restart()
         for place, frame in self._frames:
@@ -73,7 +73,7 @@ class AvReader:
         return UserError(f"{self.path}: frame {index + 1} cannot be decoded; the file is damaged")
 
     def _key_between(self, position: int, index: int) -> bool:
-        """Whether a jump to a key frame saves decoding."""
+        """Whether there is a key frame between the current position and a frame."""
         if self._stamps is None:
             return False
         after = np.searchsorted(
@@ -98,13 +98,13 @@ class AvReader:
         self._next = 0
 
     def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Give (index, frame) from where the container stands; frames that belong to no index are left out."""
+        """Yield (index, frame) from the current position; frames without an index are skipped."""
         counted = 0
         for packet in self._container.demux(self._container.streams.video[0]):
             try:
                 decoded = packet.decode()
             except av.error.FFmpegError:
-                continue  # whoever asks for the frame that is missing now is told so
+                continue  # the frame is reported as damaged when it is requested
             for frame in decoded:
                 place = counted if self._stamps is None else self._places.get(frame.pts, -1)
                 counted += 1

@@ -9,9 +9,12 @@ from PIL import Image
 from distill.data.video.protocol import once_each
 from distill.errors import UserError
 
+PREFIX = "synthetic:"
+"""Start of the path of a generated video, `synthetic:SEED-FRAMESxHEIGHTxWIDTH`."""
+
 
 def centre(seed: int, frame: int, size: tuple[int, int]) -> tuple[float, float]:
-    """Return (row, column) of the blob, which wanders through the frame on a path of its own."""
+    """Return (row, column) of the blob, whose path depends on the seed."""
     phase, slow = np.random.default_rng([seed, 0]).uniform([0, 0.05], [2 * np.pi, 0.12])
     row = 0.5 + 0.3 * np.sin(slow * frame + phase)
     column = 0.5 + 0.35 * np.cos(1.7 * slow * frame + 2 * phase)
@@ -22,20 +25,22 @@ class SyntheticReader:
     """Frames of one generated video: a bright blob over still noise.
 
     Raises:
-        UserError: if the name does not say seed, frames, height and width.
+        UserError: if the name is malformed.
     """
 
     fps = 30.0
 
     def __init__(self, name: str) -> None:
-        match = re.fullmatch(r"synthetic:(\d+)-(\d+)x(\d+)x(\d+)", name)
+        match = re.fullmatch(PREFIX + r"(\d+)-(\d+)x(\d+)x(\d+)", name)
         if match is None:
-            raise UserError(f"{name}: a generated video is called synthetic:SEED-FRAMESxHEIGHTxWIDTH")
+            raise UserError(
+                f"{name}: malformed name of a generated video; expected synthetic:SEED-FRAMESxHEIGHTxWIDTH"
+            )
         self.seed, self.num_frames, height, width = (int(group) for group in match.groups())
         self.size = (height, width)
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read frames: see `distill.data.video.VideoReader.read`."""
+        """Read frames: see `VideoReader.read`."""
         unique, places = once_each(frames, self.num_frames)
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)

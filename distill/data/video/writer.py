@@ -12,37 +12,38 @@ import numpy as np
 from distill.errors import UserError
 from distill.files import atomic_path
 
-CODECS = {
+ENCODERS = {
     "libx264": {"crf": "20", "preset": "veryfast"},
     "libopenh264": {},
     "libvpx-vp9": {"crf": "32", "b:v": "0", "deadline": "realtime", "cpu-used": "6"},
 }
-"""Encoders whose MP4 plays in browsers, the first that FFmpeg has is used; x264's quality 20 shows no blocks."""
+"""Encoders with their options, in order of preference; browsers play all of them."""
 
 
 class VideoWriter:
-    """An MP4 that plays in browsers: H.264 (VP9 where FFmpeg has no H.264 encoder), yuv420p, index in front.
+    """Write an MP4 that plays in browsers: H.264 (or VP9 if FFmpeg has no H.264 encoder), yuv420p, index in front.
 
-    Used as `with VideoWriter(path, size, fps) as writer: writer.write(rgb)`. The file appears under its name when
-    the block ends well, and not at all when it raises. Odd sizes are padded by repeating the last row or column,
-    since yuv420p needs even ones.
+    Use as `with VideoWriter(path, size, fps) as writer: writer.write(rgb)`. The file is created atomically when the
+    block succeeds. Odd sizes are padded to even ones, as yuv420p requires, by repeating the last row or column.
 
     Args:
-        path: the file to write; its suffix must be .mp4, .mov or .mkv.
+        path: an .mp4, .mov or .mkv file.
         size: (height, width) of the frames.
-        fps: frames a second.
+        fps: frame rate.
 
     Raises:
-        UserError: if the suffix is another one, or FFmpeg has none of the encoders.
+        UserError: if the suffix is not supported, or FFmpeg has none of the encoders.
     """
 
     def __init__(self, path: str | Path, size: tuple[int, int], fps: float) -> None:
         self.path, self.size, self.fps = Path(path), size, fps
         if self.path.suffix.lower() not in (".mp4", ".mov", ".mkv"):
-            raise UserError(f"{self.path}: videos are written as .mp4, .mov or .mkv; change the name's ending")
-        self.codec = next((name for name in CODECS if name in av.codecs_available), "")
+            raise UserError(f"{self.path}: unsupported video format; expected a name ending in .mp4, .mov or .mkv")
+        self.codec = next((name for name in ENCODERS if name in av.codecs_available), "")
         if not self.codec:
-            raise UserError(f"this PyAV can encode none of {', '.join(CODECS)}; install `av` from its own wheels")
+            raise UserError(
+                f"this PyAV can encode none of {', '.join(ENCODERS)}; install the wheels of `av` from PyPI"
+            )
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -50,7 +51,7 @@ class VideoWriter:
             options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
             self._container = stack.enter_context(av.open(str(temporary), "w", options=options))
             rate = Fraction(self.fps).limit_denominator(1001)
-            stream = self._container.add_stream(self.codec, rate=rate, options=CODECS[self.codec])
+            stream = self._container.add_stream(self.codec, rate=rate, options=ENCODERS[self.codec])
             stream.height, stream.width = self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2
             stream.pix_fmt = "yuv420p"
             self._stream = stream
@@ -58,7 +59,7 @@ class VideoWriter:
         return self
 
     def write(self, rgb: np.ndarray) -> None:
-        """Append one frame (H, W, 3), or several (n, H, W, 3), uint8 RGB of the writer's size."""
+        """Append one frame (H, W, 3) or several (n, H, W, 3), uint8 RGB at the writer's size."""
         frames = rgb if rgb.ndim == 4 else rgb[None]
         assert frames.dtype == np.uint8
         assert frames.shape[1:] == (*self.size, 3), (frames.shape, self.size)

@@ -16,7 +16,7 @@ from distill.benchmark.cache_index import make_large, open_large
 from distill.benchmark.memory import growth
 from distill.benchmark.rows import Tables
 from distill.cli.main import main
-from distill.data import clips
+from distill.data import clip_reader
 from distill.errors import UserError
 from distill.targets.codec import CODECS
 from distill.targets.store import TargetStore
@@ -38,11 +38,11 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_three_tables_of_one_run(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frames = clips.FRAMES
+    frames = clip_reader.FRAME_CACHE
     assert main(["benchmark", "--of", "cache", "--rounds", "1", "--device", "cpu", "--json", "cache.json"]) == 0
     saved = json.loads((small / "cache.json").read_text())
     assert [path.name for path in small.iterdir()] == ["cache.json"]  # stores and videos are gone
-    assert clips.FRAMES is frames
+    assert clip_reader.FRAME_CACHE is frames
     assert list(saved) == ["codecs", "times", "DHF1K"]
 
     codecs = {row["codec"]: row for row in saved["codecs"]["rows"]}

@@ -102,12 +102,12 @@ def test_a_loader_s_clips_come_from_the_used_frames():
 
 
 def test_the_loader_decodes_anew(moving, monkeypatch):
-    monkeypatch.setattr(module.clips, "FRAMES", module.clips.FrameStore())
+    monkeypatch.setattr(module.clip_reader, "FRAME_CACHE", module.clip_reader.FrameCache())
     num_frames, fps, size = open_size(moving)
     video = Video("bar", moving, num_frames, fps, size, range(15, 20), None, "folder")
     dataset = module.Unremembered(dataset_of(video, (24, 32), "loader, 1 worker"))
     dataset[0], dataset[0]
-    assert module.clips.FRAMES._bytes == 0
+    assert module.clip_reader.FRAME_CACHE._bytes == 0
 
 
 def test_opencv_may_be_missing(moving, small, monkeypatch):

@@ -10,7 +10,9 @@ from PIL import Image
 from distill import saliency
 from distill.data import augment
 from distill.data.augment import Box, Colour, Crop, Jitter, crop_frames, crop_maps, recolour
-from distill.data.clips import ClipDataset, ClipSpec, Source, Window, read_clip, read_truth
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clip_reader import read_clip, read_truth
+from distill.data.clips import ClipSpec, Window
 from distill.data.loader import make_loader
 from distill.data.sets import synthetic
 from distill.data.truth import PointsTruth
@@ -27,7 +29,7 @@ def videos():
 
 
 def clips(videos, *, flip=True, seed=0, **more):
-    return ClipDataset([Source(videos, 4)], SPEC, seed=seed, flip=flip, **more)
+    return ClipDataset([ClipSource(videos, 4)], SPEC, seed=seed, flip=flip, **more)
 
 
 def random():
@@ -82,7 +84,7 @@ def test_a_box_in_the_mirror():
 
 @pytest.mark.parametrize(("area", "stretch"), [((0, 1), 1), ((0.6, 0.5), 1), ((0.5, 1.1), 1), ((0.5, 1), 0.9)])
 def test_impossible_crops_are_refused(area, stretch):
-    with pytest.raises(UserError, match="expected shares of the area"):
+    with pytest.raises(UserError, match="expected an area"):
         Crop(area, stretch)
 
 
@@ -264,7 +266,7 @@ def test_the_windows_without_augmentation_stay_what_they_were(videos):
 
 def test_the_teacher_s_window_is_whole_and_in_its_own_colours(videos):
     window = clips(videos, **FULL).window(3)
-    assert window.of_teacher() == Window(window.video, window.end, window.flipped)
+    assert window.for_teacher() == Window(window.video, window.end, window.flipped)
 
 
 def test_the_box_of_a_sample_is_the_clip_s(videos):

@@ -14,9 +14,11 @@ import pytest
 import torch
 from helpers.places import REPOSITORY
 
-from distill.data.clips import ClipDataset as Clips
+from distill.data.clip_dataset import ClipDataset as Clips
+from distill.data.clip_dataset import ClipSource
+from distill.data.clip_reader import FrameCache, read_clip, read_truth
 from distill.data.clips import ClipSpec as Spec
-from distill.data.clips import FrameStore, Source, Window, read_clip, read_truth
+from distill.data.clips import Window
 from distill.data.loader import make_loader
 from distill.data.sets import synthetic
 from distill.data.sets.find import find_videos
@@ -33,7 +35,7 @@ def videos():
 
 
 def clips(videos, spec=SPEC, *, seed=0, flip=True, per_video=3, extras=(), in_memory=False):
-    sources = [Source(videos, per_video)]
+    sources = [ClipSource(videos, per_video)]
     return Clips(sources, spec, seed=seed, flip=flip, extras=extras, in_memory=in_memory)
 
 
@@ -66,7 +68,7 @@ def test_a_rate_is_each_video_s_own(videos):
     spec = replace(SPEC, stride="15fps")
     slow, fast = (replace(videos[0], fps=fps) for fps in (15.0, 60.0))
     for video, frames in ((slow, [17, 18, 19, 20]), (fast, [8, 12, 16, 20])):
-        expected = FrameStore().read(video, frames, (36, 64)).transpose(3, 0, 1, 2)
+        expected = FrameCache().read(video, frames, (36, 64)).transpose(3, 0, 1, 2)
         assert (read_clip(Window(video, 20), spec).numpy() == expected).all()
     both = [replace(slow, name="slow", frames=range(20, 48)), replace(fast, name="fast", frames=range(20, 48))]
     many = clips(both, replace(spec, target_frames=(0, 3)))
@@ -104,7 +106,7 @@ def test_sample_is_a_function_of_seed_and_number(videos):
 
 
 def test_an_epoch_draws_from_every_video_as_often_as_asked(videos):
-    dataset = Clips([Source(videos[:2], 3), Source(videos[2:], 1)], SPEC, seed=0, flip=False)
+    dataset = Clips([ClipSource(videos[:2], 3), ClipSource(videos[2:], 1)], SPEC, seed=0, flip=False)
     assert len(dataset) == 8
     for epoch in range(3):
         names = [dataset.window(i).video.name for i in range(epoch * 8, epoch * 8 + 8)]
@@ -219,14 +221,14 @@ def test_failure_names_the_video(videos, workers):
 
 
 def test_nothing_to_draw_from_is_refused(videos):
-    for source in (Source([], 5), Source(videos, 0)):
+    for source in (ClipSource([], 5), ClipSource(videos, 0)):
         with pytest.raises(UserError, match="no clip"):
             Clips([source], SPEC, seed=0, flip=False)
 
 
 def test_frame_store_keeps_within_its_bounds(videos):
     frame = 36 * 64 * 3
-    store = FrameStore(max_open=2, max_bytes=5 * frame)
+    store = FrameCache(max_open=2, max_bytes=5 * frame)
     for video in videos:
         pixels = store.read(video, [3, 1, 3, 2], (36, 64))
         assert (pixels == store.reader(video).read([3, 1, 3, 2], (36, 64))).all()
@@ -237,7 +239,7 @@ def test_frame_store_keeps_within_its_bounds(videos):
 
 
 def test_kept_frames_are_not_decoded_again(videos):
-    store = FrameStore()
+    store = FrameCache()
     asked = []
     reader = store.reader(videos[0])
     store._readers[str(videos[0].path)] = SimpleNamespace(
@@ -251,8 +253,8 @@ def test_kept_frames_are_not_decoded_again(videos):
 
 def test_whole_videos_are_decoded_once_and_give_the_same_clips(videos, monkeypatch):
     expected = [clips(videos[:3])[number] for number in range(12)]
-    store = FrameStore()
-    monkeypatch.setattr("distill.data.clips.FRAMES", store)
+    store = FrameCache()
+    monkeypatch.setattr("distill.data.clip_reader.FRAME_CACHE", store)
     asked = []
     for video in videos[:3]:
         reader = store.reader(video)
@@ -269,8 +271,9 @@ CTRL_C = """
 import sys
 from distill.data.loader import make_loader
 from distill.data.sets.find import find_videos
-from distill.data.clips import ClipDataset, ClipSpec, Source
-dataset = ClipDataset([Source(find_videos("synthetic", ""), 1)], ClipSpec(4, (36, 64), (3,), (18, 32)), seed=0, flip=True)
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clips import ClipSpec
+dataset = ClipDataset([ClipSource(find_videos("synthetic", ""), 1)], ClipSpec(4, (36, 64), (3,), (18, 32)), seed=0, flip=True)
 try:
     for number, _ in enumerate(make_loader(dataset, ([i] for i in range(10**9)), workers=2)):
         if number == 3:

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from distill.data.augment import Crop, Jitter
-from distill.data.clips import ClipDataset, ClipSpec, Source
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clips import ClipSpec
 from distill.data.loader import make_loader
 from distill.data.sets import synthetic
 from distill.errors import UserError
@@ -29,7 +30,7 @@ def names(dataset, epoch):
 
 @pytest.mark.parametrize(("ratio", "count"), [(1, 6), (0.5, 3), (2, 12), (3.4, 20)])
 def test_a_ratio_counts_clips_and_not_videos(ratio, count):
-    sources = [Source(videos("a", 2), 3), Source(videos("b", 5, False), ratio=ratio)]
+    sources = [ClipSource(videos("a", 2), 3), ClipSource(videos("b", 5, False), ratio=ratio)]
     dataset = ClipDataset(sources, SPEC, seed=0, flip=True)
     assert len(dataset) == 6 + count
     for epoch in range(3):
@@ -38,7 +39,9 @@ def test_a_ratio_counts_clips_and_not_videos(ratio, count):
 
 
 def test_every_video_gets_its_turn_before_any_comes_again():
-    dataset = ClipDataset([Source(videos("a", 3)), Source(videos("b", 7), ratio=1)], SPEC, seed=0, flip=True)
+    dataset = ClipDataset(
+        [ClipSource(videos("a", 3)), ClipSource(videos("b", 7), ratio=1)], SPEC, seed=0, flip=True
+    )
     drawn = [[name for name in names(dataset, epoch) if name[0] == "b"] for epoch in range(7)]
     counts = Counter(name for epoch in drawn for name in epoch)
     assert set(counts.values()) == {3}  # 7 epochs of 3 clips are 3 rounds of 7 videos
@@ -52,7 +55,11 @@ def test_every_video_gets_its_turn_before_any_comes_again():
 
 def test_mixed_epochs_are_a_function_of_seed_and_number():
     def make(seed=0):
-        sources = [Source(videos("a", 2), 2), Source(videos("b", 5), ratio=2), Source(videos("c", 4), ratio=0.5)]
+        sources = [
+            ClipSource(videos("a", 2), 2),
+            ClipSource(videos("b", 5), ratio=2),
+            ClipSource(videos("c", 4), ratio=0.5),
+        ]
         return ClipDataset(sources, SPEC, seed=seed, flip=True)
 
     forwards, backwards = make(), make()
@@ -67,14 +74,14 @@ def test_a_source_of_its_own_order_does_not_move_the_others():
     """Two sources by ratio that hold the same videos do not go through them in step."""
     same = videos("b", 6)
     dataset = ClipDataset(
-        [Source(videos("a", 6)), Source(same, ratio=1), Source(same, ratio=1)], SPEC, seed=0, flip=False
+        [ClipSource(videos("a", 6)), ClipSource(same, ratio=1), ClipSource(same, ratio=1)], SPEC, seed=0, flip=False
     )
     assert dataset._in_turn(1, 0, 6) != dataset._in_turn(2, 0, 6)
     assert sorted(video.name for video in dataset._in_turn(1, 0, 6)) == [f"b{i}" for i in range(6)]
 
 
 def test_labelled_and_unlabelled_samples_share_a_batch():
-    sources = [Source(videos("a", 2), 3), Source(videos("b", 3, labelled=False), ratio=1)]
+    sources = [ClipSource(videos("a", 2), 3), ClipSource(videos("b", 3, labelled=False), ratio=1)]
     dataset = ClipDataset(sources, SPEC, seed=0, flip=True)
     (batch,) = make_loader(dataset, [list(range(12))], workers=0)
     labelled = batch["labelled"][:, 0].tolist()
@@ -85,8 +92,8 @@ def test_labelled_and_unlabelled_samples_share_a_batch():
 
 
 def test_a_ratio_to_nothing_is_refused():
-    with pytest.raises(UserError, match="nothing that it is a ratio to"):
-        ClipDataset([Source(videos("a", 2), ratio=1)], SPEC, seed=0, flip=True)
+    with pytest.raises(UserError, match="without a ratio"):
+        ClipDataset([ClipSource(videos("a", 2), ratio=1)], SPEC, seed=0, flip=True)
 
 
 # ---------------------------------------------------------------------------------------------------- the config
@@ -133,17 +140,17 @@ def test_short_videos_are_counted_at_each_video_s_own_rate(tmp_path, caplog):
     caplog.set_level("INFO", logger="distill")
     run = config(tmp_path)
     slow, fast = (replace(video, fps=fps) for video, fps in zip(videos("a", 2), (10.0, 60.0), strict=True))
-    build_clips(run, [Source([slow, fast])], replace(SPEC, stride="10fps"), None)
+    build_clips(run, [ClipSource([slow, fast])], replace(SPEC, stride="10fps"), None)
     assert "1 of 2 training videos are shorter than a clip (7 frames)" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({"stride": 0}, "data.stride.*expected a whole number of frames from 1 up, or a rate such as 30fps, got 0"),
+        ({"stride": 0}, "data.stride.*expected a positive number of frames, or a rate such as 30fps, got 0"),
         ({"stride": "fast"}, "got 'fast'"),
-        ({"crop": {"area": [0.0, 0.5]}}, "data.crop.*expected shares of the area"),
-        ({"crop": {"area": [0.9, 0.5]}}, "data.crop.*expected shares of the area"),
+        ({"crop": {"area": [0.0, 0.5]}}, "data.crop.*expected an area"),
+        ({"crop": {"area": [0.9, 0.5]}}, "data.crop.*expected an area"),
         ({"crop": {"stretch": 0.5}}, "data.crop.stretch"),
         ({"colour": {"hue": 0.5}}, "data.colour.hue"),
         ({"colour": {"contrast": 1.5}}, "data.colour.contrast"),

@@ -1,4 +1,4 @@
-"""`data check`: everything that is missing or broken, file by file, what would be used, and what is remembered."""
+"""`data check`: missing and broken files, counts, the cache and the command."""
 
 import json
 import logging
@@ -13,47 +13,46 @@ from scipy.io import savemat
 from distill.cli.main import main
 from distill.data.check import check
 from distill.data.sets.find import find_videos
-from distill.data.video import known
+from distill.data.video.probe_cache import PROBE_CACHE
 from distill.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SALDISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(known.KNOWN, "_folders", {})
+def cache(empty_cache):
+    return empty_cache
 
 
 def complaints(root, **arguments):
-    """What is wrong with the ground truth or odd about the videos, without the root."""
+    """Return the complaints of a check, without the root."""
     return [text.replace(f"{root}/", "") for text in check(root, progress=False, **arguments).complaints]
 
 
-def test_the_sample(sample):
+def test_report_on_the_sample(sample):
     report = check(sample, progress=False)
     table = report.table()
-    assert report.scan.dataset == "dhf1k"
+    assert report.scan.dataset.name == "dhf1k"
     assert {name: truth.labelled for name, truth in report.truths.items()} == {"002": 783}
-    for words in (
+    for text in (
         "videos in video/",
         "2 usable (1 with ground truth), 0 broken",
         "1323 (783 with fixations)",
         "640x360 (2)",
         "30 (2)",
         "783 frames in fixations.json",
-        "598 videos of train not here: 1, 3-67, 69-600",
+        "598 videos of train missing: 1, 3-67, 69-600",
         "no ground truth for 1 video: 068",
     ):
-        assert words in table
+        assert text in table
     rows = [line.split() for line in table.splitlines() if line.startswith("  train")]
     assert rows == [
         ["train", "600", "2", "2", "1", "783", "783"]
-    ]  # published, here, usable, labelled, frames, fixated
+    ]  # published, found, usable, labelled, frames, fixated
     report.require_usable()
 
 
 @pytest.fixture
 def broken(tmp_path):
-    """Videos 1 to 9: every way in which a video or its ground truth goes wrong on real disks."""
+    """Videos 1 to 9 with all kinds of broken, missing and unusual files."""
     video, note = tmp_path / "video", tmp_path / "annotation"
     for number in (1, 2, 5, 8, 9):
         clip_file(video / f"{number:03d}.AVI")
@@ -73,32 +72,32 @@ def broken(tmp_path):
     return tmp_path
 
 
-def test_everything_wrong_is_listed(broken):
+def test_everything_wrong_is_reported(broken):
     report = check(broken, progress=False)
     table = report.table()
     assert set(report.scan.broken) == {"003", "004", "006", "008"}
     assert {name: truth.labelled for name, truth in report.truths.items()} == {"001": 6, "002": 5, "005": 2}
-    for words in (
-        "003.AVI: there is not one whole frame",
+    for text in (
+        "003.AVI: no complete frame",
         "004.AVI: cannot be decoded",
         "006.AVI: the file is empty",
         "annotation/0008/fixations.json: cannot be read as JSON",
-        "002.AVI: not used, since 0002.mp4 is of the same number",
-        "my holiday.AVI: not used, since the name is no number",
-        "007.AVI: 23 frames a second are probably 23.976",
-        "ground truth without its video, in 1 folder: 20",
-        "annotation/0002/fixations.json: 3 frames past the end of the video are not used",
+        "002.AVI: not used, because 0002.mp4 has the same number",
+        "my holiday.AVI: not used, because its name is not a number",
+        "007.AVI: 23 fps is probably 23.976",
+        "ground truth without a video in 1 folder: 20",
+        "annotation/0002/fixations.json: 3 frames past the end of the video, not used",
         "annotation/0002/fixations.json: no fixation in frame 5",
-        "annotation/0002/fixations.json: 2 points outside the 64 x 36 picture, in frame 6, not used",
+        "annotation/0002/fixations.json: 2 points outside the 64 x 36 frame, in frame 6, not used",
         "annotation/0005/fixations.json: fixations for 2 of 6 frames",
         "no ground truth for 2 videos: 007, 009",
-        "5 videos of fewer than 16 frames",
+        "5 videos with fewer than 16 frames",
     ):
-        assert words in table
+        assert text in table
     assert "Broken, left out (4)" in table
 
 
-def test_what_is_broken_is_left_out_of_a_run(broken, caplog):
+def test_broken_videos_are_left_out_of_a_run(broken, caplog):
     caplog.set_level(logging.INFO, logger="distill")
     assert [video.name for video in find_videos("dhf1k", broken, split="train")] == ["001", "002", "005"]
     assert "4 broken videos left out" in caplog.text
@@ -108,24 +107,24 @@ def test_what_is_broken_is_left_out_of_a_run(broken, caplog):
         find_videos("dhf1k", broken, videos=["008"])
 
 
-def test_every_picture_and_matlab_file_is_looked_at(tmp_path):
+def test_every_image_and_matlab_file_is_inspected(tmp_path):
     clip_file(tmp_path / "video/001.AVI")
     place = tmp_path / "annotation/0001"
     picture_files(place)
-    assert complaints(tmp_path) == ["599 videos of train not here: 2-600"]
+    assert complaints(tmp_path) == ["599 videos of train missing: 2-600"]
     content = (place / "maps/0001.png").read_bytes()
     (place / "maps/0001.png").write_bytes(content[:-60])
-    (place / "maps/0002.png").write_text("no picture")
+    (place / "maps/0002.png").write_text("not an image")
     (place / "maps/0003.png").write_bytes(b"")
     (place / "maps/0004.png").unlink()
     Image.new("L", (32, 18), 9).save(place / "maps/0005.png")
     shutil.copy(place / "maps/0006.png", place / "maps/0007.png")
     shutil.copy(place / "maps/0006.png", place / "maps/thumbs.png")
-    shutil.copy(place / "maps/0006.png", place / "maps/._0001.png")  # what macOS leaves behind
+    shutil.copy(place / "maps/0006.png", place / "maps/._0001.png")  # left behind by macOS
     for number in range(1, 6):
         savemat(place / f"fixation/maps/{number:04d}.mat", {"I": np.eye(*SIZE)})
     (place / "fixation/maps/0001.mat").write_bytes((place / "fixation/maps/0001.mat").read_bytes()[:-40])
-    (place / "fixation/maps/0002.mat").write_bytes(b"MATLAB 7.3 MAT-file and nothing more")
+    (place / "fixation/maps/0002.mat").write_bytes(b"MATLAB 7.3 MAT-file and nothing else")
     savemat(place / "fixation/maps/0003.mat", {"J": np.eye(*SIZE)})
     maps, mats = "annotation/0001/maps", "annotation/0001/fixation/maps"
     found = complaints(tmp_path)[1:]
@@ -133,23 +132,23 @@ def test_every_picture_and_matlab_file_is_looked_at(tmp_path):
         f"{maps}: no file for frame 4",
         f"{maps}: past the end of the video or misnamed, not used: 0007.png, thumbs.png",
         f"{maps}/0001.png: cannot be decoded as an image; it is damaged",
-        f"{maps}/0002.png: cannot be decoded as an image: it is no image",
-        f"{maps}/0003.png: cannot be decoded as an image: it is empty",
-        f"{maps}: 32 x 18 pixels in frame 5, and the video has 64 x 36; rescaled",
+        f"{maps}/0002.png: cannot be decoded as an image: not an image file",
+        f"{maps}/0003.png: cannot be decoded as an image: the file is empty",
+        f"{maps}: 32 x 18 pixels in frame 5, but the video has 64 x 36; rescaled",
         f"{mats}: no file for frame 6",
         f"{mats}/0001.mat: cannot be read as a MATLAB file",
         f"{mats}/0002.mat: cannot be read as a MATLAB file",
-        f"{mats}/0003.mat: there is no variable I",
+        f"{mats}/0003.mat: this MATLAB file has no variable I",
     ):
         assert [text.startswith(says) for text in found].count(True) == 1, says
     assert len(found) == 10
     (video,) = check(tmp_path, progress=False).scan.videos
-    for frame in range(6):  # and reading does not stop at them
+    for frame in range(6):  # reading continues nevertheless
         assert video.truth.points(frame).tolist() == POINTS[frame] or frame == 2
         assert video.truth.density(frame, SIZE).sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_thorough_look_finds_damage_inside_and_empty_maps(tmp_path):
+def test_thorough_check_finds_damage_inside_files_and_empty_maps(tmp_path):
     clip_file(tmp_path / "video/001.AVI")
     place = tmp_path / "annotation/0001"
     picture_files(place)
@@ -167,21 +166,21 @@ def test_a_thorough_look_finds_damage_inside_and_empty_maps(tmp_path):
     ]
     report = check(tmp_path, thorough=True, progress=False)
     assert report.truths["001"].labelled == 5
-    assert "every frame and picture" in report.table()
+    assert "every frame and image" in report.table()
 
 
-def test_maps_without_fixations_label_nothing(tmp_path):
+def test_maps_without_fixations_are_unlabelled(tmp_path):
     clip_file(tmp_path / "video/001.AVI")
     picture_files(tmp_path / "annotation/0001")
     shutil.rmtree(tmp_path / "annotation/0001/fixation")
-    assert complaints(tmp_path)[1:] == ["annotation/0001: no fixations here, so that no frame is labelled"]
+    assert complaints(tmp_path)[1:] == ["annotation/0001: no fixations, so that no frame is labelled"]
     (tmp_path / "annotation/0001/maps").rename(tmp_path / "annotation/0001/fixation")
     report = check(tmp_path, progress=False)
     assert report.truths["001"].labelled == 6
-    assert "1 videos without maps (densities are built from fixations)" in report.table()
+    assert "1 videos without maps (densities are computed from fixations)" in report.table()
 
 
-def test_files_are_named_as_the_folder_was_given(tmp_path, monkeypatch):
+def test_files_are_named_relative_to_the_given_root(tmp_path, monkeypatch):
     clip_file(tmp_path / "data/video/001.AVI", fps=23)
     points_file(tmp_path / "data/annotation/0001", POINTS[:2])
     (tmp_path / "data/video/002.AVI").touch()
@@ -195,7 +194,7 @@ def test_files_are_named_as_the_folder_was_given(tmp_path, monkeypatch):
         ]
 
 
-def test_forms_of_ground_truth_are_counted(tmp_path):
+def test_formats_of_ground_truth_are_counted(tmp_path):
     for number, arguments in ((1, {}), (2, {"channels": True}), (3, {"fixations": "mat"})):
         clip_file(tmp_path / f"video/{number:03d}.AVI")
         picture_files(tmp_path / f"annotation/{number:04d}", **arguments)
@@ -209,7 +208,7 @@ def test_forms_of_ground_truth_are_counted(tmp_path):
         assert form in table
 
 
-def test_a_damaged_frame_breaks_its_video_and_every_one_is_named(tmp_path):
+def test_damaged_frames_break_their_video_and_are_named(tmp_path):
     for number in (1, 2):
         frames = frame_folder(tmp_path / f"annotation/{number:04d}/images")
         picture_files(tmp_path / f"annotation/{number:04d}")
@@ -220,30 +219,30 @@ def test_a_damaged_frame_breaks_its_video_and_every_one_is_named(tmp_path):
     (why,) = report.scan.broken.values()
     assert "annotation/0002/images: 3 of 6 frames are broken: 0002.png: " in why
     assert "0005.png: cannot be decoded" in why
-    assert "0004.png: is 32 x 18 pixels and the others 64 x 36" in why
+    assert "0004.png: has 32 x 18 pixels, the others 64 x 36" in why
     assert [video.name for video in find_videos("dhf1k", tmp_path)] == ["001"]
 
 
-# ---------------------------------------------------------------- what is remembered
+# ---------------------------------------------------------------- the cache
 
 
-def test_a_second_look_opens_nothing(broken, asked, monkeypatch):
+def test_second_check_opens_no_file(broken, asked, monkeypatch):
     first = check(broken, progress=False).table()
-    assert sum(asked) == 9 + 3 + 1  # videos, points, pictures
+    assert sum(asked) == 9 + 3 + 1  # videos, points, images
     asked.clear()
-    monkeypatch.setattr(known.KNOWN, "_folders", {})
+    monkeypatch.setattr(PROBE_CACHE, "_folders", {})
     assert check(broken, progress=False).table() == first
     assert asked == []
 
 
-def test_changes_are_noticed(tmp_path, asked):
+def test_changed_files_are_inspected_again(tmp_path, asked):
     frame_folder(tmp_path / "train/001/images")
     picture_files(tmp_path / "train/001")
     assert len(complaints(tmp_path)) == 1
     asked.clear()
     picture = tmp_path / "train/001/maps/0003.png"
     content = picture.read_bytes()
-    picture.write_bytes(content[:-60])  # in its place: the folder does not change
+    picture.write_bytes(content[:-60])  # in place: the folder does not change
     assert "maps/0003.png: cannot be decoded" in complaints(tmp_path)[1]
     picture.write_bytes(content)
     assert len(complaints(tmp_path)) == 1
@@ -255,23 +254,23 @@ def test_changes_are_noticed(tmp_path, asked):
     with pytest.raises(UserError, match=r"0003\.png"):
         find_videos("dhf1k", tmp_path)
     frame.write_bytes(content)
-    assert len(find_videos("dhf1k", tmp_path)) == 1  # what was mended is used again
+    assert len(find_videos("dhf1k", tmp_path)) == 1  # the repaired video is used again
 
 
 # ---------------------------------------------------------------- the command
 
 
-def test_layouts_are_recognised(shared, sample, tmp_path):
-    assert check(shared / "data" / "unlabelled", progress=False).scan.dataset == "folder"
-    assert check(sample, "folder", progress=False).scan.dataset == "folder"
+def test_plain_folders_and_generated_videos_are_reported(shared, sample, tmp_path):
+    assert check(shared / "data" / "unlabelled", progress=False).scan.dataset.name == "folder"
+    assert check(sample, "folder", progress=False).scan.dataset.name == "folder"
     assert check(tmp_path, "synthetic", progress=False).truths["blob0"].labelled == 48
 
 
-def test_nothing_usable_is_an_error_after_the_table(tmp_path, capsys):
+def test_command_without_a_usable_video_exits_with_2(tmp_path, capsys):
     for arguments, says in (
-        ([str(tmp_path)], "no data set is recognised here"),
+        ([str(tmp_path)], "no data set found"),
         ([str(tmp_path / "missing")], "no such folder"),
-        ([str(tmp_path), "--dataset", "coco"], "no data set 'coco'"),
+        ([str(tmp_path), "--dataset", "coco"], "unknown data set 'coco'"),
     ):
         assert main(["data", "check", *arguments]) == 2
         assert says in capsys.readouterr().err
@@ -280,15 +279,15 @@ def test_nothing_usable_is_an_error_after_the_table(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path)]) == 2
     out, errors = capsys.readouterr()
     assert "001.AVI: cannot be decoded" in out
-    assert "nothing usable is here as dhf1k; 1 video broken" in errors
+    assert "no usable video of dhf1k; 1 video broken" in errors
 
 
-def test_the_command(sample, capsys):
+def test_command_prints_the_report(sample, capsys):
     assert main(["data", "check", str(sample), "--thorough"]) == 0
-    assert "every frame and picture" in capsys.readouterr().out
+    assert "every frame and image" in capsys.readouterr().out
 
 
-def test_many_videos_are_listed_on_request_alone(tmp_path):
+def test_many_videos_are_listed_only_on_request(tmp_path):
     clip_file(tmp_path / "a.mp4")
     for number in range(60):
         (tmp_path / f"link {number}.mp4").symlink_to(tmp_path / "a.mp4")
@@ -298,7 +297,7 @@ def test_many_videos_are_listed_on_request_alone(tmp_path):
     assert "61 usable" in report.table()
 
 
-def test_points_of_a_broken_file_are_named_by_find_videos_too(sample, tmp_path):
+def test_malformed_points_break_their_video(sample, tmp_path):
     shutil.copytree(sample, tmp_path / "copy")
     points = tmp_path / "copy/annotation/0002/fixations.json"
     for wrong in ([[[1, 2, 3]]], {"a": 1}, [[["a", "b"]]], [[[float("nan"), 1]]]):

@@ -80,9 +80,7 @@ def test_missing_frames_are_said_before_the_work(maps: Path) -> None:
     (maps / "one" / "0004.png").unlink()
     (maps / "one" / "0010.png").unlink()
     folder = MapFolder(maps)
-    with pytest.raises(
-        UserError, match=r"one: there is no map of frame 4, 2 of 10 are missing; expected 0001\.png"
-    ):
+    with pytest.raises(UserError, match=r"one: no map of frame 4 .2 of 10 are missing.; expected 0001\.png"):
         folder.check([ONE])
     folder.check([ONE], every=2)
     with pytest.raises(UserError, match="no map of frame 4"):
@@ -99,7 +97,7 @@ def test_a_video_of_another_length(tmp_path: Path, caplog: pytest.LogCaptureFixt
     folder = MapFolder(tmp_path)
     folder.check([ONE])
     assert "10 maps for a video of 100 frames" in caplog.text
-    with pytest.raises(UserError, match=r"one\.mp4: there is no map of frame 11, 2 of 12 are missing"):
+    with pytest.raises(UserError, match=r"one\.mp4: no map of frame 11 .2 of 12 are missing."):
         folder.check([replace(ONE, frames=range(12))])
 
 
@@ -110,7 +108,7 @@ def test_other_mistakes(tmp_path: Path, maps: Path) -> None:
     with pytest.raises(UserError, match=r"neither a run nor predicted maps; .* found nothing"):
         MapFolder(tmp_path / "empty")
     write(maps / "one" / "1.png", grey(0))
-    with pytest.raises(UserError, match="is the map of the same frame"):
+    with pytest.raises(UserError, match="is a map of the same frame"):
         list(MapFolder(maps)(ONE, [0]))
     (maps / "one" / "1.png").unlink()
     (maps / "one" / "0001.png").write_bytes(b"no picture")

@@ -8,7 +8,8 @@ from helpers.stores import TinyTeacher, build_small
 from torch import nn
 
 from distill.data.augment import Box, Colour, Crop, Jitter, crop_maps
-from distill.data.clips import ClipDataset, ClipSpec, Source, Window
+from distill.data.clip_dataset import ClipDataset, ClipSource
+from distill.data.clips import ClipSpec, Window
 from distill.data.loader import make_loader
 from distill.data.sets import synthetic
 from distill.data.video.open import open_video
@@ -61,7 +62,7 @@ def videos():
 
 def batch_of(videos, teacher, spec=STUDENT, count=6, **more):
     clips = ClipDataset(
-        [Source(videos, 10)], spec, seed=3, flip="flipped" in teacher.views, extras=[teacher.reader], **more
+        [ClipSource(videos, 10)], spec, seed=3, flip="flipped" in teacher.views, extras=[teacher.reader], **more
     )
     return next(iter(make_loader(clips, [list(range(count))], workers=0)))
 
@@ -199,7 +200,7 @@ def test_a_cached_teacher_serves_whatever_frames_a_student_predicts(tmp_path, vi
 
 def test_cached_maps_come_from_workers(tmp_path, videos):
     teacher = CachedTeacher(build_small(tmp_path / "store", videos))
-    clips = ClipDataset([Source(videos, 10)], STUDENT, seed=3, flip=False, extras=[teacher.reader])
+    clips = ClipDataset([ClipSource(videos, 10)], STUDENT, seed=3, flip=False, extras=[teacher.reader])
     here, there = (list(make_loader(clips, [[0, 1], [2, 3]], workers=workers)) for workers in (0, 2))
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one["teacher_map"], other["teacher_map"])
@@ -263,7 +264,7 @@ def test_distilled_samples_are_mirrored_only_where_the_store_has_the_view(tmp_pa
             "training": {"steps": 1},
         }
     )
-    sources = [Source(videos, 20)]
+    sources = [ClipSource(videos, 20)]
     teacher = CachedTeacher(build_small(tmp_path / "store", videos, views=views), STUDENT)
     clips = build_clips(config, sources, STUDENT, teacher)
     windows = [clips.window(number) for number in range(40)]
@@ -278,7 +279,7 @@ def test_where_asked_a_mirrored_clip_learns_from_the_mirrored_map(tmp_path, vide
     store = build_small(tmp_path / "plain", videos, codec="exact")
     teacher = CachedTeacher(store, STUDENT, mirror=True)
     teacher.require(videos, flip=True)
-    clips = ClipDataset([Source(videos, 20)], STUDENT, seed=0, flip=True, extras=[teacher.reader])
+    clips = ClipDataset([ClipSource(videos, 20)], STUDENT, seed=0, flip=True, extras=[teacher.reader])
     flipped = 0
     for number in range(10):
         window, sample = clips.window(number), clips[number]

@@ -1,4 +1,4 @@
-"""The layout of the AIM 2024 and NTIRE 2026 challenges: splits, fixations and densities, and what is missing."""
+"""The AIM 2024 and NTIRE 2026 challenges: splits, fixations, densities and missing files."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from distill.errors import UserError
 
 
 @pytest.fixture
-def said(caplog):
+def logged(caplog):
     caplog.set_level(logging.INFO, logger="distill")
     return caplog
 
 
-def test_hevc_gaze(shared):
+def test_splits_of_the_hevc_gaze_sample(shared):
     root = shared / "data" / "hevc-gaze"
     train, test = (find_videos("ntire", root, split=split) for split in ("train", "public_test"))
     assert (len(train), len(test)) == (18, 10)
@@ -27,7 +27,7 @@ def test_hevc_gaze(shared):
     for video in train + test:
         assert video.truth is not None
         assert 15 < len(video.truth.points(video.num_frames // 2)) < 40
-    with pytest.raises(UserError, match=r"no video can be used.*0 in private_test"):
+    with pytest.raises(UserError, match=r"no usable video.*0 in private_test"):
         find_videos("ntire", root, split="private_test")
 
 
@@ -42,16 +42,16 @@ def challenge(tmp_path):
     return tmp_path
 
 
-def test_ntire(challenge, said):
+def test_splits_and_fixations_of_a_challenge_folder(challenge, logged):
     (video,) = find_videos("ntire", challenge, split="train")
     assert video.name == "a b"
-    assert "Videos/gone.mp4: listed in TrainTestSplit.json and not there" in said.text
-    assert "without ground truth left out: bare" in said.text
+    assert "Videos/gone.mp4: missing, but listed in TrainTestSplit.json" in logged.text
+    assert "without ground truth left out: bare" in logged.text
     assert video.truth is not None
     assert len(video.truth.points(2)) == 3
     (video,) = find_videos("ntire", challenge, split="public_test")
     assert video.truth is not None
-    assert video.truth.points(0).tolist() == [[5, 6]]  # those outside the frame are dropped
+    assert video.truth.points(0).tolist() == [[5, 6]]  # points outside the frame are ignored
     assert not video.truth.density(1, SIZE).any()
     assert not video.truth.has(1)
     assert len(find_videos("ntire", challenge)) == 3
@@ -60,7 +60,7 @@ def test_ntire(challenge, said):
         find_videos("ntire", challenge)
 
 
-def test_shipped_densities_are_used(challenge):
+def test_published_densities_are_used(challenge):
     maps = ramps(6)
     grey_video(challenge / "SaliencyTrain/Train/a b.mp4", maps)
     (video,) = find_videos("ntire", challenge, split="train")
@@ -70,7 +70,7 @@ def test_shipped_densities_are_used(challenge):
     assert video.truth.maps is None
 
 
-def test_the_check_names_what_is_missing_and_odd(challenge):
+def test_check_reports_missing_and_unusual_files(challenge):
     splits = json.loads((challenge / "TrainTestSplit.json").read_text())
     splits["public_test"].append("a b.mp4")
     (challenge / "TrainTestSplit.json").write_text(json.dumps(splits))
@@ -78,29 +78,29 @@ def test_the_check_names_what_is_missing_and_odd(challenge):
     points_file(challenge / "FixationsTest/Test/lost")
     grey_video(challenge / "SaliencyTrain/Train/a b.mp4", [m[:18, :32] for m in ramps(4)])
     report = check(challenge, progress=False)
-    assert report.scan.dataset == "ntire"
+    assert report.scan.dataset.name == "ntire"
     assert set(report.scan.broken) == {"gone"}
-    for words in (
-        "Videos/gone.mp4: listed in TrainTestSplit.json and not there",
-        "Videos/stray.mp4: in no split of TrainTestSplit.json",
-        "TrainTestSplit.json: names a b more than once",
+    for text in (
+        "Videos/gone.mp4: missing, but listed in TrainTestSplit.json",
+        "Videos/stray.mp4: not in any split of TrainTestSplit.json",
+        "TrainTestSplit.json: lists a b more than once",
         "FixationsTest/Test/lost/fixations.json: fixations without a video",
         "SaliencyTrain/Train/a b.mp4: has 4 of 6 frames",
-        "SaliencyTrain/Train/a b.mp4: is 32 x 18 pixels and its video 64 x 36",
+        "SaliencyTrain/Train/a b.mp4: has 32 x 18 pixels and its video 64 x 36",
         "FixationsTrain/Train/a b/fixations.json: 2 frames past the end",
         "FixationsTest/Test/c/fixations.json: fixations for 2 of 6 frames",
-        "FixationsTest/Test/c/fixations.json: 3 points outside the 64 x 36 picture, in frame 1, not used",
+        "FixationsTest/Test/c/fixations.json: 3 points outside the 64 x 36 frame, in frame 1, not used",
         "no ground truth for 2 videos: bare, stray",
     ):
-        assert words in report.table()
+        assert text in report.table()
     rows = {line.split()[0]: line.split()[1:] for line in report.table().splitlines() if "train " in line}
-    assert rows["train"] == ["3", "2", "2", "1", "6", "6"]  # listed, here, usable, labelled, frames, fixated
+    assert rows["train"] == ["3", "2", "2", "1", "6", "6"]  # published, found, usable, labelled, frames, fixated
 
 
-def test_without_the_file_of_splits_it_is_no_challenge_folder(challenge):
+def test_folder_without_the_split_file_is_a_plain_folder(challenge):
     (challenge / "TrainTestSplit.json").unlink()
-    with pytest.raises(UserError, match=r"expected ntire here, with Videos/<name>\.mp4 and TrainTestSplit\.json"):
+    with pytest.raises(UserError, match=r"expected ntire, with Videos/<name>\.mp4 and TrainTestSplit\.json"):
         find_videos("ntire", challenge)
     report = check(challenge, progress=False)
-    assert report.scan.dataset == "folder"
-    assert "fixations as in ntire, which needs Videos/<name>.mp4 and TrainTestSplit.json" in report.table()
+    assert report.scan.dataset.name == "folder"
+    assert "has parts of ntire, which requires Videos/<name>.mp4 and TrainTestSplit.json" in report.table()

@@ -1,4 +1,4 @@
-"""Hollywood-2 and UCF-Sports: shots that start anywhere, are of any length, and have maps, pictures or mats."""
+"""Hollywood-2 and UCF-Sports: numbering, length and ground truth of shots, shares, and the report."""
 
 import logging
 from dataclasses import replace
@@ -9,7 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from distill.data.check import check
-from distill.data.clips import ClipSpec, Window, read_clip, read_truth
+from distill.data.clip_reader import read_clip, read_truth
+from distill.data.clips import ClipSpec, Window
 from distill.data.sets.find import find_videos
 from distill.errors import UserError
 from distill.fixations import density_from_points, fixation_map
@@ -22,7 +23,7 @@ POINTS = [[[3, 4], [30, 60]], [[18, 32]], [[5, 50]], [[35, 63]]]
 
 
 def shot(folder, prefix, *, first=1, digits=5, frames=4, maps=True, fixations="png", missing=()):
-    """A shot whose frame with number n is n grey, and whose ground truth is POINTS."""
+    """Write a shot whose frame n has grey level n and whose ground truth is POINTS."""
     for name in ("images", "maps", "fixation/maps"):
         (folder / name).mkdir(parents=True)
     for place in range(frames):
@@ -72,8 +73,8 @@ def test_hollywood_splits_and_recordings(hollywood):
     assert len(find_videos("hollywood2", hollywood)) == 5
 
 
-def test_a_shot_need_not_start_at_one_and_numbers_may_grow_longer(hollywood):
-    """Frames 99998 to 100001: the fifth digit's end."""
+def test_shot_may_start_at_any_number_and_gain_a_digit(hollywood):
+    """Frames 99998 to 100001."""
     (video,) = find_videos("hollywood2", hollywood, split="test")
     assert [video.truth.points(frame).tolist() for frame in range(4)] == POINTS
     assert all(video.truth.has(frame) for frame in range(4))
@@ -83,7 +84,7 @@ def test_a_shot_need_not_start_at_one_and_numbers_may_grow_longer(hollywood):
     assert read_clip(Window(second, 2), ClipSpec(3, SIZE, (2,), SIZE))[0, :, 0, 0].tolist() == [5, 6, 7]
 
 
-def test_a_shot_shorter_than_the_clip_is_padded_on_the_left(hollywood):
+def test_shot_shorter_than_the_clip_is_padded_on_the_left(hollywood):
     second, third = find_videos("hollywood2", hollywood, split="train")[1:3]
     spec = ClipSpec(16, SIZE, (15,), SIZE)
     assert read_clip(Window(second, 2), spec)[0, :, 0, 0].tolist() == [5] * 14 + [6, 7]
@@ -94,7 +95,7 @@ def test_a_shot_shorter_than_the_clip_is_padded_on_the_left(hollywood):
 
 
 @pytest.mark.parametrize(("maps", "fixations"), [(True, "png"), (False, "png"), (False, "mat")])
-def test_densities_have_the_data_sets_gaussian_with_maps_and_without(tmp_path, maps, fixations):
+def test_densities_have_the_data_sets_gaussian_with_and_without_maps(tmp_path, maps, fixations):
     shot(tmp_path / "training/Diving-Side-005", "Diving-Side_005_", digits=3, maps=maps, fixations=fixations)
     (video,) = find_videos("ucf_sports", tmp_path)
     for frame, points in enumerate(POINTS):
@@ -103,7 +104,7 @@ def test_densities_have_the_data_sets_gaussian_with_maps_and_without(tmp_path, m
     assert not np.allclose(expected, density_from_points(np.array(points), SIZE), atol=1e-4)
 
 
-def test_ucf_sports(ucf):
+def test_ucf_sports_splits_and_points(ucf):
     (train,) = find_videos("ucf_sports", ucf, split="train")
     (test,) = find_videos("ucf_sports", ucf, split="test")
     assert (train.name, test.name, test.recording) == ("Diving-Side-005", "Golf-Swing-Back-001", test.name)
@@ -111,38 +112,38 @@ def test_ucf_sports(ucf):
         assert [video.truth.points(frame).tolist() for frame in range(4)] == POINTS
 
 
-def test_a_missing_frame_is_named_not_shifted_over(ucf, caplog):
+def test_missing_frame_breaks_its_shot(ucf, caplog):
     shot(ucf / "training/Run-Side-001", "Run-Side_001_", digits=3, missing=(2,))
     assert [v.name for v in find_videos("ucf_sports", ucf, split="train")] == ["Diving-Side-005"]
-    assert "Run-Side_001_004.png: the frames of a video must have one name and numbers" in caplog.text
-    with pytest.raises(UserError, match=r"does not follow on Run-Side_001_002\.png"):
+    assert "Run-Side_001_004.png: does not follow Run-Side_001_002.png" in caplog.text
+    with pytest.raises(UserError, match=r"does not follow Run-Side_001_002\.png"):
         find_videos("ucf_sports", ucf, videos=["Run-Side-001"])
 
 
-def test_shots_without_truth_or_frames(ucf, caplog):
+def test_shots_without_ground_truth_or_frames_are_left_out(ucf, caplog):
     shot(ucf / "training/Run-Side-001", "Run-Side_001_", digits=3)
     for name in ("maps", "fixation"):
         (ucf / "training/Run-Side-001" / name).rename(ucf / name)
     (ucf / "training/Run-Side-002/images").mkdir(parents=True)
     assert [v.name for v in find_videos("ucf_sports", ucf, split="train")] == ["Diving-Side-005"]
     assert "without ground truth left out: Run-Side-001" in caplog.text
-    assert "there is no frame in this folder" in caplog.text
+    assert "no frame in this folder" in caplog.text
 
 
-def test_the_layouts_are_told_apart(hollywood, ucf):
+def test_both_layouts_are_recognised(hollywood, ucf):
     for root, dataset, count in ((hollywood, "hollywood2", 5), (ucf, "ucf_sports", 2)):
         report = check(root, progress=False)
-        assert report.scan.dataset == dataset
+        assert report.scan.dataset.name == dataset
         assert report.labelled(report.scan.videos) == sum(video.num_frames for video in report.scan.videos)
         assert not report.complaints
         assert len(report.scan.videos) == count
-    with pytest.raises(UserError, match=r"expected ucf_sports here.*found testing/, training/"):
+    with pytest.raises(UserError, match=r"expected ucf_sports.*found testing/, training/"):
         find_videos("ucf_sports", hollywood)
     with pytest.raises(UserError, match="did you mean"):
         find_videos("hollywood2", hollywood / "training")
 
 
-def test_the_layout_is_said(hollywood, caplog):
+def test_layout_is_logged(hollywood, caplog):
     caplog.set_level(logging.INFO, logger="distill")
     find_videos("hollywood2", hollywood, split="train")
     assert "frames in training|testing/SHOT/images/; 4 videos, 4 with ground truth" in caplog.text
@@ -152,7 +153,7 @@ def test_the_layout_is_said(hollywood, caplog):
 
 
 def shots(count):
-    """Videos of `count` recordings; recording number n was cut into n % 3 + 1 shots."""
+    """Return the shots of `count` recordings; recording n was cut into n % 3 + 1 shots."""
     video = find_videos("synthetic", "")[0]
     return [
         replace(video, name=f"film{n:03d}_{shot}", recording=f"film{n:03d}")
@@ -161,28 +162,28 @@ def shots(count):
     ]
 
 
-def test_shares_that_meet_part_recordings_and_leave_none_out():
+def test_adjacent_shares_partition_the_recordings():
     videos = shots(60)
     train, held_out = (share_of(videos, share, seed=0) for share in ((0, 0.9), (0.9, 1)))
     films, other_films = ({video.recording for video in part} for part in (train, held_out))
     assert (len(films), len(other_films)) == (54, 6)
     assert not films & other_films
     assert sorted(video.name for video in train + held_out) == [video.name for video in videos]
-    assert [video.name for video in train] == sorted(video.name for video in train)  # the order stays
+    assert [video.name for video in train] == sorted(video.name for video in train)  # keeps the order
     assert share_of(videos, (0, 1), seed=0) == videos
 
 
-def test_a_share_depends_on_its_seed_and_on_nothing_else():
+def test_share_depends_only_on_its_seed():
     videos = shots(60)
     held_out = share_of(videos, (0.9, 1), seed=0)
     assert share_of(videos[::-1], (0.9, 1), seed=0) == held_out[::-1]
     assert share_of(videos, (0.9, 1), seed=1) != held_out
-    fewer = [video for video in videos if video.recording != "film030"]  # a video that is missing on some disk
+    fewer = [video for video in videos if video.recording != "film030"]  # missing on some machine
     films, again = ({video.recording for video in share_of(each, (0.9, 1), seed=0)} for each in (videos, fewer))
     assert len((films - {"film030"}) ^ again) <= 1
 
 
-def test_a_share_is_taken_of_what_a_source_selects(hollywood):
+def test_share_applies_to_the_selected_videos(hollywood):
     source = {"dataset": "hollywood2", "root": str(hollywood), "split": "train"}
     train, held_out = (videos_of_source(TrainSource(**source, share=share)) for share in ((0, 0.5), (0.5, 1)))
     assert sorted(len(part) for part in (train, held_out)) == [1, 3]
@@ -211,7 +212,7 @@ def test_shots_shorter_than_a_clip_are_counted(hollywood, caplog, tmp_path):
     assert "shorter than a clip" not in caplog.text
 
 
-def test_the_check_counts_shots_as_published_and_short_ones(hollywood):
+def test_check_counts_published_and_short_shots(hollywood):
     table = check(hollywood, progress=False).table()
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  t")}
     assert rows["train"] == [
@@ -221,12 +222,12 @@ def test_the_check_counts_shots_as_published_and_short_ones(hollywood):
         "4",
         "12",
         "12",
-    ]  # published, here, usable, labelled, frames, fixated
+    ]  # published, found, usable, labelled, frames, fixated
     assert rows["test"] == ["3558", "1", "1", "1", "4", "4"]
-    assert "5 videos of fewer than 16 frames; their first one is repeated" in table
+    assert "5 videos with fewer than 16 frames; the first frame is repeated" in table
 
 
-def test_pictures_are_missed_by_the_numbers_of_the_frames(hollywood):
+def test_missing_images_are_reported_by_frame(hollywood):
     folder = hollywood / "training/actioncliptrain00001_2"
     (folder / "maps/actioncliptrain00001_00006.png").unlink()
     (folder / "fixation/actioncliptrain00001_00007.png").rename(folder / "fixation/actioncliptrain00001_00001.png")

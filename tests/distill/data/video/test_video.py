@@ -1,4 +1,4 @@
-"""Reading and writing video: which frame is which, every reader alike, and bad files as one sentence."""
+"""Video readers and the writer: frame accuracy, agreement between readers, and errors for bad files."""
 
 import gc
 import os
@@ -13,14 +13,13 @@ import av
 import numpy as np
 import pytest
 from helpers.places import REPOSITORY
-from helpers.video_files import cut_away
+from helpers.video_files import cut_away, set_avi_length
 from PIL import Image
 
-from distill.data.video.decord_reader import DecordReader
+from distill.data.video.decord_reader import DecordReader, load_decord
 from distill.data.video.image_folder import FolderReader
-from distill.data.video.load_decord import load_decord
 from distill.data.video.names import natural
-from distill.data.video.open import open_size, open_video
+from distill.data.video.open import open_size, open_video, open_with_decord
 from distill.data.video.probe import probe
 from distill.data.video.pyav_reader import AvReader
 from distill.data.video.writer import VideoWriter
@@ -31,7 +30,7 @@ SMALL = (36, 64)
 
 
 def numbered_frames(count, size=(48, 64)):
-    """Frames that say their number: bit k is the brightness of the k-th of eight columns."""
+    """Frames that encode their number: bit k is the brightness of the k-th of eight columns."""
     frames = np.zeros((count, *size, 3), dtype=np.uint8)
     for number in range(count):
         for bit in range(8):
@@ -50,16 +49,12 @@ def write(path, frames, fps=25.0):
     return path
 
 
-MATRICES = {
-    90: (0, 1, -1, 0, 64, 0),
-    180: (-1, 0, 0, -1, 128, 64),
-    270: (0, -1, 1, 0, 0, 128),
-}
-"""Degrees clockwise -> a, b, c, d, x, y of an MP4's display matrix, for a stored picture of 64 x 128 (H, W)."""
+MATRICES = {90: (0, 1, -1, 0, 64, 0), 180: (-1, 0, 0, -1, 128, 64), 270: (0, -1, 1, 0, 0, 128)}
+"""Degrees clockwise -> a, b, c, d, x, y of an MP4's display matrix for a stored picture of 64 x 128 (H, W)."""
 
 
-def turned(path, frames, degrees):
-    """Write a video (64, 128) that asks to be shown turned clockwise, as a phone does."""
+def rotated(path, frames, degrees):
+    """Write a video (64, 128) with a display matrix, as a phone does."""
     content = bytearray(write(path, frames).read_bytes())
     at = content.find(b"tkhd") + 44
     a, b, c, d, x, y = (value << 16 for value in MATRICES[degrees])
@@ -103,7 +98,7 @@ def numbered(tmp_path_factory):
     return write(tmp_path_factory.mktemp("video") / "numbered clip.mp4", numbered_frames(200))
 
 
-def test_written_video_reads_back_frame_by_frame(numbered):
+def test_written_video_is_read_back_frame_by_frame(numbered):
     reader = open_video(numbered)
     assert isinstance(reader, DecordReader)
     assert (reader.num_frames, reader.fps, reader.size) == (200, 25.0, (48, 64))
@@ -113,7 +108,7 @@ def test_written_video_reads_back_frame_by_frame(numbered):
 @pytest.mark.parametrize("order", [[199, 0, 57, 57, 3], [12], [], list(range(90, 60, -1))])
 @pytest.mark.parametrize("size", [None, (24, 40)])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
-def test_any_order_and_size_in_any_container(numbered, tmp_path, suffix, size, order):
+def test_frames_are_read_in_any_order_and_size_from_any_container(numbered, tmp_path, suffix, size, order):
     path = numbered if suffix == ".mp4" else remux(numbered, tmp_path / f"numbered{suffix}")
     pixels = open_video(path).read(order, size)
     assert pixels.shape == (len(order), *(size or (48, 64)), 3)
@@ -121,7 +116,7 @@ def test_any_order_and_size_in_any_container(numbered, tmp_path, suffix, size, o
     assert numbers_in(pixels) == order
 
 
-def test_random_order_equals_sequential_order_on_dhf1k():
+def test_random_access_equals_sequential_access_on_dhf1k():
     reader = open_video(SAMPLE)
     sequential = np.concatenate([reader.read(range(k, k + 50), SMALL) for k in range(0, 200, 50)])
     order = np.random.default_rng(0).integers(200, size=40)
@@ -132,7 +127,7 @@ def test_random_order_equals_sequential_order_on_dhf1k():
 def test_decord_and_pyav_read_the_same_frames():
     frames = [0, 11, 12, 13, 400, 781, 782, 5]
     found = probe(SAMPLE)
-    decord, pyav = DecordReader(SAMPLE, found), AvReader(SAMPLE, found)
+    decord, pyav = open_with_decord(SAMPLE, found), AvReader(SAMPLE, found)
     assert found.num_frames == 783
     assert (decord.read(frames) == pyav.read(frames)).all()
     scaled = np.abs(decord.read(frames, SMALL).astype(int) - pyav.read(frames, SMALL))
@@ -141,36 +136,32 @@ def test_decord_and_pyav_read_the_same_frames():
 
 
 @pytest.mark.parametrize(
-    ("degrees", "quarters"),
+    ("degrees", "turn", "quarters"),
     [
-        (90, ["blue", "red", "black", "green"]),
-        (180, ["black", "blue", "green", "red"]),
-        (270, ["green", "black", "red", "blue"]),
+        (90, 3, ["blue", "red", "black", "green"]),
+        (180, 2, ["black", "blue", "green", "red"]),
+        (270, 1, ["green", "black", "red", "blue"]),
     ],
 )
-def test_a_video_that_lies_on_its_side_is_read_upright(tmp_path, degrees, quarters):
-    path = turned(tmp_path / "phone.mp4", coloured(8), degrees)
+def test_rotated_video_is_read_upright(tmp_path, degrees, turn, quarters):
+    path = rotated(tmp_path / "phone.mp4", coloured(8), degrees)
     size = (64, 128) if degrees == 180 else (128, 64)
     found = probe(path)
-    assert (found.size, found.turn) == (size, {90: 3, 180: 2, 270: 1}[degrees])
+    assert (found.size, found.turn) == (size, turn)
     assert open_size(path) == (8, 25.0, size)
     assert isinstance(open_video(path), DecordReader)
-    for asked in (None, (96, 64), (24, 40)):
-        both = [reader(path, found).read([5, 0, 5], asked) for reader in (DecordReader, AvReader)]
+    for requested in (None, (96, 64), (24, 40)):
+        both = [reader(path, found).read([5, 0, 5], requested) for reader in (open_with_decord, AvReader)]
         for pixels in both:
-            assert pixels.shape == (3, *(asked or size), 3)
+            assert pixels.shape == (3, *(requested or size), 3)
             assert corners(pixels[0]) == corners(pixels[1]) == quarters
-        assert np.abs(both[0].astype(int) - both[1]).mean() < (0.01 if asked is None else 3)
+        assert np.abs(both[0].astype(int) - both[1]).mean() < (0.01 if requested is None else 3)
+    with VideoWriter(tmp_path / "out.mp4", found.size, found.fps) as writer:
+        writer.write(open_video(path).read(range(3)))
+    assert corners(open_video(tmp_path / "out.mp4").read([2])[0]) == quarters
 
 
-def test_a_video_turned_upright_can_be_written_at_its_size(tmp_path):
-    reader = open_video(turned(tmp_path / "phone.mp4", coloured(3), 90))
-    with VideoWriter(tmp_path / "out.mp4", reader.size, reader.fps) as writer:
-        writer.write(reader.read(range(3)))
-    assert corners(open_video(tmp_path / "out.mp4").read([2])[0]) == ["blue", "red", "black", "green"]
-
-
-def test_frames_that_an_editor_cut_away_are_not_shown_and_not_missing(numbered, tmp_path):
+def test_frames_trimmed_by_an_editor_are_neither_read_nor_missing(numbered, tmp_path):
     reader = open_video(cut_away(numbered, tmp_path / "trimmed.mp4", 20))
     assert reader.num_frames == 180
     assert numbers_in(reader.read([0, 179, 60, 12])) == [20, 199, 80, 32]
@@ -179,7 +170,7 @@ def test_frames_that_an_editor_cut_away_are_not_shown_and_not_missing(numbered, 
 FAKE_DECORD = """
 import sys
 from types import SimpleNamespace
-seen = sys.modules.get("nvidia", "nobody looked")
+seen = sys.modules.get("nvidia", "not hidden")
 if {for_gpus} and seen is None:
     raise ImportError("libcudart.so: cannot open")
 logging = SimpleNamespace(QUIET=-8, set_level=lambda level: None)
@@ -188,7 +179,7 @@ logging = SimpleNamespace(QUIET=-8, set_level=lambda level: None)
 
 @pytest.mark.parametrize("for_gpus", [False, True])
 @pytest.mark.parametrize("before", [{}, {"nvidia": SimpleNamespace()}], ids=["fresh", "loaded"])
-def test_decord_finds_no_cuda_libraries_unless_it_must(tmp_path, monkeypatch, before, for_gpus):
+def test_decord_finds_cuda_libraries_only_if_it_needs_them(tmp_path, monkeypatch, before, for_gpus):
     (tmp_path / "decord.py").write_text(FAKE_DECORD.format(for_gpus=for_gpus))
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("decord", "nvidia"):
@@ -196,20 +187,21 @@ def test_decord_finds_no_cuda_libraries_unless_it_must(tmp_path, monkeypatch, be
     for name, module in before.items():
         monkeypatch.setitem(sys.modules, name, module)
     decord = load_decord.__wrapped__()
-    assert decord.seen == (before.get("nvidia", "nobody looked") if for_gpus else None)
+    assert decord.seen == (before.get("nvidia", "not hidden") if for_gpus else None)
     assert {name: sys.modules[name] for name in ("nvidia",) if name in sys.modules} == before
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-def test_a_forked_process_may_drop_its_parent_s_decoders():
-    """Their threads are not in it: waiting for them would be for ever."""
-    gc.freeze()  # what other tests left behind is no matter of this one
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_garbage_collection_of_a_reader_in_a_fork_does_not_hang():
+    gc.freeze()  # excludes garbage of other tests
     reader = open_video(SAMPLE)
     reader.read([40, 3], SMALL)
     kept = [reader]
-    kept.append(kept)  # a cycle: nobody but the collector drops it
+    kept.append(kept)  # a cycle, so that only the garbage collector frees the reader
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, of forks beside threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # from Python 3.12 on, about forks of threaded processes
         child = os.fork()
     if child == 0:
         del reader, kept
@@ -223,60 +215,44 @@ def test_a_forked_process_may_drop_its_parent_s_decoders():
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(ended[1]) == 7
-    assert (reader.read([3], SMALL) == open_video(SAMPLE).read([3], SMALL)).all()  # here it goes on
+    assert (reader.read([3], SMALL) == open_video(SAMPLE).read([3], SMALL)).all()
 
 
-def test_indices_outside_the_video_are_refused(numbered):
-    for wrong in ([200], [-1]):
-        with pytest.raises(IndexError, match="200 frames"):
-            open_video(numbered).read(wrong)
+@pytest.mark.parametrize("wrong", [200, -1])
+def test_index_outside_the_video_raises_an_index_error(numbered, wrong):
+    with pytest.raises(IndexError, match="200 frames"):
+        open_video(numbered).read([wrong])
 
 
-def test_folder_of_frames_in_natural_order(tmp_path):
+def test_folder_of_frames_is_read_in_natural_order(tmp_path):
     folder = tmp_path / "my frames"
     folder.mkdir()
     for number, image in enumerate(numbered_frames(12)):
         Image.fromarray(image).save(folder / f"frame {number}.png")  # frame 10 before frame 2 in plain order
     (folder / "notes.txt").write_text("not a frame")
-    (folder / "._frame 3.png").write_text("what macOS leaves behind")
+    (folder / "._frame 3.png").write_text("left behind by macOS")
     reader = open_video(folder)
     assert isinstance(reader, FolderReader)
     assert (reader.num_frames, reader.size) == (12, (48, 64))
     assert numbers_in(reader.read([11, 2, 2, 10], (24, 40))) == [11, 2, 2, 10]
-
-
-def test_natural_order():
     names = ["10.png", "a2.png", "2.png", "0001.png", "a10.png"]
     assert sorted(names, key=natural) == ["0001.png", "2.png", "10.png", "a2.png", "a10.png"]
 
 
-def test_frames_of_two_sizes_are_refused(tmp_path):
-    Image.new("RGB", (64, 48)).save(tmp_path / "1.png")
-    Image.new("RGB", (64, 50)).save(tmp_path / "2.png")
-    with pytest.raises(UserError, match=r"2\.png.*64 x 50.*64 x 48"):
-        open_video(tmp_path).read([0, 1])
-
-
-def test_broken_frame_is_named(tmp_path):
+def test_broken_frames_of_a_folder_are_named(tmp_path):
     Image.fromarray(numbered_frames(1)[0]).save(tmp_path / "1.png")
-    whole = (tmp_path / "1.png").read_bytes()
-    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "3.png").write_text("no picture")
+    content = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "3.png").write_text("not an image")
+    Image.new("RGB", (64, 50)).save(tmp_path / "4.png")
     reader = open_video(tmp_path)
-    for frame in (1, 2):
-        with pytest.raises(UserError, match=rf"{frame + 1}\.png"):
+    for frame, message in ((1, r"2\.png"), (2, r"3\.png"), (3, r"4\.png.*64 x 50.*64 x 48")):
+        with pytest.raises(UserError, match=message):
             reader.read([frame])
 
 
-def test_header_that_promises_one_frame_too_many(tmp_path):
-    content = bytearray(SAMPLE.read_bytes())
-    for chunk, field in ((b"avih", 24), (b"strh", 40)):
-        at = content.find(chunk) + field
-        assert struct.unpack("<I", content[at : at + 4]) == (783,)
-        content[at : at + 4] = struct.pack("<I", 784)
-    path = tmp_path / "promises 784.avi"
-    path.write_bytes(content)
-    reader = open_video(path)
+def test_frames_are_read_although_the_header_has_one_too_many(tmp_path):
+    reader = open_video(set_avi_length(SAMPLE, tmp_path / "784 in header.avi", 784))
     assert reader.num_frames == 783
     assert (reader.read([782, 30]) == open_video(SAMPLE).read([782, 30])).all()
 
@@ -297,7 +273,7 @@ def test_last_frame_that_does_not_decode_is_not_counted(numbered, tmp_path):
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])
-def test_cut_file_is_refused(numbered, tmp_path, suffix, share):
+def test_truncated_file_is_refused(numbered, tmp_path, suffix, share):
     whole = SAMPLE if suffix == ".avi" else numbered if suffix == ".mp4" else remux(numbered, tmp_path / "a.mkv")
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
@@ -305,26 +281,28 @@ def test_cut_file_is_refused(numbered, tmp_path, suffix, share):
         open_video(path)
 
 
-def test_what_is_no_video_is_refused(tmp_path):
-    (tmp_path / "text.mp4").write_text("this is not a video\n" * 100)
-    (tmp_path / "text.txt").write_text("this is not a video\n" * 100)
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "empty folder").mkdir()
-    (tmp_path / "no frames").mkdir()
-    (tmp_path / "no frames" / "readme.txt").touch()
-    cases = {
-        "text.mp4": "cannot be decoded as a video",
-        "text.txt": "there is no video in this file",
-        "empty.mp4": "the file is empty",
-        "empty folder": "found nothing",
-        "no frames": "found readme.txt",
-        "missing.mp4": "no such video",
-    }
-    for name, says in cases.items():
-        with pytest.raises(UserError, match=says) as raised:
-            open_video(tmp_path / name)
-        assert name in str(raised.value)
-        assert "\n" not in str(raised.value)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("text.mp4", "cannot be decoded as a video"),
+        ("text.txt", "no video stream in this file"),
+        ("empty.mp4", "the file is empty"),
+        ("empty folder", "found nothing"),
+        ("no frames", "found readme.txt"),
+        ("missing.mp4", "no such video"),
+    ],
+)
+def test_file_that_is_not_a_video_is_refused(tmp_path, name, message):
+    for text in ("text.mp4", "text.txt"):
+        (tmp_path / text).write_text("this is not a video\n" * 100)
+    for folder in ("empty folder", "no frames"):
+        (tmp_path / folder).mkdir()
+    for empty in ("empty.mp4", "no frames/readme.txt"):
+        (tmp_path / empty).touch()
+    with pytest.raises(UserError, match=message) as raised:
+        open_video(tmp_path / name)
+    assert name in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_changed_file_is_probed_again(numbered, tmp_path):
@@ -336,7 +314,7 @@ def test_changed_file_is_probed_again(numbered, tmp_path):
     assert open_video(path).num_frames == 20
 
 
-def test_writer_plays_in_browsers(tmp_path):
+def test_written_video_plays_in_browsers(tmp_path):
     path = write(tmp_path / "odd.mp4", numbered_frames(5, size=(47, 63)), fps=29.97)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -344,11 +322,11 @@ def test_writer_plays_in_browsers(tmp_path):
         assert (stream.height, stream.width) == (48, 64)
         assert float(stream.average_rate) == pytest.approx(29.97, abs=1e-3)
     content = path.read_bytes()
-    assert content.find(b"moov") < content.find(b"mdat")  # plays while it loads
+    assert content.find(b"moov") < content.find(b"mdat")  # playback starts before the download ends
     assert numbers_in(open_video(path).read(range(5))) == list(range(5))
 
 
-def test_writer_leaves_nothing_when_it_fails(tmp_path):
+def test_failed_writer_leaves_no_file(tmp_path):
     path = tmp_path / "out.mp4"
     with pytest.raises(RuntimeError, match="stop"), VideoWriter(path, (48, 64), 25) as writer:
         writer.write(numbered_frames(3))
@@ -358,7 +336,7 @@ def test_writer_leaves_nothing_when_it_fails(tmp_path):
         VideoWriter(tmp_path / "out.gif", (48, 64), 25)
 
 
-def test_writer_without_an_encoder_says_so(tmp_path, monkeypatch):
+def test_writer_uses_the_first_available_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", {"libvpx-vp9"})
     path = write(tmp_path / "vp9.mp4", numbered_frames(3))
     with av.open(str(path)) as container:

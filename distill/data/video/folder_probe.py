@@ -1,0 +1,155 @@
+"""Probe a folder of frames without decoding: number, size and numbering of the images, and truncated files."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from PIL import Image, UnidentifiedImageError
+
+from distill.data.video.guard import heartbeat
+from distill.data.video.image_folder import FOLDER_FPS, frame_files, no_frames, read_image
+from distill.data.video.probe_cache import Inspection
+from distill.errors import UserError
+
+TRAILERS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""Last bytes of a complete file."""
+
+
+@dataclass(frozen=True)
+class FolderProbe:
+    """Properties of a folder of frames.
+
+    Attributes:
+        num_frames: number of images.
+        size: (height, width) in pixels of all images.
+        stem: file names without suffix, as a format string for the number; None if they do not end in a number.
+        first: number of the first frame.
+        gap: file name and message if the numbers are not consecutive; empty otherwise.
+        listing: hash that changes with any image.
+    """
+
+    num_frames: int
+    size: tuple[int, int]
+    stem: str | None
+    first: int
+    gap: str
+    listing: str
+
+    fps = FOLDER_FPS
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Self:
+        """Return the FolderProbe of what `examine_folder` returns."""
+        height, width = plain["size"]
+        return cls(**{**plain, "size": (height, width)})
+
+
+def inspect_folder(folder: Path, *, thorough: bool = False) -> Inspection:
+    """Return the inspection of a folder of frames; its result is a FolderProbe.
+
+    A cached result is valid until files are added or removed. Only `FolderProbe.listing` shows changed files.
+
+    Args:
+        folder: an existing folder.
+        thorough: decode every image.
+    """
+    call = (examine_folder, (str(folder), thorough))
+    return Inspection("frames", folder, [folder.stat().st_mtime_ns], [call], read=FolderProbe.of, thorough=thorough)
+
+
+def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
+    """Examine a folder of frames; see `inspect_folder`.
+
+    Returns:
+        The fields of a FolderProbe.
+
+    Raises:
+        UserError: if there is no image, or if images are damaged or differ in size; names all of them.
+    """
+    files = frame_files(Path(folder))
+    if not files:
+        raise no_frames(Path(folder))
+    listing = listing_of([Path(folder)])  # first, so that changes in the meantime are noticed next time
+    sizes: dict[Path, tuple[int, int]] = {}
+    wrong: list[str] = []
+    for path in files:
+        heartbeat()
+        try:
+            sizes[path], _ = check_picture(path, thorough=thorough)
+        except UserError as error:
+            wrong.append(str(error).removeprefix(f"{folder}{os.sep}"))
+    size = Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0)
+    wrong += [
+        f"{path.name}: has {found[1]} x {found[0]} pixels, the others {size[1]} x {size[0]}"
+        for path, found in sizes.items()
+        if found != size
+    ]
+    if wrong:
+        raise UserError(f"{folder}: {len(wrong)} of {len(files)} frames are broken: {'; '.join(wrong)}")
+    stem, first, gap = _numbering(files)
+    return asdict(FolderProbe(len(files), size, stem, first, gap, listing))
+
+
+def _numbering(files: Sequence[Path]) -> tuple[str | None, int, str]:
+    """Return the `stem`, `first` and `gap` of a FolderProbe."""
+    matches = [re.fullmatch(r"(.*?)(\d+)", path.stem) for path in files]
+    start = matches[0]
+    if start is None:
+        return None, 1, f"{files[0].name}: invalid name of a frame; expected it to end in the frame's number"
+    prefix, first = start[1], int(start[2])
+    gap = ""
+    for place, (path, match) in enumerate(zip(files, matches, strict=True)):
+        if match is None or match[1] != prefix or int(match[2]) != first + place:
+            gap = (
+                f"{path.name}: does not follow {files[max(0, place - 1)].name}; expected consecutive numbers; a frame "
+                "is missing or misnamed"
+            )
+            break
+    stem = prefix.replace("{", "{{").replace("}", "}}") + f"{{:0{len(start[2])}d}}"
+    return stem, first, gap
+
+
+def check_picture(path: Path, *, thorough: bool = False) -> tuple[tuple[int, int], int]:
+    """Return the (height, width) and the number of channels of an image, and check that the file is complete.
+
+    Raises:
+        UserError: if it is not an image, truncated, or (`thorough`) cannot be decoded.
+    """
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            size, channels = image.size[::-1], len(image.getbands())
+            complete = _is_complete(file, image.format)
+    except UnidentifiedImageError as error:
+        what = "the file is empty" if path.stat().st_size == 0 else "not an image file"
+        raise UserError(f"{path}: cannot be decoded as an image: {what}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be decoded as an image; it is damaged ({error})") from error
+    if thorough or not complete:  # valid files may have data after the trailer, so that decoding decides
+        read_image(path)
+    return size, channels
+
+
+def _is_complete(file: BinaryIO, kind: str | None) -> bool:
+    """Whether a file ends with its format's trailer."""
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - 32))
+    return kind not in TRAILERS or TRAILERS[kind] in file.read()
+
+
+def listing_of(folders: Iterable[Path]) -> str:
+    """Return a hash of the names, sizes and modification times of all files in some folders."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        digest.update(f"{folder.name}/\n".encode())
+        if not folder.is_dir():
+            continue
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            status = entry.stat()
+            digest.update(f"{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
