@@ -102,7 +102,7 @@ def test_a_video_of_another_length(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_other_mistakes(tmp_path: Path, maps: Path) -> None:
-    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         MapFolder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"neither a run nor predicted maps; .* found nothing"):
