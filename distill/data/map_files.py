@@ -145,7 +145,9 @@ def _pictures(folder: Path) -> dict[int, Path]:
             continue
         frame = int(file.stem) - 1
         if frame < 0:
-            raise UserError(f"{file}: invalid name of a map; expected the frame's number from 1, such as 0001.png")
+            raise UserError(
+                f"{file}: invalid name of a map; expected the frame's number, counted from 1, such as 0001.png"
+            )
         if frame in files:
             raise UserError(f"{file}: {files[frame].name} is a map of the same frame; remove one of the two")
         files[frame] = file

@@ -107,8 +107,8 @@ def _numbering(files: Sequence[Path]) -> tuple[str | None, int, str]:
     for place, (path, match) in enumerate(zip(files, matches, strict=True)):
         if match is None or match[1] != prefix or int(match[2]) != first + place:
             gap = (
-                f"{path.name}: does not follow {files[max(0, place - 1)].name}; expected consecutive numbers; a frame "
-                "is missing or misnamed"
+                f"{path.name}: does not follow {files[max(0, place - 1)].name}; expected consecutive numbers after "
+                "one prefix; a frame is missing or misnamed"
             )
             break
     stem = prefix.replace("{", "{{").replace("}", "}}") + f"{{:0{len(start[2])}d}}"

@@ -129,7 +129,7 @@ def test_memory_is_of_the_work_alone():
     [
         ([], "expected one video file, got 0"),
         (["a.mp4", "b.mp4"], "expected one video file, got 2"),
-        (["missing.mp4"], "missing.mp4: there is no such"),
+        (["missing.mp4"], "missing.mp4: no such"),
         (["."], "is a folder"),
     ],
 )

@@ -253,7 +253,7 @@ INVALID = [
     ("cache export missing -o maps", "missing"),
     ("cache import missing -o store", "missing"),
     ("data check missing", "missing"),
-    ("data check .", "no data set is recognised"),
+    ("data check .", "no data set found"),
     ("models teacher/nobody", "teacher/salfom"),
     ("models --convert in.pth out.safetensors", "teacher/salfom"),
     ("models teacher/salfom --convert in.pth out.txt", "out.txt"),
