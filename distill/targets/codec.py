@@ -191,8 +191,8 @@ DEFAULT_CODEC = "log8"
 
 
 def codec_help() -> str:
-    """Return one sentence on all codecs, for help texts: `log8 (0.2 bytes per pixel, ...; default), ...`."""
-    return ", ".join(
-        f"{codec.name} ({codec.help}{'; default' if codec.name == DEFAULT_CODEC else ''})"
+    """Return one line per codec, for help texts."""
+    return "\n".join(
+        f"{codec.name:<7}{codec.summary}: {codec.help}{' (default)' if codec.name == DEFAULT_CODEC else ''}"
         for codec in CODECS.values()
     )

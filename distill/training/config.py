@@ -17,7 +17,7 @@ from distill.data.sets.find import DATASETS
 from distill.files import write_text
 from distill.models.registry import list_models, list_variants
 from distill.stride import Stride, read_stride
-from distill.targets.codec import CODECS
+from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.training import config_errors
 from distill.training.losses import LOSSES
 
@@ -182,7 +182,7 @@ class TeacherSection(Section):
     """Read the teacher's maps from a target store, or compute them during training."""
     store: str | None = None
     """Folder of the target store, as built by `saldistill cache build`."""
-    codec: str = "log8"
+    codec: str = DEFAULT_CODEC
     """Encoding of the maps when the target store is built."""
     views: list[Literal["plain", "flipped"]] = ["plain"]
     """Views to store; data.flip needs flipped as well, or `mirror`."""
