@@ -24,7 +24,7 @@ from distill.files import write_json
 from distill.inference.predict import predict
 from distill.models.references import load_model
 from distill.reports.demo import (
-    METRICS,
+    DEMO_METRICS,
     describe_frames,
     format_duration,
     score_table,
@@ -196,7 +196,7 @@ def scores_of(references: dict[str, str | Path], videos: list[Video], device: st
     """Score runs, or baselines by name: label -> metric -> mean over frames."""
     found = {}
     for label, reference in references.items():
-        scores, _ = score(reference, videos, metrics=tuple(METRICS), device=device)
+        scores, _ = score(reference, videos, metrics=DEMO_METRICS, device=device)
         print(scores.table(), flush=True)
         found[label] = scores.pooled
     return found

@@ -60,11 +60,6 @@ class Curve:
     figure: float | None = None
 
 
-def chart_grid(charts: Sequence[Markup]) -> Markup:
-    """Return charts in a grid with as many columns as fit."""
-    return render("chart_grid", charts=charts)
-
-
 def line_chart(
     title: str,
     curves: Sequence[Curve],

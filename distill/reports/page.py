@@ -1,11 +1,10 @@
 """Self-contained HTML reports: pictures, charts, video and style are embedded in one file.
 
-    curves = chart_grid(learning_curves({"teacher": "runs/demo/teacher"}))
-    sections = [section("Scores", table(...)), section("Learning curves", curves)]
-    write_report("report.html", title="...", verdict=judge(scores), sections=sections)
+    curves = learning_curves({"teacher": "runs/demo/teacher"})
+    write_report("report.html", "demo", verdict=judge(scores), scores=table(...), curves=curves)
 
-Each function takes plain data and returns a fragment, rendered from `templates/`. The page follows the reader's
-light or dark setting and fits a phone.
+Pages and their pieces are rendered from `templates/`. A page follows the reader's light or dark setting and fits a
+phone.
 """
 
 import base64
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from jinja2 import Template
 from markupsafe import Markup
 from PIL import Image, ImageDraw
 
@@ -84,26 +84,6 @@ def judge(
         for name in names
     )
     return Verdict(f"{who[:1].upper()}{who[1:]} the {baseline}: {values}.", good=True)
-
-
-def section(heading: str, *pieces: Markup, lead: str = "") -> Markup:
-    """Return a section with a heading, an introductory sentence and its pieces."""
-    return render("section", heading=heading, pieces=pieces, lead=lead)
-
-
-def part(heading: str, *pieces: Markup) -> Markup:
-    """Return a part of a section, with a smaller heading."""
-    return render("part", heading=heading, pieces=pieces)
-
-
-def figures(values: Sequence[tuple[str, str]]) -> Markup:
-    """Return a row of key figures, each a value and its description."""
-    return render("figures", values=values)
-
-
-def notes(sentences: Sequence[str]) -> Markup:
-    """Return a bulleted list of sentences."""
-    return render("notes", sentences=sentences)
 
 
 def table(
@@ -275,24 +255,14 @@ def video(path: str | Path, caption: str, *, page: str | Path) -> Markup:
     )
 
 
-def write_report(
-    path: str | Path,
-    *,
-    title: str,
-    verdict: Verdict | None,
-    sections: Sequence[Markup],
-    lead: str = "",
-    foot: str = "",
-) -> None:
-    """Write the page: verdict, `lead`, then the sections in order. Replaces an existing file."""
-    page = render(
-        "page",
-        title=title,
-        verdict=verdict,
-        lead=lead,
-        sections=sections,
-        foot=foot,
-        colours=COLOURS,
-        dashes=DASHES,
-    )
+def write_report(path: str | Path, template: str | Template, *, verdict: Verdict | None, **values: Any) -> None:
+    """Write a page from a template that extends `page.html.j2`. Replaces an existing file.
+
+    Args:
+        path: HTML file to write.
+        template: name, or the template itself.
+        verdict: shown first; None leaves it out.
+        values: what else the template needs.
+    """
+    page = render(template, verdict=verdict, colours=COLOURS, dashes=DASHES, **values)
     write_text(path, f"{page}\n")

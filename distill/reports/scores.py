@@ -16,7 +16,6 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from distill.data.clips import Video
-from distill.data.text import plural
 from distill.data.video.open import open_video
 from distill.evaluation.baselines import BASELINES
 from distill.evaluation.map_sources import MapSource
@@ -25,7 +24,7 @@ from distill.evaluation.scores import AVERAGES, Scores
 from distill.files import refuse_existing
 from distill.inference.predict import overlay
 from distill.reports import page
-from distill.reports.charts import Curve, chart_grid, line_chart, strip_plot
+from distill.reports.charts import Curve, line_chart, strip_plot
 from distill.saliency import to_peak
 
 SHEETS = 3
@@ -78,37 +77,26 @@ def report_scores(
     metric = _ranking_metric(scores)
     ranking = rank_videos(scores, metric)
     by_name = {f"{video.dataset}/{video.name}": video for video in videos} | {video.name: video for video in videos}
-    sheets = {
-        name: _sheet(name, by_name[name], named, metric)
-        for name in tqdm(_ends(ranking, SHEETS), desc="pictures", unit="video", disable=not progress)
-    }
-    over_time = [_time_chart(name, by_name[name], scores, metric) for name in _ends(ranking, CURVES)]
-    frames = max(len(found.rows) for found in scores.values())
     page.write_report(
         path,
-        title=f"Scores of {_listed(list(scores))}",
+        "scores",
         verdict=_verdict(scores),
-        lead=f"Scored on {frames:,} frames of {plural(len(ranking), 'video')}.",
-        sections=[
-            page.section("Means", *_mean_tables(scores), _count_table(scores)),
-            page.section(
-                "Distribution over videos",
-                chart_grid(_distributions(scores)),
-                lead="Each dot is the mean over one video's frames. With at least five videos, the box spans the "
-                "quartiles, its line is the median; the diamond is the mean and its line the 95% interval.",
-            ),
-            *_sheet_sections(ranking, sheets, METRICS[metric].title),
-            page.section(
-                f"{METRICS[metric].title} over time",
-                chart_grid(over_time),
-                lead=_which_videos(ranking)
-                + "The number next to a name is the mean over the video. For long videos, the bold line is a "
-                "running mean over a twentieth of the video, with the values faintly behind it. Gaps are frames "
-                "without a score.",
-            ),
-            page.section("How the scores were computed", page.notes(_method(scores, metric, len(ranking)))),
+        models=_listed(list(scores)),
+        metric=METRICS[metric].title,
+        num_frames=max(len(found.rows) for found in scores.values()),
+        num_videos=len(ranking),
+        mean_tables=list(_mean_tables(scores)),
+        count_table=_count_table(scores),
+        distributions=_distributions(scores),
+        num_sheets=SHEETS,
+        frames_per_sheet=FRAMES,
+        sheets=[
+            _sheet(name, by_name[name], named, metric)
+            for name in tqdm(_ends(ranking, SHEETS), desc="pictures", unit="video", disable=not progress)
         ],
-        foot="Written by saldistill.",
+        num_curves=CURVES,
+        over_time=[_time_chart(name, by_name[name], scores, metric) for name in _ends(ranking, CURVES)],
+        method=_method(scores, metric),
     )
     return path
 
@@ -189,14 +177,6 @@ def _ends(ranking: list[str], count: int) -> list[str]:
     return ranking if len(ranking) <= 2 * count else ranking[:count] + ranking[-count:]
 
 
-def _which_videos(ranking: list[str]) -> str:
-    if len(ranking) == 1:
-        return ""
-    if len(ranking) <= 2 * CURVES:
-        return f"All {len(ranking)} videos, best first. "
-    return f"The {CURVES} best and the {CURVES} worst of {len(ranking)} videos, best first. "
-
-
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -216,10 +196,14 @@ def _verdict(scores: Mapping[str, Scores]) -> page.Verdict | None:
     return page.judge(rows, names=[METRICS[metric].title for metric in metrics])
 
 
+def best_directions(metrics: Sequence[str]) -> dict[str, str]:
+    """Return title -> "high" or "low", the better direction of each metric."""
+    return {METRICS[name].title: "high" if METRICS[name].higher_is_better else "low" for name in metrics}
+
+
 def _mean_tables(scores: Mapping[str, Scores]) -> Iterator[Markup]:
     """Yield one table of means per kind of average."""
     metrics = _metrics(scores)
-    best = {METRICS[metric].title: "high" if METRICS[metric].higher_is_better else "low" for metric in metrics}
     for average, description in AVERAGES.items():
         published = any(found.average == average for found in scores.values())
         intervals = any(
@@ -231,7 +215,7 @@ def _mean_tables(scores: Mapping[str, Scores]) -> Iterator[Markup]:
                 [label, *(page.Estimate(getattr(found, average)[m], found.intervals[average][m]) for m in metrics)]
                 for label, found in scores.items()
             ],
-            best=best,
+            best=best_directions(metrics),
             caption=f"{description.capitalize()}{', the average that the protocol publishes' * published}. "
             + (
                 "Below each mean, its 95% interval."
@@ -285,15 +269,13 @@ def _distributions(scores: Mapping[str, Scores]) -> list[Markup]:
     return [plot for plot in plots if plot]
 
 
-def _sheet(name: str, video: Video, named: Mapping[str, tuple[Scores, MapSource]], metric: str) -> Markup:
-    """Return the contact sheet of one video: `FRAMES` evenly spaced scored frames."""
+def _sheet(name: str, video: Video, named: Mapping[str, tuple[Scores, MapSource]], metric: str) -> dict[str, str]:
+    """Return the contact sheet of one video: `FRAMES` evenly spaced frames that all were scored on."""
     values = {
         label: {row.frame: row.values[metric] for row in scores.rows if row.video == name}
         for label, (scores, _) in named.items()
     }
     scored = sorted(set.intersection(*(set(found) for found in values.values())))
-    if not scored:
-        return Markup("")
     places = np.linspace(0, len(scored) - 1, min(FRAMES, len(scored)) + 2).round().astype(int)[1:-1]
     frames = sorted({scored[place] for place in places})
     brief = {label: label.split(" (")[0] for label in named}  # `observers`, not `observers (random halves ...)`
@@ -303,27 +285,11 @@ def _sheet(name: str, video: Video, named: Mapping[str, tuple[Scores, MapSource]
         captions += [f"{brief[label]} {_short(values[label][frame])}" for label in named]
         rows.append((f"frame {frame + 1}, {frame / video.fps:.1f} s", list(zip(pictures, captions, strict=True))))
     means = (f"{brief[label]} {_short(scores.by_video[name][metric])}" for label, (scores, _) in named.items())
-    return page.part(f"{name}: {METRICS[metric].title} {', '.join(means)}", page.examples(rows, side=SIDE))
+    return {"video": name, "means": ", ".join(means), "pictures": page.examples(rows, side=SIDE)}
 
 
 def _short(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "undefined"
-
-
-def _sheet_sections(ranking: list[str], sheets: Mapping[str, Markup], title: str) -> Iterator[Markup]:
-    """Yield the sections with contact sheets: one if all videos are shown, else the best and the worst."""
-    lead = (
-        f"{FRAMES} frames per video, evenly spaced over the scored ones. Each dot is one observer's fixation; the "
-        f"number next to a name is its {title} on the frame."
-    )
-    if len(sheets) == len(ranking):
-        order = "" if len(ranking) == 1 else f"Best {title} first. "
-        yield page.section("Pictures", *sheets.values(), lead=order + lead)
-        return
-    best, worst = list(sheets.values())[:SHEETS], list(sheets.values())[: -SHEETS - 1 : -1]
-    total = len(ranking)
-    yield page.section("Best videos", *best, lead=f"The {SHEETS} of {total} with the best {title}. {lead}")
-    yield page.section("Worst videos", *worst, lead=f"The {SHEETS} of {total} with the worst {title}, worst first.")
 
 
 def _time_chart(name: str, video: Video, scores: Mapping[str, Scores], metric: str) -> Markup:
@@ -346,7 +312,7 @@ def _time_chart(name: str, video: Video, scores: Mapping[str, Scores], metric: s
     return line_chart(name, curves, x="time (s)", y=METRICS[metric].title, start=None)
 
 
-def _method(scores: Mapping[str, Scores], metric: str, videos: int) -> list[str]:
+def _method(scores: Mapping[str, Scores], metric: str) -> list[str]:
     """Return how the scores were computed: first what all models share, then the differences."""
     first = next(iter(scores.values())).how
     shared = {key for key in first if all(found.how.get(key) == first[key] for found in scores.values())}
@@ -360,9 +326,4 @@ def _method(scores: Mapping[str, Scores], metric: str, videos: int) -> list[str]
             sentences.append(f"{label} is {found.name}.")
     models = _listed(_models(scores) or list(scores))
     sentences.append(f"Videos are ordered by the mean {METRICS[metric].title} of {models}.")
-    if videos > 2 * SHEETS:
-        sentences.append(
-            f"Of {videos} videos, {2 * SHEETS} are shown in pictures and {min(videos, 2 * CURVES)} over time. The "
-            "distributions cover all videos; scores.csv lists every frame."
-        )
     return sentences

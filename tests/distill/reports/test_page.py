@@ -9,14 +9,29 @@ import pytest
 from PIL import Image
 
 from distill.reports import page as report
-from distill.reports.charts import Curve, chart_grid, line_chart, strip_plot
+from distill.reports.charts import Curve, line_chart, strip_plot
 from distill.reports.page import Estimate, Verdict
+from distill.reports.templating import TEMPLATES
 
 GOOD = {
     "centre prior": {"NSS": 1.2, "CC": 0.30},
     "teacher": {"NSS": 2.9, "CC": 0.60},
     "student": {"NSS": 2.7, "CC": 0.57},
 }
+
+
+EVERY_PIECE = TEMPLATES.from_string(
+    """{% extends "page.html.j2" %}
+    {% from "pieces.html.j2" import section, figures, chart_grid, notes %}
+    {% block title %}{{ text }}{% endblock %}
+    {% block lead %}{{ text }}{% endblock %}
+    {% block content %}
+    {{ figures([(text, text)]) }}
+    {% call section(text, text) %}{{ table }}{{ examples }}{{ chart_grid(curves) }}{{ video }}{% endcall %}
+    {{ notes(sentences) }}
+    {% endblock %}"""
+)
+"""A page with one of everything."""
 
 
 def make_run(folder: Path, *, validations: int = 3) -> Path:
@@ -43,17 +58,14 @@ def page(tmp_path: Path) -> str:
     runs = {"teacher": make_run(tmp_path / "teacher"), "student": make_run(tmp_path / "student")}
     report.write_report(
         path,
-        title="Title",
+        EVERY_PIECE,
         verdict=report.judge(GOOD),
-        sections=[
-            report.figures([("2.70", "NSS")]),
-            report.section("Scores", report.table(["model", "NSS"], [["teacher", 2.875], ["student", 2.125]])),
-            report.section("Frames", report.examples([("frame 7", [(frame, "gaze"), (frame, "truth")])])),
-            chart_grid(report.learning_curves(runs, {"nss": {"centre prior": 1.25}})),
-            report.video(clip, "the exported student", page=path),
-            report.notes(["resized bicubically"]),
-        ],
-        foot="written by a test",
+        text="Title",
+        table=report.table(["model", "NSS"], [["teacher", 2.875], ["student", 2.125]]),
+        examples=report.examples([("frame 7", [(frame, "gaze"), (frame, "truth")])]),
+        curves=report.learning_curves(runs, {"nss": {"centre prior": 1.25}}),
+        video=report.video(clip, "the exported student", page=path),
+        sentences=["resized bicubically"],
     )
     return path.read_text(encoding="utf-8")
 
@@ -77,7 +89,7 @@ def test_page_contains_every_piece(page: str) -> None:
         "gaze",
         "the exported student",
         "resized bicubically",
-        "written by a test",
+        "Written by saldistill.",
     ):
         assert text in page
     assert "prefers-color-scheme:dark" in page
@@ -118,7 +130,7 @@ def test_verdict_below_the_centre_prior_is_a_warning(tmp_path: Path, row: str, s
     assert f"{row} has {score} {value:.3f} against" in verdict.sentence
     assert "beat" not in verdict.sentence
     path = tmp_path / "report.html"
-    report.write_report(path, title="T", verdict=verdict, sections=[])
+    report.write_report(path, "page", verdict=verdict)
     assert re.search(r'<p class="verdict bad"><b>Warning\.</b> Below the centre prior', path.read_text())
 
 
@@ -144,20 +156,25 @@ def test_table_marks_the_best_and_shows_missing_numbers_as_dashes() -> None:
     assert html.count(">–</td>") == 2  # noqa: RUF001
 
 
-def test_text_is_escaped_in_every_piece() -> None:
+def test_text_is_escaped_in_every_piece(tmp_path: Path) -> None:
     evil = "<script>&"
-    parts = [
-        report.table([evil], [[evil]], caption=evil),
-        report.section(evil, lead=evil),
-        report.notes([evil]),
-        report.figures([(evil, evil)]),
-        report.part(evil),
-        report.examples([(evil, [(np.zeros((8, 8, 3), np.uint8), evil)])]),
-        strip_plot(evil, {evil: {evil: 1.0}}, x=evil),
-        line_chart(evil, [Curve(evil, [1.0], [1.0])], x=evil, y=evil, levels={evil: 1.0}),
-    ]
-    assert all("<script>" not in part for part in parts)
-    assert all("&lt;script&gt;&amp;" in part for part in parts)
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"video")
+    pieces = {
+        "table": report.table([evil], [[evil]], caption=evil),
+        "examples": report.examples([(evil, [(np.zeros((8, 8, 3), np.uint8), evil)])]),
+        "curves": [
+            line_chart(evil, [Curve(evil, [1.0], [1.0])], x=evil, y=evil, levels={evil: 1.0}),
+            strip_plot(evil, {evil: {evil: 1.0}}, x=evil),
+        ],
+        "video": report.video(clip, evil, page=tmp_path / "page.html"),
+    }
+    report.write_report(
+        tmp_path / "page.html", EVERY_PIECE, verdict=Verdict(evil, good=True), text=evil, sentences=[evil], **pieces
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;&amp;") == 28  # every string that was passed in
 
 
 def test_large_video_is_linked_relative_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +225,8 @@ def test_table_shows_intervals_of_estimates() -> None:
 
 
 def test_page_without_verdict_starts_with_its_lead(tmp_path: Path) -> None:
-    report.write_report(tmp_path / "r.html", title="T", verdict=None, sections=[], lead="led")
+    empty = {"text": "led", "table": "", "examples": "", "curves": [], "video": "", "sentences": []}
+    report.write_report(tmp_path / "r.html", EVERY_PIECE, verdict=None, **empty)
     body = (tmp_path / "r.html").read_text().split("<body>")[1]
     assert "verdict" not in body
     assert '<p class="lead">led</p>' in body
