@@ -24,7 +24,7 @@ from distill.data.video.guard import cores
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import same_scene, score
-from distill.evaluation.scores import Comparison, Row, Scores, compare, read_scores, without_nan
+from distill.evaluation.scores import Comparison, Row, Scores, compare_scores, read_scores, without_nan
 from distill.files import write_json, write_text
 from distill.models.references import load_model, stride_of
 from distill.targets.importer import import_maps
@@ -256,7 +256,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
         for reference in experiment.beside
     ]
     means = {name: mean_of(name, runs) for name, runs in seeds.items()}
-    pairs = [compare(means[first], means[second]) for first, second in experiment.compare]
+    pairs = [compare_scores(means[first], means[second]) for first, second in experiment.compare]
     write_json(
         out / "results.json",
         {

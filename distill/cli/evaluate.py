@@ -65,7 +65,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from distill.data.video.guard import cores
     from distill.evaluation.references import same_scene, score
-    from distill.evaluation.scores import compare
+    from distill.evaluation.scores import compare_scores
     from distill.files import refuse_existing
     from distill.reports.scores import report_scores
     from distill.training.sources import videos_of_argument
@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
             scores.save(folders[index])
         results.append((scores, maps))
     for index, (scores, _) in enumerate(results[1:], 1):
-        difference = compare(results[0][0], scores)
+        difference = compare_scores(results[0][0], scores)
         print(f"\n{difference}", flush=True)
         if folders:
             difference.save(folders[index] / "difference.json")

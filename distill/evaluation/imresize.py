@@ -1,7 +1,7 @@
-"""MATLAB's `imresize`: the resizing that published saliency scores rest on.
+"""MATLAB's `imresize`, which published saliency scores are based on.
 
-Every new pixel is a weighted sum of a few old ones of its row, and then of its column. The weights of one side
-depend on its two lengths alone, and neighbouring new pixels need neighbouring old ones only: a resizing is a row of
+Each new pixel is a weighted sum of a few old ones in its row, then in its column. The weights along one side depend
+only on its old and new length, and neighbouring new pixels need neighbouring old ones: resizing is a series of
 small matrix products.
 """
 
@@ -14,25 +14,25 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 STRIP = 16
-"""New pixels made by one product."""
+"""New pixels per matrix product."""
 
 SURE_BITS = 40
-"""So many leading bits of a resized value are kept: those behind them are rounding."""
+"""Leading bits of a resized value that are kept; the rest is rounding error."""
 
 
 def imresize(values: ArrayLike, size: tuple[int, ...], *, scratch: dict[str, Array] | None = None) -> Array:
     """Resize a map as MATLAB's `imresize` does: bicubic (a = -1/2), antialiased when shrinking, mirrored borders.
 
     Args:
-        values: (h', w'), any numbers.
+        values: (h', w') of any numeric type.
         size: (h, w) of the result.
-        scratch: where to keep the arrays of this call and to find those of the last one; what that one returned is
-            then overwritten. For many calls: fresh memory costs as much time as the resizing.
+        scratch: arrays to reuse between calls, filled by the first; each call overwrites the result of the last.
+            Saves time in many calls, since allocating memory costs as much as resizing.
 
     Returns:
-        (h, w) float64; the values themselves if the size fits already. The result may go a little beyond the range
-        of the values, and is rounded to 40 bits (a relative 5e-13), so that an even patch of an 8-bit or float32
-        map stays exactly even. A constant map stays exactly constant; one with NaN or infinity becomes NaN.
+        (h, w) float64; the values themselves if they have that size. The result may slightly exceed the range of
+        the values, and is rounded to 40 bits (relative 5e-13), so that a constant patch of an 8-bit or float32 map
+        stays exactly constant. A constant map stays constant; one with NaN or infinity becomes NaN.
 
     Raises:
         ValueError: if `values` is not two-dimensional or is empty.
@@ -59,14 +59,14 @@ def imresize(values: ArrayLike, size: tuple[int, ...], *, scratch: dict[str, Arr
 
 
 def scratch_array(arrays: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
-    """Return the array of that name, made anew where there is none of that shape; what it holds is left over."""
+    """Return the array of that name, allocated if there is none of that shape; its contents are arbitrary."""
     if name not in arrays or arrays[name].shape != shape:
         arrays[name] = np.empty(shape)
     return arrays[name]
 
 
 class Strip(NamedTuple):
-    """How a strip of new pixels of one side is made: weights (new, old), rows that sum to 1, and where both lie."""
+    """Weights (new, old), with rows that sum to 1, of a strip of new pixels along one side, and their positions."""
 
     new: slice
     old: slice
@@ -75,9 +75,9 @@ class Strip(NamedTuple):
 
 @lru_cache(maxsize=64)
 def resize_strips(old: int, new: int) -> tuple[Strip, ...]:
-    """Return how one side of a map is resized, strip by strip."""
+    """Return the strips that resize one side of a map."""
     scale = new / old
-    shrink = min(scale, 1.0)  # shrinking widens the kernel: antialiasing
+    shrink = min(scale, 1.0)  # antialiasing: shrinking widens the kernel
     centres = (np.arange(new) + 0.5) / scale - 0.5  # of the new pixels, in old pixels
     taps = int(np.ceil(4 / shrink)) + 2
     sources = np.floor(centres - 2 / shrink).astype(np.int64)[:, None] + np.arange(taps)  # (new, taps)
@@ -97,7 +97,7 @@ def resize_strips(old: int, new: int) -> tuple[Strip, ...]:
 
 
 def _cubic(x: Array) -> Array:
-    """Keys' cubic convolution kernel with a = -1/2, zero beyond 2."""
+    """Return Keys' cubic convolution kernel with a = -1/2, zero beyond 2."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x**2 + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -106,7 +106,7 @@ def _cubic(x: Array) -> Array:
 
 def _round(values: Array) -> Array:
     """Round to SURE_BITS significant bits, in place."""
-    bits = values.view(np.int64)  # sign, exponent and the 52 bits behind the leading one: a carry runs upwards
+    bits = values.view(np.int64)  # sign, exponent, mantissa: a carry into the exponent is right
     unsure = 53 - SURE_BITS
     bits += 1 << (unsure - 1)
     bits &= -(1 << unsure)

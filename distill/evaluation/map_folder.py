@@ -1,8 +1,8 @@
-"""Somebody's predicted maps on the disk (distill/map_files.py) as a map source: scored like a model.
+"""External saliency maps on disk (`data/map_files.py`) as a map source.
 
     saldistill evaluate MAPS DATA
 
-The folders and files are called as the data set's videos are; a number may have more zeros or fewer.
+Folders and files have the names of the data set's videos; numbers may be padded with zeros differently.
 """
 
 import logging
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 
 class MapFolder:
-    """The map source of a folder of predicted maps.
+    """Map source that reads a folder of predicted maps.
 
     Args:
-        folder: with a folder of pictures a video, or a video a video; other files are not looked at.
+        folder: contains one folder of images, or one video, per video; other files are ignored.
 
     Attributes:
-        maps: video -> its folder of pictures, or its video.
+        maps: video name -> its folder of images or its video of maps.
 
     Raises:
-        UserError: if there is no such folder or no maps in it.
+        UserError: if the folder does not exist or contains no maps.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -38,17 +38,17 @@ class MapFolder:
         self.maps = find_maps(self.folder)
         if not self.maps:
             raise UserError(
-                f"{self.folder}: neither a run nor predicted maps; expected a folder a video with 0001.png, "
-                f"0002.png and so on, or videos; found {describe(self.folder)}"
+                f"{self.folder}: neither a run folder nor predicted maps; expected a folder of images per video "
+                f"(0001.png, ...) or videos; found {describe(self.folder)}"
             )
 
     @property
     def parallel(self) -> bool:
-        """Whether several processes can share its reading: a video is decoded from its start, by one."""
+        """Whether processes can share the reading; a video of maps is decoded from its start, by one process."""
         return all(place.is_dir() for place in self.maps.values())
 
     def __call__(self, video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (frame, map) of a video's frames: (h, w) float32, the grey levels as they stand in the files.
+        """Yield (frame, map) of a video's frames: (h, w) float32, grey levels as in the files.
 
         Raises:
             UserError: as `check`, or if a file cannot be read.
@@ -56,10 +56,10 @@ class MapFolder:
         yield from zip(frames, read_maps(self._place(video), frames), strict=True)
 
     def check(self, videos: Sequence[Video], every: int = 1) -> None:
-        """Check, before hours of work, that there is a map of every `every`-th frame in use of all videos.
+        """Check up front that every `every`-th frame in use of all videos has a map.
 
         Raises:
-            UserError: if there are no maps of a video, or the map of a frame is missing.
+            UserError: if a video or a frame has no map.
         """
         for video in videos:
             place = self._place(video)
@@ -74,6 +74,6 @@ class MapFolder:
                 return path
         names = ", ".join(list(self.maps)[:5]) + ", ..." * (len(self.maps) > 5)
         raise UserError(
-            f"{self.folder}: there are no maps of video {video.name}, only of {names}; expected "
-            f"{video.name}/0001.png and so on, or {video.name}.mp4, or other --videos to be scored"
+            f"{self.folder}: no maps of video {video.name}, only of {names}; expected "
+            f"{video.name}/0001.png, ... or {video.name}.mp4; or choose other videos with --videos"
         )

@@ -1,14 +1,14 @@
-"""The ceiling: how well one half of the observers predicts where the other half looks.
+"""The ceiling for all models: how well one half of the observers predicts where the other half looks.
 
     saldistill evaluate observers DATA
 
-No map can be expected to know the next observer better than other observers do. One half's fixations, blurred, are
-scored against the other half's fixations and density, both ways; a frame's score is the mean of the two.
+One half's fixations, blurred, are scored against the other half's fixations and density, in both directions; a
+frame's score is the mean of the two.
 
-Where a data set says which observer a fixation is of, the observers of a video are halved, once. Where it does not,
-as in fixations.json and in binary pictures, there are only points: each frame's are halved at random, and the
-name of the result says so. One person's neighbouring points may then stand on both sides, in different frames; in
-a frame of one point an observer the two are the same thing.
+If a data set names the observer of each fixation, the observers of a video are split once. Otherwise, as in
+fixations.json and in binary images, each frame's points are split at random, and the name of the result says so.
+One person's neighbouring points may then be in both halves, in different frames; with one point per observer and
+frame the two splits are equivalent.
 """
 
 import zlib
@@ -25,30 +25,31 @@ from distill.evaluation.scores import Row, Scores
 from distill.fixations import density_from_points, fixation_map
 
 NAME = "observers"
+"""Reference of the ceiling on the command line."""
 
 SIGMA = 18.0
-"""Standard deviation, in pixels at a width of 640, of the Gaussian that the predicting half is blurred with."""
+"""Standard deviation of the predicting half's blur, in pixels at a width of 640."""
 
 HALVES = {
     "halves by name": "halves of each video's observers",
-    "random halves of points": "a random half of each frame's points, since the data do not say whose they are",
-    "mixed halves": "halves of each video's observers where they are named, elsewhere of each frame's points",
+    "random halves of points": "random halves of each frame's points, as the data do not name observers",
+    "mixed halves": "halves of each video's observers if they are named, otherwise of each frame's points",
 }
-"""What the truth was halved by: in the name of the result, and in its `how`."""
+"""How the ground truth was split, by its name in the result's name."""
 
 
 @dataclass(frozen=True)
 class HalfTruth:
-    """One half of a video's ground truth: what a `Truth` gives, of half of its points.
+    """A `Truth` with half of another's points.
 
-    A frame whose points do not make two halves, as with a single one, has none.
+    A frame whose points cannot be split, such as a single one, has none.
 
     Attributes:
-        truth: the whole.
+        truth: the full ground truth.
         size: (height, width) of the video.
-        half: 0 or 1, the half that is the truth here.
-        seed: of the halving, a number for the user's choice and one for the video.
-        first: the observers of half 0; None where they have no names and each frame's points are halved.
+        half: half that is the ground truth here, 0 or 1.
+        seed: seed of the split: the user's and one of the video.
+        first: observers of half 0; None if they are not named and each frame's points are split.
     """
 
     truth: Truth
@@ -58,24 +59,24 @@ class HalfTruth:
     first: np.ndarray | None = None
 
     def points(self, frame: int) -> np.ndarray:
-        """See `Truth.points`; those of this half."""
+        """Return this half's points; see `Truth.points`."""
         return self._halves(frame)[self.half]
 
     def others(self, frame: int) -> np.ndarray:
-        """Return the points (K, 2) of the other half."""
+        """Return the other half's points (K, 2)."""
         return self._halves(frame)[1 - self.half]
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `Truth.density`; built from this half's points by the data set's recipe."""
+        """Return the density of this half's points, with the data set's sigma; see `Truth.density`."""
         sigma = getattr(self.truth, "sigma", None)
         return density_from_points(self.points(frame), self.size, map_size, sigma=sigma)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `Truth.fixation_map`."""
+        """Return this half's fixation map; see `Truth.fixation_map`."""
         return fixation_map(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
-        """See `Truth.has`."""
+        """Return whether this half has points; see `Truth.has`."""
         return len(self.points(frame)) > 0
 
     def _halves(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +97,7 @@ def names_observers(truth: Truth | None) -> bool:
 
 
 def halved(videos: Sequence[Video], half: int, *, seed: int = 0) -> list[Video]:
-    """Return the videos with one half of their ground truth; those without any stay as they are."""
+    """Return the videos with one half of their ground truth; those without any are unchanged."""
     return [_halved(video, half, seed) if video.truth else video for video in videos]
 
 
@@ -111,15 +112,15 @@ def _halved(video: Video, half: int, seed: int) -> Video:
 
 
 def _observers(truth: Truth, frame: int) -> np.ndarray:
-    """Return (K,) the name of the observer of each of a frame's points."""
+    """Return the observer's name of each of a frame's points, (K,)."""
     names: np.ndarray = truth.observers(frame)  # type: ignore[attr-defined]
     return names
 
 
 def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The map source of the ceiling: the other half's points of a halved video, blurred; its peak is 1.
+    """Yield the blurred points of a halved video's other half, peak 1: the map source of the ceiling.
 
-    Of a whole video, for pictures, the second half of the first way.
+    For a video that is not halved, as in pictures of a report, this is the second half of the first split.
     """
     truth = video.truth if isinstance(video.truth, HalfTruth) else halved([video], 0)[0].truth
     assert isinstance(truth, HalfTruth), "only videos with ground truth have observers"
@@ -130,21 +131,21 @@ def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.nd
 
 
 def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any) -> Scores:
-    """Score one half of the observers against the other, both ways (options as `distill.evaluate.evaluate`).
+    """Score one half of the observers against the other in both directions; options as `evaluate`.
 
     Raises:
-        UserError: as `evaluate`; frames of fewer than two points count as frames without fixations.
+        UserError: as `evaluate`; frames with fewer than two points count as frames without fixations.
     """
     named = [names_observers(video.truth) for video in videos if video.truth is not None]
     kind = "halves by name" if named and all(named) else "mixed halves" if any(named) else "random halves of points"
     name = f"{NAME} ({kind})"
-    ways = [
+    directions = [
         evaluate(
             other_half,
             halved(videos, half, seed=seed),
             seed=seed,
             parallel=True,
-            name=f"{NAME}, way {half + 1}",
+            name=f"{NAME}, direction {half + 1}",
             **options,
         )
         for half in (0, 1)
@@ -153,12 +154,12 @@ def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any
         Row(
             one.video, one.frame, {metric: (one.values[metric] + other.values[metric]) / 2 for metric in one.values}
         )
-        for one, other in zip(ways[0].rows, ways[1].rows, strict=True)
+        for one, other in zip(directions[0].rows, directions[1].rows, strict=True)
     ]
-    how = ways[0].how | {
+    how = directions[0].how | {
         "truth": f"{HALVES[kind]} (seed {seed}); each predicts the other, and a frame's score is the mean of both",
         "prediction": f"the other half's points, blurred with a sigma of {SIGMA:g} px at a width of 640",
-        "frames without fixations": "left out and counted, with those of a single point",
-        "densities": f"built from the half's points; {ways[0].how['densities'].partition('; ')[2]}",
+        "frames without fixations": "skipped and counted, with those of a single point",
+        "densities": f"built from the half's points; {directions[0].how['densities'].partition('; ')[2]}",
     }
-    return replace(ways[0], name=name, rows=rows, how=how)
+    return replace(directions[0], name=name, rows=rows, how=how)

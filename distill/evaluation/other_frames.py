@@ -1,7 +1,7 @@
-"""The gaze on other frames of the data set: the negatives of shuffled AUC, and a mean map as a baseline.
+"""Fixations of other frames of the data set: negatives of shuffled AUC, and a mean map for information gain.
 
-People look at the middle of most frames. Who is scored against the fixations of other frames gets no credit for
-that: not for predicting them (shuffled AUC), nor for predicting their density (information gain over the mean map).
+People look at the centre of most frames. Scoring against other frames' fixations gives no credit for that, whether
+as points (shuffled AUC) or as a density (information gain over the mean map).
 """
 
 import zlib
@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from distill.data.clips import Video
 from distill.fixations import fixation_map, rescale, sigma_for
 
 POOL = 1000
-"""Frames whose gaze is kept, drawn from all frames in use: enough for a mean map, and quickly read."""
+"""Frames in the pool, drawn from all frames in use: enough for a mean map, and quick to read."""
 
 UNION = 10
-"""How many other frames give a frame's negatives, as in Borji's and the benchmarks' code."""
+"""Other frames that give a frame's negatives, as in Borji's and the benchmarks' code."""
 
 NEGATIVES = (
     f"the fixations of {UNION} random frames of other recordings among the scored videos (of other frames if there "
@@ -26,18 +27,18 @@ NEGATIVES = (
 """How the negatives of shuffled AUC are made, for reports."""
 
 MEAN_MAP_SHRINK = 4
-"""The mean map is made at a quarter of the frame's sides: it is smooth, and one is made for every few frames."""
+"""The mean map has a quarter of the frame's sides: it is smooth, and recomputed every few frames."""
 
 
 @dataclass(frozen=True)
 class OtherFrames:
-    """A pool of frames with their gaze.
+    """A pool of frames with their fixations.
 
     Attributes:
-        recordings: what each frame's video was cut from.
-        names: (video, frame) of each.
-        points: (K, 2) of each: its fixations in pixels, and the (height, width) that these are of.
-        seed: of the draws from the pool.
+        recordings: recording of each frame's video.
+        names: (video, frame) of each frame.
+        points: fixations (K, 2) of each frame in pixels, with the (height, width) of its video.
+        seed: seed of draws from the pool.
     """
 
     recordings: np.ndarray
@@ -46,9 +47,9 @@ class OtherFrames:
     seed: int
 
     def fixations(self, video: Video, frame: int) -> np.ndarray:
-        """Return the union (h, w) of the fixations of 10 random other frames, at the video's size, 0 or 1.
+        """Return the union of the fixations of 10 random other frames, (h, w) of the video's size, 0 or 1.
 
-        The draw depends on nothing but the pool, the seed, and the video's and the frame's name.
+        The draw depends only on the pool, the seed, the video's name and the frame.
         """
         others = self._others(video, frame)
         random = np.random.default_rng([self.seed, zlib.crc32(video.name.encode()), frame])
@@ -56,12 +57,10 @@ class OtherFrames:
         return (fixation_map(self._pixels(drawn, video.size), video.size) > 0).astype(np.float32)
 
     def mean_map(self, video: Video) -> np.ndarray:
-        """Return the mean map (h', w'), a quarter of the video's size, of the gaze of all other recordings.
+        """Return the blurred fixation counts of all other recordings, (h', w') of a quarter of the video's size.
 
-        Their fixations are counted and blurred as densities are, without a unit; zero where there is no fixation.
+        Not normalised; all zero without fixations.
         """
-        from scipy.ndimage import gaussian_filter  # here, since it takes long to import
-
         size = video.size
         small = (max(1, size[0] // MEAN_MAP_SHRINK), max(1, size[1] // MEAN_MAP_SHRINK))
         counts = fixation_map(self._pixels(self._others(video, None), size), size, small)
@@ -69,20 +68,20 @@ class OtherFrames:
         return blurred
 
     def _others(self, video: Video, frame: int | None) -> np.ndarray:
-        """Return the places in the pool of other recordings' frames; of a single recording, of its other frames."""
+        """Return indices of other recordings' frames in the pool; of other frames if there is one recording."""
         others = np.flatnonzero(self.recordings != recording_of(video))
         if len(others):
             return others
         return np.array([place for place, name in enumerate(self.names) if name != (video.name, frame)], dtype=int)
 
     def _pixels(self, places: Sequence[int] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Return the fixations (K, 2) of frames of the pool in pixels of a frame of another size."""
+        """Return the fixations (K, 2) of frames of the pool, scaled to a frame of that size."""
         moved = [rescale(points, own, size) for points, own in (self.points[place] for place in places)]
         return np.concatenate([np.zeros((0, 2)), *moved])
 
 
 def draw_other_frames(videos: Sequence[Video], *, seed: int = 0, count: int = POOL) -> OtherFrames:
-    """Draw a pool from all frames in use of videos with ground truth; each is as likely as any other."""
+    """Draw a pool uniformly from all frames in use of videos with ground truth."""
     videos = [video for video in videos if video.truth is not None]
     ends = np.cumsum([len(video.frames) for video in videos])
     total = int(ends[-1]) if len(videos) else 0
@@ -100,5 +99,5 @@ def draw_other_frames(videos: Sequence[Video], *, seed: int = 0, count: int = PO
 
 
 def recording_of(video: Video) -> str:
-    """Return the name of what a video was cut from, its own where nothing is known, unique over data sets."""
+    """Return the recording that a video was cut from, or the video itself if unknown; unique across data sets."""
     return f"{video.dataset}/{video.recording or video.name}"

@@ -1,14 +1,15 @@
-"""What an evaluation found: scores by frame, their means and intervals, a table, files, and the difference of two.
+"""Scores of an evaluation: means, bootstrap intervals, text table, files, and the paired difference of two.
 
 scores = evaluate(model_maps(model), videos)
 print(scores.table())
 scores.save("runs/demo/scores")
-print(compare(others, scores))
+print(compare_scores(baseline, scores))
 """
 
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,29 +18,30 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.text import plural
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_means
 from distill.files import atomic_path, refuse_existing, write_json
 
 Means = dict[str, float]
-"""Metric -> mean; NaN where it is defined nowhere."""
+"""Metric -> mean; NaN if it is undefined everywhere."""
 
 Intervals = dict[str, tuple[float, float]]
-"""Metric -> both ends; NaN where there are values of fewer than two recordings."""
+"""Metric -> (lower, upper); NaN with values from fewer than two recordings."""
 
 AVERAGES = {"per_video": "mean over videos", "pooled": "pooled over frames"}
-"""The two averages of the field: of each video's mean (TinyHD, NTIRE), and of all frames (DHF1K)."""
+"""The two averages of the literature: of each video's mean (TinyHD, NTIRE), and of all frames (DHF1K)."""
 
-ONE_RECORDING = "no intervals: they are made over recordings, and there is one"
+ONE_RECORDING = "no intervals: they need at least two recordings"
 
 VIDEO_ROWS = 40
-"""More videos than this do not fit into a table; their rows stand in videos.csv."""
+"""With more videos than this the table omits them; videos.csv has them all."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one frame (0-based); NaN where a metric is undefined, as NSS is for a constant map."""
+    """Scores of one frame (0-based); NaN where a metric is undefined, as NSS of a constant map."""
 
     video: str
     frame: int
@@ -48,18 +50,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """Scores of one map source, by frame.
 
     Attributes:
-        name: who was scored.
-        metrics: names of the metrics, in the order of the table.
-        rows: one a scored frame, by video and frame.
-        frames_without_fixations: frames left out because nobody looked at them.
-        videos_without_truth: videos left out because they have no ground truth.
-        how: how the numbers were made, by subject.
-        recordings: video -> what it was cut from, for the intervals; a video that is missing is one of its own.
-        average: one of AVERAGES, the one that the protocol publishes; None if it says nothing.
-        seed: of the intervals' draws.
+        name: name of the map source.
+        metrics: names of the metrics, in the table's order.
+        rows: one per scored frame, ordered by video and frame.
+        frames_without_fixations: number of frames skipped because they have no fixation.
+        videos_without_truth: videos skipped because they have no ground truth.
+        how: how the numbers were computed, by subject.
+        recordings: video -> recording that it was cut from, for the intervals; defaults to the video itself.
+        average: key of AVERAGES that the protocol publishes, if any.
+        seed: seed of the intervals.
     """
 
     name: str
@@ -74,7 +76,7 @@ class Scores:
 
     @cached_property
     def by_video(self) -> dict[str, Means]:
-        """Mean of each metric over the frames of each video."""
+        """Mean of each metric over each video's frames."""
         videos: dict[str, list[Row]] = {}
         for row in self.rows:
             videos.setdefault(row.video, []).append(row)
@@ -87,34 +89,31 @@ class Scores:
 
     @property
     def per_video(self) -> Means:
-        """Mean over videos of each video's mean (TinyHD's and NTIRE's average)."""
+        """Mean of the videos' means (TinyHD's and NTIRE's average)."""
         return _means(self.by_video.values(), self.metrics)
 
     @cached_property
     def intervals(self) -> dict[str, Intervals]:
-        """95% intervals of both averages (keys of AVERAGES), over redrawn recordings."""
+        """95% bootstrap intervals of both averages (keys of AVERAGES), over recordings."""
         frames = [(row.video, row.values) for row in self.rows]
-        return {
-            "per_video": _intervals(self.by_video.items(), self),
-            "pooled": _intervals(frames, self),
-        }
+        return {"per_video": _intervals(self.by_video.items(), self), "pooled": _intervals(frames, self)}
 
     @property
     def undefined(self) -> dict[str, int]:
-        """In how many scored frames each metric has no value, and is left out of its mean."""
+        """Number of scored frames on which each metric is undefined, which its mean leaves out."""
         return {metric: sum(math.isnan(row.values[metric]) for row in self.rows) for metric in self.metrics}
 
     @property
     def count_recordings(self) -> int:
-        """How many recordings the scored videos were cut from."""
+        """Number of recordings that the scored videos were cut from."""
         return len({self.recording(video) for video in self.by_video})
 
     def recording(self, video: str) -> str:
-        """Return what a video was cut from; its own name where nothing is known."""
+        """Return the recording that a video was cut from; its own name if unknown."""
         return self.recordings.get(video, video)
 
     def table(self) -> str:
-        """Return the scores as text: a line a video, both averages with intervals, and what was left out."""
+        """Return the scores as text: one line per video, both averages with intervals, and footnotes."""
         videos = self.by_video
         lines = list(videos.items()) if len(videos) <= VIDEO_ROWS else []
         for average, label in _labels(len(videos), len(self.rows), self.average).items():
@@ -122,28 +121,28 @@ class Scores:
         return "\n".join([*_lines(self.name, lines, self.metrics), *self._notes()])
 
     def _notes(self) -> list[str]:
+        """Return footnotes: the published average, missing intervals, and what was left out."""
         notes = []
         if self.average is not None:
-            notes.append(f"* the average that the protocol publishes: {AVERAGES[self.average]}")
+            notes.append(f"* the protocol publishes this average: {AVERAGES[self.average]}")
         if self.count_recordings < 2:
             notes.append(ONE_RECORDING)
         if self.frames_without_fixations:
-            notes.append(f"left out: {self.frames_without_fixations} frames without a fixation")
+            notes.append(f"skipped: {plural(self.frames_without_fixations, 'frame')} without fixations")
         if self.videos_without_truth:
-            notes.append(f"left out, without ground truth: {', '.join(self.videos_without_truth)}")
+            notes.append(f"skipped: no ground truth for {', '.join(self.videos_without_truth)}")
         for metric, count in self.undefined.items():
             if count:
                 notes.append(
                     f"{METRICS[metric].title} is undefined on {count} of {len(self.rows)} frames (constant map or "
-                    "no density) and left out of its means there"
+                    "no density), which its means leave out"
                 )
         return notes
 
     def save(self, folder: str | Path) -> None:
-        """Write what was found.
+        """Write scores.json (means, intervals, counts, methods), scores.csv (frames) and videos.csv (videos).
 
-        scores.json has means, intervals, counts, and how the numbers were made; scores.csv a line a frame;
-        videos.csv a line a video. Frames are counted from 1 in the files; an undefined value is null or empty.
+        Frames are counted from 1 in the files; an undefined value is null or empty.
 
         Raises:
             UserError: if one of the files exists.
@@ -152,46 +151,44 @@ class Scores:
         paths = folder / "scores.json", folder / "scores.csv", folder / "videos.csv"
         for path in paths:
             refuse_existing(path, "a file of scores")
-        _write_csv(
-            paths[1],
-            ["video", "frame", *self.metrics],
-            ([row.video, row.frame + 1, *_cells(row.values, self.metrics)] for row in self.rows),
+        frames = ([row.video, row.frame + 1, *_cells(row.values, self.metrics)] for row in self.rows)
+        _write_csv(paths[1], ["video", "frame", *self.metrics], frames)
+        counts = Counter(row.video for row in self.rows)
+        videos = (
+            [video, self.recording(video), counts[video], *_cells(means, self.metrics)]
+            for video, means in self.by_video.items()
         )
-        frames: dict[str, int] = {}
-        for row in self.rows:
-            frames[row.video] = frames.get(row.video, 0) + 1
-        _write_csv(
-            paths[2],
-            ["video", "recording", "frames", *self.metrics],
-            (
-                [video, self.recording(video), frames[video], *_cells(means, self.metrics)]
-                for video, means in self.by_video.items()
-            ),
-        )
+        _write_csv(paths[2], ["video", "recording", "frames", *self.metrics], videos)
         write_json(
             paths[0],
             {
                 "name": self.name,
-                "per_video": without_nan(self.per_video),
-                "pooled": without_nan(self.pooled),
-                "intervals": {average: without_nan(found) for average, found in self.intervals.items()},
+                **self.summary(),
                 "average": self.average,
-                "frames": len(self.rows),
-                "recordings": self.count_recordings,
                 "frames_without_fixations": self.frames_without_fixations,
                 "videos_without_truth": self.videos_without_truth,
                 "undefined": self.undefined,
-                "how": self.how,
-                "videos": {video: without_nan(means) for video, means in self.by_video.items()},
             },
         )
 
+    def summary(self) -> dict[str, Any]:
+        """Return means, intervals, counts and methods as JSON data."""
+        return {
+            "per_video": without_nan(self.per_video),
+            "pooled": without_nan(self.pooled),
+            "intervals": {average: without_nan(ends) for average, ends in self.intervals.items()},
+            "frames": len(self.rows),
+            "recordings": self.count_recordings,
+            "how": self.how,
+            "videos": {video: without_nan(means) for video, means in self.by_video.items()},
+        }
+
 
 def read_scores(folder: str | Path) -> Scores:
-    """Read what `Scores.save` wrote; the intervals' seed is the default one.
+    """Read the files of `Scores.save`; the intervals use the default seed.
 
     Raises:
-        UserError: if there are no scores.
+        UserError: if the folder holds no scores.
     """
     folder = Path(folder)
     try:
@@ -206,7 +203,7 @@ def read_scores(folder: str | Path) -> Scores:
             for line in lines
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: holds no scores that `saldistill evaluate -o` wrote ({error})") from error
+        raise UserError(f"{folder}: expected scores written by `saldistill evaluate -o` ({error})") from error
     return Scores(
         found["name"],
         metrics,
@@ -221,12 +218,12 @@ def read_scores(folder: str | Path) -> Scores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two evaluations on the frames that both have scored.
+    """Difference of two evaluations on the frames that both scored.
 
     Attributes:
-        first: who is the yardstick.
-        second: who is compared with it.
-        difference: the second's scores minus the first's, frame by frame; NaN where either is undefined.
+        first: name of the reference.
+        second: name of what is compared with it.
+        difference: the second's scores minus the first's, by frame; NaN where either is undefined.
     """
 
     first: str
@@ -240,15 +237,15 @@ class Comparison:
             lines += _with_interval(
                 label, getattr(found, average), found.intervals[average], found.count_recordings
             )
-        sure = [
+        significant = [
             f"{METRICS[metric].title} ({'better' if (low > 0) == METRICS[metric].higher_is_better else 'worse'})"
             for metric, (low, high) in found.intervals["per_video"].items()
             if low > 0 or high < 0
         ]
-        told = "the mean over videos differs from zero, by its interval, in: " + (", ".join(sure) or "no metric")
+        note = "mean over videos: the interval excludes zero for " + (", ".join(significant) or "no metric")
         if found.count_recordings < 2:
-            told = ONE_RECORDING
-        return "\n".join([*_lines(f"{self.second} minus {self.first}", lines, metrics, "{:>+9.4f}"), told])
+            note = ONE_RECORDING
+        return "\n".join([*_lines(f"{self.second} minus {self.first}", lines, metrics, "{:>+9.4f}"), note])
 
     def save(self, path: str | Path) -> None:
         """Write the differences and their intervals as JSON.
@@ -257,28 +254,14 @@ class Comparison:
             UserError: if the file exists.
         """
         refuse_existing(path, "a comparison")
-        found = self.difference
-        write_json(
-            path,
-            {
-                "first": self.first,
-                "second": self.second,
-                "per_video": without_nan(found.per_video),
-                "pooled": without_nan(found.pooled),
-                "intervals": {average: without_nan(ends) for average, ends in found.intervals.items()},
-                "frames": len(found.rows),
-                "recordings": found.count_recordings,
-                "how": found.how,
-                "videos": {video: without_nan(means) for video, means in found.by_video.items()},
-            },
-        )
+        write_json(path, {"first": self.first, "second": self.second, **self.difference.summary()})
 
 
-def compare(first: Scores, second: Scores) -> Comparison:
-    """Return how much the second scores above the first, frame by frame, with paired intervals.
+def compare_scores(first: Scores, second: Scores) -> Comparison:
+    """Return the second's scores minus the first's, paired by frame, with intervals.
 
     Raises:
-        UserError: if they have no metric, or no frame, in common.
+        UserError: if they share no metric or no frame.
     """
     metrics = tuple(metric for metric in first.metrics if metric in second.metrics)
     theirs = {(row.video, row.frame): row.values for row in second.rows}
@@ -289,7 +272,7 @@ def compare(first: Scores, second: Scores) -> Comparison:
     ]
     if not metrics or not rows:
         raise UserError(
-            f"{first.name} and {second.name} cannot be compared: they share no "
+            f"{first.name} and {second.name}: cannot be compared, as they share no "
             f"{'frame' if metrics else 'metric'}; score both on the same data"
         )
     return Comparison(
@@ -308,7 +291,7 @@ def compare(first: Scores, second: Scores) -> Comparison:
 
 
 def describe_intervals(seed: int) -> str:
-    """Say how intervals are made."""
+    """Return how intervals are computed, for reports."""
     return (
         f"{LEVEL:.0%}, percentiles of {RESAMPLES} bootstrap means over whole recordings drawn with replacement "
         f"(seed {seed})"
@@ -316,7 +299,7 @@ def describe_intervals(seed: int) -> str:
 
 
 def _means(rows: Iterable[Mapping[str, float]], metrics: Sequence[str]) -> Means:
-    """Mean of each metric over the rows where it is defined; NaN if there is none."""
+    """Return the mean of each metric over the rows where it is defined; NaN if there are none."""
     rows, means = list(rows), {}
     for metric in metrics:
         defined = [row[metric] for row in rows if not math.isnan(row[metric])]
@@ -325,7 +308,7 @@ def _means(rows: Iterable[Mapping[str, float]], metrics: Sequence[str]) -> Means
 
 
 def _intervals(rows: Iterable[tuple[str, Mapping[str, float]]], scores: Scores) -> Intervals:
-    """Intervals of the means of rows (video, values)."""
+    """Return the intervals of the means of rows (video, values)."""
     rows = list(rows)
     values = np.array([[one[metric] for metric in scores.metrics] for _, one in rows])
     ends = bootstrap_means(values, [scores.recording(video) for video, _ in rows], seed=scores.seed)
@@ -333,26 +316,26 @@ def _intervals(rows: Iterable[tuple[str, Mapping[str, float]]], scores: Scores) 
 
 
 def _labels(videos: int, frames: int, published: str | None) -> dict[str, str]:
-    """Name the averages (keys of AVERAGES) in a table; a star marks the one that a protocol publishes."""
+    """Return the averages' labels (by key of AVERAGES); a star marks the one that the protocol publishes."""
     labels = {
-        "per_video": f"mean over {videos} video{'s' * (videos != 1)}",
-        "pooled": f"pooled over {frames} frames",
+        "per_video": f"mean over {plural(videos, 'video')}",
+        "pooled": f"pooled over {plural(frames, 'frame')}",
     }
     return {average: label + " *" * (average == published) for average, label in labels.items()}
 
 
 def _with_interval(label: str, means: Means, ends: Intervals, recordings: int) -> list[tuple[str, Means]]:
-    """Return the lines of one average; without its interval where one recording says nothing of others."""
+    """Return the lines of one average, with its interval if there are at least two recordings."""
     if recordings < 2:
         return [(label, means)]
     lower, upper = ({metric: pair[end] for metric, pair in ends.items()} for end in (0, 1))
-    return [(label, means), (f"  {LEVEL:.0%} over {recordings} recordings, from", lower), ("  to", upper)]
+    return [(label, means), (f"  {LEVEL:.0%} over {recordings} recordings, lower", lower), ("  upper", upper)]
 
 
 def _lines(
     head: str, lines: Sequence[tuple[str, Means]], metrics: Sequence[str], form: str = "{:>9.4f}"
 ) -> list[str]:
-    """Lay out labelled means as lines of equal length under a head."""
+    """Lay out labelled means as lines of equal length under a heading."""
     width = max(len(label) for label, _ in [*lines, (head, {})])
     text = [f"{head:<{width}}" + "".join(f"{METRICS[metric].title:>9}" for metric in metrics)]
     for label, means in lines:
@@ -361,7 +344,7 @@ def _lines(
 
 
 def _cells(values: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    """Write values so that they can be read back exactly; an undefined one is empty."""
+    """Format values so that they can be read back exactly; undefined ones are empty."""
     return ["" if math.isnan(values[metric]) else repr(values[metric]) for metric in metrics]
 
 
@@ -373,7 +356,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 
 def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: an undefined mean, or interval, is null."""
+    """Replace undefined means or intervals by None, since JSON has no NaN."""
 
     def known(value: Any) -> bool:
         return all(not math.isnan(part) for part in (value if isinstance(value, tuple) else (value,)))

@@ -1,9 +1,8 @@
-"""How sure a mean is: intervals by drawing recordings again.
+"""Cluster bootstrap intervals for means.
 
-Frames of one video resemble each other, and so do videos cut from one recording: they say less than as many
-independent ones. So whole recordings are drawn, with replacement, and all their frames come along (the cluster
-bootstrap). Two models are compared by the differences of their scores on the same frames, drawn in the same way:
-what a recording does to both of them cancels.
+Frames of one video resemble each other, and so do videos cut from one recording: they carry less information than
+as many independent ones. So whole recordings are resampled, with all their frames. Two models are compared by the
+differences of their scores on the same frames, resampled in the same way: what a recording does to both cancels.
 """
 
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 LEVEL = 0.95
-"""How often an interval should hold the mean of all recordings like these."""
+"""Confidence level of the intervals."""
 
 RESAMPLES = 10_000
 
 BLOCK = 1000
-"""Resamples at a time: memory holds so many times the number of recordings."""
+"""Resamples computed at a time, which bounds memory."""
 
 
 def bootstrap_means(
@@ -27,21 +26,20 @@ def bootstrap_means(
     level: float = LEVEL,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return intervals for the means of columns, by the percentiles of means over redrawn groups.
+    """Return percentile intervals for the means of columns over resampled groups.
 
-    As many groups are drawn as there are, with replacement, each with all its rows. The groups are taken in the
-    order of their names, so that the interval does not depend on the order of the rows.
+    As many groups are drawn as there are, with replacement, each with all its rows. They are taken in the order of
+    their names, so that the interval does not depend on the order of the rows.
 
     Args:
-        values: (n, M), n rows of M columns; NaN is left out of its column's mean.
-        groups: (n,) the name of each row's group.
-        resamples: how many means are made.
-        level: part of the means that lies within the interval.
-        seed: of the draws; all columns share them.
+        values: (n, M) rows; NaN is left out of its column's mean.
+        groups: (n,) name of each row's group.
+        resamples: number of resampled means.
+        level: confidence level.
+        seed: seed of the draws, which all columns share.
 
     Returns:
-        (2, M): lower and upper end. NaN for a column with values in fewer than two groups, which says nothing of
-        how groups differ.
+        (2, M), lower and upper ends. NaN for a column with values in fewer than two groups.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
     """
@@ -57,11 +55,13 @@ def bootstrap_means(
     for start in range(0, resamples if count > 1 else 0, BLOCK):
         size = min(BLOCK, resamples - start)
         drawn = random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)  # (size, groups)
-        with np.errstate(invalid="ignore"):  # a resample without any value of a column is left out below
+        with np.errstate(invalid="ignore"):  # resamples without a value of a column are NaN
             means.append((drawn @ sums) / (drawn @ counts))
     ends = np.full((2, columns), np.nan)
-    sure = (counts > 0).sum(axis=0) > 1
-    if means and sure.any():
+    defined_twice = (counts > 0).sum(axis=0) > 1
+    if means and defined_twice.any():
         tail = 50 * (1 - level)
-        ends[:, sure] = np.nanpercentile(np.concatenate(means)[:, sure], [tail, 100 - tail], axis=0)
+        ends[:, defined_twice] = np.nanpercentile(
+            np.concatenate(means)[:, defined_twice], [tail, 100 - tail], axis=0
+        )
     return ends

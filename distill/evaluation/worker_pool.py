@@ -1,4 +1,4 @@
-"""Several processes for work on arrays: what `evaluate` scores frames with."""
+"""Pool of worker processes with one thread each, for work on arrays."""
 
 import multiprocessing
 import os
@@ -16,14 +16,14 @@ from distill.data.video.guard import ONE_THREAD
 
 @contextmanager
 def worker_pool(workers: int, imports: Sequence[str]) -> Iterator[Executor]:
-    """Yield who works beside this thread: another thread, or several processes with one thread each.
+    """Yield an executor: one thread of this process, or several processes with one thread each.
 
-    The processes are copies of a server that has imported what they need and nothing else: a copy of this process
-    would have locks that a decoder's or a network's threads hold at that moment. As always with `multiprocessing`,
-    a script that asks for several must do its work under `if __name__ == "__main__":`, since they import it.
+    The processes are forked from a server that has imported what they need and nothing else: a fork of this process
+    would inherit locks held by threads of a decoder or a network. As always with `multiprocessing`, a script with
+    several workers must do its work under `if __name__ == "__main__":`, since they import it.
 
     Args:
-        workers: how many.
+        workers: number of workers; 1 for a thread.
         imports: modules that the server imports, once.
     """
     if workers == 1:
@@ -32,9 +32,9 @@ def worker_pool(workers: int, imports: Sequence[str]) -> Iterator[Executor]:
         return
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(imports))
-    with _environment(ONE_THREAD):  # NumPy reads it when it is imported
+    with _environment(ONE_THREAD):  # read when NumPy is imported
         forkserver.ensure_running()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         yield pool
     finally:
@@ -43,7 +43,7 @@ def worker_pool(workers: int, imports: Sequence[str]) -> Iterator[Executor]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables of the environment for processes that start within the block."""
+    """Set environment variables for processes that start within the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -56,6 +56,6 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     torch.set_num_threads(1)

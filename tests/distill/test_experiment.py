@@ -8,7 +8,7 @@ import yaml
 from helpers.places import REPOSITORY
 
 from distill.errors import UserError
-from distill.evaluation.scores import Row, Scores, compare
+from distill.evaluation.scores import Row, Scores, compare_scores
 from distill.experiment import load_experiment, markdown, mean_of, run_experiment
 from distill.training.config import load_config
 
@@ -146,7 +146,7 @@ def test_seeds_are_averaged_frame_by_frame() -> None:
     assert [row.values["cc"] for row in first.rows] == pytest.approx([0.2, 0.4, 0.6])
     assert first.per_video["cc"] == pytest.approx((0.3 + 0.6) / 2)
     second = mean_of("second", [scores(0.2, 0.4, 0.9)])
-    assert compare(first, second).difference.per_video["cc"] == pytest.approx((0.0 + 0.3) / 2)
+    assert compare_scores(first, second).difference.per_video["cc"] == pytest.approx((0.0 + 0.3) / 2)
 
 
 PLACES = [("a", 0), ("a", 8), ("b", 0)]

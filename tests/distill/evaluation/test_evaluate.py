@@ -82,14 +82,14 @@ def test_frames_without_fixations_are_left_out_and_counted() -> None:
     scores = score(noisy, [some])
     assert scores.frames_without_fixations == 6
     assert [row.frame for row in scores.rows] == [1, 2, 4, 5, 7, 8]
-    assert "left out: 6 frames without a fixation" in scores.table()
+    assert "skipped: 6 frames without fixations" in scores.table()
     assert scores.pooled["nss"] == pytest.approx(np.mean([row.values["nss"] for row in scores.rows]))
 
 
 def test_videos_without_truth_are_left_out_and_named() -> None:
     scores = score(noisy, [ONE, video("silent", None, range(5))])
     assert scores.videos_without_truth == ["silent"]
-    assert "left out, without ground truth: silent" in scores.table()
+    assert "skipped: no ground truth for silent" in scores.table()
     assert list(scores.by_video) == ["one"]
 
 

@@ -105,7 +105,7 @@ def test_other_mistakes(tmp_path: Path, maps: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such folder"):
         MapFolder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"neither a run nor predicted maps; .* found nothing"):
+    with pytest.raises(UserError, match=r"neither a run folder nor predicted maps; .* found nothing"):
         MapFolder(tmp_path / "empty")
     write(maps / "one" / "1.png", grey(0))
     with pytest.raises(UserError, match="is a map of the same frame"):

@@ -117,7 +117,7 @@ def test_who_agrees_is_predicted_best() -> None:
 def test_the_result_says_what_it_is() -> None:
     found = ceiling(ONE, LONG)
     assert found.name == "observers (random halves of points)"
-    assert "random half of each frame's points" in found.how["truth"]
+    assert "random halves of each frame's points" in found.how["truth"]
     assert "18 px" in found.how["prediction"]
     assert found.count_recordings == 2
     mixed = replace(LONG, truth=NamedTruth(gaze(LONG.frames)))

@@ -14,7 +14,7 @@ from helpers.fake_gaze import LONG, ONE, gaze, noisy, video
 from distill.data.clips import Video
 from distill.errors import UserError
 from distill.evaluation.evaluate import PUBLISHED, evaluate
-from distill.evaluation.scores import Row, Scores, compare
+from distill.evaluation.scores import Row, Scores, compare_scores
 from distill.evaluation.statistics import bootstrap_means
 
 NAN = math.nan
@@ -60,7 +60,7 @@ def test_one_recording_has_no_interval_and_says_so() -> None:
     assert all(math.isnan(end) for end in scores.intervals["per_video"]["nss"])
     assert "95%" not in scores.table()
     assert "no intervals" in scores.table()
-    assert str(compare(scores, scores)).endswith("and there is one")
+    assert str(compare_scores(scores, scores)).endswith("at least two recordings")
     assert "no intervals" not in by_hand({"a": [1.0], "b": [3.0]}).table()
 
 
@@ -76,7 +76,7 @@ def test_the_table_is_aligned_and_complete() -> None:
         "mean over 2 videos",
         "pooled over 40 frames",
     ]
-    assert sum("95% over 2 recordings, from" in line for line in lines) == 2
+    assert sum("95% over 2 recordings, lower" in line for line in lines) == 2
     assert len({len(line) for line in lines}) == 1
 
 
@@ -91,7 +91,7 @@ def test_a_protocols_average_is_marked() -> None:
         table = by_hand({"a": [1.0], "b": [3.0]}, average=average).table()
         assert line in table
         assert table.count(" * ") == 1
-        assert "* the average that the protocol publishes" in table
+        assert "* the protocol publishes this average" in table
     assert "*" not in by_hand({"a": [1.0], "b": [3.0]}).table()
 
 
@@ -158,7 +158,7 @@ def test_scores_are_never_overwritten(tmp_path: Path, name: str) -> None:
 def test_a_difference_is_taken_frame_by_frame() -> None:
     first = by_hand({"a": [1.0, 2.0, NAN], "b": [5.0]}, "first")
     second = by_hand({"a": [2.0, 2.5, 9.0], "b": [4.0], "c": [7.0]}, "second")
-    found = compare(first, second).difference
+    found = compare_scores(first, second).difference
     assert found.by_video == {"a": {"nss": 0.75}, "b": {"nss": -1.0}}
     assert found.per_video["nss"] == -0.125
     assert found.pooled["nss"] == pytest.approx(0.5 / 3)
@@ -171,7 +171,7 @@ def test_pairing_takes_away_what_videos_do_to_both() -> None:
     values = {f"v{i}": list(rng.normal(5 * rng.normal(), 1, 4)) for i in range(12)}
     first = by_hand(values)
     second = by_hand({name: [value + 0.01 for value in found] for name, found in values.items()})
-    low, high = compare(first, second).difference.intervals["per_video"]["nss"]
+    low, high = compare_scores(first, second).difference.intervals["per_video"]["nss"]
     assert low == pytest.approx(0.01)
     assert high == pytest.approx(0.01)
     low, high = first.intervals["per_video"]["nss"]
@@ -180,8 +180,8 @@ def test_pairing_takes_away_what_videos_do_to_both() -> None:
 
 def test_a_difference_is_antisymmetric_and_its_own_is_zero() -> None:
     first, second = score(ONE, LONG), score(ONE, LONG, seed=1, metrics=("nss", "auc_borji"))
-    assert set(compare(first, first).difference.pooled.values()) == {0.0}
-    there, back = compare(first, second).difference, compare(second, first).difference
+    assert set(compare_scores(first, first).difference.pooled.values()) == {0.0}
+    there, back = compare_scores(first, second).difference, compare_scores(second, first).difference
     assert there.metrics == ("nss",)  # what both were scored by
     assert there.per_video["nss"] == -back.per_video["nss"]
 
@@ -192,17 +192,17 @@ def test_a_comparison_says_what_is_sure(sign: int, told: str) -> None:
         values = [(f"v{i}", {"nss": i + shift, "kldiv": i + shift, "cc": i % 2 * shift}) for i in range(8)]
         return Scores("m", ("nss", "kldiv", "cc"), [Row(name, 0, one) for name, one in values])
 
-    text = str(compare(rows(0), rows(sign)))
-    assert text.splitlines()[-1].endswith(f"in: {told}, CC ({'better' if sign > 0 else 'worse'})")
+    text = str(compare_scores(rows(0), rows(sign)))
+    assert text.splitlines()[-1].endswith(f"for {told}, CC ({'better' if sign > 0 else 'worse'})")
     assert "+1.0000" in text if sign > 0 else "-1.0000" in text
     alternating = replace(
         rows(0), rows=[Row(f"v{i}", 0, {"nss": i + (-1) ** i}) for i in range(8)], metrics=("nss",)
     )
-    assert str(compare(rows(0), alternating)).endswith("in: no metric")
+    assert str(compare_scores(rows(0), alternating)).endswith("for no metric")
 
 
 def test_a_saved_comparison(tmp_path: Path) -> None:
-    found = compare(by_hand({"a": [1.0], "b": [2.0]}, "x"), by_hand({"a": [2.0], "b": [4.0]}, "y"))
+    found = compare_scores(by_hand({"a": [1.0], "b": [2.0]}, "x"), by_hand({"a": [2.0], "b": [4.0]}, "y"))
     found.save(tmp_path / "difference.json")
     written = json.loads((tmp_path / "difference.json").read_text())
     assert (written["first"], written["second"]) == ("x", "y")
@@ -221,7 +221,7 @@ def test_a_saved_comparison(tmp_path: Path) -> None:
 )
 def test_scores_of_other_data_cannot_be_compared(other: Callable[[], Scores], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compare(by_hand({"a": [1.0]}), other())
+        compare_scores(by_hand({"a": [1.0]}), other())
 
 
 def test_recordings_come_from_the_videos() -> None:
