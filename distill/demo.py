@@ -256,7 +256,7 @@ def export_and_run(student: Path, onnx: Path, video: Video, film: Path) -> dict[
     model = load_model(student)
     checked = export(model, onnx, frames=video.path)
     print(checked)
-    prediction = predict(load_model(onnx), video.path, out=film, overwrite=True)
+    prediction = predict(load_model(onnx).network, video.path, out=film, overwrite=True)
     print(prediction)
     costs = costs_of({"student": student, "exported": onnx}, "cpu")
     return {"export": checked.as_dict(), "costs": costs, "frames": prediction.frames, "seconds": prediction.seconds}

@@ -26,7 +26,8 @@ from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import same_scene, score
 from distill.evaluation.scores import Comparison, Row, Scores, compare_scores, read_scores, without_nan
 from distill.files import write_json, write_text
-from distill.models.references import load_model, stride_of
+from distill.inference.settings import InferenceSettings
+from distill.models.references import load_model
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
 from distill.training import config_errors
@@ -227,7 +228,7 @@ def make_store(experiment: Experiment, name: str, learner: RunConfig, device: st
 def maps_of_model(model: str, out: Path, learner: RunConfig, device: str) -> None:
     """Store a model's maps of the videos that a learner trains on, seen at the stride that it was trained at."""
     assert learner.teacher is not None
-    stride = stride_of(load_model(model))
+    stride = load_model(model).stride
     teacher = learner.teacher.model_copy(
         update={"model": model, "store": str(out), "views": ["plain"], "stride": stride}
     )
@@ -240,7 +241,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
 
     def scored(reference: str, name: str, folder: Path) -> Scores:
         if not (folder / "scores.json").exists():
-            found, _ = score(reference, videos, device=device, workers=cores())
+            found, _ = score(reference, videos, InferenceSettings(stride=None, device=device), workers=cores())
             found.save(folder)
         return replace(read_scores(folder), name=name)
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from distill.benchmark import cache_index
 from distill.benchmark.cache_tables import (
@@ -46,8 +45,11 @@ from distill.data.clips import ClipSpec, Video
 from distill.data.video.synthetic import SyntheticReader
 from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.device import resolve_device
+from distill.models.loaded import LoadedModel
+from distill.models.protocols import SaliencyModel
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.saliency import normalise_density
@@ -147,8 +149,8 @@ def benchmark(
         "student": ":".join(part for part in (config.model.name, config.model.variant) if part),
         "videos": len(case.videos),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where} ({platform.machine()})",
-        "precision": case.settings["precision"],
-        "batch_size": case.settings["batch_size"],
+        "precision": case.settings.precision,
+        "batch_size": case.settings.batch_size,
         "codec": case.codec,
         "threads": used,
         "cpus": os.cpu_count(),
@@ -160,7 +162,7 @@ def benchmark(
     return Tables(
         codecs=codec_table(case.maps, times, setting),
         times=time_table(times, setting),
-        DHF1K=dhf1k_table(times, bytes_a_map, len(case.teacher.target_frames), setting),
+        DHF1K=dhf1k_table(times, bytes_a_map, len(case.teacher.network.target_frames), setting),
     )
 
 
@@ -178,20 +180,22 @@ class Case:
         stores: codec -> a store of these frames, filled with the maps over and over.
         spec: the clips of the student.
         settings: of the teacher's sliding window.
+        device: of both.
         codec: of the store that is written behind the teacher.
         batch_size: clips of a step of the student.
         clock: of what teacher and student do: the processor's where they run on it, else the wall's.
     """
 
-    teacher: Any
-    student: nn.Module
+    teacher: LoadedModel
+    student: SaliencyModel
     longest: Video
     frames: Sequence[int]
     maps: np.ndarray
     videos: list[Video]
     stores: dict[str, TargetStore]
     spec: ClipSpec
-    settings: dict[str, Any]
+    settings: InferenceSettings
+    device: torch.device
     codec: str
     batch_size: int
     clock: Clock
@@ -232,16 +236,13 @@ def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
     section = config.teacher
     assert section is not None
     assert section.model is not None
-    teacher: Any = load_model(section.model, device=device)
+    teacher = load_model(section.model, device=device)
     chosen = config.model
-    student = create_model(chosen.name, variant=chosen.variant, **chosen.arguments).to(device).train()
+    student = create_model(chosen.name, variant=chosen.variant, **chosen.arguments).network.to(device).train()
     videos = training_videos(training_sources(config.data))[:MOST_VIDEOS]
-    settings: dict[str, Any] = {
-        "stride": section.stride,
-        "batch_size": section.batch_size,
-        "device": device,
-        "precision": section.precision,
-    }
+    settings = InferenceSettings(
+        stride=section.stride, batch_size=section.batch_size, device=device, precision=section.precision
+    )
     longest = max(videos, key=lambda video: len(video.frames))
     whole = len(longest.frames) // section.batch_size
     if whole < 2:
@@ -251,11 +252,11 @@ def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
         )
     for _ in range(2):  # the first call of a model is slower
         started = time.perf_counter()
-        list(slide(teacher, longest, longest.frames[: section.batch_size], **settings))
+        list(slide(teacher.network, longest, longest.frames[: section.batch_size], settings))
     seconds = time.perf_counter() - started
     batches = min(whole, max(2, min(BATCHES, int(PATIENCE / seconds))))
     share = max(1, batches * section.batch_size // len(videos))
-    maps = np.concatenate([made for video in videos for made in _spread(teacher, video, share, settings)])
+    maps = np.concatenate([made for video in videos for made in _spread(teacher.network, video, share, settings)])
     videos = [replace(video, frames=video.frames[:MOST_FRAMES]) for video in videos]
     stores = {}
     for codec in CODECS:
@@ -263,7 +264,7 @@ def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
             folder / codec,
             fingerprint={"teacher": {"name": str(section.model)}},
             videos={video.name: video.frames for video in videos},
-            map_size=tuple(teacher.map_size),
+            map_size=teacher.network.map_size,
             codec=codec,
             batch_size=section.batch_size,
         )
@@ -282,18 +283,17 @@ def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
         stores=stores,
         spec=ClipSpec.of(student, config.data.stride),
         settings=settings,
+        device=device,
         codec=section.codec,
         batch_size=config.training.batch_size,
         clock=time.process_time if device.type == "cpu" else time.perf_counter,
     )
 
 
-def _spread(teacher: Any, video: Video, number: int, settings: dict[str, Any]) -> Iterator[np.ndarray]:
+def _spread(teacher: SaliencyModel, video: Video, number: int, settings: InferenceSettings) -> Iterator[np.ndarray]:
     """Yield a teacher's maps (n, h, w) of some frames all over a video."""
     places = np.linspace(0, len(video.frames) - 1, number).astype(int)
-    for _, maps in slide(
-        teacher, video, [video.frames[place] for place in sorted(set(places.tolist()))], **settings
-    ):
+    for _, maps in slide(teacher, video, [video.frames[place] for place in sorted(set(places.tolist()))], settings):
         yield maps.numpy()
 
 
@@ -337,20 +337,20 @@ def writing_pieces(case: Case, folder: Path) -> dict[tuple[str, str], Piece]:
     video, numbers = case.longest, count()
 
     def alone() -> float:
-        return pace(slide(case.teacher, video, case.frames, **case.settings), case)
+        return pace(slide(case.teacher.network, video, case.frames, case.settings), case)
 
     def storing() -> float:
         store = TargetStore.create(
             folder / str(next(numbers)),
             fingerprint={},
             videos={video.name: case.frames},
-            map_size=tuple(case.teacher.map_size),
+            map_size=case.teacher.network.map_size,
             codec=case.codec,
-            batch_size=case.settings["batch_size"],
+            batch_size=case.settings.batch_size,
         )
-        return pace(fill(store, case.teacher, {video.name: video}, case.settings), case)
+        return pace(fill(store, case.teacher.network, {video.name: video}, case.settings), case)
 
-    return {ALONE: (alone, case.settings["batch_size"]), STORING: (storing, case.settings["batch_size"])}
+    return {ALONE: (alone, case.settings.batch_size), STORING: (storing, case.settings.batch_size)}
 
 
 def pace(batches: Iterable[object], case: Case) -> float:
@@ -361,7 +361,9 @@ def pace(batches: Iterable[object], case: Case) -> float:
 
 def reading_pieces(case: Case) -> dict[tuple[str, str], Piece]:
     """Return what loads the same random clips: alone, with stored maps, with the clips of an online teacher."""
-    online = OnlineTeacher(case.teacher, **{key: case.settings[key] for key in ("stride", "device", "precision")})
+    online = OnlineTeacher(
+        case.teacher, stride=case.settings.stride or 1, device=case.device, precision=case.settings.precision
+    )
     readers: dict[tuple[str, str], list[Any]] = {LOADING: []}
     for codec, store in case.stores.items():
         readers[READING[0], READING[1].format(codec)] = [CachedTeacher(store, case.spec).reader]
@@ -377,7 +379,7 @@ def reading_pieces(case: Case) -> dict[tuple[str, str], Piece]:
 
 def student_piece(case: Case) -> Piece:
     """Return the student's step on one batch, forward and back."""
-    student, spec, device = case.student, case.spec, case.settings["device"]
+    student, spec, device = case.student, case.spec, case.device
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch_size, 3, spec.num_frames, *spec.size)
     clip = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)

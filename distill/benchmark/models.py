@@ -24,14 +24,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from torch import nn
 
 from distill.benchmark.memory import growth
-from distill.benchmark.onnx_files import OnnxFile, Shapes, exported, is_file, name_of
+from distill.benchmark.onnx_files import OnnxFile, Shapes, exported, is_file
 from distill.benchmark.rows import Benchmark, interleave
 from distill.errors import UserError
-from distill.models.cost import count_weights, gflops_per_map
+from distill.models.cost import count_weights, gflops_if_known
 from distill.models.device import PRECISIONS, check_precision, resolve_device
+from distill.models.loaded import LoadedModel
+from distill.models.protocols import SaliencyModel, is_streaming
 from distill.models.references import load_model
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime"}
@@ -80,7 +81,7 @@ class Case:
 
 
 def benchmark(
-    references: Sequence[str | Path | nn.Module],
+    references: Sequence[str | Path | LoadedModel],
     *,
     rounds: int = 5,
     batch_size: int | Sequence[int] = 1,
@@ -154,7 +155,7 @@ def benchmark(
                 cases += _network_cases(reference, model, sizes, precisions, where, used)
             if "onnx" in runtimes:
                 files.append(OnnxFile(exported(model, Path(folder)), threads=used))
-                cases += _file_cases(name_of(model), files[-1], sizes, used)
+                cases += _file_cases(model.reference, files[-1], sizes, used)
         there = {each.name for file in files for each in file.session.get_inputs()}
         if unknown := (shapes or {}).keys() - there:
             raise UserError(
@@ -200,43 +201,41 @@ def benchmark(
     return Benchmark(rows, COLUMNS, setting, notes)
 
 
-def _load(reference: str | Path | nn.Module, device: torch.device) -> Any:
-    if isinstance(reference, nn.Module):
-        return reference.to(device).eval()
+def _load(reference: str | Path | LoadedModel, device: torch.device) -> LoadedModel:
+    if isinstance(reference, LoadedModel):
+        reference.network.to(device).eval()
+        return reference
     return load_model(reference, device=device)
 
 
 def _network_cases(
-    reference: str | Path | nn.Module,
-    model: Any,
+    reference: str | Path | LoadedModel,
+    model: LoadedModel,
     sizes: Sequence[int],
     precisions: Sequence[str],
     device: torch.device,
     threads: int,
 ) -> Iterator[Case]:
     """Yield the cases of a network in PyTorch."""
-    try:
-        gflops = gflops_per_map(model)
-    except AttributeError:  # a network that create_model did not build has no identity to build it anew from
-        gflops = None
-    step = hasattr(model, "step")
+    network = model.network
+    step = is_streaming(network)
     about = {
-        "model": name_of(model),
+        "model": model.reference,
         "runtime": RUNTIMES["pytorch"],
         "mode": "step" if step else "clip",
-        "weights": count_weights(model),
-        "gflops": gflops,
+        "weights": count_weights(network),
+        "gflops": gflops_if_known(model),
         "file_mb": None,
     }
     for precision in precisions:
         for size in sizes:
-            call = _network_call(model, device, size, precision)
+            call = _network_call(network, device, size, precision)
             memory: Callable[[], float] | None = None
             if device.type == "cuda":
-                memory = partial(_gpu_memory, model, call, device)
-            elif not isinstance(reference, nn.Module):
+                memory = partial(_gpu_memory, network, call, device)
+            elif not isinstance(reference, LoadedModel):
                 memory = partial(_cpu_memory, str(reference), size, threads, precision)
-            maps = size if step else size * len(model.target_frames)
+            maps = size if step else size * len(network.target_frames)
             yield Case({**about, "batch_size": size, "precision": precision}, maps, call, device, memory)
 
 
@@ -260,11 +259,12 @@ def _times_a_map(seconds: Sequence[float], maps: int) -> dict[str, Any]:
     }
 
 
-def _network_call(model: Any, device: torch.device, batch_size: int, precision: str) -> Callable[[], float]:
+def _network_call(
+    network: SaliencyModel, device: torch.device, batch_size: int, precision: str
+) -> Callable[[], float]:
     """Return a function that runs one batch of clips, or of frames with the state before them, and times it."""
     generator = torch.Generator().manual_seed(0)
-    streams = hasattr(model, "step")
-    shape = (batch_size, 3, *([] if streams else [model.num_frames]), *model.size)
+    shape = (batch_size, 3, *([] if is_streaming(network) else [network.num_frames]), *network.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     dtype = PRECISIONS[precision]
 
@@ -276,12 +276,11 @@ def _network_call(model: Any, device: torch.device, batch_size: int, precision: 
             wait(device)
             return time.perf_counter() - started
 
-    if not streams:
-        forward = partial(model, images)
-    else:
+    forward: Callable[[], object] = partial(network, images)
+    if is_streaming(network):
         with torch.inference_mode():
-            _, state = model.step(images, model.initial_state(batch_size))
-        forward = partial(model.step, images, state)
+            _, state = network.step(images, network.initial_state(batch_size))
+        forward = partial(network.step, images, state)
     return run
 
 
@@ -312,7 +311,7 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _gpu_memory(model: nn.Module, call: Callable[[], float], device: torch.device) -> float:
+def _gpu_memory(model: SaliencyModel, call: Callable[[], float], device: torch.device) -> float:
     """Return the allocator's peak in MB during a call, of the model alone: other models' weights not counted."""
     own = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     gc.collect()
@@ -340,7 +339,7 @@ def load_and_call(
         if is_file(reference):
             file = OnnxFile(reference, threads=threads, shapes=json.loads(shapes))
             return file.seconds(file.draw(batch_size))
-        return _network_call(_load(reference, device), device, batch_size, precision)()
+        return _network_call(_load(reference, device).network, device, batch_size, precision)()
 
     return work
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from torch import nn
 
 from distill.deploy.export import export
 from distill.deploy.onnx_graph import METADATA_KEY
 from distill.errors import UserError
+from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
 
 Shapes = Mapping[str, Sequence[int]]
@@ -186,12 +186,7 @@ def is_file(reference: object) -> bool:
     return isinstance(reference, str | Path) and Path(reference).suffix == ".onnx"
 
 
-def name_of(model: object) -> str:
-    """Return what a network is called in a table."""
-    return str(getattr(model, "reference", type(model).__name__))
-
-
-def exported(model: nn.Module, folder: Path) -> Path:
+def exported(model: LoadedModel, folder: Path) -> Path:
     """Return a network of the project as a new .onnx file in a folder, compared with PyTorch at batch 1 alone.
 
     Raises:

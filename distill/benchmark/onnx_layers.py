@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from distill.benchmark.onnx_files import OnnxFile, Shapes, exported, is_file, name_of
+from distill.benchmark.onnx_files import OnnxFile, Shapes, exported, is_file
 from distill.benchmark.rows import Benchmark, Tables
+from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
 
 CALLS = 20
@@ -22,7 +22,7 @@ ROWS = 12
 
 
 def layers(
-    references: Sequence[str | Path | nn.Module],
+    references: Sequence[str | Path | LoadedModel],
     *,
     batch_size: int = 1,
     threads: int | None = None,
@@ -51,8 +51,8 @@ def layers(
         for reference in references:
             path, name = Path(str(reference)), str(reference)
             if not is_file(reference):
-                model = reference if isinstance(reference, nn.Module) else load_model(reference)
-                path, name = exported(model, Path(folder)), name_of(model)
+                model = reference if isinstance(reference, LoadedModel) else load_model(reference)
+                path, name = exported(model, Path(folder)), model.reference
             times = operator_times(path, batch_size=batch_size, threads=threads, shapes=shapes)
             for title, part_of in PARTS.items():
                 tables[f"{name}: {title}"] = summed(times, part_of)

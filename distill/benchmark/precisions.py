@@ -21,6 +21,7 @@ from distill.deploy.openvino_runtime import load_in_openvino
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import score
+from distill.inference.settings import InferenceSettings
 from distill.models.onnx import OnnxModel, load_onnx
 
 SCORED = ("auc_judd", "nss", "cc", "sim", "kldiv")
@@ -117,9 +118,9 @@ def compare(
     if videos:
         columns |= {metric: (METRICS[metric].title, "{:.4f}") for metric in SCORED}
         for file in files:
-            means = score(file, list(videos), every=every, metrics=SCORED, device="cpu", progress=progress)[
-                0
-            ].per_video
+            settings = InferenceSettings(stride=None, device="cpu")
+            scores, _ = score(file, list(videos), settings, every=every, metrics=SCORED, progress=progress)
+            means = scores.per_video
             for row, (each, runtime, _) in zip(rows, models, strict=True):
                 if each == file:
                     row |= {metric: means[metric] if runtime == "ONNX Runtime" else None for metric in SCORED}

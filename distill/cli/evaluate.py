@@ -10,6 +10,7 @@ from distill.cli.options import (
     add_output,
     count,
     frame_range,
+    inference_settings,
     names,
     seed,
     some_of,
@@ -79,21 +80,19 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.data, split=arguments.split, videos=arguments.videos, frames=arguments.frames
     )
     videos = same_scene(videos, arguments.scenes)
+    settings = inference_settings(arguments)
     results = []
     for index, model in enumerate(arguments.models):
         scores, maps = score(
             model,
             videos,
+            settings,
             every=arguments.every,
             metrics=arguments.metrics,
             protocol=arguments.protocol,
             over=arguments.over,
             seed=arguments.seed,
             workers=arguments.workers or cores(),
-            stride=arguments.stride,
-            batch_size=arguments.batch_size,
-            device=arguments.device,
-            first_frames=arguments.first_frames,
         )
         print(("\n" if index else "") + scores.table(), flush=True)
         if folders:

@@ -29,7 +29,7 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_export(arguments: argparse.Namespace) -> None:
     from distill.deploy.export import export
-    from distill.models.references import load_model, notes_of
+    from distill.models.references import load_model, notes_with_run
 
     model = load_model(arguments.model)
     report = export(
@@ -39,7 +39,7 @@ def _run_export(arguments: argparse.Namespace) -> None:
         frames=arguments.on,
         input_type=arguments.input,
         values=arguments.values,
-        notes=notes_of(model, arguments.model),
+        notes=notes_with_run(model),
         licence=arguments.licence,
     )
     print(report)

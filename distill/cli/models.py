@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from distill.cli.verb import Verb
 from distill.errors import UserError
@@ -54,12 +53,13 @@ def describe_models(name: str | None = None) -> Iterator[str]:
     ]
     for index, (model, each) in enumerate(pairs):
         with torch.device("meta"):  # neither memory nor time
-            network: Any = create_model(model, variant=each)
+            created = create_model(model, variant=each)
+        network = created.network
         if index == 0:
             yield f"{'model':<30}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
         clip, saliency = ("x".join(map(str, size)) for size in (network.size, network.map_size))
         yield (
-            f"{model + ':' + each:<30}{count_weights(network):>12,}{gflops_per_map(network):>16,.2f}"
+            f"{model + ':' + each:<30}{count_weights(network):>12,}{gflops_per_map(created):>16,.2f}"
             f"{network.num_frames:>8}{clip:>10}{saliency:>10}"
         )
 
@@ -74,7 +74,7 @@ def convert_weights(name: str | None, source: str, out: str) -> str:
     from distill.models.weight_files import save_model
 
     name = checked(name, source, out, "--convert", (".safetensors",))
-    model: Any = create_model(name, weights=source)
+    model = create_model(name, weights=source)
     save_model(model, out, notes={"converted_from": Path(source).name})
     return f"{model.loaded}; written to {out}"
 
@@ -97,7 +97,7 @@ def publish_weights(name: str | None, source: str, out: str) -> str:
 
     name = checked(name, source, out, "--to-published", (".pth", ".safetensors"))
     if Path(source).is_dir() or is_ours(source):
-        model: Any = load_model(source)
+        model = load_model(source)
         found, variant = model.identity["name"], model.identity["variant"]
         if name not in (found, f"{found}:{variant}"):
             raise UserError(f"{source}: contains {found}:{variant}, not {name}; name the model that it contains")

@@ -2,9 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from distill.errors import UserError
 from distill.stride import Stride, read_stride
+
+if TYPE_CHECKING:
+    from distill.inference.settings import InferenceSettings
 
 # ------------------------------------------------------------------------------------------- shared arguments
 
@@ -51,9 +55,11 @@ def add_every(parser: argparse.ArgumentParser) -> None:
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """Add what running a model over a video depends on."""
+    from distill.inference.settings import FIRST_FRAMES
+
     parser.add_argument(
         "--first-frames",
-        choices=("repeat", "flip"),
+        choices=FIRST_FRAMES,
         default="repeat",
         help="fill clips that start before the video by repeating its first frame, or by reversing the clip",
     )
@@ -65,6 +71,19 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         help="step between the frames of a clip, or a frame rate, e.g. 30fps (default: as in training)",
     )
     parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="clips per forward pass")
+
+
+def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32") -> "InferenceSettings":
+    """Return the settings that the arguments of `add_inference` describe."""
+    from distill.inference.settings import InferenceSettings
+
+    return InferenceSettings(
+        stride=arguments.stride,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        precision=precision,
+        first_frames=arguments.first_frames,
+    )
 
 
 # ------------------------------------------------------------------------------------------- types of values

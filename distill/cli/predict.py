@@ -2,7 +2,7 @@
 
 import argparse
 
-from distill.cli.options import add_inference, add_output
+from distill.cli.options import add_inference, add_output, inference_settings
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
@@ -26,8 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from distill.inference.folders import is_folder_of_videos, predict_folder
     from distill.inference.predict import predict
-    from distill.models.device import resolve_device
-    from distill.models.references import load_model, stride_of
+    from distill.models.references import load_model
 
     several = is_folder_of_videos(arguments.video)
     if several and arguments.overwrite:
@@ -35,21 +34,13 @@ def _run(arguments: argparse.Namespace) -> None:
             f"{arguments.video}: --overwrite does not apply to a folder of videos, where existing results are "
             "skipped; remove the results that should be recomputed"
         )
-    device = resolve_device(arguments.device)
-    model = load_model(arguments.model, device=device)
-    settings = {
-        "out": arguments.out,
-        "maps": arguments.maps,
-        "device": device,
-        "stride": arguments.stride or stride_of(model),
-        "batch_size": arguments.batch_size,
-        "precision": arguments.precision,
-        "first_frames": arguments.first_frames,
-    }
+    settings = inference_settings(arguments, precision=arguments.precision)
+    model = load_model(arguments.model, device=settings.device or "cpu")
+    settings, results = settings.for_model(model), {"out": arguments.out, "maps": arguments.maps}
     if several:
-        print(predict_folder(model, arguments.video, **settings))
+        print(predict_folder(model, arguments.video, settings, **results))
     else:
-        print(predict(model, arguments.video, **settings, overwrite=arguments.overwrite))
+        print(predict(model.network, arguments.video, settings, **results, overwrite=arguments.overwrite))
 
 
 PREDICT = Verb(

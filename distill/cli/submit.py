@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.cli.options import add_data, add_inference, add_output
+from distill.cli.options import add_data, add_inference, add_output, inference_settings
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
@@ -42,8 +42,7 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
     from distill.evaluation.map_sources import model_maps
     from distill.evaluation.references import _maps_without_model
     from distill.evaluation.submission import FORMATS, submit
-    from distill.models.device import resolve_device
-    from distill.models.references import load_model, stride_of
+    from distill.models.references import load_model
     from distill.models.weight_files import weights_fingerprint
     from distill.training.sources import videos_of_argument
 
@@ -61,14 +60,16 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
     made_by: dict[str, Any] = {"model": reference, "maps": reference}
     maps = _maps_without_model(reference)
     if maps is None:
-        device = resolve_device(arguments.device)
-        model = load_model(reference, device=device)
-        settings: dict[str, Any] = {
-            "stride": arguments.stride or stride_of(model),
-            "first_frames": arguments.first_frames,
+        settings = inference_settings(arguments)
+        model = load_model(reference, device=settings.device or "cpu")
+        settings = settings.for_model(model)
+        maps = model_maps(model.network, settings)
+        made_by = {
+            "model": reference,
+            "weights": weights_fingerprint(model.network),
+            "stride": settings.stride,
+            "first_frames": settings.first_frames,
         }
-        maps = model_maps(model, batch_size=arguments.batch_size, device=device, **settings)
-        made_by = {"model": reference, "weights": weights_fingerprint(model), **settings}
     return submit(maps, videos, arguments.out, to=benchmark, made_by=made_by, expected=expected)
 
 

@@ -3,11 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from distill.data.augment import Box, Colour
 from distill.data.truth import Truth
 from distill.stride import Stride, offsets, step_of
+
+
+class HasClipShape(Protocol):
+    """What a model says of its clips and maps; see `ClipSpec`."""
+
+    @property
+    def num_frames(self) -> int: ...  # noqa: D102
+    @property
+    def size(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def target_frames(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def map_size(self) -> tuple[int, int]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,8 @@ class ClipSpec:
     stride: Stride = 1
 
     @classmethod
-    def of(cls, model: Any, stride: Stride = 1) -> "ClipSpec":
-        """Return the clips that a model takes (any object with the model's four attributes)."""
+    def of(cls, model: HasClipShape, stride: Stride = 1) -> "ClipSpec":
+        """Return the clips that a network takes."""
         return cls(
             num_frames=int(model.num_frames),
             size=(int(model.size[0]), int(model.size[1])),

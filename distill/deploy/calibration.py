@@ -17,8 +17,8 @@ from distill.data.sets.find import find_videos
 from distill.data.video.open import open_size, open_video
 from distill.errors import UserError
 from distill.evaluation import metrics
+from distill.models.loaded import stride_of
 from distill.models.onnx import OnnxModel
-from distill.models.references import stride_of
 from distill.stride import offsets, step_of
 from distill.training.config import load_config
 from distill.training.sources import training_sources, training_videos, videos_of_argument
@@ -78,7 +78,7 @@ def read_stretches(
     step_mode = model.edge.mode == "step"
     length = max(SHORTEST, model.edge.reach) if step_mode else model.num_frames
     asked = max(2, -(-frames // length))
-    places = list(_places(videos, length, stride_of(model), asked))
+    places = list(_places(videos, length, stride_of(model.notes), asked))
     if len(places) < 2:
         total = sum(len(video.frames) for video in videos)
         raise UserError(

@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.deploy.onnx_check import Check, check_file, compare, example_clips, steps_of
 from distill.deploy.onnx_graph import VALUES, ClipGraph, StepGraph, write
 from distill.errors import UserError
 from distill.files import file_hash, fsync, refuse_existing
-from distill.models.cost import count_weights, gflops_per_map
+from distill.models.cost import count_weights, gflops_if_known
+from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
+from distill.models.protocols import is_streaming
 from distill.models.weight_files import weights_fingerprint
 
 FORMAT = 2
@@ -83,7 +85,7 @@ class ExportReport:
 
 
 def export(
-    model: Any,
+    model: LoadedModel,
     path: str | Path,
     *,
     mode: str | None = None,
@@ -101,7 +103,7 @@ def export(
     batch 1, 2 and 3; in step mode over a sequence of frames, each side with its own state, begun anew once.
 
     Args:
-        model: a network of the project, on any device; it is copied, not changed.
+        model: the model, on any device; it is copied, not changed.
         path: the .onnx file to write. Weights of 2 GB and more go into `path` + ".data".
         mode: "clip", or "step" of a network that has `step`; the latter where it can be had when None.
         frames: what to compare on: a video file or folder of frames, or frames (n, H, W, 3) uint8 RGB of the
@@ -118,19 +120,20 @@ def export(
             removed).
     """
     path = Path(path)
-    mode = mode or ("step" if hasattr(model, "step") else "clip")
+    network = model.network
+    mode = mode or ("step" if is_streaming(network) else "clip")
     _check_settings(model, path, mode=mode, input_type=input_type, values=values)
     refuse_existing(path, "the ONNX file")
     data = path.with_name(path.name + ".data")
     refuse_existing(data, "the ONNX file's weights")
-    twin = copy.deepcopy(model).to("cpu").float().eval()
-    if mode == "step":
-        length, _ = steps_of(model.reach)
-        clips, shown = example_clips(tuple(model.size), length, (length - 1,), frames)
+    twin = copy.deepcopy(network).to("cpu").float().eval()
+    if mode == "step" and is_streaming(twin):
+        length, _ = steps_of(twin.reach)
+        clips, shown = example_clips(twin.size, length, (length - 1,), frames)
         graph: ClipGraph = StepGraph(twin, values=values)
         example: list[Tensor] = [clips[:2, :, 0], *twin.initial_state(2).values()]
     else:
-        clips, shown = example_clips(tuple(model.size), model.num_frames, model.target_frames, frames)
+        clips, shown = example_clips(network.size, network.num_frames, network.target_frames, frames)
         graph, example = ClipGraph(twin, values=values), [clips[:2]]
     if input_type == "float32":
         example[0] = example[0].float() / 255
@@ -164,7 +167,7 @@ def export(
 
 
 def describe(
-    model: Any,
+    model: LoadedModel,
     *,
     mode: str,
     input_type: str,
@@ -174,24 +177,24 @@ def describe(
     licence: str | None,
 ) -> dict[str, Any]:
     """Return what an exported file says about itself; student/edge.py's `read_metadata` reads it."""
-    notes = notes if notes is not None else getattr(model, "notes", None) or {}
+    network, notes = model.network, dict(model.notes) if notes is None else notes
     step = mode == "step"
-    shapes = model.state_shapes if step else {}
-    target_frames = [0] if step else list(model.target_frames)
+    shapes = network.state_shapes if step and is_streaming(network) else {}
+    target_frames = [0] if step else list(network.target_frames)
     return {
         "format": FORMAT,
         "mode": mode,
-        "model": getattr(model, "identity", {"name": type(model).__name__}),
-        "frames": 1 if step else model.num_frames,
-        "reach": model.reach if step else model.num_frames,
-        "size": list(model.size),
+        "model": model.identity,
+        "frames": 1 if step else network.num_frames,
+        "reach": network.reach if step and is_streaming(network) else network.num_frames,
+        "size": list(network.size),
         "target_frames": target_frames,
-        "map_size": list(model.map_size),
+        "map_size": list(network.map_size),
         "input": {
             "name": "frame" if step else "clip",
             "type": input_type,
             "range": INPUTS[input_type],
-            "shape": ["batch", 3, *([] if step else [model.num_frames]), *model.size],
+            "shape": ["batch", 3, *([] if step else [network.num_frames]), *network.size],
             "colours": "RGB",
             "normalisation": "inside the graph",
         },
@@ -208,14 +211,14 @@ def describe(
         "output": {
             "name": "saliency",
             "type": "float32",
-            "shape": ["batch", len(target_frames), *model.map_size],
+            "shape": ["batch", len(target_frames), *network.map_size],
             "values": values,
             "meaning": VALUES[values],
         },
         "precision": "fp32",
-        "weights": count_weights(model),
-        "gflops_per_map": gflops_per_map(model, mode=mode) if hasattr(model, "identity") else None,
-        "weights_sha256": weights_fingerprint(model),
+        "weights": count_weights(network),
+        "gflops_per_map": gflops_if_known(model, mode=mode),
+        "weights_sha256": weights_fingerprint(network),
         "licence": licence or notes.get("licence") or "not stated",
         "notes": notes,
         "opset": opset,
@@ -223,8 +226,8 @@ def describe(
     }
 
 
-def _check_settings(model: Any, path: Path, *, mode: str, input_type: str, values: str) -> None:
-    if not isinstance(model, nn.Module) or isinstance(model, OnnxModel):
+def _check_settings(model: LoadedModel, path: Path, *, mode: str, input_type: str, values: str) -> None:
+    if isinstance(model.network, OnnxModel):
         raise UserError("this is an exported model already; export the network that it came from")
     if path.suffix != ".onnx":
         raise UserError(f"{path}: expected a name that ends in .onnx")
@@ -235,6 +238,5 @@ def _check_settings(model: Any, path: Path, *, mode: str, input_type: str, value
     ):
         if value not in accepted:
             raise UserError(f"{key}: expected one of {', '.join(accepted)}, got {value!r}")
-    if mode == "step" and not hasattr(model, "step"):
-        name = getattr(model, "reference", type(model).__name__)
-        raise UserError(f"{name}: reads whole clips and has no step mode; export it in clip mode")
+    if mode == "step" and not is_streaming(model.network):
+        raise UserError(f"{model.reference}: reads whole clips and has no step mode; export it in clip mode")

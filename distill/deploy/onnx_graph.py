@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir
@@ -20,6 +20,8 @@ import torch
 from onnxscript import values as onnx_values
 from onnxscript.rewriter import RewriteRule, rewrite
 from torch import Tensor, nn
+
+from distill.models.protocols import SaliencyModel, StreamingModel
 
 METADATA_KEY = "saldistill"
 
@@ -43,7 +45,7 @@ class ClipGraph(nn.Module):
         values: a key of `VALUES`.
     """
 
-    def __init__(self, model: nn.Module, *, values: str) -> None:
+    def __init__(self, model: SaliencyModel, *, values: str) -> None:
         super().__init__()
         self.model, self.values = model, values
 
@@ -62,7 +64,7 @@ class StepGraph(ClipGraph):
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Return (B, 1, h, w) float32, see `VALUES`, and the next state; both states as in `model.state_shapes`."""
-        model: Any = self.model
+        model = cast(StreamingModel, self.model)
         names = model.state_shapes
         log_saliency, after = model.step(frame, dict(zip(names, state, strict=True)))
         return as_declared(log_saliency, self.values), *(after[name] for name in names)

@@ -2,7 +2,7 @@
 
     saldistill evaluate MODEL [MODEL ...] DATA
 
-    scores = evaluate(model_maps(model), videos)
+    scores = evaluate(model_maps(model.network), videos)
     print(scores.table())
     scores.save("runs/demo/scores")
 

@@ -14,38 +14,27 @@ from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.observers import evaluate_observers, other_half
 from distill.evaluation.scores import Scores
-from distill.models.device import resolve_device
-from distill.models.references import load_model, stride_of
-from distill.stride import Stride
+from distill.inference.settings import InferenceSettings
+from distill.models.references import load_model
 
 IN_A_RUN = ("config.yaml", "best.safetensors", "checkpoints")
 """A folder with one of these is a run's, whatever else lies in it."""
 
 
 def score(
-    reference: str | Path,
-    videos: list[Video],
-    *,
-    stride: Stride | None = None,
-    batch_size: int = 8,
-    device: str = "auto",
-    first_frames: str = "repeat",
-    **options: Any,
+    reference: str | Path, videos: list[Video], settings: InferenceSettings | None = None, **options: Any
 ) -> tuple[Scores, MapSource]:
     """Score a model, a folder of maps, or a baseline by its name, on videos; return its scores and its map source.
 
     Args:
         reference: as `map_source`, or `observers` for the ceiling.
-        videos: on what.
-        stride: of a model; as in training when None.
-        batch_size: of a model.
-        device: of a model.
-        first_frames: of a model.
+        videos: the videos to score on.
+        settings: of a model, as `map_source` takes them.
         **options: as `evaluate` takes them.
     """
     if str(reference) == OBSERVERS:
         return evaluate_observers(videos, **options), other_half
-    maps = map_source(reference, stride=stride, batch_size=batch_size, device=device, first_frames=first_frames)
+    maps = map_source(reference, settings)
     parallel = str(reference) in BASELINES
     if isinstance(maps, MapFolder):
         maps.check(videos, options.get("every", 1))
@@ -53,30 +42,21 @@ def score(
     return evaluate(maps, videos, parallel=parallel, name=str(reference), **options), maps
 
 
-def map_source(
-    reference: str | Path,
-    *,
-    stride: Stride | None = None,
-    batch_size: int = 8,
-    device: str = "auto",
-    first_frames: str = "repeat",
-) -> MapSource:
+def map_source(reference: str | Path, settings: InferenceSettings | None = None) -> MapSource:
     """Return the maps that a word of the command stands for: a baseline, a folder of maps, or a model.
+
+    Args:
+        reference: the name, folder or model.
+        settings: of a model; when None, the stride of its training on the device `auto`.
 
     Raises:
         UserError: if it is none of them.
     """
     if (maps := _maps_without_model(reference)) is not None:
         return maps
-    where = resolve_device(device)
-    model = load_model(reference, device=where)
-    return model_maps(
-        model,
-        batch_size=batch_size,
-        stride=stride or stride_of(model),
-        device=where,
-        first_frames=first_frames,
-    )
+    settings = settings or InferenceSettings(stride=None, device="auto")
+    model = load_model(reference, device=settings.device or "cpu")
+    return model_maps(model.network, settings.for_model(model))
 
 
 def _maps_without_model(reference: str | Path) -> MapSource | None:

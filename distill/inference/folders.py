@@ -14,14 +14,16 @@ from distill.data.video.image_folder import frame_files
 from distill.data.video.names import VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
 from distill.inference.predict import predict
+from distill.inference.settings import InferenceSettings
 from distill.inference.shared_work import Outcome, check_record, make_each
+from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
 
 RECORD = "predicted_by.json"
 """In every folder of results: the model and settings that made them."""
 
-DEFAULTS = {"stride": 1, "precision": "fp32", "first_frames": "repeat"}
-"""The settings of `predict` that its maps depend on."""
+RECORDED = ("stride", "precision", "first_frames")
+"""The settings that maps depend on."""
 
 
 def is_folder_of_videos(source: str | Path) -> bool:
@@ -44,24 +46,24 @@ def is_folder_of_videos(source: str | Path) -> bool:
 
 
 def predict_folder(
-    model: Any,
+    model: LoadedModel,
     source: str | Path,
+    settings: InferenceSettings = InferenceSettings(),
     *,
     out: str | Path | None = None,
     maps: str | Path | None = None,
     progress: bool = True,
-    **settings: Any,
 ) -> Outcome:
     """Predict every video at or below a folder, except those whose results stand or that another process works on.
 
     Args:
-        model: as `predict` takes it.
+        model: the model; its network is moved to the device of the settings.
         source: a folder of video files and folders of frames; a video's name is its path below the folder, without
             the suffix (`data.folder.find`).
+        settings: how the model runs.
         out: the folder for overlay videos, NAME.mp4.
         maps: the folder for maps, NAME/0001.png; it may be the same as `out`.
         progress: show a bar a video.
-        **settings: device, stride, batch_size, precision and first_frames, as `predict` takes them.
 
     Raises:
         UserError: nothing to write, results that would lie among the videos, or were made by another model or other
@@ -76,7 +78,7 @@ def predict_folder(
 
     def make(name: str, missing: list[Path]) -> int:
         outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
-        return predict(model, media[name], **outputs, **settings, progress=progress).frames
+        return predict(model.network, media[name], settings, **outputs, progress=progress).frames
 
     done = make_each({name: list(paths.values()) for name, paths in results.items()}, make)
     if done.broken:
@@ -122,16 +124,16 @@ def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, 
                 )
 
 
-def _note(folders: dict[str, Path], model: Any, settings: dict[str, Any]) -> None:
+def _note(folders: dict[str, Path], model: LoadedModel, settings: InferenceSettings) -> None:
     """Note in each folder of results what makes them.
 
     Raises:
         UserError: if something else has begun one.
     """
     record = {
-        "model": str(getattr(model, "reference", type(model).__name__)),
-        "weights": weights_fingerprint(model),
-        **{key: settings.get(key, usual) for key, usual in DEFAULTS.items()},
+        "model": model.reference,
+        "weights": weights_fingerprint(model.network),
+        **{key: getattr(settings, key) for key in RECORDED},
     }
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)

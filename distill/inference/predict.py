@@ -14,12 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -27,9 +25,10 @@ from distill.data.video.open import open_video
 from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
+from distill.models.protocols import SaliencyModel
 from distill.saliency import peak_map
-from distill.stride import Stride
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,12 @@ class Prediction:
 
 
 def predict(
-    model: Any,
+    network: SaliencyModel,
     source: str | Path,
+    settings: InferenceSettings = InferenceSettings(),
     *,
     out: str | Path | None = None,
     maps: str | Path | None = None,
-    device: str | torch.device | None = None,
-    stride: Stride = 1,
-    batch_size: int = 8,
-    precision: str = "fp32",
-    first_frames: str = "repeat",
     overwrite: bool = False,
     progress: bool = True,
 ) -> Prediction:
@@ -68,16 +63,12 @@ def predict(
     names before all is done; an interrupted run leaves nothing behind.
 
     Args:
-        model: as `slide` takes it; a network is moved to `device`.
+        network: the network; it is moved to the device of the settings.
         source: a video file, or a folder of image frames.
+        settings: how the network runs.
         out: the overlay video to write (H.264, the video's size and rate).
         maps: a folder for one 8-bit grey PNG a frame at the video's size, 0001.png first; each map's maximum
             is 255.
-        device: where to compute; where the model lies when None.
-        stride: as in `slide`.
-        batch_size: as in `slide`.
-        precision: as in `slide`.
-        first_frames: as in `slide`.
         overwrite: replace an `out` that exists, and the PNGs of the same names in `maps`.
         progress: show a bar with the rate and the time left.
 
@@ -87,8 +78,8 @@ def predict(
     """
     source, out, maps = Path(source), Path(out) if out else None, Path(maps) if maps else None
     _check_outputs(source, out, maps, overwrite=overwrite)
-    if isinstance(model, nn.Module) and device is not None:
-        model.to(device)
+    if settings.device is not None:
+        network.to(settings.device)
     small, full = open_video(source), open_video(source)  # one is read at the model's size, one at its own
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -110,17 +101,7 @@ def predict(
         )
         pool = stack.enter_context(ThreadPoolExecutor(1))
         written: Future[None] | None = None
-        windows = slide(
-            model,
-            small,
-            range(small.num_frames),
-            stride=stride,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            first_frames=first_frames,
-        )
-        for frames, batch in windows:
+        for frames, batch in slide(network, small, range(small.num_frames), settings):
             if written:
                 written.result()
             written = pool.submit(write, frames, batch.numpy())

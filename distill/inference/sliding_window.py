@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.data.clips import Video
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.errors import UserError
-from distill.models.device import PRECISIONS, check_precision, device_of
-from distill.stride import Stride, offsets, step_of
-
-FIRST_FRAMES = ("repeat", "flip")
-"""What a clip that would begin before the video holds instead: the first frame again, or later ones, backwards."""
+from distill.inference.settings import InferenceSettings
+from distill.models.device import PRECISIONS, device_of
+from distill.models.protocols import SaliencyModel, StreamingModel, is_streaming
+from distill.stride import offsets
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,12 @@ def window_of(
 
 
 def slide(
-    model: Any,
+    network: SaliencyModel,
     video: Video | VideoReader,
     frames: Sequence[int],
+    settings: InferenceSettings = InferenceSettings(),
     *,
-    stride: Stride = 1,
-    batch_size: int = 8,
-    device: str | torch.device | None = None,
     flipped: bool = False,
-    precision: str = "fp32",
-    first_frames: str = "repeat",
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Predict the map of every asked frame of one video, a batch at a time.
 
@@ -106,43 +101,33 @@ def slide(
     frame that no window before it had: one where all frames are asked for.
 
     Args:
-        model: a network of the project or an exported one: `num_frames`, `size`, `target_frames`, and the call
-            from clip (B, 3, T, H, W) uint8 to log-saliency (B, N, h, w); a streaming one has `reach`,
-            `initial_state()` and `step(frame, state)` as `student/stream.py`. It runs in evaluation mode and is
-            handed back as it was.
+        network: a network or an exported model. It runs in evaluation mode and is returned to the mode it was in.
         video: a video, which is opened here, or a reader of one.
         frames: 0-based frames of the video, each at least 0; the first T - 1 are as good as any (`window_of`).
-        stride: how far apart a clip's frames lie in the video: so many frames, or as at a rate ("30fps").
-        batch_size: asked frames in one call of the model.
-        device: where the clips are sent; where the model's weights lie when None. The model is not moved.
+        settings: stride, batch size, device of the clips, precision and first frames. The network is not moved.
         flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
             compare one with the plain view's, mirror it back (`maps.flip(-1)`).
-        precision: one of `models.PRECISIONS`.
-        first_frames: one of FIRST_FRAMES.
 
     Yields:
         (frames, maps): the slice of `frames`, and their log-saliency (n, h, w), float32 on the CPU.
 
     Raises:
-        UserError: a frame that the video does not have, a bad setting, or a model whose maps are not numbers.
+        UserError: a frame that the video does not have, or a model whose maps are not numbers.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}")
-    step = step_of(stride, video.fps)
-    check_precision(precision)
-    if first_frames not in FIRST_FRAMES:
-        raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {first_frames!r}")
+    step, batch_size = settings.step(video.fps), settings.batch_size
     reader = open_video(video.path) if isinstance(video, Video) else video
     frames = [int(frame) for frame in frames]
     for frame in frames:
         if not 0 <= frame < reader.num_frames:
             raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
-    device = torch.device(device) if device is not None else device_of(model)
-    streams = hasattr(model, "step")
-    length, targets = (model.reach, (model.reach - 1,)) if streams else (model.num_frames, model.target_frames)
-    clip: dict[str, Any] = {"length": length, "stride": step, "first_frames": first_frames}
+    device = torch.device(settings.device) if settings.device is not None else device_of(network)
+    memory: Memory | None = None
+    length, targets = network.num_frames, network.target_frames
+    if is_streaming(network):
+        memory = Memory(network, math.ceil(step))
+        length, targets = network.reach, (network.reach - 1,)
+    clip: dict[str, Any] = {"length": length, "stride": step, "first_frames": settings.first_frames}
     windows = [window_of(frame, reader.num_frames, targets, **clip) for frame in frames]
-    memory = Memory(model, math.ceil(step)) if streams else None
     slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
     needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]
     last_use = {source: index for index, need in enumerate(needs) for source in need}
@@ -153,10 +138,10 @@ def slide(
     arrivals = [[source for source in need if first_use[source] == index] for index, need in enumerate(needs)]
 
     def read(index: int) -> np.ndarray | None:
-        return reader.read(arrivals[index], tuple(model.size)) if arrivals[index] else None
+        return reader.read(arrivals[index], network.size) if arrivals[index] else None
 
     ring: dict[int, Tensor] = {}  # frame -> (3, H, W) uint8 on the device
-    with ThreadPoolExecutor(1) as pool, _evaluating(model):
+    with ThreadPoolExecutor(1) as pool, _evaluating(network):
         ahead: Future[np.ndarray | None] | None = pool.submit(read, 0) if slices else None
         for index, part in enumerate(slices):
             assert ahead is not None
@@ -165,11 +150,11 @@ def slide(
             if fresh is not None:
                 images = torch.from_numpy(fresh).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W)
                 ring.update(zip(arrivals[index], images, strict=True))
-            with torch.inference_mode(), _autocast(device, precision):
+            with torch.inference_mode(), _autocast(device, settings.precision):
                 if memory:
                     maps = memory.maps_of(windows[part], ring, flipped=flipped)
                 else:
-                    maps = _maps_of(model, windows[part], ring, flipped=flipped)
+                    maps = _maps_of(network, windows[part], ring, flipped=flipped)
             maps = maps.clone()  # a normal tensor: what is made in inference mode could not be trained against
             if torch.isnan(maps).any():
                 raise UserError(
@@ -182,7 +167,9 @@ def slide(
             yield frames[part], maps
 
 
-def _maps_of(model: Any, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool) -> Tensor:
+def _maps_of(
+    network: SaliencyModel, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool
+) -> Tensor:
     """Compute the log-saliency (n, h, w) of n windows in one call: float32, on the CPU."""
     clips: dict[tuple[int, ...], int] = {}  # the windows' different clips -> their row in the batch
     for window in windows:
@@ -193,7 +180,7 @@ def _maps_of(model: Any, windows: Sequence[ClipFrames], ring: dict[int, Tensor],
     images = images.flip(-1) if flipped else images
     rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)
     batch = images[rows].transpose(1, 2).contiguous()  # (B, T, 3, H, W) -> (B, 3, T, H, W)
-    maps = model(batch).float()  # (B, N, h, w)
+    maps = network(batch).float()  # (B, N, h, w)
     asked: Tensor = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
     return asked.cpu()
 
@@ -205,13 +192,13 @@ class Memory:
     at a stride of 3, for one, that of three frames ago. What is asked for in between changes nothing.
 
     Args:
-        model: the streaming model.
+        network: the streaming model.
         size: windows remembered, the latest: as many as take turns at the stride.
     """
 
-    def __init__(self, model: Any, size: int) -> None:
-        self.model = model
-        self.known: deque[tuple[tuple[int, ...], Any]] = deque(maxlen=size)
+    def __init__(self, network: StreamingModel, size: int) -> None:
+        self.network = network
+        self.known: deque[tuple[tuple[int, ...], dict[str, Tensor]]] = deque(maxlen=size)
 
     def maps_of(self, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool) -> Tensor:
         """Compute the log-saliency (n, h, w) of n windows, one after the other: float32, on the CPU."""
@@ -220,19 +207,19 @@ class Memory:
             state, fresh = self.before(window.frames)
             for source in fresh:
                 image = ring[source][None]  # (1, 3, H, W)
-                map_, state = self.model.step(image.flip(-1) if flipped else image, state)
+                map_, state = self.network.step(image.flip(-1) if flipped else image, state)
             self.known.append((window.frames, state))
             maps.append(map_[0, 0].float().cpu())
         return torch.stack(maps)
 
-    def before(self, window: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    def before(self, window: tuple[int, ...]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
         """Return a state, and the frames of a window that are still to be stepped through: the fewest there can be.
 
         Nothing but copies of the window's first frame came before the window, as far as its map can tell. So a
         state from the beginning needs one step for all the copies that the window itself begins with.
         """
         first = sum(1 for _ in takewhile(lambda frame: frame == window[0], window)) - 1
-        best, fresh = self.model.initial_state(), len(window) - first
+        best, fresh = self.network.initial_state(), len(window) - first
         for seen, state in self.known:
             for steps in range(1, fresh):
                 if seen[steps:] == window[:-steps]:
@@ -247,11 +234,11 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluating(network: SaliencyModel) -> Iterator[None]:
     """Put a network into evaluation mode, and back into the mode of each of its parts."""
-    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    training = [part for part in network.modules() if part.training]
     if training:
-        model.eval()
+        network.eval()
     try:
         yield
     finally:

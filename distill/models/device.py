@@ -1,11 +1,9 @@
 """Devices and precisions by name."""
 
-from typing import Any
-
 import torch
-from torch import nn
 
 from distill.errors import UserError
+from distill.models.protocols import Network
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a network computes in: float32, or autocast to a half format."""
@@ -38,9 +36,8 @@ def check_precision(name: str) -> None:
         raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
 
 
-def device_of(model: Any) -> torch.device:
-    """Return where a model's weights lie; the CPU for one that has none."""
-    if isinstance(model, nn.Module):
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
+def device_of(network: Network) -> torch.device:
+    """Return the device of a network's weights; the CPU if it has none."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        return tensor.device
     return torch.device("cpu")

@@ -23,7 +23,8 @@ class OnnxModel(nn.Module):
         edge: the `student.edge.EdgeModel` that runs it.
     """
 
-    no_gradient = ("*",)
+    no_gradient: tuple[str, ...] = ("*",)
+    encoder_layers: tuple[str, ...] = ()
 
     def __init__(self, edge: Any) -> None:
         super().__init__()
@@ -33,9 +34,11 @@ class OnnxModel(nn.Module):
         self.size: tuple[int, int] = edge.size
         self.target_frames: tuple[int, ...] = edge.target_frames
         self.map_size: tuple[int, int] = edge.map_size
-        self.identity = {"name": str(self.path), "variant": "onnx", "arguments": {}}
-        self.reference = str(self.path)
-        self.notes: dict[str, Any] = edge.metadata.get("notes", {})
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the file records about the training of the model."""
+        return self.edge.metadata.get("notes", {})
 
     @property
     def files(self) -> list[Path]:
@@ -46,6 +49,14 @@ class OnnxModel(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
         return _log(self.edge(_array(clip)), clip.device)
+
+    def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
+        """Raise UserError: an exported model gives maps only."""
+        raise UserError(f"{self.path}: an exported model shows no features; use the one it came from")
+
+    def forward_head(self, features: dict[str, Tensor]) -> Tensor:
+        """Raise UserError: an exported model gives maps only."""
+        raise UserError(f"{self.path}: an exported model shows no features; use the one it came from")
 
 
 class OnnxStepModel(OnnxModel):

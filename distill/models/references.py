@@ -2,36 +2,37 @@
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from distill.errors import UserError
 from distill.files import atomic_path, file_hash
+from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
-from distill.models.registry import PACKAGES, _module, create_model, list_models
+from distill.models.registry import PACKAGES, _module, create_model, list_models, rebuild
 from distill.models.weight_files import _identity_text, load_weights_into, read_header
-from distill.stride import Stride, read_stride
 
 log = logging.getLogger(__name__)
 
 
-def save_published(model: nn.Module, path: str | Path) -> None:
+def save_published(model: LoadedModel, path: str | Path) -> None:
     """Write a model's weights under its authors' keys, atomically: as .safetensors by the suffix, else as a pickle.
 
     Raises:
         UserError: if the authors have no keys for this model.
     """
-    identity: Any = model.identity
+    identity = model.identity
     module = _module(identity["name"])
-    if not hasattr(module, "to_published"):
+    to_published = getattr(module, "to_published", None)
+    if to_published is None:
         raise UserError(f"{_identity_text(identity)}: nobody published keys for this model; use --convert")
     try:
-        tensors = {key: value.contiguous() for key, value in module.to_published(model).items()}
+        tensors = {key: value.contiguous() for key, value in to_published(model.network).items()}
     except ValueError as error:
         raise UserError(f"{_identity_text(identity)}: {error}") from error
     with atomic_path(path) as temporary:
@@ -41,7 +42,7 @@ def save_published(model: nn.Module, path: str | Path) -> None:
             torch.save(tensors, temporary)
 
 
-def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
+def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
     """Return the model that a reference stands for, in evaluation mode, on a device.
 
     Args:
@@ -50,16 +51,17 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
         device: where the model goes; an .onnx file runs on the CPU whatever this says.
 
     Returns:
-        The model, with `reference` as given and, if it comes from a file, the file's `notes` of its training.
+        The model, with `reference` as given and, if it comes from a file, the file's `notes` about its training.
 
     Raises:
         UserError: if the reference stands for nothing; it lists what there is.
     """
     text = str(reference)
     path = Path(text)
-    model: nn.Module
     if path.suffix == ".onnx":
-        model = load_onnx(path)
+        exported = load_onnx(path)
+        identity = {"name": text, "variant": "onnx", "arguments": {}}
+        model = LoadedModel(exported, identity, text, exported.notes)
     elif path.is_dir():
         model = _load_file(_weights_of_run(path))
     elif path.suffix == ".safetensors":
@@ -74,17 +76,15 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
             f"{text}: no model, run folder, .safetensors or .onnx file of this name; "
             f"the models are {', '.join(list_models())}"
         )
-    model.reference = text  # type: ignore[assignment]
-    return model.to(device).eval()
+    model.network.to(device).eval()
+    return replace(model, reference=text)
 
 
-def _load_file(path: Path) -> nn.Module:
+def _load_file(path: Path) -> LoadedModel:
     header = read_header(path)
-    identity = header["identity"]
-    model = create_model(identity["name"], variant=identity["variant"], **identity["arguments"])
+    model = rebuild(header["identity"])
     load_weights_into(model, path)
-    model.notes = header["notes"]
-    return model
+    return replace(model, notes=header["notes"])
 
 
 def _weights_of_run(folder: Path) -> Path:
@@ -102,15 +102,10 @@ def _weights_of_run(folder: Path) -> Path:
     )
 
 
-def stride_of(model: Any) -> Stride:
-    """Return how far apart a clip's frames lay when a model was trained; 1 where nobody noted it."""
-    return read_stride((getattr(model, "notes", None) or {}).get("stride", 1))
-
-
-def notes_of(model: Any, reference: str) -> dict[str, Any]:
-    """Return what is noted of a model's training; of a run folder's model also which run it was, by its config."""
-    notes = dict(getattr(model, "notes", None) or {})
-    folder = Path(reference) if Path(reference).is_dir() else Path(reference).parent
+def notes_with_run(model: LoadedModel) -> dict[str, Any]:
+    """Return a model's notes; those of a run's model also name the run, by the SHA-256 of its config."""
+    notes, path = dict(model.notes), Path(model.reference)
+    folder = path if path.is_dir() else path.parent
     if (config := folder / "config.yaml").is_file():
         notes["run"] = {"config_sha256": file_hash(config)}
     return notes

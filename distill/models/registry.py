@@ -8,7 +8,8 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from distill.errors import UserError
+from distill.models.loaded import LoadedModel
+from distill.models.protocols import check_model
 from distill.models.tensor_files import load_published_weights
 from distill.models.weight_files import is_ours, load_weights_into
 
@@ -43,7 +46,7 @@ def list_variants(name: str) -> list[str]:
 
 def create_model(
     name: str, *, variant: str | None = None, weights: str | Path | None = None, **arguments: Any
-) -> nn.Module:
+) -> LoadedModel:
     """Build a model, with initial or given weights.
 
     Args:
@@ -54,8 +57,7 @@ def create_model(
         **arguments: keyword arguments of the model's `Model`, which go before the variant's.
 
     Returns:
-        The model, in training mode, with `identity` = {"name", "variant", "arguments"} (plain JSON values) and
-        `reference`, that in words; after loading weights, `loaded` says in one line what was loaded.
+        The model, its network in training mode; after loading weights, `loaded` says in one line what was loaded.
 
     Raises:
         UserError: for an unknown name, variant or argument (it lists what there is), a value that the model does
@@ -70,21 +72,26 @@ def create_model(
         raise UserError(f"{name}: no variant '{variant}'{_suggest(variant, module.VARIANTS)}")
     given = _check_arguments(f"{name}:{variant}", module.Model, arguments)
     try:
-        model = module.Model(**{**module.VARIANTS[variant], **given})
+        network = module.Model(**{**module.VARIANTS[variant], **given})
     except ValueError as error:
         raise UserError(f"{name}:{variant}: {error}") from error
-    model.identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
-    model.reference = f"{name}:{variant}"
-    if weights is not None:
-        if is_ours(weights):
-            load_weights_into(model, weights)
-            model.loaded = f"{weights}: all weights loaded"
-        else:
-            try:
-                model.loaded = load_published_weights(module, model, weights)
-            except ValueError as error:
-                raise UserError(f"{name}:{variant}: {error}") from error
-    return model
+    check_model(network)
+    identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
+    model = LoadedModel(network, identity, f"{name}:{variant}")
+    if weights is None:
+        return model
+    if is_ours(weights):
+        load_weights_into(model, weights)
+        return replace(model, loaded=f"{weights}: all weights loaded")
+    try:
+        return replace(model, loaded=load_published_weights(module, network, weights))
+    except ValueError as error:
+        raise UserError(f"{name}:{variant}: {error}") from error
+
+
+def rebuild(identity: Mapping[str, Any]) -> LoadedModel:
+    """Build a model again from the identity of a `LoadedModel`, with initial weights."""
+    return create_model(identity["name"], variant=identity["variant"], **identity["arguments"])
 
 
 def _is_model(file: Path) -> bool:

@@ -9,25 +9,27 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.errors import UserError
 from distill.files import atomic_path
+from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
+from distill.models.protocols import Network
 
 HEADER = "saldistill"
 """Key of a .safetensors file's metadata under which a model's identity and spec stand as JSON."""
 
 
-def save_model(model: nn.Module, path: str | Path, *, notes: dict | None = None) -> None:
+def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None) -> None:
     """Write a model's weights as one .safetensors file, atomically; an existing file is replaced.
 
     The header holds, under `saldistill`, JSON of {identity, spec, notes}: what `load_model` rebuilds the model
     from, its clip and its maps, and whatever the caller wants to note.
     """
-    spec = {key: getattr(model, key) for key in ("num_frames", "size", "target_frames", "map_size")}
+    spec = {key: getattr(model.network, key) for key in ("num_frames", "size", "target_frames", "map_size")}
     header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.network.state_dict().items()}
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, {"format": "pt", HEADER: json.dumps(header)})
 
@@ -61,7 +63,7 @@ def is_ours(path: str | Path) -> bool:
     return False
 
 
-def load_weights_into(model: nn.Module, path: str | Path) -> None:
+def load_weights_into(model: LoadedModel, path: str | Path) -> None:
     """Load one of our files into a model of the same architecture.
 
     Raises:
@@ -70,8 +72,8 @@ def load_weights_into(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     identity = read_header(path)["identity"]
     tensors = _read_tensors(path)
-    own = model.state_dict()
-    fixed = _fixed_by_size(model)
+    own = model.network.state_dict()
+    fixed = _fixed_by_size(model.network)
     misfits = sorted(tensors.keys() ^ own.keys()) + [
         key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape and key not in fixed
     ]
@@ -80,10 +82,10 @@ def load_weights_into(model: nn.Module, path: str | Path) -> None:
             f"{path}: holds {_identity_text(identity)}, not {_identity_text(model.identity)}: "
             f"{len(misfits)} tensors do not fit, {misfits[0]} for one"
         )
-    model.load_state_dict(tensors)
+    model.network.load_state_dict(tensors)
 
 
-def weights_fingerprint(model: nn.Module) -> str:
+def weights_fingerprint(model: Network) -> str:
     """Return the SHA-256 of a model's state dict: its keys, types, shapes and bytes, in the order of the keys.
 
     Of an exported model, that of its files.
@@ -104,7 +106,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
 
 
-def _fixed_by_size(model: nn.Module) -> set[str]:
+def _fixed_by_size(model: Network) -> set[str]:
     """Keys that depend on the clip's size alone and are made anew for another (fixed position tables)."""
     return set(getattr(model, "fixed_by_size", ()))
 

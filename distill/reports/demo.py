@@ -11,6 +11,7 @@ from distill.evaluation.baselines import BASELINES
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.evaluation.metrics import METRICS
+from distill.inference.settings import InferenceSettings
 from distill.models.references import load_model
 from distill.reports import page
 from distill.reports.scores import best_directions, side_by_side
@@ -101,7 +102,7 @@ def example_rows(
     """Return rows of pictures: a frame with its fixations, and overlays of ground truth, teacher and student."""
     frames = [video.frames[i] for i in np.linspace(0, len(video.frames) - 1, number + 2).astype(int)[1:-1]]
     models = (load_model(out / name) for name in ("teacher", "student"))
-    sources = [model_maps(model, stride=config.data.stride) for model in models]
+    sources = [model_maps(model.network, InferenceSettings(stride=config.data.stride)) for model in models]
     captions = ("frame and fixations", "ground truth", "teacher", "student")
     return [
         (f"frame {frame + 1}", list(zip(pictures, captions, strict=True)))

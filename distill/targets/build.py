@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 from tqdm import tqdm
 
 from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
-from distill.models.device import check_precision
-from distill.stride import Stride
+from distill.models.loaded import LoadedModel
+from distill.models.protocols import SaliencyModel
 from distill.targets.fingerprint import fingerprint
 from distill.targets.plan import StoreBatch
 from distill.targets.store import TargetStore
@@ -33,17 +32,14 @@ log = logging.getLogger(__name__)
 
 
 def build(
-    model: Any,
+    model: LoadedModel,
     videos: Sequence[Video],
     path: str | Path,
+    settings: InferenceSettings = InferenceSettings(),
     *,
     codec: str = "log8",
     views: Sequence[str] = ("plain",),
-    stride: Stride = 1,
-    batch_size: int = 8,
     batches_per_shard: int = 64,
-    device: str | torch.device | None = None,
-    precision: str = "fp32",
     progress: bool = True,
 ) -> TargetStore:
     """Compute a teacher's maps of the videos' frames in use, and store them; go on where an earlier call stopped.
@@ -51,16 +47,13 @@ def build(
     Several processes may call this for one store at once; each takes shards that no other is writing.
 
     Args:
-        model: the teacher, from `distill.models`.
+        model: the teacher; its network is moved to the device of the settings.
         videos: of different names; the maps of `video.frames` are made.
         path: the store's folder.
+        settings: how the teacher runs; a batch is computed and committed at once.
         codec: how maps are stored, a name in `CODECS`.
         views: "plain", "flipped" (the map of the mirrored video), or both.
-        stride: how far apart the frames of the teacher's clip lie in the video, in frames or as a rate ("30fps").
-        batch_size: maps computed at once, and committed at once.
         batches_per_shard: batches in a file of the store.
-        device: where to compute; where the model lies when None.
-        precision: "fp32", "bf16" or "fp16".
         progress: show a bar with the rate and the time left.
 
     Returns:
@@ -71,30 +64,34 @@ def build(
             is left; the teacher's maps are not numbers.
         KeyboardInterrupt: on Ctrl-C, after saying how to go on; what is committed stays.
     """
-    check_precision(precision)
+    settings = settings.for_model(model)
+    if settings.first_frames != "repeat":
+        raise UserError(f"first_frames: a target store takes 'repeat' only, got {settings.first_frames!r}")
+    assert settings.stride is not None
     by_name = {video.name: video for video in videos}
     if len(by_name) < len(videos):
         raise UserError("two videos have one name; a store tells videos apart by name, so rename one")
     store = _open_or_create(
         Path(path),
-        fingerprint=fingerprint(model, ClipSpec.of(model, stride), videos, precision=precision),
+        fingerprint=fingerprint(
+            model, ClipSpec.of(model.network, settings.stride), videos, precision=settings.precision
+        ),
         notes={
-            "teacher": getattr(model, "reference", None),
+            "teacher": model.reference,
             "videos": {video.name: {"dataset": video.dataset, "path": str(video.path)} for video in videos},
         },
         videos={video.name: video.frames for video in videos},
-        map_size=tuple(model.map_size),
+        map_size=tuple(model.network.map_size),
         views=views,
         codec=codec,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         batches_per_shard=batches_per_shard,
     )
     if store.complete:
         log.info("%s: all %d maps are there already", store.path, store.plan.num_records)
         return store
-    if isinstance(model, nn.Module) and device is not None:
-        model.to(device)
-    settings = {"stride": stride, "batch_size": batch_size, "device": device, "precision": precision}
+    if settings.device is not None:
+        model.network.to(settings.device)
     bar = tqdm(
         total=store.plan.num_records,
         initial=store.count_committed(),
@@ -104,7 +101,7 @@ def build(
     )
     shard = None
     try:
-        with bar, closing(fill(store, model, by_name, settings)) as filled:
+        with bar, closing(fill(store, model.network, by_name, settings)) as filled:
             for batch in filled:
                 if batch.shard != shard:  # what other processes have done meanwhile counts too
                     shard, bar.n = batch.shard, store.count_committed()
@@ -118,15 +115,15 @@ def build(
 
 
 def fill(
-    store: TargetStore, model: Any, videos: Mapping[str, Video], settings: Mapping[str, Any]
+    store: TargetStore, network: SaliencyModel, videos: Mapping[str, Video], settings: InferenceSettings
 ) -> Generator[StoreBatch, None, None]:
     """Compute and commit what a store lacks and nobody else is writing; maps are written while the next are made.
 
     Args:
         store: an unfinished store; it is closed at the end.
-        model: the teacher.
+        network: the teacher's network.
         videos: those of the store's plan, by name.
-        settings: `stride`, `batch_size`, `device` and `precision`, as `slide` takes them.
+        settings: how it runs.
 
     Yields:
         Each batch when its maps are computed; the one before it is committed then.
@@ -137,7 +134,7 @@ def fill(
     with closing(store), ThreadPoolExecutor(1) as pool:
         committed: Future[None] | None = None
         for batches in store.missing():
-            for batch, maps in teacher_maps(model, videos, batches, settings):
+            for batch, maps in teacher_maps(network, videos, batches, settings):
                 if committed is not None:
                     committed.result()
                 committed = pool.submit(store.commit, batch, maps)
@@ -186,13 +183,16 @@ def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
 
 
 def teacher_maps(
-    model: Any, videos: Mapping[str, Video], batches: Sequence[StoreBatch], settings: Mapping[str, Any]
+    network: SaliencyModel,
+    videos: Mapping[str, Video],
+    batches: Sequence[StoreBatch],
+    settings: InferenceSettings,
 ) -> Iterator[tuple[StoreBatch, np.ndarray]]:
     """Compute batches in their order, those of one video and view in one pass of the sliding window."""
     for (name, view), group in groupby(batches, key=lambda batch: (batch.video, batch.view)):
         run = list(group)
         frames = [frame for batch in run for frame in batch.frames]
-        passes = slide(model, videos[name], frames, flipped=view == "flipped", **settings)
+        passes = slide(network, videos[name], frames, settings, flipped=view == "flipped")
         for batch, (asked, maps) in zip(run, passes, strict=True):
             assert tuple(asked) == batch.frames, "the sliding window cuts batches as the plan does"
             yield batch, maps.numpy()

@@ -14,6 +14,7 @@ from distill.files import file_hash
 
 if TYPE_CHECKING:
     from distill.data.clips import ClipSpec, Video
+    from distill.models.loaded import LoadedModel
 
 
 PREPROCESSING = "whole frames, RGB, bicubic to the size; before the video its first frame"
@@ -21,12 +22,12 @@ PREPROCESSING = "whole frames, RGB, bicubic to the size; before the video its fi
 
 
 def fingerprint(
-    model: Any, spec: "ClipSpec", videos: Sequence["Video"], *, precision: str, content: bool = True
+    model: "LoadedModel", spec: "ClipSpec", videos: Sequence["Video"], *, precision: str, content: bool = True
 ) -> dict[str, Any]:
     """Say what the maps of a teacher over some videos depend on, as plain values.
 
     Args:
-        model: the teacher, from `distill.models`.
+        model: the teacher.
         spec: what it is shown: its frames, size and stride.
         videos: whose maps are made.
         precision: what it computes in: "fp32", "bf16" or "fp16".
@@ -41,7 +42,7 @@ def fingerprint(
             "name": name,
             "variant": identity.get("variant"),
             "arguments": identity.get("arguments", {}),
-            "weights": weights_fingerprint(model),
+            "weights": weights_fingerprint(model.network),
         },
         "input": {
             "num_frames": spec.num_frames,

@@ -8,17 +8,17 @@ New ones come from the teacher, or, for a store of imported maps, from where the
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from distill.data.clips import ClipSpec, Video
 from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.evaluation.metrics import cc
+from distill.inference.settings import InferenceSettings
 from distill.models.device import resolve_device
+from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
 from distill.targets.build import teacher_maps
 from distill.targets.codec import CODECS
@@ -73,7 +73,7 @@ class VerifyReport:
 
 def verify(
     store: TargetStore | str | Path,
-    model: Any,
+    model: LoadedModel,
     videos: Sequence[Video],
     *,
     sample: int = 32,
@@ -101,19 +101,16 @@ def verify(
     seen = store.fingerprint.get("input")
     if seen is None:
         raise UserError(f"{store.path}: its maps were imported; there is no teacher to compute them anew")
-    spec, precision = ClipSpec.of(model, seen["stride"]), seen["precision"]
+    spec, precision = ClipSpec.of(model.network, seen["stride"]), seen["precision"]
     store.require(fingerprint(model, spec, videos, precision=precision), REMEDY)
-    if isinstance(model, nn.Module) and device is not None:
-        model.to(device)
+    if device is not None:
+        model.network.to(device)
     by_name = {video.name: video for video in videos}
-    settings = {
-        "stride": spec.stride,
-        "batch_size": store.plan.batch_size,
-        "device": device,
-        "precision": precision,
-    }
+    settings = InferenceSettings(
+        stride=spec.stride, batch_size=store.plan.batch_size, device=device, precision=precision
+    )
     return _verify(
-        store, lambda batches: teacher_maps(model, by_name, batches, settings), list(by_name), sample, seed
+        store, lambda batches: teacher_maps(model.network, by_name, batches, settings), list(by_name), sample, seed
     )
 
 

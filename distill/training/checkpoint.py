@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from distill.errors import UserError
 from distill.files import atomic_folder
+from distill.models.loaded import LoadedModel
 from distill.models.weight_files import load_weights_into, save_model
 from distill.training import sharding
 from distill.training.ema import Ema
@@ -41,7 +42,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 def save_checkpoint(
     run: Path,
     step: int,
-    model: nn.Module,
+    model: LoadedModel,
     trained: Learner,
     optimizer: Optimizer,
     memory: dict[str, Any],
@@ -66,7 +67,7 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step-{step:06d}"
     older = [other for other in folder.parent.glob("step-*") if other != folder]
     with atomic_folder(folder) if is_main else nullcontext() as temporary:
-        sharding.gather(trained.model, model)
+        sharding.gather(trained.model, model.network)
         tensors, groups = _flatten(optimizer)
         heads = {key: sharding.whole(value).contiguous() for key, value in trained.heads.state_dict().items()}
         if temporary is not None:
@@ -76,7 +77,7 @@ def save_checkpoint(
             save_file(heads, temporary / "heads.safetensors")
         if ema is not None:
             with ema.applied():
-                sharding.gather(trained.model, model)
+                sharding.gather(trained.model, model.network)
                 if temporary is not None:
                     save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
         if temporary is not None:
@@ -88,7 +89,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, trained: Learner, optimizer: Optimizer
+    folder: Path, model: LoadedModel, trained: Learner, optimizer: Optimizer
 ) -> tuple[int, dict[str, Any]]:
     """Put a checkpoint's weights and moments into place; return the steps done and the loop's memory.
 
@@ -96,7 +97,7 @@ def load_checkpoint(
         UserError: if the checkpoint is of another model or damaged.
     """
     load_weights_into(model, folder / "model.safetensors")
-    sharding.scatter(model, trained.model)
+    sharding.scatter(model.network, trained.model)
     try:
         state = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors")
@@ -110,7 +111,7 @@ def load_checkpoint(
         raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
 
 
-def load_average(folder: Path, model: nn.Module, trained: Learner, ema: Ema) -> None:
+def load_average(folder: Path, model: LoadedModel, trained: Learner, ema: Ema) -> None:
     """Put a checkpoint's moving average into place.
 
     Raises:
@@ -118,7 +119,7 @@ def load_average(folder: Path, model: nn.Module, trained: Learner, ema: Ema) -> 
     """
     with ema.applied():
         load_weights_into(model, folder / "ema.safetensors")
-        sharding.scatter(model, trained.model)
+        sharding.scatter(model.network, trained.model)
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

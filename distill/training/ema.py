@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from distill.models.protocols import Network
 
 
 class Ema:
@@ -23,7 +25,7 @@ class Ema:
         decay: fraction of the average that a late step keeps, in (0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.model, self.decay = model, decay
         self.average: dict[str, Tensor] = {key: value.clone() for key, value in model.state_dict().items()}
 

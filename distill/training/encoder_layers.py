@@ -5,27 +5,33 @@ then the blocks.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distill.errors import UserError
+from distill.models.protocols import Network, SaliencyModel
 
 
-def layers_of(model: nn.Module, wanted: str) -> tuple[str, ...]:
+class HasEncoderLayers(Protocol):
+    """A model or a learner around one."""
+
+    encoder_layers: tuple[str, ...]
+
+
+def layers_of(model: "HasEncoderLayers", wanted: str) -> tuple[str, ...]:
     """Return the names of the encoder's layers, the patch embedding first.
 
     Raises:
         UserError: if the model does not say what they are; it names the key that `wanted` them.
     """
-    names = getattr(model, "encoder_layers", None)
-    if not names:
-        raise UserError(f"{wanted}: {model.identity} does not say what the layers of its encoder are; leave it out")
-    return tuple(str(name) for name in names)
+    if not model.encoder_layers:
+        raise UserError(f"{wanted}: this model does not say what the layers of its encoder are; leave it out")
+    return model.encoder_layers
 
 
-def freeze(model: nn.Module, what: str | int | None) -> None:
+def freeze(model: SaliencyModel, what: str | int | None) -> None:
     """Take weights out of training: None of them, the whole "encoder", or its patch embedding and first blocks.
 
     Raises:
@@ -44,7 +50,7 @@ def freeze(model: nn.Module, what: str | int | None) -> None:
         model.get_submodule(name).requires_grad_(False)
 
 
-def train_mode(model: nn.Module) -> None:
+def train_mode(model: Network) -> None:
     """Put a model into training mode, except what learns nothing: stochastic depth stays out of frozen blocks."""
     model.train()
     for module in model.modules():
@@ -53,7 +59,7 @@ def train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def recompute(model: nn.Module) -> None:
+def recompute(model: SaliencyModel) -> None:
     """Let each of the encoder's blocks keep its input alone and run again when gradients come back to it.
 
     Random choices are repeated in the second run, so the gradients are those of a model that kept everything.
@@ -63,7 +69,7 @@ def recompute(model: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def decayed_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+def decayed_groups(model: SaliencyModel, decay: float) -> list[dict[str, Any]]:
     """Return the trainable weights in groups for an optimiser, each with the `scale` of its learning rate.
 
     What follows the encoder has 1, the encoder's last layer `decay`, the one before it `decay` squared. A weight of

@@ -16,7 +16,6 @@ Saliency Prediction with Heterogeneous Decoders using Hierarchical Maps Distilla
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,10 @@ from torch.nn import functional as F
 
 from distill.data.clips import ClipSpec
 from distill.errors import UserError
-from distill.models.registry import create_model
+from distill.models.loaded import LoadedModel
+from distill.models.onnx import OnnxModel
+from distill.models.protocols import SaliencyModel
+from distill.models.registry import rebuild
 from distill.stride import step_of
 from distill.training.losses import resize_features, with_time
 
@@ -102,23 +104,22 @@ class Learner(nn.Module):
         heads: by name; each has the name of the features it reads, `feature`.
     """
 
-    def __init__(self, model: nn.Module, heads: Mapping[str, nn.Module] | None = None) -> None:
+    def __init__(self, model: SaliencyModel, heads: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.heads = nn.ModuleDict(heads)
-        self.identity = getattr(model, "identity", None)
-        self.encoder_layers = tuple(f"model.{name}" for name in getattr(model, "encoder_layers", ()))
+        self.encoder_layers = tuple(f"model.{name}" for name in model.encoder_layers)
 
     def forward(self, clip: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the model's log-saliency (B, N, h, w), and what each head makes of the same pass."""
         if not self.heads:
             return self.model(clip), {}
         features = self.model.forward_features(clip)
-        from_heads = {name: head(features[head.feature]) for name, head in self.heads.items()}
+        from_heads = {name: head(features[str(head.feature)]) for name, head in self.heads.items()}
         return self.model.forward_head(features), from_heads
 
 
-def feature_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def feature_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a model's features by name, without the batch: (C, t, h, w) or (C, h, w).
 
     Found on the meta device, on a model built anew, so that it takes no memory, and the same time for any size.
@@ -126,11 +127,10 @@ def feature_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     Raises:
         UserError: if the model is exported, and shows no features.
     """
-    if not hasattr(model, "forward_features"):
+    if isinstance(model.network, OnnxModel):
         raise UserError(f"{model.reference}: an exported model shows no features; use the one it came from")
-    identity = model.identity
     with torch.device("meta"), torch.no_grad():
-        twin: Any = create_model(identity["name"], variant=identity["variant"], **identity["arguments"]).eval()
+        twin = rebuild(model.identity).network.eval()
         features = twin.forward_features(torch.zeros(1, 3, twin.num_frames, *twin.size))
     return {name: tuple(value.shape[1:]) for name, value in features.items()}
 

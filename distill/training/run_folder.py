@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from distill.errors import UserError
 from distill.files import refuse_existing
+from distill.models.loaded import LoadedModel
 from distill.models.weight_files import read_header, save_model
 from distill.training.config import RunConfig, load_config
 from distill.training.step_log import read_log
@@ -57,7 +57,7 @@ def check_folder(out: Path, config: RunConfig) -> None:
             )
 
 
-def keep_best(config: RunConfig, model: nn.Module, step: int, scores: dict[str, float]) -> None:
+def keep_best(config: RunConfig, model: LoadedModel, step: int, scores: dict[str, float]) -> None:
     """Write best.safetensors when the score that counts has never been higher; the file itself remembers it."""
     path, metric = Path(config.out) / "best.safetensors", config.training.best
     best = best_of(path)

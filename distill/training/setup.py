@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from datetime import timedelta
 from fnmatch import fnmatch
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,10 @@ from distill.data.augment import Crop, Jitter
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clips import ClipSpec
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.models.device import resolve_device
+from distill.models.loaded import LoadedModel
+from distill.models.protocols import SaliencyModel
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.targets.build import build
@@ -56,12 +59,14 @@ def build_store(config: RunConfig) -> TargetStore:
         load_model(section.model, device=device),
         training_videos(training_sources(config.data)),
         section.store,
+        InferenceSettings(
+            stride=section.stride,
+            batch_size=section.batch_size,
+            device=device,
+            precision=section.precision,
+        ),
         codec=section.codec,
         views=section.views,
-        stride=section.stride,
-        batch_size=section.batch_size,
-        device=device,
-        precision=section.precision,
     )
 
 
@@ -81,20 +86,20 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[patience])
 
 
-def build_model(config: RunConfig) -> nn.Module:
+def build_model(config: RunConfig) -> LoadedModel:
     """Return the model to train; its random weights depend on the seed alone."""
     torch.manual_seed(config.seed)
     section = config.model
     model = create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
-    patterns = cast(tuple[str, ...], model.no_gradient)
-    for name, weight in model.named_parameters():
-        if any(fnmatch(name, pattern) for pattern in patterns):
+    network = model.network
+    for name, weight in network.named_parameters():
+        if any(fnmatch(name, pattern) for pattern in network.no_gradient):
             weight.requires_grad_(False)  # else processes would wait for a gradient that never comes
-    encoder_layers.freeze(model, config.training.freeze)
+    encoder_layers.freeze(network, config.training.freeze)
     if config.training.recompute:
-        encoder_layers.recompute(model)
+        encoder_layers.recompute(network)
     if config.training.compile:
-        model.compile()
+        network.compile()
     return model
 
 
@@ -111,7 +116,7 @@ def shard(config: RunConfig, learner: Learner, accelerator: Accelerator) -> Lear
             "training.shard: there is one process, and nothing to share; start several with accelerate launch, or "
             "leave it out"
         )
-    return cast(Learner, sharding.shard(learner, accelerator.device, accelerator.num_processes))
+    return sharding.shard(learner, accelerator.device, accelerator.num_processes)
 
 
 def build_teacher(
@@ -143,7 +148,7 @@ def build_teacher(
             device=own,
             precision=section.precision,
             features=features,
-            share=in_common(spec, ClipSpec.of(model, section.stride), sources)[1] if features else 1.0,
+            share=in_common(spec, ClipSpec.of(model.network, section.stride), sources)[1] if features else 1.0,
         )
     else:
         assert section.store is not None
@@ -153,7 +158,7 @@ def build_teacher(
         expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
         if section.model is not None:
             model = load_model(section.model)
-            seen = ClipSpec.of(model, section.stride)
+            seen = ClipSpec.of(model.network, section.stride)
             expected = fingerprint(model, seen, videos, precision=section.precision, content=False)
         differences = store.check(expected)
         if differences and not section.accept:
@@ -230,7 +235,7 @@ def in_common(student: ClipSpec, teacher: ClipSpec, sources: Sequence[ClipSource
 
 
 def build_learner(
-    config: RunConfig, model: nn.Module, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[ClipSource]
+    config: RunConfig, model: LoadedModel, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[ClipSource]
 ) -> Learner:
     """Return the model with the heads that its losses need; their random weights depend on the seed alone.
 
@@ -266,14 +271,14 @@ def build_learner(
             heads[term.head] = Projection(term.student, shape, wanted, shares)
         else:
             heads[term.head] = SideMap(term.student, shape, maps=maps, size=spec.map_size)
-    learner = Learner(model, heads)
+    learner = Learner(model.network, heads)
     if heads and config.training.compile:
         learner.compile()  # without heads, the model itself is what runs
     return learner
 
 
 def build_optimizer(
-    section: OptimizerSection, model: nn.Module, heads: nn.Module | None = None
+    section: OptimizerSection, model: SaliencyModel, heads: nn.Module | None = None
 ) -> torch.optim.Optimizer:
     """Return the optimiser over every trainable weight, those of the heads last.
 

@@ -13,15 +13,17 @@ fully_shard.
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from distill.models.protocols import Network
 from distill.training.encoder_layers import layers_of
+from distill.training.heads import Learner
 
 
-def shard(model: nn.Module, device: torch.device, processes: int) -> nn.Module:
+def shard(model: Learner, device: torch.device, processes: int) -> Learner:
     """Return a copy of a model whose weights lie in parts on the processes; every process calls this.
 
     Each of the encoder's blocks is fetched when it runs and dropped after it; what follows the encoder is fetched
@@ -40,7 +42,7 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> nn.Module:
 
 
 @torch.no_grad()
-def gather(trained: nn.Module, model: nn.Module) -> None:
+def gather(trained: Network, model: Network) -> None:
     """Bring the whole `model` up to date with the `trained` one; every process calls this.
 
     Nothing is to be done where the two are one.
@@ -52,7 +54,7 @@ def gather(trained: nn.Module, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def scatter(model: nn.Module, trained: nn.Module) -> None:
+def scatter(model: Network, trained: Network) -> None:
     """Put the whole model's weights into the trained one: the way back from `gather`."""
     if trained is not model:
         values = model.state_dict()

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.data.augment import crop_maps, crop_values
 from distill.data.clip_reader import read_clip
 from distill.data.clips import ClipSpec, Video, Window
 from distill.errors import UserError
 from distill.models.device import PRECISIONS, check_precision, device_of
+from distill.models.loaded import LoadedModel
 from distill.stride import Stride
 from distill.targets.store import TargetStore
 from distill.training.heads import last_part
@@ -104,7 +105,8 @@ class OnlineTeacher:
     """A network that teaches while the student trains. It freezes itself, and stays so whatever it is told.
 
     Args:
-        model: the teacher; it is moved to the device, put into evaluation mode, and its weights take no gradient.
+        model: the teacher; its network is moved to the device, put into evaluation mode, and its weights take no
+            gradient.
         stride: how far apart its clip's frames lie in the video, in frames or as a rate ("30fps").
         device: where it computes; where it lies when None.
         precision: "fp32", or "bf16" or "fp16" for autocast.
@@ -114,7 +116,7 @@ class OnlineTeacher:
 
     def __init__(
         self,
-        model: Any,
+        model: LoadedModel,
         *,
         stride: Stride = 1,
         device: str | torch.device | None = None,
@@ -123,17 +125,16 @@ class OnlineTeacher:
         share: float = 1.0,
     ) -> None:
         check_precision(precision)
-        if isinstance(model, nn.Module):
-            model.requires_grad_(False).eval()
-            if device is not None:
-                model.to(device)
-        self.model = model
-        self.device = torch.device(device) if device is not None else device_of(model)
+        self.model, self.network = model, model.network
+        self.network.requires_grad_(False).eval()
+        if device is not None:
+            self.network.to(device)
+        self.device = torch.device(device) if device is not None else device_of(self.network)
         self.precision = precision
         self.features, self.share = tuple(features), share
         # a queue of its own, so that the GPU can fill the student's gaps with the teacher's work
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self.spec = ClipSpec.of(model, stride)
+        self.spec = ClipSpec.of(self.network, stride)
         self.offsets = self.spec.offsets
         self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec)
         self.views: tuple[str, ...] = ("plain", "flipped")
@@ -163,15 +164,14 @@ class OnlineTeacher:
 
     def _teach(self, batch: Mapping[str, Any]) -> Lesson:
         """Compute a lesson where the teacher is."""
-        if isinstance(self.model, nn.Module):
-            self.model.requires_grad_(False).eval()  # somebody may have told the model itself to train
+        self.network.requires_grad_(False).eval()  # somebody may have told the model itself to train
         dtype = PRECISIONS[self.precision]
         # inside the student's autocast, a teacher in fp32 must say so
         cast = torch.autocast(self.device.type, dtype) if dtype else torch.autocast(self.device.type, enabled=False)
         with torch.no_grad(), cast:
             clip = batch["teacher_clip"].to(self.device, non_blocking=True)
-            found = self.model.forward_features(clip) if self.features else {}
-            maps = self.model.forward_head(found) if self.features else self.model(clip)
+            found = self.network.forward_features(clip) if self.features else {}
+            maps = self.network.forward_head(found) if self.features else self.network(clip)
             features = {name: last_part(found[name], self.share).float() for name in self.features}
             return Lesson(
                 cropped(maps.float(), batch),
@@ -184,8 +184,7 @@ class OnlineTeacher:
 
     def describe(self) -> str:
         """See `Teacher`."""
-        name = getattr(self.model, "reference", None) or type(self.model).__name__
-        return f"teacher: {name}, computed online in {self.precision} on {self.device}"
+        return f"teacher: {self.model.reference}, computed online in {self.precision} on {self.device}"
 
 
 class CachedTeacher:

@@ -29,6 +29,8 @@ from distill.errors import RunError, UserError
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.files import write_json
+from distill.inference.settings import InferenceSettings
+from distill.models.protocols import SaliencyModel
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import load_average, load_checkpoint, newest_checkpoint, save_checkpoint
 from distill.training.config import RunConfig, save_config
@@ -64,7 +66,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     sources = training_sources(config.data)
     validation = scored_videos(config.data.validation)
     model = setup.build_model(config)
-    spec = ClipSpec.of(model, stride=config.data.stride)
+    spec = ClipSpec.of(model.network, stride=config.data.stride)
     teacher = setup.build_teacher(config, sources, spec, accelerator.device)
     clips = setup.build_clips(config, sources, spec, teacher)
     objective = setup.build_objective(config.losses)
@@ -111,10 +113,12 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
         def score(step: int) -> None:
             """Validate the weights after `step` steps, on the main process; the others wait."""
             with ema.applied() if ema is not None else nullcontext():
-                sharding.gather(trained.model, model)
+                sharding.gather(trained.model, model.network)
                 if is_main:
                     with accelerator.autocast():  # as in training
-                        scores = validate(config, model.to(accelerator.device), validation, accelerator.device)
+                        scores = validate(
+                            config, model.network.to(accelerator.device), validation, accelerator.device
+                        )
                     run_folder.keep_best(config, model, step, scores)
                     log.validation({"step": step, "scores": scores})
             accelerator.wait_for_everyone()
@@ -274,11 +278,13 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
         yield list(range(first, first + size))
 
 
-def validate(config: RunConfig, model: nn.Module, videos: list[Video], device: torch.device) -> dict[str, float]:
+def validate(
+    config: RunConfig, network: SaliencyModel, videos: list[Video], device: torch.device
+) -> dict[str, float]:
     """Score the model on the validation frames: the mean over videos of the mean over a video's frames."""
     metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
-    maps = model_maps(model, batch_size=config.training.batch_size, stride=config.data.stride, device=device)
-    return evaluate(maps, videos, metrics=metrics, progress=False).per_video
+    settings = InferenceSettings(batch_size=config.training.batch_size, stride=config.data.stride, device=device)
+    return evaluate(model_maps(network, settings), videos, metrics=metrics, progress=False).per_video
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

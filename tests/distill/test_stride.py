@@ -12,6 +12,7 @@ from distill.data.clips import ClipSpec, Video
 from distill.data.video.open import open_video
 from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import ClipFrames, slide, window_of
 from distill.stride import offsets, read_stride, step_of
 
@@ -109,7 +110,7 @@ def test_a_video_file_s_own_rate_decides(tmp_path, fps, frames):
     with VideoWriter(tmp_path / "grey.mp4", (16, 16), fps) as writer:
         writer.write(np.broadcast_to(grey[:, None, None, None], (12, 16, 16, 3)))
     reader = open_video(tmp_path / "grey.mp4")
-    ((_, maps),) = slide(FramesSeen(), reader, [8], stride="30fps")
+    ((_, maps),) = slide(FramesSeen(), reader, [8], InferenceSettings(stride="30fps"))
     torch.testing.assert_close(maps[0, 0], torch.tensor(grey[list(frames)]).float(), atol=3, rtol=0)
     assert ClipSpec.of(FramesSeen(), "30fps").frames(8, reader.fps) == list(frames)
 
@@ -125,16 +126,16 @@ def test_the_data_set_s_rate_counts_where_a_reader_cannot_know_it(monkeypatch):
     reader = SimpleNamespace(num_frames=20, fps=30.0, size=(16, 16), read=read)
     monkeypatch.setattr("distill.inference.sliding_window.open_video", lambda path: reader)
     video = Video("a", "a", 20, 60.0, (16, 16), range(20), None, "folder")
-    list(slide(FramesSeen(), video, [8], stride="30fps"))
+    list(slide(FramesSeen(), video, [8], InferenceSettings(stride="30fps")))
     assert asked == ClipSpec.of(FramesSeen(), "30fps").frames(8, video.fps) == [2, 4, 6, 8]
 
 
 def test_the_command_and_the_weights_carry_either():
-    from distill.models.references import stride_of
+    from distill.models.loaded import stride_of
 
     for text, stride in (("2", 2), ("30fps", "30fps")):
         assert parse(["predict", "a", "b", "--stride", text]).stride == stride
-        assert stride_of(SimpleNamespace(notes={"stride": stride})) == stride
-    assert stride_of(SimpleNamespace()) == 1
+        assert stride_of({"stride": stride}) == stride
+    assert stride_of({}) == 1
     with pytest.raises(SystemExit):
         parse(["predict", "a", "b", "--stride", "30 frames"])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model
 
 REAL_VIDEO = Path(__file__).resolve().parents[1] / "data" / "dhf1k" / "video" / "002.AVI"
@@ -30,11 +31,11 @@ class SmallModel(nn.Module):
         return F.logsigmoid(F.avg_pool2d(self.mix(values).squeeze(2), 2))
 
 
-def small_stream() -> nn.Module:
+def small_stream() -> LoadedModel:
     """The streaming student of the tests, whose maps are far from constant though nobody trained it."""
     torch.manual_seed(0)
-    model = create_model("student/stream", variant="micro").eval()
-    model.decoder.head.weight.data *= 100
+    model = create_model("student/stream", variant="micro")
+    model.network.eval().decoder.head.weight.data *= 100
     return model
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model, list_models, list_variants
 
 MODELS = list_models()
@@ -25,11 +26,18 @@ def clip_for(model: nn.Module, batch: int = 2) -> Tensor:
     return torch.randint(0, 256, (batch, 3, model.num_frames, *model.size), dtype=torch.uint8)
 
 
-def awake(name: str) -> nn.Module:
+def loaded(network: nn.Module, name: str | None = None) -> LoadedModel:
+    """Return a network of a test, which `create_model` does not know, as a model."""
+    name = name or type(network).__name__
+    return LoadedModel(network, {"name": name}, name)
+
+
+def awake(name: str) -> LoadedModel:
     """The smallest variant in evaluation mode, with a last layer far from its nearly uniform start."""
-    model = create_model(smallest(name)).eval()
+    model = create_model(smallest(name))
+    model.network.eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.network.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn_like(parameter)
     return model

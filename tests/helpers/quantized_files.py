@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from distill.deploy.calibration import Stretches
 from distill.deploy.export import export
+from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model
 
 BEFORE, SPOILT = "encoder.bn1/Conv", "encoder.blocks.0.0.bn1/Conv"
@@ -37,17 +38,19 @@ class ClipModel(nn.Module):
         return F.logsigmoid(F.avg_pool2d(x, 2) / 10)
 
 
-def stream() -> nn.Module:
+def stream() -> LoadedModel:
     """The streaming student of the tests, whose maps follow what it sees though nobody trained it."""
     torch.manual_seed(0)
-    model = create_model("student/stream", variant="micro").train()
-    for module in model.modules():
+    model = create_model("student/stream", variant="micro")
+    network = model.network.train()
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # one clip tells the statistics, so that no layer's output fades
     with torch.no_grad():
-        model(torch.from_numpy(np.stack(stretches((64, 96), 5).calibration)).transpose(1, 2))
-    model.decoder.head.weight.data *= 10
-    return model.eval()
+        network(torch.from_numpy(np.stack(stretches((64, 96), 5).calibration)).transpose(1, 2))
+    network.decoder.head.weight.data *= 10
+    network.eval()
+    return model
 
 
 def spoil(source: Path, path: Path) -> Path:
@@ -72,7 +75,7 @@ def spoil(source: Path, path: Path) -> Path:
     return path
 
 
-def write(model: nn.Module, path: Path) -> Path:
+def write(model: LoadedModel, path: Path) -> Path:
     """Export a model as quickly as it goes."""
     export(model, path, batches=(1,))
     return path

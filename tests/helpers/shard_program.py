@@ -8,7 +8,7 @@ from distill.training.sharding import gather, scatter, shard
 
 accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)
-model = create_model("teacher/salfom:micro")
+model = create_model("teacher/salfom:micro").network
 before = {key: value.clone() for key, value in model.state_dict().items()}
 sharded = shard(model, accelerator.device, accelerator.num_processes)
 kept = sum(weight.to_local().numel() for weight in sharded.parameters())  # type: ignore[attr-defined]

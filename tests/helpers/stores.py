@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from distill.inference.settings import InferenceSettings
+from distill.models.loaded import LoadedModel
 from distill.targets.build import build
 from distill.targets.codec import CODECS
 from distill.targets.store import TargetStore
@@ -38,8 +40,7 @@ class TinyTeacher(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.randn(1, 3, 3, 5, 5, generator=generator) / 8)
-        self.identity = {"name": "teacher/tiny", "variant": "base", "arguments": {"seed": seed}}
-        self.reference = "teacher/tiny"
+        self.seed = seed
         self.calls = 0
         self.interrupt_at: int | None = None
 
@@ -50,12 +51,17 @@ class TinyTeacher(nn.Module):
         maps = nn.functional.conv3d(clip.float() / 255, self.weight, stride=(1, 2, 2), padding=(0, 2, 2))
         return nn.functional.logsigmoid(4 * maps[:, 0])  # (B, 1, h, w)
 
+    def loaded(self) -> LoadedModel:
+        identity = {"name": "teacher/tiny", "variant": "base", "arguments": {"seed": self.seed}}
+        return LoadedModel(self, identity, "teacher/tiny")
 
-SETTINGS = {"batch_size": 4, "batches_per_shard": 2, "progress": False}
 
-
-def build_small(path: Path, videos, model: nn.Module | None = None, **settings) -> TargetStore:
-    return build(model or TinyTeacher(), videos, path, **{**SETTINGS, **settings})
+def build_small(path: Path, videos, network: TinyTeacher | None = None, **options) -> TargetStore:
+    settings = InferenceSettings(
+        batch_size=4, stride=options.pop("stride", 1), precision=options.pop("precision", "fp32")
+    )
+    model = (network or TinyTeacher()).loaded()
+    return build(model, videos, path, settings, batches_per_shard=2, progress=False, **options)
 
 
 def content(path: Path) -> dict[str, bytes]:

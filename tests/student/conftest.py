@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import av
 import pytest
 from helpers.edge_models import REAL_VIDEO, FakeCapture, SmallModel, small_stream
+from helpers.model_cases import loaded
 
 from distill.data.video.open import open_video
 from distill.data.video.writer import VideoWriter
@@ -17,7 +18,7 @@ from student import edge
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file in clip mode."""
     path = tmp_path_factory.mktemp("edge") / "student.onnx"
-    export(SmallModel(), path, batches=(1,))
+    export(loaded(SmallModel()), path, batches=(1,))
     return path
 
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from helpers.edge_models import SmallModel, frames, peak, small_stream
+from helpers.model_cases import loaded
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -30,7 +31,7 @@ def test_the_model_says_what_it_is_and_gives_the_network_s_maps(exported: Path) 
 
 @pytest.mark.parametrize(("values", "input_type"), [("log", "float32"), ("sigmoid", "uint8")])
 def test_other_exports_give_maps_in_the_same_range(tmp_path: Path, values: str, input_type: str) -> None:
-    export(SmallModel(), tmp_path / "s.onnx", values=values, input_type=input_type, batches=(1,))
+    export(loaded(SmallModel()), tmp_path / "s.onnx", values=values, input_type=input_type, batches=(1,))
     clip = frames(8).transpose(3, 0, 1, 2)[None]
     log_saliency = SmallModel()(torch.from_numpy(clip.copy())).detach()
     expected = log_saliency.exp().numpy() if values == "sigmoid" else peak(log_saliency)
@@ -39,7 +40,7 @@ def test_other_exports_give_maps_in_the_same_range(tmp_path: Path, values: str, 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_steps_give_the_network_s_maps_and_states(step_file: Path, batch: int) -> None:
-    model, network = EdgeModel(step_file, threads=1), small_stream()
+    model, network = EdgeModel(step_file, threads=1), small_stream().network
     assert (model.mode, model.num_frames, model.reach, model.target_frames) == ("step", 1, 5, (0,))
     assert (model.size, model.map_size) == ((64, 96), (16, 24))
     assert model.state_shapes == network.state_shapes

@@ -9,9 +9,11 @@ import onnxruntime
 import pytest
 import torch
 from helpers.edge_models import REAL_VIDEO, SmallModel, frames, peak
+from helpers.model_cases import loaded
 
 from distill.data.video.open import open_video
 from distill.deploy.export import export
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.references import load_model
 from student import edge
@@ -24,7 +26,7 @@ OTHER_VIDEO = REAL_VIDEO.with_name("068.AVI")
 def middle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that predicts the third frame before the last."""
     path = tmp_path_factory.mktemp("edge") / "middle.onnx"
-    export(SmallModel(target=4), path, batches=(1,))
+    export(loaded(SmallModel(target=4)), path, batches=(1,))
     return path
 
 
@@ -87,7 +89,9 @@ def test_maps_of_a_real_video_are_those_of_the_toolkit(
 ) -> None:
     path = exported if mode == "clip" else step_file
     model, reader = EdgeModel(path, threads=1), open_video(REAL_VIDEO)
-    log_saliency = torch.cat([maps for _, maps in slide(load_model(path), reader, range(24), stride=stride)])
+    log_saliency = torch.cat(
+        [maps for _, maps in slide(load_model(path).network, reader, range(24), InferenceSettings(stride=stride))]
+    )
     expected = peak(log_saliency)
     stream = Stream(model, stride)
     given_small = np.stack([stream(frame) for frame in reader.read(range(24), model.size)])
@@ -103,7 +107,11 @@ def test_maps_of_a_real_video_are_those_of_the_toolkit(
 def test_after_a_scene_cut_the_maps_are_those_of_a_new_video(exported: Path, step_file: Path, mode: str) -> None:
     path = exported if mode == "clip" else step_file
     model, other = EdgeModel(path, threads=1), open_video(OTHER_VIDEO)
-    expected = peak(torch.cat([maps for _, maps in slide(load_model(path), other, range(12), stride=2)]))
+    expected = peak(
+        torch.cat(
+            [maps for _, maps in slide(load_model(path).network, other, range(12), InferenceSettings(stride=2))]
+        )
+    )
     for cuts, resets in ((edge.CUT, 1), (None, 0)):
         stream = Stream(model, 2, cuts=cuts)
         for frame in open_video(REAL_VIDEO).read(range(15), model.size):

@@ -290,7 +290,7 @@ def test_frozen_statistics_stay_and_the_decoders_move() -> None:
 
 def test_the_initial_map_is_nearly_the_prior() -> None:
     torch.manual_seed(0)
-    model = create_model("student/stream:micro").eval()
+    model = create_model("student/stream:micro").network.eval()
     with torch.no_grad():
         maps = model(torch.rand(1, 3, 5, 64, 96))
     prior = model.prior().flatten().log_softmax(0).view(model.map_size)

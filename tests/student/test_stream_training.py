@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_frame_has_its_own_cached_target(store: dict[str, Any], tmp_path: Path) -> None:
     run = config(tmp_path / "run", model=STUDENT, losses=LOSSES, teacher=store)
     sources = training_sources(run.data)
-    spec = ClipSpec.of(create_model(**STUDENT))
+    spec = ClipSpec.of(create_model(**STUDENT).network)
     teacher = setup.build_teacher(run, sources, spec, torch.device("cpu"))
     assert teacher is not None
     [video, *_] = sources[0].videos
@@ -70,7 +70,7 @@ def test_it_is_distilled_by_the_one_loop(targets: str, store: dict[str, Any], tm
     for term in ("truth/kldiv", "teacher/kldiv"):
         first, last = (math.fsum(line[term] for line in part) / 4 for part in (log[:4], log[-4:]))
         assert last < first
-    model = load_model(out)
+    model = load_model(out).network
     assert model.target_frames == ((0, 1, 2, 3, 4) if targets == "all" else (4,))
     with torch.no_grad():
         maps, _ = model.step(torch.rand(1, 3, *model.size), model.initial_state())

@@ -100,7 +100,7 @@ def test_a_name_is_fetched_once_and_loaded(
     monkeypatch.setitem(hub.SHA256, FILE, digest_of(fake))
     model = create_model("teacher/salfom:micro", weights="umt-l16-k400")
     expected = checkpoint.encoder.blocks[1].mlp.fc1.weight.half().float()
-    assert torch.equal(model.encoder.blocks[1].mlp.fc1.weight, expected)
+    assert torch.equal(model.network.encoder.blocks[1].mlp.fc1.weight, expected)
     assert FILE in model.loaded
     assert "UMT checkpoint" in model.loaded
     gets = [line for line in fake.asked if line.startswith("GET")]

@@ -23,6 +23,7 @@ from distill.data.clips import Video
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_video
 from distill.evaluation.metrics import cc
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.registry import create_model
 from distill.training.losses import LOSSES
@@ -56,7 +57,7 @@ def written_out() -> Iterator[list[tuple[int, ...]]]:
 
 def stirred(name: str) -> nn.Module:
     """A model whose maps have contrast: the last convolution starts nearly at zero, here it does not."""
-    model = create_model(name).eval()
+    model = create_model(name).network.eval()
     nn.init.normal_(model.decoder.fusion.conv3.weight, std=0.05)
     return model
 
@@ -133,7 +134,7 @@ def video() -> Video:
 def trained(video: Video) -> nn.Module:
     """The micro variant after 80 steps of KL - CC on the real video's gaze."""
     torch.manual_seed(0)
-    model = create_model("teacher/salfom:micro").train()
+    model = create_model("teacher/salfom:micro").network.train()
     ends = np.random.default_rng(0).integers(16, 600, (80, 4))
     wanted = sorted({int(end) - back for end in ends.flat for back in range(model.num_frames)})
     frames = dict(zip(wanted, open_video(video.path).read(wanted, model.size), strict=True))
@@ -151,7 +152,7 @@ def trained(video: Video) -> nn.Module:
 
 def maps_of(model: nn.Module, video: Video, **settings: str) -> np.ndarray:
     """Maps of every 30th frame from the first on, each computed alone: (n, h, w)."""
-    batches = slide(model, video, range(0, 783, 30), batch_size=1, **settings)
+    batches = slide(model, video, range(0, 783, 30), InferenceSettings(batch_size=1, **settings))
     return np.concatenate([maps.exp().numpy() for _, maps in batches])
 
 
@@ -197,7 +198,7 @@ def test_full_size_in_bf16() -> None:
 
     from teacher.weights import published_name
 
-    model = create_model("teacher/salfom")
+    model = create_model("teacher/salfom").network
     fill(model, published_name)
     clip = seeded("clip", (1, 3, 16, 224, 224)) * model.std + model.mean
     plain = model(clip).exp()[0, 0]

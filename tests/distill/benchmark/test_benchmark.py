@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.model_cases import loaded
 from torch import Tensor, nn
 
 from distill.benchmark import models as module
@@ -26,13 +27,13 @@ class Sleeper(nn.Module):
 
     def __init__(self, name: str, seconds: float, diary: list[str], maps: int = 1) -> None:
         super().__init__()
-        self.reference, self.seconds, self.diary = name, seconds, diary
+        self.name, self.seconds, self.diary = name, seconds, diary
         self.target_frames = tuple(range(maps))
         self.weight = nn.Parameter(torch.zeros(10))
         self.inference = False
 
     def forward(self, clip: Tensor) -> Tensor:
-        self.diary.append(self.reference)
+        self.diary.append(self.name)
         self.inference = torch.is_inference_mode_enabled() and not self.training
         self.shape = tuple(clip.shape)
         time.sleep(self.seconds)
@@ -60,7 +61,14 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_times_are_a_map_s_and_ratios_are_against_the_first() -> None:
     diary: list[str] = []
     slow, fast = Sleeper("slow", 0.04, diary), Sleeper("fast", 0.02, diary, maps=2)
-    rows = benchmark([slow, fast], rounds=3, batch_size=2, device="cpu", memory=False, progress=False)
+    rows = benchmark(
+        [loaded(slow, "slow"), loaded(fast, "fast")],
+        rounds=3,
+        batch_size=2,
+        device="cpu",
+        memory=False,
+        progress=False,
+    )
     assert [row["model"] for row in rows] == ["slow", "fast"]
     assert 20 <= rows[0]["milliseconds"] < 36  # 40 ms for 2 clips of one map
     assert 5 <= rows[1]["milliseconds"] < 9  # 20 ms for 2 clips of two maps
@@ -76,7 +84,7 @@ def test_rounds_interleave_and_threads_are_put_back() -> None:
     diary: list[str] = []
     before = torch.get_num_threads()
     rows = benchmark(
-        [Sleeper("a", 0.3, diary), Sleeper("b", 0.3, diary)],
+        [loaded(Sleeper(name, 0.3, diary), name) for name in ("a", "b")],
         rounds=2,
         threads=1,
         device="cpu",
@@ -91,7 +99,7 @@ def test_rounds_interleave_and_threads_are_put_back() -> None:
 
 def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
-    small = Small()
+    small = loaded(Small())
     export(small, tmp_path / "s.onnx")
     monkeypatch.chdir(tmp_path)
     rows = benchmark(
@@ -99,7 +107,7 @@ def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pyte
     )
     teacher = create_model("teacher/salfom:micro")
     assert [row["runtime"] for row in rows] == ["PyTorch", "PyTorch", "ONNX Runtime"]
-    assert rows[0]["weights"] == count_weights(teacher)
+    assert rows[0]["weights"] == count_weights(teacher.network)
     assert rows[0]["gflops"] == pytest.approx(gflops_per_map(teacher))
     assert rows[0]["gmacs"] == pytest.approx(rows[0]["gflops"] / 2)
     assert rows[1]["weights"] == rows[2]["weights"] == 27 + 1
@@ -165,7 +173,7 @@ def test_the_rate_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch, "mm", slow)
     setting = {"rounds": 2, "device": "cpu", "memory": False, "progress": False}
-    rows = benchmark([Sleeper("a", 0.001, [])], precision=["fp32", "fp16"], **setting)
+    rows = benchmark([loaded(Sleeper("a", 0.001, []), "a")], precision=["fp32", "fp16"], **setting)
     assert set(products) == {(torch.float32, (256, 256)), (torch.float16, (256, 256))}
     expected = 2 * 256**3 / 0.02 / 1e9
     assert all(0.7 * expected < rate <= expected for rate in rows.setting["matrix_gflops_per_second"].values())

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.model_cases import loaded
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -190,7 +191,6 @@ class Stepper(nn.Module):
 
     num_frames, size, map_size, target_frames, reach = 2, (8, 8), (8, 8), (0, 1), 2
     state_shapes = {"started": (1, 1, 1)}  # noqa: RUF012
-    reference = "stepper"
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,14 +212,22 @@ def test_a_network_that_streams_is_measured_by_its_step_in_both_runtimes(
     monkeypatch.setattr(module, "exported", lambda model, folder: shutil.copy(file, folder / "0.onnx"))
     network = Stepper()
     rows = benchmark(
-        [network], rounds=1, batch_size=3, runtime=["pytorch", "onnx"], device="cpu", memory=False, progress=False
+        [loaded(network, "stepper")],
+        rounds=1,
+        batch_size=3,
+        runtime=["pytorch", "onnx"],
+        device="cpu",
+        memory=False,
+        progress=False,
     )
     assert [(row["model"], row["runtime"]) for row in rows] == [("stepper", "PyTorch"), ("stepper", "ONNX Runtime")]
     assert (rows[0]["mode"], rows[0]["weights"], rows[0]["file_mb"]) == ("step", 10, None)
     assert set(network.seen[1:]) == {((3, 3, 8, 8), 1.0)}  # each goes on from the state of a step before
     assert rows[0]["maps_per_second"] == pytest.approx(1000 / rows[0]["milliseconds"])
     assert rows[1]["file_mb"] > 0
-    only = benchmark([network], rounds=1, runtime="onnx", device="cpu", memory=False, progress=False)
+    only = benchmark(
+        [loaded(network, "stepper")], rounds=1, runtime="onnx", device="cpu", memory=False, progress=False
+    )
     assert [row["runtime"] for row in only] == ["ONNX Runtime"]
 
 

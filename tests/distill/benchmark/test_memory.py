@@ -34,10 +34,10 @@ def kept_bytes(module: nn.Module, run: Callable[[], Tensor]) -> int:
 @pytest.mark.slow
 def test_the_stated_memory_of_a_step() -> None:
     with torch.device("meta"):
-        whole = create_model("teacher/salfom")
+        whole = create_model("teacher/salfom").network
     trained = sum(weight.numel() for weight in whole.parameters() if weight.requires_grad)
     del whole
-    model = create_model("teacher/salfom", depth=1)
+    model = create_model("teacher/salfom", depth=1).network
     tokens = torch.rand(1, 3136, 1024, requires_grad=True)
     features = torch.rand(1, 1024, 16, 14, 14, requires_grad=True)
     block = kept_bytes(model.encoder.blocks, lambda: model.encoder.blocks[0](tokens))

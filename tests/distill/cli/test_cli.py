@@ -306,8 +306,9 @@ def test_models_lists_variants_with_cost(run: Run) -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_survive_the_authors_keys_and_back(run: Run, tmp_path: Path, suffix: str) -> None:
-    model = create_model("teacher/salfom:micro", size=[48, 64])
-    save_model(model, tmp_path / "best.safetensors")
+    created = create_model("teacher/salfom:micro", size=[48, 64])
+    save_model(created, tmp_path / "best.safetensors")
+    model = created.network
     code, out, err = run("models", "teacher/salfom", "--to-published", "best.safetensors", f"published{suffix}")
     assert (code, err) == (0, "")
     assert f"written to published{suffix} with the authors' keys" in out

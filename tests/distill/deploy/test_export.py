@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from helpers.model_cases import loaded
 from helpers.places import REPOSITORY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,6 @@ from torch.nn import functional as F
 from distill.deploy import onnx_check, onnx_graph
 from distill.deploy.export import export
 from distill.errors import UserError
-from distill.models.cost import gflops_per_map
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.models.weight_files import weights_fingerprint
@@ -37,24 +37,12 @@ class SmallModel(nn.Module):
         generator = torch.Generator().manual_seed(0)
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator)
-        self.identity = {"name": "test/small", "variant": "only", "arguments": {}}
 
     def forward(self, clip: Tensor) -> Tensor:
         x = clip.float() / 255 if clip.dtype == torch.uint8 else clip
         x = F.relu(self.spatial(x - self.mean)).mean(1)  # (B, T, H, W)
         x = self.temporal(x.movedim(1, -1)).movedim(-1, 1)  # (B, N, H, W)
         return F.logsigmoid(F.avg_pool2d(x, 2))
-
-
-@pytest.fixture(autouse=True)
-def no_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small model is none of the project's, so its operations cannot be counted by name."""
-    count = gflops_per_map
-
-    def counted(model: nn.Module, *, mode: str | None = None) -> float:
-        return 1.5 if isinstance(model, SmallModel) else count(model, mode=mode)
-
-    monkeypatch.setattr("distill.deploy.export.gflops_per_map", counted)
 
 
 def names(folder: Path) -> list[str]:
@@ -74,7 +62,7 @@ def clips(batch: int, seed: int = 3) -> Tensor:
 
 def test_the_file_equals_the_network_at_any_batch(tmp_path: Path) -> None:
     model = SmallModel()
-    report = export(model, tmp_path / "s.onnx")
+    report = export(loaded(model), tmp_path / "s.onnx")
     assert names(tmp_path) == ["s.onnx"]
     assert [check.batch for check in report.checks] == [1, 2, 3]
     assert all(check.max_error < 1e-5 and check.cc > 0.99999 for check in report.checks)
@@ -90,7 +78,7 @@ def test_the_file_equals_the_network_at_any_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", ["sigmoid", "log"])
 def test_other_outputs_and_float_input(tmp_path: Path, values: str) -> None:
     model = SmallModel()
-    report = export(model, tmp_path / "s.onnx", values=values, input_type="float32")
+    report = export(loaded(model), tmp_path / "s.onnx", values=values, input_type="float32")
     maps = run(tmp_path / "s.onnx", (clips(2).float() / 255).numpy())
     expected = model(clips(2)).detach()
     np.testing.assert_allclose(maps, (expected.exp() if values == "sigmoid" else expected).numpy(), atol=1e-4)
@@ -100,14 +88,14 @@ def test_other_outputs_and_float_input(tmp_path: Path, values: str) -> None:
 
 def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
     model = SmallModel()
-    report = export(model, tmp_path / "s.onnx", notes={"run": "demo"}, licence="CC BY 4.0")
+    report = export(loaded(model), tmp_path / "s.onnx", notes={"run": "demo"}, licence="CC BY 4.0")
     file = onnx.load(tmp_path / "s.onnx")
     metadata = json.loads({p.key: p.value for p in file.metadata_props}["saldistill"])
     assert metadata == report.metadata
     wanted = {
         "format": 2,
         "mode": "clip",
-        "model": model.identity,
+        "model": {"name": "SmallModel"},
         "frames": 4,
         "reach": 4,
         "state": [],
@@ -116,7 +104,7 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
         "target_frames": [1, 3],
         "map_size": [8, 12],
         "weights": sum(p.numel() for p in model.parameters()),
-        "gflops_per_map": 1.5,
+        "gflops_per_map": None,
         "licence": "CC BY 4.0",
         "notes": {"run": "demo"},
         "opset": file.opset_import[0].version,
@@ -135,7 +123,7 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
 def test_very_low_saliency_stays_a_number(tmp_path: Path) -> None:
     model = SmallModel()
     model.temporal.bias.data.fill_(-200.0)
-    export(model, tmp_path / "s.onnx", values="log")
+    export(loaded(model), tmp_path / "s.onnx", values="log")
     maps = run(tmp_path / "s.onnx", clips(1).numpy())
     assert np.isfinite(maps).all()
     np.testing.assert_allclose(maps, model(clips(1)).detach().numpy(), rtol=1e-5)
@@ -161,7 +149,7 @@ def test_attention_of_any_rank(tmp_path: Path, mask: str) -> None:
     values = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
     allowed = (values > 0) | torch.eye(8, dtype=torch.bool)
     model = Attention({"none": None, "added": values, "allowed": allowed}[mask], 0.3 if mask == "none" else None)
-    report = export(model, tmp_path / "s.onnx")
+    report = export(loaded(model), tmp_path / "s.onnx")
     assert max(check.max_error for check in report.checks) < 1e-5
 
 
@@ -173,7 +161,7 @@ class TrainingOnly(SmallModel):
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = TrainingOnly().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    export(model, tmp_path / "s.onnx")
+    export(loaded(model), tmp_path / "s.onnx")
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -184,7 +172,7 @@ def test_a_failed_comparison_leaves_no_file(
 ) -> None:
     monkeypatch.setattr(onnx_check, limit, value)
     with pytest.raises(UserError, match=r"s\.onnx: the exported graph differs from PyTorch at batch 1: max error"):
-        export(SmallModel(), tmp_path / "s.onnx")
+        export(loaded(SmallModel()), tmp_path / "s.onnx")
     assert names(tmp_path) == []
 
 
@@ -200,7 +188,7 @@ def test_a_graph_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(onnx_graph, "translations", wrong)
     with pytest.raises(UserError, match="differs from PyTorch"):
-        export(SmallModel(), tmp_path / "s.onnx")
+        export(loaded(SmallModel()), tmp_path / "s.onnx")
     assert names(tmp_path) == []
 
 
@@ -208,19 +196,19 @@ def test_a_network_that_fails_leaves_no_file(tmp_path: Path) -> None:
     model = SmallModel()
     model.temporal.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="max error nan"):
-        export(model, tmp_path / "s.onnx")
+        export(loaded(model), tmp_path / "s.onnx")
     assert names(tmp_path) == []
 
 
 def test_weights_of_two_gigabytes_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "EXTERNAL_BYTES", 1)
-    export(SmallModel(), tmp_path / "s.onnx")
+    export(loaded(SmallModel()), tmp_path / "s.onnx")
     assert names(tmp_path) == ["s.onnx", "s.onnx.data"]
     assert run(tmp_path / "s.onnx", clips(2).numpy()).shape == (2, 2, 8, 12)
-    whole = weights_fingerprint(load_model(tmp_path / "s.onnx"))
+    whole = weights_fingerprint(load_model(tmp_path / "s.onnx").network)
     with (tmp_path / "s.onnx.data").open("r+b") as data:
         data.write(b"other")
-    assert weights_fingerprint(load_model(tmp_path / "s.onnx")) != whole
+    assert weights_fingerprint(load_model(tmp_path / "s.onnx").network) != whole
     (tmp_path / "s.onnx.data").unlink()
     with pytest.raises(UserError, match=r"s\.onnx: ONNX Runtime cannot load it"):
         load_model(tmp_path / "s.onnx")
@@ -230,7 +218,7 @@ def test_export_names_the_mistake(tmp_path: Path) -> None:
     model, path = SmallModel(), tmp_path / "s.onnx"
     path.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"s\.onnx: the ONNX file exists already"):
-        export(model, path)
+        export(loaded(model), path)
     assert path.read_bytes() == b"mine"
     for arguments, message in (
         ({"path": tmp_path / "s.pt"}, r"expected a name that ends in \.onnx"),
@@ -242,12 +230,12 @@ def test_export_names_the_mistake(tmp_path: Path) -> None:
         ({"frames": tmp_path / "nowhere.mp4"}, "nowhere"),
     ):
         with pytest.raises(UserError, match=message):
-            export(model, **{"path": tmp_path / "t.onnx", **arguments})
+            export(loaded(model), **{"path": tmp_path / "t.onnx", **arguments})
     assert names(tmp_path) == ["s.onnx"]
 
 
 def test_an_exported_model_is_not_exported_again(tmp_path: Path) -> None:
-    export(SmallModel(), tmp_path / "s.onnx", frames=np.full((2, 16, 24, 3), 9, np.uint8))
+    export(loaded(SmallModel()), tmp_path / "s.onnx", frames=np.full((2, 16, 24, 3), 9, np.uint8))
     with pytest.raises(UserError, match="exported model already"):
         export(load_model(tmp_path / "s.onnx"), tmp_path / "t.onnx")
 
@@ -255,13 +243,15 @@ def test_an_exported_model_is_not_exported_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["student/thtdnet:micro", "teacher/salfom:micro"])
 def test_the_project_s_models_on_real_frames(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
-    model = create_model(name).eval()
+    model = create_model(name)
     report = export(model, tmp_path / "m.onnx", frames=REAL_VIDEO)
     assert max(check.max_error for check in report.checks) < 1e-5
     assert "real frames of 002.AVI, batch 3: max error" in str(report)
     assert report.as_dict()["metadata"]["model"]["name"] == name.partition(":")[0]
     again = load_model(tmp_path / "m.onnx")
-    clip = torch.randint(0, 256, (2, 3, model.num_frames, *model.size), dtype=torch.uint8)
+    clip = torch.randint(0, 256, (2, 3, model.network.num_frames, *model.network.size), dtype=torch.uint8)
     with torch.no_grad():
-        expected = model(clip)
-    torch.testing.assert_close(again(clip), expected - expected.amax((-2, -1), keepdim=True), rtol=0, atol=1e-4)
+        expected = model.network.eval()(clip)
+    torch.testing.assert_close(
+        again.network(clip), expected - expected.amax((-2, -1), keepdim=True), rtol=0, atol=1e-4
+    )

@@ -1,6 +1,7 @@
 """Step mode: a frame and a state in, a map and the next state out, equal to the network over a whole sequence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,19 @@ from distill.deploy.onnx_check import compare, maps_of, steps_of
 from distill.deploy.onnx_graph import StepGraph
 from distill.errors import UserError
 from distill.models.cost import gflops_per_map
+from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel, OnnxStepModel
 from distill.models.references import load_model
 from distill.models.registry import create_model
-from student.stream import Model
 
 REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
 
 
-def streaming() -> Model:
+def streaming() -> LoadedModel:
     """The smallest streaming student, whose maps depend on what they show: a fresh head gives nearly the prior."""
     torch.manual_seed(0)
-    model = create_model("student/stream:micro").eval()
-    torch.nn.init.normal_(model.decoder.head.weight)
+    model = create_model("student/stream:micro")
+    torch.nn.init.normal_(model.network.eval().decoder.head.weight)
     return model
 
 
@@ -118,7 +119,7 @@ def test_the_graph_is_lean(exported: tuple[Path, ExportReport]) -> None:
 
 
 def test_the_file_steps_like_the_network(exported: tuple[Path, ExportReport]) -> None:
-    model, file = streaming(), load_model(exported[0])
+    model, file = streaming().network, load_model(exported[0]).network
     assert isinstance(file, OnnxStepModel)
     assert (file.num_frames, file.target_frames, file.reach) == (5, (4,), 5)
     assert (file.size, file.map_size) == ((64, 96), (16, 24))
@@ -135,7 +136,7 @@ def test_the_file_steps_like_the_network(exported: tuple[Path, ExportReport]) ->
 
 
 def test_a_clip_goes_through_the_file_step_by_step(exported: tuple[Path, ExportReport]) -> None:
-    model, file = streaming(), load_model(exported[0])
+    model, file = streaming().network, load_model(exported[0]).network
     clip = frames(5, batch=2).permute(1, 2, 0, 3, 4)  # (2, 3, 5, 64, 96)
     with torch.inference_mode():
         expected = model(clip)[:, -1:]
@@ -152,18 +153,18 @@ def test_a_student_that_streams_can_be_exported_in_clip_mode(tmp_path: Path) -> 
     assert report.metadata["target_frames"] == [0, 1, 2, 3, 4]
     assert report.metadata["state"] == []
     assert report.metadata["input"]["range"] == [0.0, 1.0]
-    assert type(load_model(path)) is OnnxModel
+    assert type(load_model(path).network) is OnnxModel
     clip = frames(5).permute(1, 2, 0, 3, 4).numpy() / np.float32(255)
     [found] = onnxruntime.InferenceSession(path).run(None, {"clip": clip})
     with torch.inference_mode():
-        np.testing.assert_allclose(found, model(torch.from_numpy(clip)).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found, model.network(torch.from_numpy(clip)).numpy(), atol=1e-4)
     np.testing.assert_allclose(np.exp(found).sum((-2, -1)), 1, rtol=1e-5)  # a density's logarithm
 
 
 def test_a_density_is_compared_by_its_shape(exported: tuple[Path, ExportReport]) -> None:
     """Its values are far below 1, so that a wrong map is near to a right one in absolute terms."""
     path, report = exported
-    graph = StepGraph(streaming(), values="peak").eval()
+    graph = StepGraph(streaming().network, values="peak").eval()
     metadata = report.metadata | {"output": {"values": "sigmoid"}}
     clips = frames(12).permute(1, 2, 0, 3, 4)
     [check] = compare(scaled(graph, 1.0), path, clips, metadata, (1,))
@@ -186,7 +187,7 @@ def scaled(graph: StepGraph, factor: float) -> nn.Module:
 def test_a_state_that_is_lost_is_found(exported: tuple[Path, ExportReport]) -> None:
     """As a mistake in the graph would be that hands on the wrong past."""
     path, report = exported
-    graph = StepGraph(streaming(), values="peak").eval()
+    graph = StepGraph(streaming().network, values="peak").eval()
 
     class Forgetful(nn.Module):
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -212,7 +213,7 @@ def test_the_command_tells_licence_and_run(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         "distill.deploy.export.export", lambda model, out, **options: asked.update(options, out=out)
     )
-    monkeypatch.setattr("distill.models.references.load_model", lambda reference: streaming())
+    monkeypatch.setattr("distill.models.references.load_model", lambda path: replace(streaming(), reference=path))
     (tmp_path / "config.yaml").write_text("steps: 1\n")
     words = [
         "export",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.model_cases import loaded
 from helpers.quantized_files import ClipModel, stream, stretches, write
 
 from distill.benchmark.precisions import compare
@@ -37,9 +38,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
     """(mode, precision) -> file."""
     folder = tmp_path_factory.mktemp("openvino")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.deploy.export.gflops_per_map", lambda model, **_: 1.0)
+        patch.setattr("distill.deploy.export.gflops_if_known", lambda model, **_: 1.0)
         made = {("step", "fp32"): write(stream(), folder / "step.onnx")}
-        made["clip", "fp32"] = write(ClipModel(), folder / "clip.onnx")
+        made["clip", "fp32"] = write(loaded(ClipModel()), folder / "clip.onnx")
     for mode, spots in SPOTS.items():
         for precision in ("fp16", "int8"):
             path = made[mode, precision] = folder / f"{mode}-{precision}.onnx"
@@ -117,9 +118,9 @@ def test_constants_are_folded_where_a_graph_is_refused(
 @needs_openvino
 @pytest.mark.slow
 def test_thtdnet_runs_in_openvino(tmp_path: Path) -> None:
-    model = create_model("student/thtdnet", variant="micro").eval()
+    model = create_model("student/thtdnet", variant="micro")
     path = write(model, tmp_path / "t.onnx")
-    frames = stretches(model.size, model.num_frames).held_out
+    frames = stretches(model.network.size, model.network.num_frames).held_out
     found = maps_of(load_in_openvino(path, threads=1).edge, frames)
     np.testing.assert_allclose(found, maps_of(load_onnx(path, threads=1).edge, frames), atol=MAX_ERROR)
 

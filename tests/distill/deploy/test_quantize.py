@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers.model_cases import loaded
 from helpers.quantized_files import SPOILT, ClipModel, spoil, stream, stretches, write
 from onnx import TensorProto, helper
 from PIL import Image
@@ -176,8 +177,8 @@ def test_between_are_joins_inside_and_activations_behind_quantized_layers() -> N
 
 
 def test_clips_are_quantized_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.deploy.export.gflops_per_map", lambda model, **_: 1.0)
-    source = write(ClipModel(), tmp_path / "clip.onnx")
+    monkeypatch.setattr("distill.deploy.export.gflops_if_known", lambda model, **_: 1.0)
+    source = write(loaded(ClipModel()), tmp_path / "clip.onnx")
     spots = stretches((16, 24), 4)
     for precision, layers in (("int8", 1), ("fp16", 0)):
         report = quantize(source, tmp_path / f"{precision}.onnx", spots, to=precision, threads=1, progress=False)
@@ -239,10 +240,11 @@ def test_stretches_lie_all_over_the_videos(files: dict[str, Path], pictures: Pat
 
 def test_the_stride_of_training_is_kept(files: dict[str, Path], pictures: Path) -> None:
     model = load_onnx(files["fp32"])
-    model.notes = {"stride": 2}
+    model.edge.metadata["notes"] = {"stride": 2}
     with pytest.raises(UserError, match="too few"):  # a stretch spans 31 frames: one fits into `long`
         read_stretches(pictures, model, progress=False)
-    model.edge.reach, model.notes = 16, {"stride": "60fps"}  # folders play at 30, so that each frame comes twice
+    model.edge.metadata["notes"] = {"stride": "60fps"}  # folders play at 30, so that each frame comes twice
+    model.edge.reach = 16
     found = read_stretches(pictures, model, frames=32, progress=False)
     assert np.diff(found.held_out[0][:, 0, 0, 0]).tolist() == [0, 1] * 7 + [0]
 

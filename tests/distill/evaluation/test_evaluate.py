@@ -23,6 +23,7 @@ from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.other_frames import draw_other_frames
 from distill.evaluation.protocols import PROTOCOLS
 from distill.evaluation.scores import Scores
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.saliency import peak_map
 
@@ -232,9 +233,9 @@ class Brightness(torch.nn.Module):
 
 def test_a_models_maps_are_those_of_the_sliding_window() -> None:
     clip = synthetic.video("blob", 3)
-    maps = dict(model_maps(Brightness(), batch_size=4)(clip, [0, 5, 9]))
+    maps = dict(model_maps(Brightness(), InferenceSettings(batch_size=4))(clip, [0, 5, 9]))
     assert list(maps) == [0, 5, 9]
-    for frames, log_maps in slide(Brightness(), clip, [0, 5, 9], batch_size=4):
+    for frames, log_maps in slide(Brightness(), clip, [0, 5, 9], InferenceSettings(batch_size=4)):
         for frame, log_map in zip(frames, log_maps.numpy(), strict=True):
             assert (maps[frame] == peak_map(log_map)).all()
             assert maps[frame].max() == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.model_cases import loaded
 from helpers.places import REPOSITORY
 from PIL import Image
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
 from distill.inference.folders import RECORD, is_folder_of_videos, predict_folder
 from distill.inference.predict import predict
+from distill.inference.settings import InferenceSettings
 
 
 class SmallModel(nn.Module):
@@ -72,7 +74,9 @@ def expected_tree() -> list[str]:
 
 def run(model: nn.Module, videos: Path, **changes: object) -> object:
     results = {"out": videos.parent / "out", "maps": videos.parent / "maps"}
-    return predict_folder(model, videos, **{**results, "progress": False, **changes})
+    settings = {key: changes.pop(key) for key in ("batch_size", "first_frames") if key in changes}
+    results |= {"progress": False, **changes}
+    return predict_folder(loaded(model), videos, InferenceSettings(**settings), **results)
 
 
 def test_every_video_is_made_as_if_alone(videos: Path, tmp_path: Path) -> None:
@@ -81,7 +85,13 @@ def test_every_video_is_made_as_if_alone(videos: Path, tmp_path: Path) -> None:
     assert sorted(done.made) == sorted(FRAMES)
     assert (done.frames, done.stood, done.elsewhere, done.broken) == (21, [], [], {})
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
-    predict(model, videos / "deep/a.mp4", maps=tmp_path / "alone", first_frames="flip", progress=False)
+    predict(
+        model,
+        videos / "deep/a.mp4",
+        InferenceSettings(first_frames="flip"),
+        maps=tmp_path / "alone",
+        progress=False,
+    )
     for made in sorted((tmp_path / "alone").iterdir()):
         assert made.read_bytes() == (tmp_path / "maps/deep/a" / made.name).read_bytes()
     record = json.loads((tmp_path / "maps" / RECORD).read_text())
@@ -163,7 +173,10 @@ def test_mistakes_are_named(videos: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             predict_folder(
-                SmallModel(), source, **{"out": tmp_path / "o", "maps": tmp_path / "m", **settings}, progress=False
+                loaded(SmallModel()),
+                source,
+                **{"out": tmp_path / "o", "maps": tmp_path / "m", **settings},
+                progress=False,
             )
     (videos / "deep/frames.mp4").write_bytes((videos / "b.mp4").read_bytes())
     (videos / "frames/inner.mp4").write_bytes((videos / "b.mp4").read_bytes())

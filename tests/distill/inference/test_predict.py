@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from distill.data.video.open import open_video
 from distill.errors import UserError
 from distill.inference.predict import overlay, predict, resize_map
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import ClipFrames, slide, window_of
 from distill.saliency import peak_map
 
@@ -79,7 +80,9 @@ def naive(model: SmallModel, reader: FakeReader, end: int, stride: int, flipped:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_slide_equals_the_naive_loop_from_the_first_frame_on(stride: int, batch_size: int, flipped: bool) -> None:
     model, reader = SmallModel(), FakeReader()
-    maps = collect(slide(model, reader, range(23), stride=stride, batch_size=batch_size, flipped=flipped))
+    maps = collect(
+        slide(model, reader, range(23), InferenceSettings(stride=stride, batch_size=batch_size), flipped=flipped)
+    )
     assert list(maps) == list(range(23))
     for frame, one in maps.items():
         torch.testing.assert_close(one, naive(model, reader, frame, stride, flipped)[0], rtol=0, atol=1e-6)
@@ -96,17 +99,17 @@ def test_a_mirrored_video_and_a_flipped_view_are_the_same_maps() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_every_frame_is_decoded_at_most_once_and_only_if_needed(frames: Sequence[int], stride: int) -> None:
     model, reader = SmallModel(), FakeReader()
-    list(slide(model, reader, frames, stride=stride, batch_size=3))
+    list(slide(model, reader, frames, InferenceSettings(stride=stride, batch_size=3)))
     needed = {max(frame - j * stride, 0) for frame in frames for j in range(5)}
     assert reader.decoded == dict.fromkeys(needed, 1)
 
 
 def test_a_slice_of_frames_gives_the_same_bits_whoever_asks() -> None:
     model, reader = SmallModel(), FakeReader()
-    everything = list(slide(model, reader, range(23), batch_size=4))
+    everything = list(slide(model, reader, range(23), InferenceSettings(batch_size=4)))
     assert [frames for frames, _ in everything] == [list(range(23))[i : i + 4] for i in range(0, 23, 4)]
     for frames, maps in everything:
-        ((again, alone),) = slide(model, reader, frames, batch_size=4)
+        ((again, alone),) = slide(model, reader, frames, InferenceSettings(batch_size=4))
         assert again == frames
         assert torch.equal(alone, maps)
 
@@ -115,10 +118,10 @@ def test_a_slice_of_frames_gives_the_same_bits_whoever_asks() -> None:
 @pytest.mark.parametrize("targets", [(0, 1, 2, 3, 4), (3, 4), (0, 2, 4), (0, 3, 4)])
 def test_several_maps_a_clip_cover_each_asked_frame_once(targets: tuple[int, ...], stride: int) -> None:
     model, reader = SmallModel(targets=targets), FakeReader()
-    batches = list(slide(model, reader, range(23), stride=stride, batch_size=30))
+    batches = list(slide(model, reader, range(23), InferenceSettings(stride=stride, batch_size=30)))
     maps = collect(iter(batches))
     assert sum(len(frames) for frames, _ in batches) == 23 == len(maps)
-    some = collect(slide(model, reader, range(5, 23, 4), stride=stride, batch_size=2))
+    some = collect(slide(model, reader, range(5, 23, 4), InferenceSettings(stride=stride, batch_size=2)))
     for frame, one in maps.items():
         window = window_of(frame, 23, targets, length=5, stride=stride)
         assert window.frames[targets[window.target]] == frame
@@ -132,7 +135,7 @@ def test_several_maps_a_clip_cover_each_asked_frame_once(targets: tuple[int, ...
 
 def test_n_maps_a_clip_cost_an_nth_of_the_passes() -> None:
     model = SmallModel(targets=(0, 1, 2, 3, 4))
-    list(slide(model, FakeReader(num_frames=20), range(20), batch_size=10))
+    list(slide(model, FakeReader(num_frames=20), range(20), InferenceSettings(batch_size=10)))
     assert model.batches == [2, 2]
 
 
@@ -155,9 +158,9 @@ def test_first_frames_by_turning_the_window_round() -> None:
                 windows[index - T + 1] = snippet[::-1]
             del snippet[0]
     model, reader = SmallModel(), FakeReader()
-    maps = collect(slide(model, reader, range(23), batch_size=4, first_frames="flip"))
+    maps = collect(slide(model, reader, range(23), InferenceSettings(batch_size=4, first_frames="flip")))
     assert list(maps) == list(range(23)) == sorted(windows)
-    repeated = collect(slide(model, reader, range(23), batch_size=4))
+    repeated = collect(slide(model, reader, range(23), InferenceSettings(batch_size=4)))
     for frame, one in maps.items():
         assert window_of(frame, 23, (4,), length=T, first_frames="flip").frames == tuple(windows[frame])
         clip = torch.from_numpy(reader.pixels[windows[frame]]).permute(3, 0, 1, 2)[None]
@@ -198,7 +201,9 @@ def test_maps_can_be_trained_against() -> None:
 
 def test_half_precision_is_used_when_asked_for() -> None:
     model, reader = SmallModel(), FakeReader()
-    plain, half = (collect(slide(model, reader, range(8), precision=p)) for p in ("fp32", "bf16"))
+    plain, half = (
+        collect(slide(model, reader, range(8), InferenceSettings(precision=p))) for p in ("fp32", "bf16")
+    )
     assert half[7].dtype == torch.float32
     assert 0 < max((plain[f] - half[f]).abs().max() for f in range(8)) < 0.05
 
@@ -208,15 +213,17 @@ def test_half_precision_is_used_when_asked_for() -> None:
     [
         ({"frames": [3, 23]}, "frame 24 does not exist: the video has 23 frames"),
         ({"frames": [-1]}, "frame 0 does not exist"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"stride": 0}, "stride: expected a whole number of frames"),
+        ({"stride": None}, "stride: expected a stride, got None"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
         ({"first_frames": "mirror"}, "first_frames: expected one of repeat, flip, got 'mirror'"),
     ],
 )
 def test_slide_names_the_mistake(settings: dict, message: str) -> None:
-    arguments = {"frames": [1, 2], **settings}
+    frames = settings.pop("frames", [1, 2])
     with pytest.raises(UserError, match=message):
-        list(slide(SmallModel(), FakeReader(), **arguments))
+        list(slide(SmallModel(), FakeReader(), frames, InferenceSettings(**settings)))
 
 
 def test_broken_weights_are_named() -> None:
@@ -259,13 +266,18 @@ def decode(path: Path) -> np.ndarray:
 def test_predict_writes_every_frame_as_video_and_as_maps(tmp_path: Path, frames_folder: Path) -> None:
     model = SmallModel()
     done = predict(
-        model, frames_folder, out=tmp_path / "o.mp4", maps=tmp_path / "maps", batch_size=4, progress=False
+        model,
+        frames_folder,
+        InferenceSettings(batch_size=4),
+        out=tmp_path / "o.mp4",
+        maps=tmp_path / "maps",
+        progress=False,
     )
     assert done.frames == 9
     assert "9 frames" in str(done)
     assert decode(tmp_path / "o.mp4").shape == (9, 38, 52, 3)
     assert names(tmp_path / "maps") == [f"{index:04d}.png" for index in range(1, 10)]
-    expected = collect(slide(model, open_video(frames_folder), range(9), batch_size=4))
+    expected = collect(slide(model, open_video(frames_folder), range(9), InferenceSettings(batch_size=4)))
     for index in (0, 8):
         image = grey(tmp_path / "maps" / f"{index + 1:04d}.png")
         wanted = 255 * resize_map(peak_map(expected[index].numpy()), (37, 51))
@@ -273,7 +285,9 @@ def test_predict_writes_every_frame_as_video_and_as_maps(tmp_path: Path, frames_
 
 
 def test_predict_runs_on_a_real_video(tmp_path: Path) -> None:
-    done = predict(SmallModel(), REAL_VIDEO, maps=tmp_path / "maps", batch_size=64, progress=False)
+    done = predict(
+        SmallModel(), REAL_VIDEO, InferenceSettings(batch_size=64), maps=tmp_path / "maps", progress=False
+    )
     assert done.frames == 783
     assert grey(tmp_path / "maps" / "0783.png").shape == (360, 640)
 
@@ -310,7 +324,14 @@ def test_an_interrupted_prediction_leaves_nothing(
 
     monkeypatch.setattr(model, "forward", stopping)
     with pytest.raises(stop):
-        predict(model, frames_folder, out=tmp_path / "o.mp4", maps=tmp_path / "maps", batch_size=3, progress=False)
+        predict(
+            model,
+            frames_folder,
+            InferenceSettings(batch_size=3),
+            out=tmp_path / "o.mp4",
+            maps=tmp_path / "maps",
+            progress=False,
+        )
     assert names(tmp_path) == ["frames"]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide, window_of
 from distill.stride import step_of
 from student.stream import Model, State
@@ -66,7 +67,9 @@ def by_window(
 @pytest.mark.parametrize("stride", [1, 2, 3, "10fps"])  # the last: every second or third frame
 def test_every_map_is_that_of_its_window(stride: int | str, flipped: bool) -> None:
     model, video = Counted().eval(), Noise()
-    maps = collect(slide(model, video, range(FRAMES), stride=stride, batch_size=7, flipped=flipped))
+    maps = collect(
+        slide(model, video, range(FRAMES), InferenceSettings(stride=stride, batch_size=7), flipped=flipped)
+    )
     for frame in range(FRAMES):
         expected = by_window(model, video, frame, step_of(stride, video.fps), flipped=flipped)
         torch.testing.assert_close(maps[frame], expected, atol=1e-5, rtol=0)
@@ -75,7 +78,7 @@ def test_every_map_is_that_of_its_window(stride: int | str, flipped: bool) -> No
 
 def test_the_first_frames_by_turning_the_window_round() -> None:
     model, video = Counted().eval(), Noise()
-    maps = collect(slide(model, video, range(10), first_frames="flip"))
+    maps = collect(slide(model, video, range(10), InferenceSettings(first_frames="flip")))
     for frame in range(10):
         expected = by_window(model, video, frame, first="flip")
         torch.testing.assert_close(maps[frame], expected, atol=1e-5, rtol=0)
@@ -84,7 +87,7 @@ def test_the_first_frames_by_turning_the_window_round() -> None:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_frame_costs_one_step(stride: int) -> None:
     model = Counted().eval()
-    list(slide(model, Noise(), range(FRAMES), stride=stride))
+    list(slide(model, Noise(), range(FRAMES), InferenceSettings(stride=stride)))
     assert model.steps == FRAMES  # all the states that take turns go on from the first frame's
 
 
@@ -97,7 +100,7 @@ def test_frames_between_are_stepped_through_and_distant_ones_begin_anew() -> Non
 
 def test_what_else_is_asked_for_changes_no_bit() -> None:
     model, video = Counted().eval(), Noise()
-    whole = collect(slide(model, video, range(FRAMES), stride=2))
-    part = collect(slide(model, video, [17, 18, 21, 30], stride=2, batch_size=2))
+    whole = collect(slide(model, video, range(FRAMES), InferenceSettings(stride=2)))
+    part = collect(slide(model, video, [17, 18, 21, 30], InferenceSettings(stride=2, batch_size=2)))
     assert len(part) == 4
     assert all(torch.equal(part[frame], whole[frame]) for frame in part)

@@ -10,6 +10,7 @@ from helpers.model_cases import ALL, SMALL, awake, clip_for, smallest
 from torch import Tensor
 
 from distill.errors import UserError
+from distill.models.protocols import check_model, is_streaming
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.models.weight_files import read_header, save_model, weights_fingerprint
@@ -17,7 +18,7 @@ from distill.models.weight_files import read_header, save_model, weights_fingerp
 
 @pytest.mark.parametrize("name", SMALL)
 def test_output_is_finite_log_saliency_of_the_declared_shape(name: str) -> None:
-    model = awake(name)
+    model = awake(name).network
     with torch.no_grad():
         out = model(clip_for(model))
     assert out.shape == (2, len(model.target_frames), *model.map_size)
@@ -28,8 +29,21 @@ def test_output_is_finite_log_saliency_of_the_declared_shape(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_check_model_missing_member_names_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = create_model(smallest(name)).network
+    check_model(network)
+    for member in ("encoder_layers", *(["state_shapes"] if is_streaming(network) else [])):
+        with monkeypatch.context() as patch:
+            patch.setattr(network, member, None)
+            with pytest.raises(
+                UserError, match=rf"{type(network).__module__}\.Model: missing {member}; a model needs"
+            ):
+                check_model(network)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_uint8_and_float_agree(name: str) -> None:
-    model = awake(name)
+    model = awake(name).network
     clip = clip_for(model)
     with torch.no_grad():
         torch.testing.assert_close(model(clip), model(clip.float() / 255), atol=1e-6, rtol=0)
@@ -37,7 +51,7 @@ def test_uint8_and_float_agree(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_is_head_of_features(name: str) -> None:
-    model = awake(name)
+    model = awake(name).network
     clip = clip_for(model)
     with torch.no_grad():
         features = model.forward_features(clip)
@@ -47,7 +61,7 @@ def test_forward_is_head_of_features(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_batch_is_its_clips(name: str) -> None:
-    model = awake(name)
+    model = awake(name).network
     clip = clip_for(model)
     with torch.no_grad():
         each = torch.cat([model(clip[:1]), model(clip[1:])])
@@ -56,7 +70,7 @@ def test_a_batch_is_its_clips(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_frame_matters(name: str) -> None:
-    model = awake(name)
+    model = awake(name).network
     clip = clip_for(model, 1)
     with torch.no_grad():
         before = model(clip)
@@ -68,7 +82,7 @@ def test_every_frame_matters(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_gradient_reaches_every_weight(name: str) -> None:
-    model = awake(name).train()
+    model = awake(name).network.train()
     out = model(clip_for(model))
     (out * torch.randn_like(out)).sum().backward()
     for key, parameter in model.named_parameters():
@@ -79,18 +93,19 @@ def test_a_gradient_reaches_every_weight(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_file_round_trip(name: str, tmp_path: Path) -> None:
-    model = awake(name)
-    save_model(model, tmp_path / "model.safetensors", notes={"step": 12})
+    saved = awake(name)
+    model = saved.network
+    save_model(saved, tmp_path / "model.safetensors", notes={"step": 12})
     again = load_model(tmp_path / "model.safetensors")
     clip = clip_for(model)
     with torch.no_grad():
-        assert torch.equal(model(clip), again(clip))
-    assert weights_fingerprint(again) == weights_fingerprint(model)
-    assert again.identity == model.identity
+        assert torch.equal(model(clip), again.network(clip))
+    assert weights_fingerprint(again.network) == weights_fingerprint(model)
+    assert again.identity == saved.identity
     assert again.reference == str(tmp_path / "model.safetensors")
-    assert not again.training
+    assert not again.network.training
     header = read_header(tmp_path / "model.safetensors")
-    assert header["notes"] == {"step": 12}
+    assert again.notes == header["notes"] == {"step": 12}
     assert header["spec"]["size"] == list(model.size)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -100,7 +115,7 @@ def test_seed_decides_the_initial_weights(name: str) -> None:
     prints = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        prints.append(weights_fingerprint(create_model(smallest(name))))
+        prints.append(weights_fingerprint(create_model(smallest(name)).network))
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -111,18 +126,18 @@ def test_wrong_size_names_one_that_works(name: str) -> None:
     found = re.search(r"such as \((\d+), (\d+)\)", str(error.value))
     assert found
     size = (int(found[1]), int(found[2]))
-    assert create_model(smallest(name), size=size).size == size
+    assert create_model(smallest(name), size=size).network.size == size
 
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("frames", [0, 7])
 def test_a_number_of_frames_works_or_names_one_that_does(name: str, frames: int) -> None:
     try:
-        model = create_model(smallest(name), num_frames=frames)
+        model = create_model(smallest(name), num_frames=frames).network
     except UserError as error:
         found = re.search(rf"num_frames {frames}: .* such as (\d+)", str(error))
         assert found
-        model = create_model(smallest(name), num_frames=int(found[1]))
+        model = create_model(smallest(name), num_frames=int(found[1])).network
     model.eval()
     assert model.num_frames > 0
     with torch.no_grad():
@@ -131,7 +146,7 @@ def test_a_number_of_frames_works_or_names_one_that_does(name: str, frames: int)
 
 @pytest.mark.parametrize("name", SMALL)
 def test_wrong_clip_says_what_is_expected(name: str) -> None:
-    model = create_model(smallest(name))
+    model = create_model(smallest(name)).network
     T, (H, W) = model.num_frames, model.size
     for shape in [(1, 3, T, H, W + 16), (1, 3, T - 1, H, W), (1, 1, T, H, W), (3, T, H, W)]:
         with pytest.raises(ValueError, match=re.escape(f"clip of shape {shape}, expected (B, 3, {T}, {H}, {W})")):
@@ -141,7 +156,7 @@ def test_wrong_clip_says_what_is_expected(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_arguments_of_other_sizes_build(name: str) -> None:
     model = create_model(smallest(name), size=[64, 96])  # as YAML and JSON write it
-    assert model.size == (64, 96)
+    assert model.network.size == (64, 96)
     assert model.identity["arguments"] == {"size": [64, 96]}
 
 
@@ -149,7 +164,7 @@ def test_arguments_of_other_sizes_build(name: str) -> None:
 @torch.no_grad()
 def test_every_variant_states_what_it_emits(reference: str) -> None:
     with torch.device("meta"):
-        model = create_model(reference).eval()
+        model = create_model(reference).network.eval()
         out = model(torch.zeros(1, 3, model.num_frames, *model.size))
     assert out.shape == (1, len(model.target_frames), *model.map_size)
     assert out.dtype == torch.float32

@@ -72,10 +72,10 @@ def test_variant_by_name_or_by_argument() -> None:
 def test_weights_of_ours_and_of_others(tmp_path: Path) -> None:
     model = awake("teacher/salfom")
     save_model(model, tmp_path / "ours.safetensors")
-    torch.save(model.state_dict(), tmp_path / "plain.pth")
+    torch.save(model.network.state_dict(), tmp_path / "plain.pth")
     for file in ("ours.safetensors", "plain.pth"):
         again = create_model("teacher/salfom:micro", weights=tmp_path / file)
-        assert weights_fingerprint(again) == weights_fingerprint(model)
+        assert weights_fingerprint(again.network) == weights_fingerprint(model.network)
         assert again.loaded.startswith(str(tmp_path / file))
 
 
@@ -83,7 +83,7 @@ def test_weights_move_to_another_size(tmp_path: Path) -> None:
     model = awake("teacher/salfom")
     save_model(model, tmp_path / "small.safetensors")
     larger = create_model("teacher/salfom:micro", size=(48, 64), weights=tmp_path / "small.safetensors")
-    assert torch.equal(larger.decoder.fusion.conv1.weight, model.decoder.fusion.conv1.weight)
+    assert torch.equal(larger.network.decoder.fusion.conv1.weight, model.network.decoder.fusion.conv1.weight)
 
 
 def test_run_folder_prefers_the_best_then_the_newest(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_run_folder_prefers_the_best_then_the_newest(tmp_path: Path) -> None:
     models = {step: awake("teacher/salfom") for step in (9, 10, 11)}
     for step in (9, 10):
         save_model(models[step], tmp_path / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
-    assert weights_fingerprint(load_model(tmp_path)) == weights_fingerprint(models[10])
+    assert weights_fingerprint(load_model(tmp_path).network) == weights_fingerprint(models[10].network)
     save_model(models[11], tmp_path / "best.safetensors")
-    assert weights_fingerprint(load_model(tmp_path)) == weights_fingerprint(models[11])
+    assert weights_fingerprint(load_model(tmp_path).network) == weights_fingerprint(models[11].network)
 
 
 def test_weights_of_another_model_name_both(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_references_of_nothing(tmp_path: Path) -> None:
 def test_name_alone_is_the_untrained_model_the_same_each_time(caplog: pytest.LogCaptureFixture) -> None:
     model = load_model("teacher/salfom:micro")
     drawn = torch.rand(1)
-    assert weights_fingerprint(load_model("teacher/salfom:micro")) == weights_fingerprint(model)
+    assert weights_fingerprint(load_model("teacher/salfom:micro").network) == weights_fingerprint(model.network)
     assert model.reference == "teacher/salfom:micro"
     assert "random weights, never trained" in caplog.text
     assert torch.rand(1) != drawn  # the caller's random numbers go on
@@ -153,7 +153,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def test_count_and_gflops_of_the_paper() -> None:
     with torch.device("meta"):
         model = create_model("teacher/salfom")
-    assert count_weights(model) == 402_520_368
+    assert count_weights(model.network) == 402_520_368
     assert gflops_per_map(model) == pytest.approx(3039, abs=0.5)
 
 
@@ -165,7 +165,7 @@ def test_gflops_count_attention() -> None:
 
 
 def test_fingerprint_sees_one_bit(tmp_path: Path) -> None:
-    model = create_model("teacher/salfom:micro")
+    model = create_model("teacher/salfom:micro").network
     before = weights_fingerprint(model)
     with torch.no_grad():
         model.decoder.fusion.conv1.weight[0, 0, 0, 0] += 1e-6
@@ -198,12 +198,12 @@ def test_exported_student_answers_like_a_model(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "student.onnx").write_bytes(b"exported")
     model = load_model(tmp_path / "student.onnx")
     assert model.notes == {"stride": 2}
-    out = model(clip_for(model))
-    assert out.shape == (2, 1, *model.map_size)
+    out = model.network(clip_for(model.network))
+    assert out.shape == (2, 1, *model.network.map_size)
     assert out[0, 0, 0, 1].item() == pytest.approx(math.log(0.5))
     assert out[0, 0, 1, 2].item() == pytest.approx(math.log(1e-12))
     assert model.reference == str(tmp_path / "student.onnx")
-    assert weights_fingerprint(model) == hashlib.sha256(b"exported").hexdigest()
+    assert weights_fingerprint(model.network) == hashlib.sha256(b"exported").hexdigest()
     with pytest.raises(UserError, match="does not tell its operations"):
         gflops_per_map(model)
 

@@ -11,6 +11,7 @@ from distill.cli.main import main
 from distill.data.clips import ClipSpec
 from distill.data.sets import synthetic
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.targets.fingerprint import fingerprint
 from distill.targets.info import info
@@ -29,7 +30,9 @@ def test_a_store_holds_what_the_sliding_window_gives(tmp_path, videos):
     assert store.complete
     for video in videos:
         for view in ("plain", "flipped"):
-            passes = slide(model, video, video.frames, stride=2, batch_size=4, flipped=view == "flipped")
+            passes = slide(
+                model, video, video.frames, InferenceSettings(stride=2, batch_size=4), flipped=view == "flipped"
+            )
             for frames, maps in passes:
                 for frame, expected in zip(frames, maps, strict=True):
                     found = store.read(video.name, frame, view)
@@ -81,7 +84,7 @@ def test_ctrl_c_keeps_what_is_committed_and_the_next_call_goes_on(tmp_path, vide
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": TinyTeacher(seed=1)}, r"teacher.arguments.seed was 0 and is now 1; teacher.weights was"),
+        ({"network": TinyTeacher(seed=1)}, r"teacher.arguments.seed was 0 and is now 1; teacher.weights was"),
         ({"stride": 2}, "input.stride was 1 and is now 2"),
         ({"precision": "bf16"}, 'input.precision was "fp32" and is now "bf16"'),
         ({"codec": "exact"}, "codec was 'log8' and is now 'exact'"),
@@ -114,7 +117,7 @@ def test_the_fingerprint_sees_content_not_names(tmp_path, videos):
         from dataclasses import replace
 
         video = replace(videos[0], path=tmp_path / folder)
-        return fingerprint(model, spec, [video], precision="fp32", content=content)
+        return fingerprint(model.loaded(), spec, [video], precision="fp32", content=content)
 
     assert seen("a") == seen("b")
     assert "sha256" in seen("a")["videos"]["one"]
@@ -144,7 +147,7 @@ def test_info_tells_whose_maps_they_are(tmp_path, videos):
 @pytest.mark.parametrize(("codec", "views"), [("log8", ("plain", "flipped")), ("exact", ("plain",))])
 def test_verify_agrees_with_a_good_store(tmp_path, videos, codec, views):
     store = build_small(tmp_path / "store", videos, codec=codec, views=views)
-    report = verify(store, TinyTeacher(), videos, sample=12)
+    report = verify(store, TinyTeacher().loaded(), videos, sample=12)
     assert report.ok
     assert 12 <= report.maps < 16  # whole batches; a video's last one is shorter
     assert report.kl_max < (1e-4 if codec == "log8" else 1e-8)
@@ -152,7 +155,7 @@ def test_verify_agrees_with_a_good_store(tmp_path, videos, codec, views):
     assert report.max_error < 0.05
     assert "every checksum holds" in str(report)
     assert "they agree" in str(report)
-    assert verify(store, TinyTeacher(), videos, sample=12) == report
+    assert verify(store, TinyTeacher().loaded(), videos, sample=12) == report
 
 
 def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
@@ -160,7 +163,7 @@ def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
     shard = path / "shards" / "00001.shard"
     good = shard.read_bytes()
     shard.write_bytes(good[:150] + bytes([good[150] ^ 16]) + good[151:])
-    report = verify(path, TinyTeacher(), videos, sample=23)
+    report = verify(path, TinyTeacher().loaded(), videos, sample=23)
     assert not report.ok
     assert "00001.shard" in str(report)
     assert 0 < report.maps < 23
@@ -176,11 +179,11 @@ def test_verify_finds_a_flipped_byte_and_a_wrong_map(tmp_path, videos):
         for batches in wrong.missing():
             for batch in batches:
                 wrong.commit(batch, np.stack([store.read("one", 13 - frame) for frame in batch.frames]))
-    report = verify(wrong, TinyTeacher(), videos[:1], sample=8)
+    report = verify(wrong, TinyTeacher().loaded(), videos[:1], sample=8)
     assert report.damage == []
     assert not report.ok
     assert "THEY DO NOT AGREE" in str(report)
-    assert verify(wrong, TinyTeacher(), videos[:1], sample=0).ok
+    assert verify(wrong, TinyTeacher().loaded(), videos[:1], sample=0).ok
 
 
 def test_verify_says_how_much_of_a_store_is_there(tmp_path, videos):
@@ -188,7 +191,7 @@ def test_verify_says_how_much_of_a_store_is_there(tmp_path, videos):
     model.interrupt_at = 3
     with pytest.raises(KeyboardInterrupt):
         build_small(tmp_path / "store", videos, model)
-    report = verify(tmp_path / "store", TinyTeacher(), videos, sample=4)
+    report = verify(tmp_path / "store", TinyTeacher().loaded(), videos, sample=4)
     assert report.ok
     assert (report.committed, report.planned, report.maps) == (8, 23, 4)
     assert "8 of 23 maps are there" in str(report)
@@ -197,7 +200,7 @@ def test_verify_says_how_much_of_a_store_is_there(tmp_path, videos):
 def test_verify_refuses_another_teacher(tmp_path, videos):
     path = build_small(tmp_path / "store", videos).path
     with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with what it was made from"):
-        verify(path, TinyTeacher(seed=1), videos)
+        verify(path, TinyTeacher(seed=1).loaded(), videos)
 
 
 def test_accept_is_an_override_that_the_run_s_config_keeps(monkeypatch):

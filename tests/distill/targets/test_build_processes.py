@@ -93,7 +93,7 @@ def test_concurrent_processes_write_the_bytes_of_one(tmp_path: Path, start, monk
 def test_each_launched_process_gets_its_own_gpu(monkeypatch, tmp_path) -> None:
     used: list[torch.device] = []
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setattr(setup, "build", lambda *_, device, **__: used.append(device))
+    monkeypatch.setattr(setup, "build", lambda *given, **_: used.append(given[3].device))
     monkeypatch.setattr(setup, "load_model", lambda *_, **__: None)
     monkeypatch.setattr(setup, "resolve_device", lambda name: torch.device({"auto": "cuda"}.get(name, name)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

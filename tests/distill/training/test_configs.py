@@ -73,7 +73,7 @@ def test_it_opens_with_what_it_is_and_the_command(path: Path) -> None:
 def test_its_full_model_can_be_built(path: Path) -> None:
     model = load_config(path).model
     with torch.device("meta"):
-        built = create_model(model.name, variant=model.variant, **model.arguments)
+        built = create_model(model.name, variant=model.variant, **model.arguments).network
     assert sum(weight.numel() for weight in built.parameters()) > 0
 
 

@@ -55,7 +55,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(1)
     model: Any = create_model("teacher/salfom", variant="micro")
     with torch.no_grad():
-        for weight in model.decoder.fusion.parameters():
+        for weight in model.network.decoder.fusion.parameters():
             weight.mul_(3)
     save_model(model, path)
     return str(path)
@@ -114,7 +114,7 @@ def straight(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_teacher_is_in_no_checkpoint_and_in_no_optimiser_and_heads_are_in_no_weight_file(
     straight: Path,
 ) -> None:
-    fresh = create_model(STUDENT["name"], variant="micro")
+    fresh = create_model(STUDENT["name"], variant="micro").network
     assert (
         checkpoint(straight).keys() == load_file(straight / "best.safetensors").keys() == fresh.state_dict().keys()
     )

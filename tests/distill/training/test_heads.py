@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.data.clips import ClipSpec
 from distill.errors import UserError
+from distill.models.loaded import LoadedModel
+from distill.models.onnx import OnnxModel
 from distill.models.registry import create_model
 from distill.saliency import log_density
 from distill.training.heads import (
@@ -154,7 +156,7 @@ def test_an_online_teachers_lesson_holds_its_maps_and_features_without_gradient(
     teacher, batch = lesson_of()
     maps, found = teacher.begin(batch)()
     assert torch.equal(maps, teacher(batch))
-    wanted = teacher.model.forward_features(batch["teacher_clip"])
+    wanted = teacher.network.forward_features(batch["teacher_clip"])
     assert found.keys() == {"encoder", "a3"}
     for name, value in found.items():
         assert torch.equal(value, wanted[name])
@@ -239,9 +241,10 @@ def test_a_side_map_is_log_saliency_of_the_models_size_and_nearly_uniform_at_fir
 
 def test_a_learner_gives_the_models_maps_and_what_its_heads_make_of_the_same_pass() -> None:
     torch.manual_seed(0)
-    model: Any = create_model("student/thtdnet:micro").eval()
+    loaded = create_model("student/thtdnet:micro")
+    model: Any = loaded.network.eval()
     clip = torch.randint(0, 256, (1, 3, 8, 32, 48), dtype=torch.uint8)
-    shape = feature_shapes(model)["stage2"]
+    shape = feature_shapes(loaded)["stage2"]
     assert shape == model.forward_features(clip)["stage2"].shape[1:]
     side = SideMap("stage2", shape, maps=1, size=(32, 48))
     learner = Learner(model, {"stage2": side})
@@ -260,7 +263,6 @@ def test_features_that_are_not_there_are_named_with_those_that_are() -> None:
     assert shape_of("stage4", shapes, "x") == (64, 4, 1, 2)
     with pytest.raises(UserError, match=r"here: the model has no features 'stage9'; there are .*stage4, decoder"):
         shape_of("stage9", shapes, "here: the model")
-    exported = nn.Identity()
-    exported.reference = "student.onnx"  # type: ignore[assignment]
+    exported = OnnxModel.__new__(OnnxModel)
     with pytest.raises(UserError, match=r"student\.onnx: an exported model shows no features"):
-        feature_shapes(exported)
+        feature_shapes(LoadedModel(exported, {}, "student.onnx"))

@@ -40,7 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def micro(**arguments: Any) -> nn.Module:
     torch.manual_seed(0)
-    return create_model("teacher/salfom", variant="micro", **arguments)
+    return create_model("teacher/salfom", variant="micro", **arguments).network
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -69,7 +69,7 @@ def newest(run: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["teacher/salfom:micro", "teacher/salfom:micro-swin", "student/thtdnet:micro"])
 def test_the_layers_of_an_encoder_are_modules_in_the_order_of_the_data(name: str) -> None:
-    model: Any = create_model(name)
+    model: Any = create_model(name).network
     order: list[str] = []
     for layer in model.encoder_layers:
         module = model.get_submodule(layer)
@@ -91,7 +91,7 @@ def test_the_layers_of_an_encoder_are_modules_in_the_order_of_the_data(name: str
 )
 def test_frozen_weights_stay_and_the_others_learn(what: Any, frozen: tuple[str, ...], tmp_path: Path) -> None:
     run = config(tmp_path / "run", training={**TRAINING, "freeze": what})
-    before = {key: value.clone() for key, value in build_model(run).state_dict().items()}
+    before = {key: value.clone() for key, value in build_model(run).network.state_dict().items()}
     after = weights(train(run))
     bias_tables = "decoder.tcfe.a3.blocks"  # of windows of one token: no gradient
     for key, value in before.items():
@@ -147,7 +147,7 @@ def test_the_loop_uses_the_layers_rates(tmp_path: Path) -> None:
     option = {"name": "sgd", "lr": 1e-2, "layer_decay": 0.5}
     training = {"steps": 1, "batch_size": 2}
     run = config(tmp_path / "decayed", optimizer=option, training=training, schedule={})
-    before = {key: value.clone() for key, value in build_model(run).state_dict().items()}
+    before = {key: value.clone() for key, value in build_model(run).network.state_dict().items()}
     decayed = load_file(newest(train(run)) / "model.safetensors")
     plain_run = config(tmp_path / "plain", optimizer={**option, "layer_decay": 1}, training=training, schedule={})
     plain = load_file(newest(train(plain_run)) / "model.safetensors")
@@ -242,7 +242,7 @@ def test_without_validation_the_average_is_the_runs_model(tmp_path: Path) -> Non
     changes = {"data": {"train": [{"dataset": "synthetic"}], "workers": 0}}
     run = train(config(tmp_path / "run", training={"steps": 2, "ema": 0.9}, **changes))
     average = load_file(newest(run) / "ema.safetensors")
-    loaded = load_model(run).state_dict()
+    loaded = load_model(run).network.state_dict()
     assert all(torch.equal(loaded[key], average[key]) for key in average)
 
 

@@ -58,7 +58,7 @@ def test_each_process_keeps_its_part_of_the_weights() -> None:
     printed = launch(str(REPOSITORY / "tests" / "helpers" / "shard_program.py"))
     lines = re.findall(r"rank \d: keeps \d+, moved \w+, back (?:True|False)", printed)  # two ranks may share a line
     assert len(lines) == 2
-    weights = count_weights(create_model("teacher/salfom:micro"))
+    weights = count_weights(create_model("teacher/salfom:micro").network)
     kept = [int(line.split("keeps ")[1].split(",")[0]) for line in lines]
     assert sum(kept) == weights  # each weight lies on one process
     assert max(kept) < 0.6 * weights  # a dimension of 1 cannot be halved

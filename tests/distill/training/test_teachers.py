@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.model_cases import loaded
 from helpers.stores import TinyTeacher, build_small
 from torch import nn
 
@@ -69,7 +70,7 @@ def batch_of(videos, teacher, spec=STUDENT, count=6, **more):
 
 def test_an_online_teacher_is_frozen_and_belongs_to_nothing(videos):
     model = Dreamer().train()
-    teacher = OnlineTeacher(model)
+    teacher = OnlineTeacher(model.loaded())
     batch = batch_of(videos, teacher)
     maps = teacher(batch)
     assert maps.shape == (6, 1, 12, 16)
@@ -95,20 +96,20 @@ def test_an_online_teacher_is_frozen_and_belongs_to_nothing(videos):
 
 
 def test_an_online_teacher_computes_in_its_own_precision(videos):
-    batch = batch_of(videos, OnlineTeacher(TinyTeacher()))
-    full = OnlineTeacher(TinyTeacher())(batch)
+    batch = batch_of(videos, OnlineTeacher(TinyTeacher().loaded()))
+    full = OnlineTeacher(TinyTeacher().loaded())(batch)
     with torch.autocast("cpu", torch.bfloat16):  # the student's precision is not the teacher's
-        torch.testing.assert_close(OnlineTeacher(TinyTeacher())(batch), full, rtol=0, atol=0)
-    half = OnlineTeacher(TinyTeacher(), precision="bf16")(batch)
+        torch.testing.assert_close(OnlineTeacher(TinyTeacher().loaded())(batch), full, rtol=0, atol=0)
+    half = OnlineTeacher(TinyTeacher().loaded(), precision="bf16")(batch)
     assert half.dtype == torch.float32
     assert 1e-5 < (half - full).abs().max() < 0.1
     with pytest.raises(UserError, match="expected one of fp32, bf16, fp16, got 'fp8'"):
-        OnlineTeacher(TinyTeacher(), precision="fp8")
+        OnlineTeacher(TinyTeacher().loaded(), precision="fp8")
 
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_the_online_teacher_sees_its_own_clip(videos, flipped):
-    teacher = OnlineTeacher(TinyTeacher(), stride=3)
+    teacher = OnlineTeacher(TinyTeacher().loaded(), stride=3)
     read = pickle.loads(pickle.dumps(teacher.reader))
     clip = read(Window(videos[0], 4, flipped))["teacher_clip"]
     pixels = open_video(videos[0].path).read([0, 1, 4], (24, 32))
@@ -128,7 +129,7 @@ def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more)
     cached = CachedTeacher(
         build_small(tmp_path / "store", videos, model, codec="exact", views=views, stride=stride)
     )
-    online = OnlineTeacher(model, stride=stride)
+    online = OnlineTeacher(model.loaded(), stride=stride)
     assert cached.offsets(30) == online.offsets(30) == STUDENT.offsets(30) == (0,)
     assert cached.views == views
     assert online.views == ("plain", "flipped")
@@ -158,7 +159,7 @@ def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more)
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_teacher_is_shown_the_whole_frame_in_its_own_colours(videos, flipped):
     """Crop and colour reach the student's clip, and no pixel of the teacher's; its map is cut afterwards."""
-    teacher = OnlineTeacher(TinyTeacher())
+    teacher = OnlineTeacher(TinyTeacher().loaded())
     window = Window(videos[0], 9, flipped, Box(5, 10, 20, 30), Colour(0.7, 1.2, 0.5))
     clip = teacher.reader(window)["teacher_clip"]
     assert torch.equal(clip, teacher.reader(Window(videos[0], 9, flipped))["teacher_clip"])
@@ -171,7 +172,7 @@ def test_a_teacher_is_shown_the_whole_frame_in_its_own_colours(videos, flipped):
 
 def test_a_crop_shows_the_student_and_its_teacher_one_place(videos):
     """A teacher that sees brightness points at the blob, and its cut map at the blob of the cropped clip."""
-    teacher = OnlineTeacher(Brightness())
+    teacher = OnlineTeacher(loaded(Brightness()))
     spec = ClipSpec(num_frames=2, size=(36, 64), target_frames=(1,), map_size=(36, 64))
     batch = batch_of(videos, teacher, spec, count=16, crop=Crop((0.4, 0.7)))
     maps = teacher(batch)
@@ -294,7 +295,9 @@ def test_where_asked_a_mirrored_clip_learns_from_the_mirrored_map(tmp_path, vide
 
 
 def test_teachers_say_who_they_are(tmp_path, videos):
-    assert OnlineTeacher(TinyTeacher()).describe() == "teacher: teacher/tiny, computed online in fp32 on cpu"
+    assert (
+        OnlineTeacher(TinyTeacher().loaded()).describe() == "teacher: teacher/tiny, computed online in fp32 on cpu"
+    )
     described = CachedTeacher(build_small(tmp_path / "store", videos)).describe()
     assert described == f"teacher: teacher/tiny, from {tmp_path / 'store'} (log8; views: plain)"
 
