@@ -1,15 +1,12 @@
-"""Measures cost and speed: `saldistill benchmark` as a file.
+"""`saldistill benchmark` as a script.
 
     python scripts/benchmark.py teacher/salfom:tiny student/thtdnet:tiny
-
-Arguments and help are the verb's.
 """
 
 import sys
 from pathlib import Path
 
-# The repository's root comes first: this folder's own distill.py would hide the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 

@@ -1,15 +1,12 @@
-"""Stores a teacher's maps: `saldistill cache build` as a file, which `accelerate launch` needs.
+"""`saldistill cache build` as a script, e.g. for `accelerate launch`.
 
     accelerate launch scripts/cache_targets.py configs/distill/demo.yaml
-
-Arguments and help are the verb's.
 """
 
 import sys
 from pathlib import Path
 
-# The repository's root comes first: this folder's own distill.py would hide the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 

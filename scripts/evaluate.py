@@ -1,15 +1,12 @@
-"""Scores models: `saldistill evaluate` as a file.
+"""`saldistill evaluate` as a script.
 
-    python scripts/evaluate.py runs/demo/student --data dhf1k:tests/data/dhf1k --videos 002
-
-Arguments and help are the verb's.
+    python scripts/evaluate.py runs/demo/student dhf1k:tests/data/dhf1k --videos 002
 """
 
 import sys
 from pathlib import Path
 
-# The repository's root comes first: this folder's own distill.py would hide the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 

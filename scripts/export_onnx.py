@@ -1,15 +1,12 @@
-"""Writes a model as a checked ONNX file: `saldistill export` as a file.
+"""`saldistill export` as a script.
 
     python scripts/export_onnx.py runs/demo/student -o student.onnx
-
-Arguments and help are the verb's.
 """
 
 import sys
 from pathlib import Path
 
-# The repository's root comes first: this folder's own distill.py would hide the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 

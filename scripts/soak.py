@@ -1,44 +1,41 @@
-"""Runs an exported student over many frames, and looks for memory that grows and maps that change.
+"""Run an exported student over many frames, and check for growing memory and changing maps.
 
     python scripts/soak.py student.onnx VIDEO -o soak [--frames 20000] [--threads 1]
 
-The video is played through student/edge.py again and again, decoding included. Every round has to give the maps of
-the first, bit for bit. Written are soak/soak.csv, a line for every 100 frames (resident memory, latency), and
-soak/soak.png, the same as curves. The exit code is 1 where maps differ or memory grows by more than 10 MB after the
-first tenth, in which allocators and caches fill up.
+Plays the video through student/edge.py repeatedly, decoding included. The maps of every round must equal those of the
+first, bit for bit. Writes soak/soak.csv, one row per 100 frames (resident memory, latency), and soak/soak.html, the
+same as charts. Exits with 1 if maps differ, or if memory grows by more than 10 MB after the first tenth of the run,
+in which allocators and caches fill up.
 """
 
 import argparse
 import csv
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import psutil
 from tqdm import tqdm
 
-# The repository's root comes first: this folder's own distill.py would hide the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
 
 from distill.files import atomic_folder
 from student import edge
 
 EVERY = 100
-"""Frames in one line."""
+"""Frames per row."""
 
-GROWTH = 10.0
-"""Megabytes by which resident memory may grow."""
+MAX_GROWTH = 10.0
+"""Largest accepted growth of resident memory, in MB."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """`EVERY` frames: how many there were up to here, seconds since the start, memory after them, their latency."""
+class Row:
+    """Measurements of EVERY frames: frames and seconds since the start, memory at their end, and their latency."""
 
     frames: int
     seconds: float
@@ -49,121 +46,126 @@ class Line:
 
 @dataclass(frozen=True)
 class Soak:
-    """What came out: the lines, and how many frames of the later rounds had another map than in the first."""
+    """Result of a run: its rows, its rounds, and how many later frames had another map than in the first round."""
 
-    lines: list[Line]
+    rows: list[Row]
     rounds: int
     differing: int
 
     @property
     def growth(self) -> float:
-        """Megabytes from the first tenth's end to the highest of the last tenth."""
-        tenth = len(self.lines) // 10
-        return max(line.resident_mb for line in self.lines[-tenth - 1 :]) - self.lines[tenth].resident_mb
+        """MB from the end of the first tenth to the maximum of the last tenth."""
+        tenth = len(self.rows) // 10
+        return max(row.resident_mb for row in self.rows[-tenth - 1 :]) - self.rows[tenth].resident_mb
 
     @property
     def passed(self) -> bool:
-        """Whether memory stayed flat and every round's maps were the first's."""
-        return self.growth <= GROWTH and not self.differing
+        """Whether memory stayed flat and the maps of all rounds were equal."""
+        return self.growth <= MAX_GROWTH and not self.differing
 
     def __str__(self) -> str:
-        last, tenth = self.lines[-1], len(self.lines) // 10 + 1
+        last, tenth = self.rows[-1], len(self.rows) // 10 + 1
         early, late = (
-            np.median([line.p50_ms for line in part]) for part in (self.lines[:tenth], self.lines[-tenth:])
+            np.median([row.p50_ms for row in part]) for part in (self.rows[:tenth], self.rows[-tenth:])
         )
         return (
             f"{last.frames} frames in {self.rounds} rounds and {last.seconds:.0f} s; resident memory "
-            f"{last.resident_mb:.1f} MB, grown by {self.growth:.1f} MB since the first tenth; latency p50 "
-            f"{early:.2f} ms in the first tenth, {late:.2f} ms in the last; {self.differing} frames with another "
-            "map than in the first round"
+            f"{last.resident_mb:.1f} MB, grown by {self.growth:.1f} MB since the first tenth; median latency "
+            f"{early:.2f} ms in the first tenth, {late:.2f} ms in the last; maps of {self.differing} frames differ "
+            "from the first round"
         )
 
 
 def soak(
     stream: edge.Stream, video: str | Path, frames: int, *, every: int = EVERY, progress: bool = False
 ) -> Soak:
-    """Play a video through a stream until so many frames have been run.
+    """Play a video through a stream until a number of frames has been run.
 
     Args:
-        stream: what runs; it begins anew with every round.
+        stream: stream to run; reset at the start of every round.
         video: a video file or a folder of images.
-        frames: how many to run in all.
-        every: frames in one line.
-        progress: show a bar.
+        frames: total number of frames.
+        every: frames per row.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: what `edge.open_video` raises, and a video without a frame.
+        ValueError: the video cannot be opened or has no frames.
     """
     process, started = psutil.Process(), time.perf_counter()
-    lines: list[Line] = []
-    first: list[bytes] = []  # the first round's maps
+    rows: list[Row] = []
+    first: list[bytes] = []  # digests of the first round's maps
     rounds = run = differing = 0
     latency: list[float] = []
     figures = edge.Figures()
 
-    def look(_: np.ndarray, saliency: np.ndarray, place: int) -> None:
+    def check(_: np.ndarray, saliency: np.ndarray, index: int) -> None:
         nonlocal run, differing
         digest = hashlib.blake2b(saliency.tobytes(), digest_size=16).digest()
         if rounds == 0:
             first.append(digest)
         else:
-            differing += digest != first[place]
+            differing += digest != first[index]
         run += 1
         bar.update()
         latency.append(figures.seconds[-1] * 1000)
         if run % every == 0:
             p50, p99 = np.percentile(latency, [50, 99])
             resident = process.memory_info().rss / 1e6
-            lines.append(Line(run, time.perf_counter() - started, resident, float(p50), float(p99)))
+            rows.append(Row(run, time.perf_counter() - started, resident, float(p50), float(p99)))
             latency.clear()
 
-    def part() -> Iterator[tuple[int, np.ndarray]]:
-        for place, frame in enumerate(edge.open_video(video)[1]):
+    def remaining() -> Iterator[tuple[int, np.ndarray]]:
+        for index, frame in enumerate(edge.open_video(video)[1]):
             if run >= frames:
                 return
-            yield place, frame
+            yield index, frame
 
     with tqdm(total=frames, unit="frame", disable=not progress) as bar:
         while run < frames:
             stream.reset()
-            edge.run(stream, part(), look, figures)
+            edge.run(stream, remaining(), check, figures)
             if not run:
-                raise ValueError(f"{video}: there is no frame in it")
+                raise ValueError(f"{video}: the video has no frames")
             rounds += 1
-    return Soak(lines, rounds, differing)
+    return Soak(rows, rounds, differing)
 
 
-def write(found: Soak, folder: Path) -> None:
-    """Write soak.csv and soak.png into a new folder."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # after the choice of a backend without windows
+def write(result: Soak, folder: Path) -> None:
+    """Write soak.csv and soak.html into a new folder."""
+    from distill.reports.charts import Curve, chart_grid, line_chart  # after the run: they load PyTorch
+    from distill.reports.page import Verdict, section, write_report
 
+    frames = [row.frames for row in result.rows]
+    memory = [Curve("resident memory", frames, [row.resident_mb for row in result.rows])]
+    latency = [
+        Curve("p50", frames, [row.p50_ms for row in result.rows]),
+        Curve("p99", frames, [row.p99_ms for row in result.rows]),
+    ]
+    charts = [
+        line_chart("Resident memory", memory, levels={"zero": 0.0}, x="frames", y="MB"),
+        line_chart("Latency", latency, levels={"zero": 0.0}, x="frames", y="ms"),
+    ]
     with atomic_folder(folder) as temporary:
         with (temporary / "soak.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([each.name for each in fields(Line)])
-            writer.writerows([round(value, 3) for value in astuple(line)] for line in found.lines)
-        figure, (memory, latency) = pyplot.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
-        numbers = [line.frames for line in found.lines]
-        resident = [line.resident_mb for line in found.lines]
-        memory.plot(numbers, resident)
-        memory.set(ylabel="resident memory, MB", ylim=(0, 1.2 * max(resident)), title=str(found).split(";")[0])
-        latency.plot(numbers, [line.p50_ms for line in found.lines], label="p50")
-        latency.plot(numbers, [line.p99_ms for line in found.lines], label="p99", alpha=0.5)
-        latency.set(ylabel="latency, ms", xlabel="frames", ylim=(0, None))
-        latency.legend()
-        figure.savefig(temporary / "soak.png", dpi=100)
-        pyplot.close(figure)
+            writer.writerow([field.name for field in fields(Row)])
+            writer.writerows([round(value, 3) for value in astuple(row)] for row in result.rows)
+        write_report(
+            temporary / "soak.html",
+            title="Soak test of an exported student",
+            verdict=Verdict(str(result), result.passed),
+            sections=[section("Memory and latency", chart_grid(charts))],
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0; 1 when the student failed; 2 when the input is wrong; 130 after Ctrl-C."""
+    """Run the script. Return 0; 1 if the student failed; 2 for invalid input; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="soak.py", description="Run an exported student over many frames.")
-    parser.add_argument("model", help="the exported model, student.onnx")
-    parser.add_argument("video", help="a video file or a folder of images, played again and again")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="a new folder, for soak.csv and soak.png")
-    parser.add_argument("--frames", type=int, default=20_000, help="how many in all (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the network (%(default)s)")
+    parser.add_argument("model", help="exported model, student.onnx")
+    parser.add_argument("video", help="video file or folder of images, played repeatedly")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for soak.csv and soak.html")
+    parser.add_argument("--frames", type=int, default=20_000, help="total number of frames (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the network (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.frames < 10 * EVERY:
@@ -171,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.out.exists():
             raise ValueError(f"{chosen.out}: exists already; choose another name or remove it")
         stream = edge.Stream(edge.EdgeModel(chosen.model, chosen.threads), fps=edge.open_video(chosen.video)[0])
-        found = soak(stream, chosen.video, chosen.frames, progress=True)
-        write(found, chosen.out)
+        result = soak(stream, chosen.video, chosen.frames, progress=True)
+        write(result, chosen.out)
     except ValueError as error:
         print(f"soak.py: {error}", file=sys.stderr)
         return 2
@@ -182,9 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("soak.py: stopped", file=sys.stderr)
         return 130
-    print(found)
-    print(f"{chosen.out}{os.sep}soak.csv and soak.png")
-    return 0 if found.passed else 1
+    print(result)
+    print(f"Written to {chosen.out}: soak.csv and soak.html")
+    return 0 if result.passed else 1
 
 
 if __name__ == "__main__":

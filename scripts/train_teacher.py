@@ -1,15 +1,12 @@
-"""Trains a teacher: `saldistill train` as a file, which `accelerate launch` needs.
+"""`saldistill train` as a script, e.g. for `accelerate launch`.
 
     accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml out=runs/mine/teacher
-
-Arguments and help are the verb's.
 """
 
 import sys
 from pathlib import Path
 
-# The repository's root comes first: this folder's own distill.py would hide the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 
