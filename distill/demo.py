@@ -1,27 +1,31 @@
-"""The whole way of the data on one real video: teacher, stored maps, student, scores, export, report.
+"""The full pipeline on one real video: teacher, target store, student, scores, export and report.
 
-    ./scripts/demo            or, in the repository's folder:    saldistill demo
+    ./scripts/demo            or, from the repository's folder:    saldistill demo
 
-It calls what the verbs call, with the runs of configs/teacher/demo.yaml and configs/distill/demo.yaml. Each step
-writes what it found into results.json. A step that stands there is not done again; one that was interrupted goes on
-where it stopped.
+Runs configs/teacher/demo.yaml and configs/distill/demo.yaml with the functions behind the verbs. Every step records
+its result in OUT/results.json. Finished steps are skipped, and an interrupted training or store resumes.
 """
 
 import json
 import logging
+import platform
 import shutil
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from distill.benchmark.models import benchmark
 from distill.data.clips import Video
+from distill.data.video.guard import cores
 from distill.deploy.export import export
 from distill.errors import RunError, UserError
 from distill.evaluation.references import score
 from distill.files import write_json
 from distill.inference.predict import predict
+from distill.inference.settings import InferenceSettings
+from distill.models.device import resolve_device
 from distill.models.references import load_model
 from distill.reports.demo import (
     DEMO_METRICS,
@@ -43,179 +47,179 @@ from distill.training.train import train
 TEACHER = Path("configs/teacher/demo.yaml")
 STUDENT = Path("configs/distill/demo.yaml")
 
-SAME_LOSS = 1e-3
-"""How far, relatively, the loss with stored maps may be from the loss with the teacher online."""
+LOSS_TOLERANCE = 1e-3
+"""Largest accepted relative difference between the losses with stored maps and with the teacher online."""
 
 
-class Diary:
-    """What the steps found and how long each took, kept in a file so that no step is done twice.
+def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
+    """Run all steps that are not finished yet and return the path of the report.
 
-    A step is passed over when its result stands in the file and what it made is still there. When a step that was
-    done has to be done again, what it and those after it made is removed first, for they build on it.
+    Raises:
+        UserError: the working directory is not the repository's folder, or `out` contains runs of other configs.
+    """
+    out = Path(out)
+    if not (TEACHER.is_file() and STUDENT.is_file()):
+        raise UserError(f"{Path.cwd()}: {TEACHER} and {STUDENT} not found; run the demo in the repository's folder")
+    teacher, student, store = out / "teacher", out / "student", out / "targets"
+    onnx, overlay, report = out / "student.onnx", out / "overlay.mp4", out / "report.html"
+    common = ["resume=auto", f"device={device}"]
+    teacher_config = load_config(TEACHER, [f"out={teacher}", *common])
+    student_config = load_config(
+        STUDENT, [f"out={student}", f"teacher.model={teacher}", f"teacher.store={store}", *common]
+    )
+    configs = [config.model_dump(mode="json", exclude={"device"}) for config in (teacher_config, student_config)]
+    test_videos = scored_videos(student_config.data.test)
+    logging.getLogger("distill.data").setLevel(logging.WARNING)  # the steps find the same two videos many times
+    steps = FinishedSteps(out / "results.json", configs)
+
+    steps.run(
+        "a",
+        f"Train the teacher, {teacher_config.model.name}:{teacher_config.model.variant}, on ground truth only.",
+        lambda: str(train(teacher_config)),
+        makes=teacher,
+    )
+    steps.run(
+        "b",
+        f"Score the teacher and a centre prior on held-out {describe_frames(test_videos)}.",
+        lambda: score_all({"centre prior": "centre-prior", "teacher": teacher}, test_videos, device),
+    )
+    videos = training_videos(training_sources(student_config.data))
+    frames = sum(len(video.frames) for video in videos)
+    steps.run(
+        "c",
+        f"Store the teacher's maps of all {frames} training frames ({len(videos)} videos), and recompute a sample "
+        "to verify them.",
+        lambda: store_targets(student_config),
+        makes=store,
+    )
+    steps.run(
+        "d",
+        f"Distil the student, {student_config.model.name}:{student_config.model.variant}, from ground truth and "
+        "the stored maps; for the video without ground truth, from the maps only.",
+        lambda: str(train(student_config)),
+        makes=student,
+    )
+    steps.run(
+        "e",
+        "Repeat the student's first steps with stored maps and with the teacher online: the losses must agree.",
+        lambda: compare_sources(student_config, out / "online_against_cached"),
+    )
+    steps.run(
+        "f",
+        "Score the student on the same frames, and measure the cost of both models.",
+        lambda: {
+            "scores": score_all({"student": student}, test_videos, device)["student"],
+            "costs": measure_costs({"teacher": teacher, "student": student}, device),
+        },
+    )
+    steps.run(
+        "g",
+        "Export the student to ONNX, compare it with PyTorch, and draw the overlay video with the exported file.",
+        lambda: export_and_run(student, onnx, test_videos[0], overlay),
+        makes=overlay,
+    )
+
+    def write_results() -> str:
+        write_summary(out / "demo.json", steps.results, device)
+        return write_demo_report(out, steps.results, student_config, test_videos[0])
+
+    steps.run("h", "Write the report.", write_results, makes=report)
+    print(f"\n{text_table(*score_table(steps.results))}\n\n{verdict_of(steps.results).sentence}")
+    print(f"Report: {report}. Overlay video: {overlay}.")
+    return report
+
+
+class FinishedSteps:
+    """Results and durations of finished steps, kept in a JSON file so that no step runs twice.
+
+    A step is skipped if the file has its result and its output still exists. Before a finished step runs again, its
+    output and those of all later steps are removed, since they depend on it.
 
     Args:
         path: the file.
-        settings: what the results depend on, a JSON value.
+        settings: everything that the results depend on, as a JSON value.
 
     Raises:
-        UserError: if the file's results were made with other settings.
+        UserError: the file has results of other settings.
     """
 
     def __init__(self, path: Path, settings: Any) -> None:
         self.path, self.settings = path, settings
         self.results: dict[str, Any] = {}
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before["settings"] != json.loads(json.dumps(settings)):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["settings"] != json.loads(json.dumps(settings)):
                 raise UserError(
-                    f"{path.parent}: this demo was made with other configs; remove the folder, or choose another "
-                    "with --out"
+                    f"{path.parent}: contains a demo with other configs; remove the folder or choose another --out"
                 )
-            self.results = before["steps"]
+            self.results = found["steps"]
 
-    def step(self, name: str, sentence: str, work: Callable[[], Any], *, makes: Path | None = None) -> Any:
-        """Say what comes, do it or take it from the file, and return its result (a JSON value)."""
-        print(f"\n{name}. {sentence}", flush=True)
+    def run(self, name: str, description: str, work: Callable[[], Any], *, makes: Path | None = None) -> Any:
+        """Print the step, run it unless it is finished, and return its result (a JSON value)."""
+        print(f"\n{name}. {description}", flush=True)
         if name in self.results:
             if makes is None or makes.exists():
-                print(f"   Done before, in {format_duration(self.results[name]['seconds'])}: {makes or self.path}")
+                print(f"   Already done in {format_duration(self.results[name]['seconds'])}: {makes or self.path}")
                 return self.results[name]["result"]
-            self.forget_from(name)
+            self.remove_from(name)
         began = time.perf_counter()
         try:
             result = work()
         except KeyboardInterrupt:
-            print(f"\nStopped in step {name}. What is done is kept: the same command goes on.", flush=True)
+            print(f"\nStopped in step {name}. Finished work is kept; the same command resumes.", flush=True)
             raise
-        seconds = time.perf_counter() - began
-        made = None if makes is None else str(makes)
-        self.results[name] = {"step": sentence, "seconds": seconds, "result": result, "made": made}
+        self.results[name] = {
+            "step": description,
+            "seconds": time.perf_counter() - began,
+            "result": result,
+            "made": None if makes is None else str(makes),
+        }
         self.write()
         return result
 
-    def forget_from(self, name: str) -> None:
-        """Remove a step's result and what it made, and those of all steps after it."""
+    def remove_from(self, name: str) -> None:
+        """Remove the results and outputs of a step and of all later steps."""
         names = list(self.results)
         for later in names[names.index(name) :]:
-            made = self.results.pop(later)["made"]
-            if made is not None and Path(made).is_dir():
-                shutil.rmtree(made)
-            elif made is not None:
-                Path(made).unlink(missing_ok=True)
+            output = self.results.pop(later)["made"]
+            if output is not None and Path(output).is_dir():
+                shutil.rmtree(output)
+            elif output is not None:
+                Path(output).unlink(missing_ok=True)
         self.write()
 
     def write(self) -> None:
-        """Put the results on the disk."""
+        """Write the file."""
         write_json(self.path, {"settings": self.settings, "steps": self.results})
-
-
-def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
-    """Do all steps that are not done yet; return the path of the report.
-
-    Raises:
-        UserError: outside the repository's folder, or when `out` holds runs of other configs.
-    """
-    out = Path(out)
-    if not (TEACHER.is_file() and STUDENT.is_file()):
-        raise UserError(f"{Path.cwd()}: the demo needs {TEACHER} and {STUDENT}; run it in the repository's folder")
-    teacher, student, store = out / "teacher", out / "student", out / "targets"
-    onnx, film = out / "student.onnx", out / "overlay.mp4"
-    common = ["resume=auto", f"device={device}"]
-    teaching = load_config(TEACHER, [f"out={teacher}", *common])
-    learning = load_config(
-        STUDENT, [f"out={student}", f"teacher.model={teacher}", f"teacher.store={store}", *common]
-    )
-    configs = (teaching, learning)
-    held_out = scored_videos(learning.data.test)
-    logging.getLogger("distill.data").setLevel(logging.WARNING)  # the steps find the same two videos many times
-    diary = Diary(out / "results.json", [config.model_dump(mode="json", exclude={"device"}) for config in configs])
-
-    diary.step(
-        "a",
-        f"Train the teacher, {teaching.model.name}:{teaching.model.variant}, on the gaze alone.",
-        lambda: str(train(teaching)),
-        makes=teacher,
-    )
-    diary.step(
-        "b",
-        f"Score it, beside a centre prior, on {describe_frames(held_out)}, which it is not trained on.",
-        lambda: scores_of({"centre prior": "centre-prior", "teacher": teacher}, held_out, device),
-    )
-    videos = training_videos(training_sources(learning.data))
-    frames = sum(len(video.frames) for video in videos)
-    diary.step(
-        "c",
-        f"Compute the teacher's map of each of the {frames} training frames ({len(videos)} videos), store them, "
-        "and compare a sample with maps computed anew.",
-        lambda: store_targets(learning),
-        makes=store,
-    )
-    diary.step(
-        "d",
-        f"Distil the student, {learning.model.name}:{learning.model.variant}, from the gaze and the stored maps; "
-        "the video without gaze teaches through the maps alone.",
-        lambda: str(train(learning)),
-        makes=student,
-    )
-    diary.step(
-        "e",
-        "Take the student's first steps once with the stored maps and once with the teacher running beside it: the "
-        "losses must agree.",
-        lambda: compare_sources(learning, out / "online_against_cached"),
-    )
-    diary.step(
-        "f",
-        "Score the student on the same frames, and measure what each model costs.",
-        lambda: {
-            "scores": scores_of({"student": student}, held_out, device)["student"],
-            "costs": costs_of({"teacher": teacher, "student": student}, device),
-        },
-    )
-    diary.step(
-        "g",
-        "Export the student to ONNX, check the file against PyTorch, and let the file itself draw the whole video.",
-        lambda: export_and_run(student, onnx, held_out[0], film),
-        makes=film,
-    )
-    diary.step(
-        "h",
-        "Write the report.",
-        lambda: write_demo_report(out, diary.results, learning, held_out[0]),
-        makes=out / "report.html",
-    )
-    columns, rows = score_table(diary.results)
-    print(f"\n{text_table(columns, rows)}\n\n{verdict_of(diary.results).sentence}")
-    print(f"The report is {out / 'report.html'}, the overlay video {film}.")
-    return out / "report.html"
 
 
 # ------------------------------------------------------------------------------------------------ the steps
 
 
-def scores_of(references: dict[str, str | Path], videos: list[Video], device: str) -> dict[str, dict[str, float]]:
-    """Score runs, or baselines by name: label -> metric -> mean over frames."""
-    found = {}
+def score_all(references: dict[str, str | Path], videos: list[Video], device: str) -> dict[str, dict[str, float]]:
+    """Score models and baselines; return label -> metric -> mean over frames."""
+    settings, means = InferenceSettings(stride=None, device=device), {}
     for label, reference in references.items():
-        scores, _ = score(reference, videos, metrics=DEMO_METRICS, device=device)
+        scores, _ = score(reference, videos, settings, metrics=DEMO_METRICS)
         print(scores.table(), flush=True)
-        found[label] = scores.pooled
-    return found
+        means[label] = scores.pooled
+    return means
 
 
 def store_targets(config: RunConfig) -> dict[str, Any]:
-    """Build the store of the teacher's maps and verify a sample of it."""
+    """Build the target store and verify a sample of it."""
     store = build_store(config)
     print(info(store))
-    checked = verify_store(store.path, sample=24, device=config.device)
-    print(checked)
-    if not checked.ok:
-        raise RunError(f"{store.path}: the stored maps do not agree with the teacher's")
-    return {"verify": str(checked)}
+    check = verify_store(store.path, sample=24, device=config.device)
+    print(check)
+    if not check.ok:
+        raise RunError(f"{store.path}: the stored maps differ from the teacher's; remove the folder and try again")
+    return {"verify": str(check)}
 
 
 def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[str, list[float]]:
-    """Train for a few steps from each source of teacher maps; return both lists of losses."""
-    shutil.rmtree(folder, ignore_errors=True)  # a few steps of scratch work, half done or of an earlier teacher
+    """Train a few steps with stored maps and with the teacher online; return the losses of both."""
+    shutil.rmtree(folder, ignore_errors=True)  # scratch runs, maybe unfinished or of an earlier teacher
     losses = {}
     for source in ("cached", "online"):
         run = folder / source
@@ -229,34 +233,43 @@ def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[
         )
         train(short)
         losses[source] = [line["loss"] for line in read_log(run / "log.jsonl") if line["kind"] == "train"]
-    differences = [abs(on - off) / abs(off) for off, on in zip(losses["cached"], losses["online"], strict=True)]
+    pairs = list(zip(losses["cached"], losses["online"], strict=True))
+    differences = [abs(online - cached) / abs(cached) for cached, online in pairs]
     rows = [
-        [f"step {step + 1}", cached, online, f"{abs(online - cached) / abs(cached):.1e}"]
-        for step, (cached, online) in enumerate(zip(losses["cached"], losses["online"], strict=True))
+        [f"step {step}", *pair, f"{difference:.1e}"]
+        for step, (pair, difference) in enumerate(zip(pairs, differences, strict=True), 1)
     ]
     print(text_table(["", "stored maps", "teacher online", "relative difference"], rows, digits=6))
-    if max(differences) > SAME_LOSS:
+    if max(differences) > LOSS_TOLERANCE:
         raise RunError(
-            f"{folder}: with the teacher online the loss is another than with its stored maps, by up to "
-            f"{max(differences):.1e} of it; {SAME_LOSS:.0e} is what the codec may cost"
+            f"{folder}: the losses with stored maps and with the teacher online differ by {max(differences):.1e}; "
+            f"expected at most {LOSS_TOLERANCE:.0e}, the error of the codec"
         )
     return losses
 
 
-def costs_of(references: dict[str, Path], device: str) -> dict[str, dict[str, Any]]:
-    """Measure models side by side: label -> weights, GFLOPs and milliseconds a map."""
+def measure_costs(references: dict[str, Path], device: str) -> dict[str, dict[str, Any]]:
+    """Benchmark models together; return label -> weights, GFLOPs and milliseconds per map."""
     measured = benchmark(list(references.values()), device=device, memory=False)
     print(measured)
     return dict(zip(references, measured, strict=True))
 
 
-def export_and_run(student: Path, onnx: Path, video: Video, film: Path) -> dict[str, Any]:
-    """Export the student, checked on real frames, and let the exported file draw the overlay of the whole video."""
+def export_and_run(student: Path, onnx: Path, video: Video, overlay: Path) -> dict[str, Any]:
+    """Export the student, verify the file on real frames, and draw the whole video with it."""
     onnx.unlink(missing_ok=True)  # of an earlier student
-    model = load_model(student)
-    checked = export(model, onnx, frames=video.path)
-    print(checked)
-    prediction = predict(load_model(onnx).network, video.path, out=film, overwrite=True)
+    check = export(load_model(student), onnx, frames=video.path)
+    print(check)
+    prediction = predict(load_model(onnx).network, video.path, out=overlay, overwrite=True)
     print(prediction)
-    costs = costs_of({"student": student, "exported": onnx}, "cpu")
-    return {"export": checked.as_dict(), "costs": costs, "frames": prediction.frames, "seconds": prediction.seconds}
+    costs = measure_costs({"student": student, "exported": onnx}, "cpu")
+    return {"export": check.as_dict(), "costs": costs, "frames": prediction.frames, "seconds": prediction.seconds}
+
+
+def write_summary(path: Path, results: dict[str, Any], device: str) -> None:
+    """Write the results table as JSON, with where and when it was made; scripts/update_readme_table.py reads it."""
+    columns, rows = score_table(results)
+    machine = f"{platform.machine()}, {cores()} CPU cores, models on {resolve_device(device)}"
+    duration = format_duration(sum(step["seconds"] for step in results.values()))
+    summary = {"machine": machine, "date": date.today().isoformat(), "duration": duration}
+    write_json(path, {**summary, "columns": columns, "rows": rows})

@@ -1,12 +1,14 @@
 """`saldistill cache build` as a script, e.g. for `accelerate launch`.
 
-    accelerate launch scripts/cache_targets.py configs/distill/demo.yaml
+accelerate launch scripts/cache_targets.py configs/distill/demo.yaml
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 

@@ -4,15 +4,17 @@
     python scripts/experiment.py configs/experiments/hevc_gaze.yaml seeds=[0] out=runs/quick
     python scripts/experiment.py configs/experiments/hevc_gaze.yaml --arms small_truth small_both
 
-After an interruption the same command resumes. With --arms, several processes share the work; the one that finds all
-runs finished writes the table.
+After an interruption the same command resumes. With --arms, several processes share the work; the one that finds
+all runs finished writes the table.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import run_guarded
 from distill.experiment import load_experiment, run_experiment

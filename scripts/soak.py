@@ -2,10 +2,10 @@
 
     python scripts/soak.py student.onnx VIDEO -o soak [--frames 20000] [--threads 1]
 
-Plays the video through student/edge.py repeatedly, decoding included. The maps of every round must equal those of the
-first, bit for bit. Writes soak/soak.csv, one row per 100 frames (resident memory, latency), and soak/soak.html, the
-same as charts. Exits with 1 if maps differ, or if memory grows by more than 10 MB after the first tenth of the run,
-in which allocators and caches fill up.
+Plays the video through student/edge.py repeatedly, decoding included. The maps of every round must equal those of
+the first, bit for bit. Writes soak/soak.csv, one row per 100 frames (resident memory, latency), and soak/soak.html,
+the same as charts. Exits with 1 if maps differ, or if memory grows by more than 10 MB after the first tenth of the
+run, in which allocators and caches fill up.
 """
 
 import argparse
@@ -21,7 +21,9 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # before scripts/, whose distill.py hides the package
 
 from distill.files import atomic_folder
 from student import edge
@@ -65,9 +67,7 @@ class Soak:
 
     def __str__(self) -> str:
         last, tenth = self.rows[-1], len(self.rows) // 10 + 1
-        early, late = (
-            np.median([row.p50_ms for row in part]) for part in (self.rows[:tenth], self.rows[-tenth:])
-        )
+        early, late = (np.median([row.p50_ms for row in part]) for part in (self.rows[:tenth], self.rows[-tenth:]))
         return (
             f"{last.frames} frames in {self.rounds} rounds and {last.seconds:.0f} s; resident memory "
             f"{last.resident_mb:.1f} MB, grown by {self.growth:.1f} MB since the first tenth; median latency "

@@ -1,12 +1,14 @@
 """`saldistill train` as a script, e.g. for `accelerate launch`.
 
-    accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml out=runs/mine/teacher
+accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml out=runs/mine/teacher
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before scripts/, whose distill.py hides the package
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # before scripts/, whose distill.py hides the package
 
 from distill.cli.main import main
 

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -6,76 +7,65 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers.places import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
-SHELL = [
-    "scripts/demo",
-    "scripts/test",
-    "scripts/check",
-    "scripts/slurm_cache",
-    "scripts/build_browser_page",
-    "scripts/venv.sh",
-    ".ci/run",
-]
-TOOLS = ["experiment.py", "soak.py"]  # scripts of their own, not a verb's door
-DOORS = sorted(path.name for path in (ROOT / "scripts").glob("*.py") if path.name not in TOOLS)
+SCRIPTS = REPOSITORY / "scripts"
+SHELL = [*(f"scripts/{name}" for name in ("demo", "test", "check", "slurm_cache", "build_browser_page")), ".ci/run"]
+TOOLS = ["experiment.py", "soak.py", "update_readme_table.py"]  # scripts with their own work
+VERBS = sorted(path.name for path in SCRIPTS.glob("*.py") if path.name not in TOOLS)
+EXTRAS = ("dev", "tracking", "imagenet", "opencv")  # what scripts/venv.sh installs
 
 
-def tracked_files() -> list[Path]:
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
+def run(*command: object, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
-    if listing.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("name", SHELL)
-def test_shell_scripts_are_clean(name: str) -> None:
-    subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
-    first = (ROOT / name).read_text().splitlines()[0]
+@pytest.mark.parametrize("name", [*SHELL, "scripts/venv.sh"])
+def test_shell_script_is_valid_and_executable(name: str) -> None:
+    assert run("bash", "-n", REPOSITORY / name).returncode == 0
+    first = (REPOSITORY / name).read_text().splitlines()[0]
     if name.endswith(".sh"):
         assert first.startswith("# ")  # sourced, not run
     else:
         assert first == "#!/usr/bin/env bash"
-        assert os.access(ROOT / name, os.X_OK)
+        assert os.access(REPOSITORY / name, os.X_OK)
 
 
-@pytest.mark.parametrize("name", DOORS)
-def test_doors_open_from_any_folder_without_an_installation(name: str, tmp_path: Path) -> None:
-    # scripts/distill.py would hide the package `distill`, if a door did not put the repository's root first
-    done = subprocess.run(
-        [sys.executable, "-S", str(ROOT / "scripts" / name), "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_long_verbs_have_a_script() -> None:
+    names = ["benchmark", "cache_targets", "distill", "evaluate", "export_onnx", "predict", "train_teacher"]
+    assert [f"{name}.py" for name in names] == VERBS
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_script_of_a_verb_follows_the_pattern(name: str) -> None:
+    pattern = (SCRIPTS / "train_teacher.py").read_text().split('"""')[2]
+    code = (SCRIPTS / name).read_text().split('"""')[2]
+    assert re.sub(r"main\(\[.*?, \*sys", 'main(["train", *sys', code) == pattern
+
+
+@pytest.mark.parametrize("name", ["distill.py", "train_teacher.py", "cache_targets.py"])
+def test_script_of_a_verb_runs_from_any_folder_without_installation(name: str, tmp_path: Path) -> None:
+    # scripts/distill.py hides the package `distill` unless a script puts the repository first
+    done = run(sys.executable, "-S", SCRIPTS / name, "--help", cwd=tmp_path, PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: saldistill ")
 
 
-def test_there_is_a_door_for_every_long_job() -> None:
-    assert DOORS == [
-        "benchmark.py",
-        "cache_targets.py",
-        "distill.py",
-        "evaluate.py",
-        "export_onnx.py",
-        "predict.py",
-        "train_teacher.py",
-    ]
+# ------------------------------------------------------------------------------------------ the environment
 
 
-@pytest.mark.parametrize(("version", "found"), [("3, 10", False), ("3, 11", True), ("3, 13", True)])
-def test_only_a_new_enough_python_makes_the_environment(tmp_path: Path, version: str, found: bool) -> None:
-    """A copy of the scripts in a folder of its own, with an interpreter that claims a version and only says so."""
+@pytest.mark.parametrize(("version", "accepted"), [("3, 10", False), ("3, 11", True), ("3, 13", True)])
+def test_environment_is_created_only_by_a_supported_python(tmp_path: Path, version: str, accepted: bool) -> None:
+    """A copy of venv.sh, and an interpreter that claims a version and prints what it is asked to do."""
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "venv.sh").write_text((ROOT / "scripts" / "venv.sh").read_text())
+    (tmp_path / "scripts" / "venv.sh").write_text((SCRIPTS / "venv.sh").read_text())
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")
     fake = tmp_path / "python"
@@ -88,21 +78,15 @@ def test_only_a_new_enough_python_makes_the_environment(tmp_path: Path, version:
         "esac\n"
     )
     fake.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-c", f". '{tmp_path}/scripts/venv.sh'"],
-        env={**os.environ, "PYTHON": str(fake)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("bash", "-c", f". '{tmp_path}/scripts/venv.sh'", PYTHON=str(fake))
     assert done.returncode == 2
-    assert ("asked for -m venv" in done.stdout) is found
-    assert ("is not a Python of version 3.11 or newer" in done.stderr) is not found
+    assert ("asked for -m venv" in done.stdout) is accepted
+    assert ("expected Python 3.11 or newer" in done.stderr) is not accepted
 
 
-def test_the_environment_is_installed_once_for_each_state_of_the_requirements(tmp_path: Path) -> None:
+def test_environment_is_installed_once_per_state_of_the_requirements(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "venv.sh").write_text((ROOT / "scripts" / "venv.sh").read_text())
+    (tmp_path / "scripts" / "venv.sh").write_text((SCRIPTS / "venv.sh").read_text())
     (tmp_path / "constraints.txt").write_text("a==1\n")
     (tmp_path / "pyproject.toml").write_text("")
     python = tmp_path / ".venv" / "bin" / "python"
@@ -111,53 +95,84 @@ def test_the_environment_is_installed_once_for_each_state_of_the_requirements(tm
     python.chmod(0o755)
 
     def source() -> str:
-        command = ["bash", "-c", f". '{tmp_path}/scripts/venv.sh'; echo at $PWD"]
-        return subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout
+        return run("bash", "-c", f". '{tmp_path}/scripts/venv.sh'; echo at $PWD", cwd=Path("/")).stdout
 
     first, second = source(), source()
-    assert "asked for -m pip install" in first
-    assert "-c constraints.txt -e .[dev,tracking,imagenet,opencv]" in first
+    assert (
+        f"asked for -m pip install --disable-pip-version-check -c constraints.txt -e .[{','.join(EXTRAS)}]" in first
+    )
     assert "asked for" not in second
     assert f"at {tmp_path}" in second
     (tmp_path / "constraints.txt").write_text("a==2\n")
     assert "asked for -m pip install" in source()
 
 
-def test_constraints_are_exact_and_hold_no_address() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert len(lines) > 20
-    for line in lines:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!+]*", line), line
+def normalised(name: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", name)[0].lower().replace("_", "-")
 
 
-def test_constraints_hold_everything_that_the_project_asks_for() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = {
-        re.split(r"[<>=!~;\[ ]", requirement)[0].lower().replace("_", "-")
-        for asked in (
-            project["dependencies"],
-            *(extras[name] for name in ("dev", "tracking", "imagenet", "opencv")),
-        )
-        for requirement in asked
-    }
-    held = {
-        line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()
-    }
-    assert wanted <= held
-
-
-def test_no_tracked_file_names_somebodys_machine() -> None:
-    slash = "/"
-    needles = [
-        slash + slash.join(parts) + slash for parts in (["work"], ["root"], ["tmp", "build"], ["opt", "pypi"])
+def test_constraints_pin_every_requirement_to_an_exact_version() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert len(pins) > 20
+    for pin in pins:  # a name and a version, no address
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!+]*", pin), pin
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    required = [
+        *project["dependencies"],
+        *(each for name in EXTRAS for each in project["optional-dependencies"][name]),
     ]
-    offenders = []
-    for path in tracked_files():
+    assert {normalised(each) for each in required} <= {normalised(pin) for pin in pins}
+
+
+# ------------------------------------------------------------------------------------------- the repository
+
+
+def test_no_tracked_file_contains_a_path_of_one_machine() -> None:
+    listing = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    folders = "|".join(["work", "root", "tmp/build", "opt/pypi"])
+    pattern = re.compile(rf"/(?:{folders})/|/home/(?!USER)\w+/")
+    found = []
+    for name in filter(None, listing.stdout.split("\0")):
+        path = REPOSITORY / name
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
         except UnicodeDecodeError:
             continue
-        offenders += [f"{path.relative_to(ROOT)}: {needle}" for needle in needles if needle in text]
-        offenders += [f"{path.relative_to(ROOT)}: a home folder" for _ in re.findall(r"/home/(?!USER)\w+/", text)]
-    assert offenders == []
+        found += [f"{name}: {match[0]}" for match in pattern.finditer(text)]
+    assert found == []
+
+
+SUMMARY = {
+    "machine": "x86_64, 2 CPU cores, models on cpu",
+    "date": "2026-01-31",
+    "duration": "9 min 5 s",
+    "columns": ["model", "NSS", "ms per map"],
+    "rows": [["centre prior", 2.0, None], ["student", 5.28312, 12.5]],
+}
+
+
+def test_readme_table_is_replaced_by_the_demos(tmp_path: Path) -> None:
+    block = "<!-- demo-table:begin -->\n{}\n<!-- demo-table:end -->\nafter\n"
+    (tmp_path / "README.md").write_text("before\n" + block.format("old"))
+    (tmp_path / "demo.json").write_text(json.dumps(SUMMARY))
+    for _ in range(2):  # a second run changes nothing
+        done = run(sys.executable, SCRIPTS / "update_readme_table.py", "demo.json", "README.md", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "README.md").read_text() == "before\n" + block.format(
+            "| model | NSS | ms per map |\n| --- | ---: | ---: |\n| centre prior | 2.000 | - |\n"
+            "| student | 5.283 | 12.500 |\n\n"
+            "`saldistill demo`, 9 min 5 s on x86_64, 2 CPU cores, models on cpu, 2026-01-31."
+        )
+
+
+@pytest.mark.parametrize(("readme", "message"), [("no block", "no block between"), (None, "no such file")])
+def test_readme_without_block_is_refused(tmp_path: Path, readme: str | None, message: str) -> None:
+    (tmp_path / "demo.json").write_text(json.dumps(SUMMARY))
+    if readme:
+        (tmp_path / "README.md").write_text(readme)
+    done = run(sys.executable, SCRIPTS / "update_readme_table.py", "demo.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
