@@ -26,8 +26,8 @@ class Verb:
         summary: one line for the list of verbs.
         description: the paragraph at the top of the verb's help.
         examples: complete command lines.
-        add_arguments: adds the verb's arguments to its parser. May import registries to list their names, since it is
-            called only if the command line names the verb.
+        add_arguments: adds the verb's arguments to its parser. May import registries to list their names, since it
+            is called only if the command line names the verb.
         run: does the work. Heavy imports belong here, so that `saldistill --help` stays fast.
     """
 

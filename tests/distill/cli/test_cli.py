@@ -194,7 +194,7 @@ def test_unexpected_error_exits_with_1() -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
-@pytest.mark.parametrize("words", ["models student/thtdnet", "--help"])
+@pytest.mark.parametrize("words", ["models student/thtdnet:micro", "--help"])
 def test_closed_stdout_exits_quietly(words: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does once it has enough
