@@ -6,11 +6,11 @@ counts as unlabelled, so that it does not stop a run. `saldistill data check` li
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,24 +27,37 @@ from distill.fixations import density_from_points, fixation_map, inside, rescale
 log = logging.getLogger(__name__)
 
 
-class Truth(Protocol):
-    """Where observers looked in each frame of a video."""
+class Truth(ABC):
+    """Where observers looked in each frame of a video.
 
+    Attributes:
+        size: (height, width) of the video.
+        sigma: standard deviation in pixels of the video of the Gaussian for densities computed from fixations; None
+            takes DHF1K's.
+    """
+
+    size: tuple[int, int]
+    sigma: float | None = None
+
+    @abstractmethod
     def points(self, frame: int) -> np.ndarray:
         """Return (K, 2) int64 rows of (row, column) in the video's pixels; (0, 2) if there is no fixation."""
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """Return the fixation density (h, w) float32, sum 1; all zeros if there is no fixation."""
+        return density_from_points(self.points(frame), self.size, map_size, sigma=self.sigma)
 
     def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """Return the number of fixations in each pixel of the map, (h, w) float32."""
+        return fixation_map(self.points(frame), self.size, map_size)
 
     def has(self, frame: int) -> bool:
         """Whether the frame has ground truth, without opening an image."""
+        return len(self.points(frame)) > 0
 
 
 @dataclass(frozen=True)
-class PointsTruth:
+class PointsTruth(Truth):
     """Ground truth from a fixations.json: one list of [row, column] points per frame; repeated points count.
 
     Attributes:
@@ -72,13 +85,7 @@ class PointsTruth:
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`."""
         values = None if self.maps is None else _unless_damaged(lambda path: read_grey(path, frame), self.maps)
-        if values is None:
-            return density_from_points(self.points(frame), self.size, map_size)
-        return _resized(values, map_size)
-
-    def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `Truth.fixation_map`."""
-        return fixation_map(self.points(frame), self.size, map_size)
+        return super().density(frame, map_size) if values is None else _resized(values, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
@@ -86,7 +93,7 @@ class PointsTruth:
 
 
 @dataclass(frozen=True)
-class MapsTruth:
+class MapsTruth(Truth):
     """Ground truth from one image per frame: maps/, fixation/ and fixation/maps/ in one folder.
 
     Densities come from maps/*.png, or are computed from the fixations of frames without one. Fixations come from
@@ -97,8 +104,7 @@ class MapsTruth:
         size: (height, width) of the video; images of another size are rescaled to it.
         stem: file name of a frame without suffix, a format string for the frame's number.
         first: number of the first frame.
-        sigma: standard deviation in pixels of the video of the Gaussian for densities computed from fixations;
-            None takes DHF1K's.
+        sigma: see `Truth.sigma`.
     """
 
     folder: Path
@@ -140,13 +146,7 @@ class MapsTruth:
         """See `Truth.density`; published maps are resized by area."""
         path = self.file("maps", frame, ".png")
         values = _unless_damaged(read_picture, path) if path.is_file() else None
-        if values is None:
-            return density_from_points(self.points(frame), self.size, map_size, sigma=self.sigma)
-        return _resized(values, map_size)
-
-    def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `Truth.fixation_map`."""
-        return fixation_map(self.points(frame), self.size, map_size)
+        return super().density(frame, map_size) if values is None else _resized(values, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""

@@ -22,7 +22,7 @@ from distill.data.clips import Video
 from distill.data.truth import Truth
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.scores import Row, Scores
-from distill.fixations import density_from_points, fixation_map
+from distill.fixations import density_from_points
 
 NAME = "observers"
 """Reference of the ceiling on the command line."""
@@ -39,7 +39,7 @@ HALVES = {
 
 
 @dataclass(frozen=True)
-class HalfTruth:
+class HalfTruth(Truth):
     """A `Truth` with half of another's points.
 
     A frame whose points cannot be split, such as a single one, has none.
@@ -68,17 +68,7 @@ class HalfTruth:
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """Return the density of this half's points, with the data set's sigma; see `Truth.density`."""
-        sigma = getattr(self.truth, "sigma", None)
-        return density_from_points(self.points(frame), self.size, map_size, sigma=sigma)
-
-    def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """Return this half's fixation map; see `Truth.fixation_map`."""
-        return fixation_map(self.points(frame), self.size, map_size)
-
-    def has(self, frame: int) -> bool:
-        """Return whether this half has points; see `Truth.has`."""
-        return len(self.points(frame)) > 0
-
+        return density_from_points(self.points(frame), self.size, map_size, sigma=self.truth.sigma)
     def _halves(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         points = self.truth.points(frame)
         if self.first is not None:

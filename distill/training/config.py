@@ -78,7 +78,7 @@ class SourceSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "SourceSection":
-        if self.root is None and self.dataset != "synthetic":
+        if self.root is None and DATASETS[self.dataset].needs_root:
             raise ValueError("missing 'root', the folder of the data set")
         if self.frames is not None and self.frames[0] > self.frames[1]:
             raise ValueError(f"frames: expected [first, last], got {list(self.frames)}")

@@ -1,4 +1,4 @@
-"""Videos that need no file: gaze in given frames, and maps that are a function of video and frame."""
+"""Videos without files: fixations in given frames, and maps that are a function of video and frame."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,25 +6,21 @@ from pathlib import Path
 import numpy as np
 
 from distill.data.clips import Video
-from distill.fixations import density_from_points, fixation_map
+from distill.data.truth import Truth
 
 SIZE = (36, 64)
 
 
-class FakeTruth:
-    """Gaze in given frames, nobody's in the others."""
+class FakeTruth(Truth):
+    """Fixations in given frames; none in the others."""
+
+    size = SIZE
 
     def __init__(self, points: dict[int, list[tuple[int, int]]]) -> None:
         self.gaze = points
 
     def points(self, frame: int) -> np.ndarray:
         return np.array(self.gaze.get(frame, []), dtype=np.int64).reshape(-1, 2)
-
-    def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        return density_from_points(self.points(frame), SIZE, map_size)
-
-    def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        return fixation_map(self.points(frame), SIZE, map_size)
 
     def has(self, frame: int) -> bool:
         return frame in self.gaze
@@ -41,7 +37,7 @@ def gaze(frames: range, seed: int = 0) -> dict[int, list[tuple[int, int]]]:
 
 
 def noisy(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Maps of another size than the video's, a function of video and frame."""
+    """Yield maps of another size than the video's, a function of video and frame."""
     for frame in frames:
         yield frame, np.random.default_rng([len(video.name), frame]).random((9, 16))
 

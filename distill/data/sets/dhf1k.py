@@ -65,12 +65,6 @@ def _layout(root: Path, title: str, pattern: str, media: dict[int, Path]) -> Lay
     )
 
 
-def recognise(root: Path) -> bool:
-    """Whether a folder has one of DHF1K's layouts."""
-    found = (number for pattern in LAYOUTS.values() for number, _ in _candidates(root, pattern))
-    return any(number is not None for number in found)
-
-
 def _candidates(root: Path, pattern: str) -> Iterator[tuple[int | None, Path]]:
     """Yield the videos of a layout in alphabetical order, with the number in their name."""
     for path in sorted(root.glob(pattern)) if root.is_dir() else []:
@@ -125,7 +119,7 @@ DHF1K = DataSet(
     expected="video/001.AVI or frames in annotation/0001/images/, video/0001/, frames/0001/ or train/0001/images/",
     splits=tuple(SPLITS),
     find=find,
-    recognise=recognise,
+    recognise=lambda root: bool(find(root).media),
     labelled=("train", "validation"),
     withheld="test",
 )

@@ -10,8 +10,9 @@ import numpy as np
 
 from distill.data.clips import Video
 from distill.data.sets.dataset import DataSet, Layout
+from distill.data.truth import Truth
 from distill.data.video.synthetic import PREFIX, SyntheticReader, centre
-from distill.fixations import density_from_points, fixation_map, inside
+from distill.fixations import inside
 
 SPLITS = {"train": range(4), "validation": range(4, 6), "test": range(6, 8), "all": range(8)}
 
@@ -39,7 +40,7 @@ def video(name: str, seed: int, shape: tuple[int, int, int] = SHAPE) -> Video:
 
 
 @dataclass(frozen=True)
-class SyntheticTruth:
+class SyntheticTruth(Truth):
     """Fixations of a generated video, normally distributed around the blob."""
 
     seed: int
@@ -47,22 +48,14 @@ class SyntheticTruth:
     num_frames: int
 
     def points(self, frame: int) -> np.ndarray:
-        """See `distill.data.truth.Truth.points`."""
+        """See `Truth.points`."""
         if not self.has(frame):
             return np.zeros((0, 2), dtype=np.int64)
         spread = np.random.default_rng([self.seed, 2, frame]).normal(0, 0.03 * self.size[1], (OBSERVERS, 2))
         return inside(np.rint(spread + centre(self.seed, frame, self.size)).astype(np.int64), self.size)
 
-    def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `distill.data.truth.Truth.density`."""
-        return density_from_points(self.points(frame), self.size, map_size)
-
-    def fixation_map(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """See `distill.data.truth.Truth.fixation_map`."""
-        return fixation_map(self.points(frame), self.size, map_size)
-
     def has(self, frame: int) -> bool:
-        """See `distill.data.truth.Truth.has`."""
+        """See `Truth.has`."""
         return 0 <= frame < self.num_frames
 
 
