@@ -1,4 +1,4 @@
-"""Forms of a map: density and counts from fixations, normalising, resizing, log and exp."""
+"""Densities and fixation maps from points; normalising, resizing and converting maps."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ FRAME = (72, 128)
 
 
 def by_brute_force(points: Any, frame_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Every pixel, every point, and its mirror images over borders and corners: the recipe word by word."""
+    """Sum the Gaussians of all points and their reflections over all pixels."""
     sigma = 12.74 * frame_size[1] / 640
     height, width = frame_size
     points = [
@@ -35,26 +35,26 @@ def by_brute_force(points: Any, frame_size: tuple[int, int], size: tuple[int, in
 
 
 @pytest.mark.parametrize("size", [(72, 128), (36, 64), (20, 50), (90, 160)])
-def test_density_from_points_is_a_gaussian_a_point(size: tuple[int, int]) -> None:
+def test_density_is_the_sum_of_reflected_gaussians(size: tuple[int, int]) -> None:
     built = density_from_points(POINTS, FRAME, size)
     np.testing.assert_allclose(built, by_brute_force(POINTS, FRAME, size), rtol=1e-5, atol=1e-12)
     assert built.dtype == np.float32
     assert built.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_sigma_of_ones_own() -> None:
+def test_density_with_another_sigma() -> None:
     values = density_from_points(np.array([[180, 320]]), (360, 640), sigma=20)
     assert values[180, 320] / values[200, 320] == pytest.approx(np.exp(0.5), rel=1e-5)
     halved = density_from_points(np.array([[180, 320]]), (360, 640), (180, 320), sigma=20)
-    assert halved[90, 160] / halved[100, 160] == pytest.approx(np.exp(0.5), rel=0.03)  # pixels of the frame
+    assert halved[90, 160] / halved[100, 160] == pytest.approx(
+        np.exp(0.5), rel=0.03
+    )  # sigma is in pixels of the frame
 
 
-def test_sigma_is_the_data_sets_at_its_width() -> None:
+def test_sigma_at_width_640_is_dhf1ks() -> None:
     assert sigma_for(640) == 12.74
     values = density_from_points(np.array([[180, 320]]), (360, 640))
-    assert values[180, 320] / values[180, 320 + 15] == pytest.approx(
-        2, rel=0.02
-    )  # a full width of 30 at half height
+    assert values[180, 320] / values[180, 335] == pytest.approx(2, rel=0.02)  # full width at half maximum 30
 
 
 def test_repeated_points_add_up() -> None:
@@ -64,7 +64,7 @@ def test_repeated_points_add_up() -> None:
 
 
 @pytest.mark.parametrize("points", [[], [[-1, 5]], [[5, 128]], [[72, 5]], [[-4000, 4000]]])
-def test_no_point_inside_gives_zeros(points: list[list[int]]) -> None:
+def test_no_point_inside_the_frame_gives_zeros(points: list[list[int]]) -> None:
     for build in (density_from_points, fixation_map):
         values = build(np.array(points), FRAME, (9, 16))
         assert values.shape == (9, 16)
@@ -72,19 +72,19 @@ def test_no_point_inside_gives_zeros(points: list[list[int]]) -> None:
         assert not values.any()
 
 
-def test_points_outside_the_frame_are_left_out() -> None:
+def test_points_outside_the_frame_are_ignored() -> None:
     with_outside = np.concatenate([POINTS, [[-3, 5], [80, 20], [5, 500]]])
     for build in (density_from_points, fixation_map):
         assert (build(with_outside, FRAME) == build(POINTS, FRAME)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 5)])
-def test_a_density_of_few_pixels_still_sums_to_one(size: tuple[int, int]) -> None:
+def test_density_of_few_pixels_sums_to_one(size: tuple[int, int]) -> None:
     assert density_from_points(np.array([[3, 5], [300, 600]]), (360, 640), size).sum() == pytest.approx(1)
     assert density_from_points(np.array([[0, 0]]), (360, 640), size).sum() == pytest.approx(1)
 
 
-def test_a_smaller_density_is_the_large_one_resized() -> None:
+def test_density_at_a_small_size_is_the_large_one_resized() -> None:
     points = POINTS * 5
     small = density_from_points(points, (360, 640), (72, 128))
     large = torch.from_numpy(density_from_points(points, (360, 640)))[None, None]
@@ -101,18 +101,18 @@ def test_fixation_map_counts_every_point_once() -> None:
 
 
 @pytest.mark.parametrize("size", [(36, 64), (9, 16), (7, 5), (200, 300), (1, 1)])
-def test_fixation_map_at_another_size_loses_no_point(size: tuple[int, int]) -> None:
+def test_fixation_map_at_any_size_counts_every_point(size: tuple[int, int]) -> None:
     everywhere = np.argwhere(np.ones(FRAME))
     assert fixation_map(everywhere, FRAME, size).sum() == 72 * 128
     if 72 % size[0] == 0 and 128 % size[1] == 0:
         assert (fixation_map(everywhere, FRAME, size) == 72 * 128 / (size[0] * size[1])).all()
 
 
-def test_fractions_of_a_pixel_belong_to_it() -> None:
+def test_fractional_coordinates_are_rounded_down() -> None:
     assert fixation_map(np.array([[0.9, 1.2], [-0.5, 3.0]]), (2, 4)).tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
 
 
-def test_log_density_and_density() -> None:
+def test_log_density_is_the_logarithm_of_the_density() -> None:
     maps = torch.randn(2, 3, 5, 7)
     torch.testing.assert_close(density(maps).sum(dim=(-2, -1)), torch.ones(2, 3))
     torch.testing.assert_close(log_density(maps).exp(), density(maps))
@@ -125,14 +125,14 @@ def test_log_density_of_half_precision_is_float32(dtype: torch.dtype) -> None:
     assert log_density(torch.randn(1, 1, 50, 70, dtype=dtype)).dtype == torch.float32
 
 
-def test_normalise_density_leaves_zero_maps_zero() -> None:
+def test_normalise_density_keeps_zero_maps() -> None:
     values = torch.stack([torch.rand(4, 6), torch.zeros(4, 6)])
     sums = normalise_density(values).sum(dim=(-2, -1))
     torch.testing.assert_close(sums, torch.tensor([1.0, 0.0]))
 
 
 @pytest.mark.parametrize("size", [(36, 64), (20, 50), (144, 256), (1, 1)])
-def test_resize_density_keeps_mass_and_zeros(size: tuple[int, int]) -> None:
+def test_resize_density_keeps_mass_and_zero_maps(size: tuple[int, int]) -> None:
     values = torch.from_numpy(density_from_points(POINTS, FRAME)).expand(2, 3, *FRAME).clone()
     values[1, 2] = 0
     resized = resize_density(values, size)
@@ -142,7 +142,7 @@ def test_resize_density_keeps_mass_and_zeros(size: tuple[int, int]) -> None:
     torch.testing.assert_close(sums, torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
 
 
-def test_resize_density_keeps_places() -> None:
+def test_resize_density_keeps_the_centre_of_mass() -> None:
     values = torch.from_numpy(density_from_points(np.array([[20, 90]]), FRAME))[None, None]
     rows = torch.arange(36) * 2 + 0.5
     columns = torch.arange(64) * 2 + 0.5
@@ -151,12 +151,12 @@ def test_resize_density_keeps_places() -> None:
     assert (small.sum(0) * columns).sum().item() == pytest.approx(90, abs=0.05)
 
 
-def test_resize_density_of_the_same_size_is_the_input() -> None:
+def test_resize_density_to_the_same_size_returns_the_input() -> None:
     values = torch.rand(1, 1, 4, 6)
     assert resize_density(values, (4, 6)) is values
 
 
-def test_peak_map() -> None:
+def test_peak_map_has_maximum_one() -> None:
     values = peak_map(np.array([[-1.0, -2.0], [-50.0, -1.0]]))
     np.testing.assert_allclose(values, [[1, np.exp(-1)], [np.exp(-49), 1]], rtol=1e-6)
     assert values.dtype == np.float32

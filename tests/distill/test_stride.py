@@ -1,16 +1,16 @@
-"""The one rule that frames are chosen by: every so many, or by time from a video of any rate."""
+"""The stride: selection of frames by distance or by time, in training, inference and on the command line."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.video_files import write_grey
 from torch import nn
 
 from distill.cli.main import parse
 from distill.data.clips import ClipSpec, Video
 from distill.data.video.open import open_video
-from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import ClipFrames, slide, window_of
@@ -28,18 +28,18 @@ def test_whole_strides_are_evenly_spaced():
         (30, (-6, -5, -4, -3, -2, -1, 0)),
         (29.97, (-6, -5, -4, -3, -2, -1, 0)),
         (60, (-12, -10, -8, -6, -4, -2, 0)),
-        (25, (-5, -4, -3, -2, -2, -1, 0)),  # 5 frames a sixth of a second: one of six is shown twice
+        (25, (-5, -4, -3, -2, -2, -1, 0)),  # every sixth tick repeats a frame
         (23.976, (-5, -4, -3, -2, -2, -1, 0)),
         (45, (-9, -7, -6, -4, -3, -1, 0)),
         (15, (-3, -2, -2, -1, -1, 0, 0)),
     ],
 )
-def test_a_rate_chooses_the_nearest_frames_in_time(fps, expected):
+def test_rate_selects_the_nearest_frames_in_time(fps, expected):
     assert offsets(7, step_of("30fps", fps)) == expected
 
 
 @pytest.mark.parametrize("fps", [8, 23.976, 24, 25, 29.97, 48, 50, 59.94, 60, 120])
-def test_no_frame_is_further_from_its_tick_than_half_a_frame(fps):
+def test_frames_are_at_most_half_a_frame_from_their_ticks(fps):
     places = np.array(offsets(64, step_of("30fps", fps)))
     ticks = (np.arange(64) - 63) / 30
     assert (np.abs(places / fps - ticks) <= 0.5 / fps + 1e-9).all()
@@ -47,7 +47,7 @@ def test_no_frame_is_further_from_its_tick_than_half_a_frame(fps):
     assert (np.diff(places) >= 0).all()
 
 
-def test_a_longer_clip_only_adds_frames_before():
+def test_longer_clip_only_adds_earlier_frames():
     for fps in (23.976, 25, 60):
         step = step_of("30fps", fps)
         assert offsets(32, step)[-16:] == offsets(16, step)
@@ -56,21 +56,20 @@ def test_a_longer_clip_only_adds_frames_before():
 @pytest.mark.parametrize(
     ("written", "read"), [(2, 2), ("2", 2), ("30fps", "30fps"), ("30 fps", "30fps"), ("23.976fps", "23.976fps")]
 )
-def test_a_stride_has_one_form(written, read):
+def test_stride_is_read_into_canonical_form(written, read):
     assert read_stride(written) == read
     assert read_stride(read) == read
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, 2.0, True, "", "0fps", "fps", None, "30 frames", "0"])
-def test_what_is_no_stride_is_refused(wrong):
+def test_invalid_stride_is_refused(wrong):
     with pytest.raises(UserError, match="expected a positive number of frames, or a rate such as 30fps"):
         read_stride(wrong)
     with pytest.raises(UserError, match="stride: expected"):
         step_of(wrong, 25)
 
 
-def test_training_and_the_sliding_window_show_the_same_frames():
-    """Whatever the rate and whichever frame of the clip is the target: the clip of training is the window's."""
+def test_clip_spec_and_sliding_window_select_the_same_frames():
     for fps in (15, 23.976, 25, 45, 60):
         for targets in ((15,), (7,), (4, 15)):
             spec = ClipSpec(16, (8, 8), targets, (8, 8), "30fps")
@@ -81,22 +80,22 @@ def test_training_and_the_sliding_window_show_the_same_frames():
     assert spec.span(60) == 31
 
 
-def test_the_window_of_a_rate():
+def test_sliding_window_at_a_rate():
     half = step_of("30fps", 15)
     assert window_of(10, 100, (4,), length=5, stride=half).frames == (8, 9, 9, 10, 10)
-    assert window_of(1, 100, (4,), length=5, stride=half).frames == (0, 0, 0, 1, 1)  # the first frame stands before
-    # targets that are unevenly spaced in the video: each frame is predicted as the last of them
+    assert window_of(1, 100, (4,), length=5, stride=half).frames == (0, 0, 0, 1, 1)  # the first frame is repeated
+    # unevenly spaced targets: each frame is predicted as the last target
     three = window_of(10, 100, (1, 2, 4), length=5, stride=step_of("30fps", 45))
     assert three == ClipFrames((4, 6, 7, 9, 10), 2)
-    # ... and evenly spaced ones in blocks, as with a stride in frames
+    # evenly spaced targets: predicted in blocks, as with a stride in frames
     both = [window_of(10, 100, (0, 1, 2, 3), length=4, stride=each) for each in (step_of("30fps", 60), 2)]
     assert both == [ClipFrames((8, 10, 12, 14), 1)] * 2
-    turned = window_of(2, 100, (4,), length=5, stride=step_of("30fps", 45), first_frames="flip")
-    assert turned.frames == (8, 6, 5, 3, 2)
+    reflected = window_of(2, 100, (4,), length=5, stride=step_of("30fps", 45), first_frames="flip")
+    assert reflected.frames == (8, 6, 5, 3, 2)
 
 
 class FramesSeen(nn.Module):
-    """A network whose map holds the brightness of each of its frames."""
+    """A network whose map has the brightness of each frame of the clip."""
 
     num_frames, size, target_frames, map_size = 4, (16, 16), (3,), (1, 4)
 
@@ -105,18 +104,16 @@ class FramesSeen(nn.Module):
 
 
 @pytest.mark.parametrize(("fps", "frames"), [(25, (6, 6, 7, 8)), (60, (2, 4, 6, 8)), (15, (7, 7, 8, 8))])
-def test_a_video_file_s_own_rate_decides(tmp_path, fps, frames):
-    grey = np.arange(12, dtype=np.uint8) * 20
-    with VideoWriter(tmp_path / "grey.mp4", (16, 16), fps) as writer:
-        writer.write(np.broadcast_to(grey[:, None, None, None], (12, 16, 16, 3)))
-    reader = open_video(tmp_path / "grey.mp4")
+def test_frame_rate_of_the_video_file_is_used(tmp_path, fps, frames):
+    grey = np.arange(12) * 20
+    reader = open_video(write_grey(tmp_path / "grey.mp4", grey, (16, 16), fps))
     ((_, maps),) = slide(FramesSeen(), reader, [8], InferenceSettings(stride="30fps"))
     torch.testing.assert_close(maps[0, 0], torch.tensor(grey[list(frames)]).float(), atol=3, rtol=0)
     assert ClipSpec.of(FramesSeen(), "30fps").frames(8, reader.fps) == list(frames)
 
 
-def test_the_data_set_s_rate_counts_where_a_reader_cannot_know_it(monkeypatch):
-    """A folder of frames does not say its rate; who lists it may know."""
+def test_frame_rate_of_the_data_set_takes_precedence_over_the_readers(monkeypatch):
+    """A folder of frames has no frame rate, but its data set may know it."""
     asked = []
 
     def read(frames, size):
@@ -130,7 +127,7 @@ def test_the_data_set_s_rate_counts_where_a_reader_cannot_know_it(monkeypatch):
     assert asked == ClipSpec.of(FramesSeen(), "30fps").frames(8, video.fps) == [2, 4, 6, 8]
 
 
-def test_the_command_and_the_weights_carry_either():
+def test_command_line_and_weights_carry_both_kinds():
     from distill.models.loaded import stride_of
 
     for text, stride in (("2", 2), ("30fps", "30fps")):

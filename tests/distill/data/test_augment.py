@@ -1,4 +1,4 @@
-"""Augmentation: boxes and colours, and that clip, density, fixations and teacher's map stay one picture."""
+"""Augmentation: crops and colours, and their consistency between clip, ground truth and teacher map."""
 
 from dataclasses import replace
 
@@ -36,10 +36,10 @@ def random():
     return np.random.default_rng(0)
 
 
-# ------------------------------------------------------------------------------------------------------- boxes
+# ---------------------------------------------------------------- boxes
 
 
-def test_boxes_keep_the_frame_s_shape_and_the_area_asked_for():
+def test_boxes_keep_the_aspect_ratio_and_have_the_requested_area():
     for area in (0.1, 0.25, 0.5, 1.0):
         draw = random()
         for _ in range(50):
@@ -51,7 +51,7 @@ def test_boxes_keep_the_frame_s_shape_and_the_area_asked_for():
     assert Crop((1.0, 1.0), 2.0).draw(random(), (360, 640)) == Box(0, 0, 360, 640)
 
 
-def test_stretched_boxes_reach_both_limits_and_not_beyond():
+def test_stretched_boxes_reach_both_limits():
     draw = random()
     boxes = [Crop((0.2, 0.6), 1.5).draw(draw, (300, 300)) for _ in range(500)]
     shapes = np.array([box.width / box.height for box in boxes])
@@ -63,7 +63,7 @@ def test_stretched_boxes_reach_both_limits_and_not_beyond():
     assert abs(np.log(shapes).mean()) < 0.05
 
 
-def test_boxes_lie_everywhere_and_fit_into_the_smallest_frames():
+def test_boxes_cover_the_frame_and_fit_into_the_smallest_frames():
     draw = random()
     tops = [Crop((0.25, 0.25)).draw(draw, (36, 64)).top for _ in range(300)]
     assert (min(tops), max(tops)) == (0, 18)
@@ -74,7 +74,7 @@ def test_boxes_lie_everywhere_and_fit_into_the_smallest_frames():
         assert box.left + box.width <= size[1]
 
 
-def test_a_box_in_the_mirror():
+def test_mirrored_box():
     box = Box(2, 3, 5, 7)
     assert box.shares((10, 20)) == pytest.approx((0.2, 0.15, 0.5, 0.35))
     assert box.shares((10, 20), flipped=True) == pytest.approx((0.2, 0.5, 0.5, 0.35))
@@ -83,21 +83,20 @@ def test_a_box_in_the_mirror():
 
 
 @pytest.mark.parametrize(("area", "stretch"), [((0, 1), 1), ((0.6, 0.5), 1), ((0.5, 1.1), 1), ((0.5, 1), 0.9)])
-def test_impossible_crops_are_refused(area, stretch):
+def test_invalid_crop_is_refused(area, stretch):
     with pytest.raises(UserError, match="expected an area"):
         Crop(area, stretch)
 
 
-# ------------------------------------------------------------------------------------------------------ pixels
+# ---------------------------------------------------------------- pixels
 
 
-def test_a_crop_of_the_model_s_size_is_the_pixels_themselves():
+def test_crop_of_the_models_size_is_not_resampled():
     frames = random().integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     assert (crop_frames(frames, Box(4, 5, 8, 12), (8, 12)) == frames[:, 4:12, 5:17]).all()
 
 
-def test_a_crop_is_resampled_from_the_video_s_own_pixels(videos):
-    """One resampling: the box of the frames at their own size, and nothing else."""
+def test_crop_is_resampled_once_from_the_video(videos):
     video, box = videos[0], Box(10, 20, 40, 70)
     clip = read_clip(Window(video, 20, box=box), SPEC)
     own = open_video(video.path).read(SPEC.frames(20, video.fps))
@@ -106,34 +105,34 @@ def test_a_crop_is_resampled_from_the_video_s_own_pixels(videos):
         assert np.abs(image.astype(int) - np.asarray(expected)).max() <= 2
 
 
-def test_colours_that_stay():
+def test_neutral_colours_leave_the_clip_unchanged():
     clip = random().integers(0, 256, (3, 2, 5, 6), dtype=np.uint8)
     assert (recolour(clip, Colour(1, 1, 1)) == clip).all()
     assert recolour(clip, Colour(1, 1, 1)).dtype == np.uint8
     grey = np.repeat(clip[:1], 3, axis=0)
-    assert (recolour(grey, Colour(1, 1, 0.3)) == grey).all()  # grey has no saturation to lose
+    assert (recolour(grey, Colour(1, 1, 0.3)) == grey).all()  # grey has no saturation
 
 
-def test_brightness_multiplies_and_is_cut():
+def test_brightness_multiplies_and_is_clipped():
     clip = np.array([0, 10, 100, 200], dtype=np.uint8).reshape(1, 1, 2, 2).repeat(3, axis=0)
     assert recolour(clip, Colour(1.5, 1, 1))[0, 0].flatten().tolist() == [0, 15, 150, 255]
     assert recolour(clip, Colour(0, 1, 1)).max() == 0
 
 
-def test_contrast_moves_away_from_the_clip_s_mean():
+def test_contrast_scales_the_difference_to_the_mean_of_the_clip():
     clip = np.array([100, 120, 140, 200], dtype=np.uint8).reshape(1, 4, 1, 1).repeat(3, axis=0)  # four frames
     assert recolour(clip, Colour(1, 0.5, 1))[0].flatten().tolist() == [120, 130, 140, 170]  # around 140
     assert (recolour(clip, Colour(1, 0, 1)) == 140).all()
-    assert (recolour(clip, Colour(0.5, 0, 1)) == 70).all()  # brightness comes first
+    assert (recolour(clip, Colour(0.5, 0, 1)) == 70).all()  # brightness is applied first
 
 
-def test_saturation_moves_away_from_the_pixel_s_luma():
+def test_saturation_scales_the_difference_to_the_luma():
     red = np.array([200, 0, 0], dtype=np.uint8).reshape(3, 1, 1, 1)
     assert recolour(red, Colour(1, 1, 0)).flatten().tolist() == [60, 60, 60]
     assert recolour(red, Colour(1, 1, 0.5)).flatten().tolist() == [130, 30, 30]
 
 
-def test_jitter_stays_in_its_bounds_and_reaches_them():
+def test_jitter_covers_its_range():
     draw = random()
     drawn = [Jitter(0.1, 0.5, 0).draw(draw) for _ in range(300)]
     brightness, contrast = ([getattr(each, name) for each in drawn] for name in ("brightness", "contrast"))
@@ -143,7 +142,7 @@ def test_jitter_stays_in_its_bounds_and_reaches_them():
     assert {each.saturation for each in drawn} == {1.0}
 
 
-# ------------------------------------------------------------------------------------------------ ground truth
+# ---------------------------------------------------------------- ground truth
 
 
 def with_points(tmp_path, video, points):
@@ -151,7 +150,7 @@ def with_points(tmp_path, video, points):
     return replace(video, truth=PointsTruth(tmp_path / "fixations.json", video.size))
 
 
-def test_fixations_move_with_the_crop_and_those_outside_are_dropped(tmp_path, videos):
+def test_fixations_are_cropped_with_the_frame(tmp_path, videos):
     video = with_points(tmp_path, videos[0], [[10, 20], [10, 20], [49, 89], [9, 20], [50, 60], [30, 90]])
     found = read_truth(Window(video, 20, box=Box(10, 20, 40, 70)), replace(SPEC, map_size=(40, 70)))
     expected = torch.zeros(40, 70)
@@ -161,7 +160,7 @@ def test_fixations_move_with_the_crop_and_those_outside_are_dropped(tmp_path, vi
     assert (small["fixations"][0, 0, 0], small["fixations"][0, 3, 6], small["fixations"].sum()) == (2, 1, 3)
 
 
-def test_the_density_of_a_crop_is_the_crop_of_the_density(videos):
+def test_density_of_a_crop_is_the_crop_of_the_density(videos):
     video, box = videos[0], Box(10, 20, 40, 70)
     whole = video.truth.density(20, video.size)
     found = read_truth(Window(video, 20, box=box), replace(SPEC, map_size=(40, 70)))["density"][0]
@@ -172,7 +171,7 @@ def test_the_density_of_a_crop_is_the_crop_of_the_density(videos):
     assert torch.corrcoef(torch.stack([half.flatten(), by_two.flatten()]))[0, 1] > 0.999
 
 
-def test_a_crop_that_nobody_looked_at_is_unlabelled(tmp_path, videos):
+def test_crop_without_a_fixation_is_unlabelled(tmp_path, videos):
     video = with_points(tmp_path, videos[0], [[10, 20]])
     inside, outside = (
         read_truth(Window(video, 20, box=box), SPEC) for box in (Box(0, 0, 36, 64), Box(20, 30, 36, 64))
@@ -182,14 +181,14 @@ def test_a_crop_that_nobody_looked_at_is_unlabelled(tmp_path, videos):
     assert outside["density"].abs().sum() == outside["fixations"].sum() == 0
 
 
-def test_gaze_follows_the_blob_through_every_augmentation(videos):
+def test_density_follows_the_blob_through_every_augmentation(videos):
     """The brightest place of the clip's last frame, the densest of the truth, and the fixations are one place."""
     dataset = clips(videos, crop=Crop((0.5, 1.0), 1.3), colour=Jitter(0.1, 0.1, 0.3))
     judged = 0
     for number in range(24):
         sample = dataset[number]
         if not sample["labelled"][0] or sample["fixations"].sum() < synthetic.OBSERVERS:
-            continue  # the blob lies over the crop's border
+            continue  # the blob crosses the border of the crop
         bright = sample["clip"][:, -1].float().sum(dim=0)
         peak = np.unravel_index(int(bright.argmax()), bright.shape)
         looked = np.unravel_index(int(sample["density"][0].argmax()), (18, 32))
@@ -200,11 +199,11 @@ def test_gaze_follows_the_blob_through_every_augmentation(videos):
     assert judged > 8
 
 
-# ----------------------------------------------------------------------------------------------- teacher's maps
+# ---------------------------------------------------------------- teacher maps
 
 
-def test_a_map_is_cropped_as_the_density_of_its_frame(videos):
-    """The truth itself in the teacher's place: cut as a map it equals the truth of the cropped clip."""
+def test_teacher_map_is_cropped_like_the_ground_truth(videos):
+    """The ground truth as teacher map, cropped, equals the ground truth of the cropped clip."""
     video, size = videos[0], (72, 128)
     spec = replace(SPEC, map_size=size)
     for box in (Box(10, 20, 40, 70), Box(0, 0, 36, 128), Box(4, 8, 36, 64)):
@@ -219,16 +218,18 @@ def test_a_map_is_cropped_as_the_density_of_its_frame(videos):
             assert (cut - whole).abs().sum() > 0.2
 
 
-def test_a_crop_reads_off_the_pixels_that_it_meets():
+def test_crop_aligned_with_the_pixels_keeps_their_values():
     maps = torch.randn(1, 2, 9, 9, generator=torch.Generator().manual_seed(0))
-    cut = crop_maps(maps, torch.tensor([[3, 3, 3, 3]]) / 9)  # three pixels a side: the middles of nine meet them
+    cut = crop_maps(
+        maps, torch.tensor([[3, 3, 3, 3]]) / 9
+    )  # 3 of 9 pixels per side: every third output pixel is aligned
     met, expected = cut[..., 1::3, 1::3], maps[..., 3:6, 3:6]
     torch.testing.assert_close(met - met[..., :1, :1], expected - expected[..., :1, :1], atol=1e-5, rtol=0)
     whole = crop_maps(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     torch.testing.assert_close(saliency.density(whole), saliency.density(maps), atol=1e-6, rtol=0)
 
 
-def test_each_map_of_a_batch_is_cut_by_its_own_box():
+def test_maps_of_a_batch_have_separate_boxes():
     maps = torch.randn(3, 2, 8, 9, generator=torch.Generator().manual_seed(0))
     shares = torch.tensor([[0, 0, 0.5, 0.5], [0.25, 0.1, 0.5, 0.9], [0, 0, 1, 1]])
     together = crop_maps(maps, shares)
@@ -237,7 +238,7 @@ def test_each_map_of_a_batch_is_cut_by_its_own_box():
         assert torch.equal(together[number : number + 1], alone)
 
 
-def test_a_cropped_map_is_finite_whatever_the_map():
+def test_cropped_map_is_finite():
     steep = torch.linspace(0, -1e4, 48).reshape(1, 1, 6, 8)
     for maps in (steep, torch.zeros(1, 1, 6, 8), steep * 0 - 1e6):
         cut = crop_maps(maps, torch.tensor([[0.5, 0.5, 0.5, 0.5]]))
@@ -246,11 +247,10 @@ def test_a_cropped_map_is_finite_whatever_the_map():
     assert not crop_maps(torch.zeros(1, 1, 6, 8), torch.tensor([[0.2, 0.2, 0.5, 0.5]])).std()
 
 
-# ---------------------------------------------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- the data set
 
 
-def test_the_windows_without_augmentation_stay_what_they_were(videos):
-    """Crops and colours are drawn after the frame and the mirror: switching them on changes neither."""
+def test_crop_and_colour_change_neither_frames_nor_mirroring(videos):
     plain, full = clips(videos), clips(videos, **FULL)
     for number in range(30):
         one, other = plain.window(number), full.window(number)
@@ -264,12 +264,12 @@ def test_the_windows_without_augmentation_stay_what_they_were(videos):
     assert boxes != {clips(videos, seed=1, **FULL).window(number).box for number in range(30)}
 
 
-def test_the_teacher_s_window_is_whole_and_in_its_own_colours(videos):
+def test_window_of_the_teacher_is_not_cropped_or_recoloured(videos):
     window = clips(videos, **FULL).window(3)
     assert window.for_teacher() == Window(window.video, window.end, window.flipped)
 
 
-def test_the_box_of_a_sample_is_the_clip_s(videos):
+def test_box_of_a_sample_is_that_of_its_clip(videos):
     dataset = clips(videos, **FULL)
     for number in range(8):
         window, sample = dataset.window(number), dataset[number]
@@ -283,7 +283,7 @@ def test_the_box_of_a_sample_is_the_clip_s(videos):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_augments_alike(videos, workers):
+def test_augmentation_does_not_depend_on_the_number_of_workers(videos, workers):
     batches = [[3, 1], [7, 20], [0, 11]]
     alone, there = (list(make_loader(clips(videos, **FULL), batches, workers=number)) for number in (0, workers))
     for one, other in zip(alone, there, strict=True):

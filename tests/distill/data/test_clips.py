@@ -1,4 +1,4 @@
-"""Clips: which frames, what supervision, the same samples for any number of workers."""
+"""Clips: frames, ground truth, samples, workers and the frame cache."""
 
 import os
 import pickle
@@ -14,19 +14,17 @@ import pytest
 import torch
 from helpers.places import REPOSITORY
 
-from distill.data.clip_dataset import ClipDataset as Clips
-from distill.data.clip_dataset import ClipSource
+from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clip_reader import FrameCache, read_clip, read_truth
-from distill.data.clips import ClipSpec as Spec
-from distill.data.clips import Window
+from distill.data.clips import ClipSpec, Window
 from distill.data.loader import make_loader
 from distill.data.sets import synthetic
 from distill.data.sets.find import find_videos
 from distill.data.truth import PointsTruth
 from distill.errors import UserError
 
-SPEC = Spec(num_frames=4, size=(36, 64), target_frames=(3,), map_size=(18, 32))
-THREE = Spec(num_frames=4, size=(36, 64), target_frames=(0, 1, 3), map_size=(18, 32), stride=2)
+SPEC = ClipSpec(num_frames=4, size=(36, 64), target_frames=(3,), map_size=(18, 32))
+THREE = ClipSpec(num_frames=4, size=(36, 64), target_frames=(0, 1, 3), map_size=(18, 32), stride=2)
 
 
 @pytest.fixture
@@ -34,54 +32,65 @@ def videos():
     return find_videos("synthetic", "", split="train")
 
 
-def clips(videos, spec=SPEC, *, seed=0, flip=True, per_video=3, extras=(), in_memory=False):
-    sources = [ClipSource(videos, per_video)]
-    return Clips(sources, spec, seed=seed, flip=flip, extras=extras, in_memory=in_memory)
+def clips(videos, spec=SPEC, *, seed=0, flip=True, per_video=3, **more):
+    return ClipDataset([ClipSource(videos, per_video)], spec, seed=seed, flip=flip, **more)
 
 
-def same(first, second):
+def assert_same(first, second):
     assert first.keys() == second.keys()
     for key, value in first.items():
         assert torch.equal(value, second[key]) if isinstance(value, torch.Tensor) else value == second[key], key
 
 
-def test_frames_of_a_clip():
-    assert SPEC.frames(10, 30) == [7, 8, 9, 10]
-    assert SPEC.frames(1, 30) == [0, 0, 0, 1]  # the first frame stands in for those before the start
-    assert (SPEC.targets(10, 30), SPEC.offsets(30), SPEC.span(30)) == ([10], (0,), 4)
-    assert THREE.frames(10, 30) == [4, 6, 8, 10]
-    assert (THREE.targets(10, 30), THREE.targets(3, 30)) == ([4, 6, 10], [0, 0, 3])
-    assert (THREE.offsets(30), THREE.span(30)) == ((-6, -4, 0), 7)
+def record_reads(cache, video, asked):
+    """Append the frames of each read of a video's reader to a list."""
+    reader = cache.reader(video)
+    cache._readers[str(video.path)] = SimpleNamespace(
+        read=lambda frames, size: asked.append(list(frames)) or reader.read(frames, size)
+    )
+
+
+# ---------------------------------------------------------------- frames of a clip
 
 
 @pytest.mark.parametrize(
-    ("fps", "frames", "span"), [(60, [4, 6, 8, 10], 7), (25, [8, 8, 9, 10], 3), (23.976, [8, 8, 9, 10], 3)]
+    ("spec", "end", "fps", "frames", "targets", "offsets", "span"),
+    [
+        (SPEC, 10, 30, [7, 8, 9, 10], [10], (0,), 4),
+        (SPEC, 1, 30, [0, 0, 0, 1], [1], (0,), 4),  # the first frame is repeated
+        (THREE, 10, 30, [4, 6, 8, 10], [4, 6, 10], (-6, -4, 0), 7),
+        (THREE, 3, 30, [0, 0, 1, 3], [0, 0, 3], (-6, -4, 0), 7),
+        (replace(SPEC, stride="30fps", target_frames=(1, 3)), 10, 60, [4, 6, 8, 10], [6, 10], (-4, 0), 7),
+        (replace(SPEC, stride="30fps", target_frames=(1, 3)), 10, 25, [8, 8, 9, 10], [8, 10], (-2, 0), 3),
+        (replace(SPEC, stride="30fps", target_frames=(1, 3)), 10, 23.976, [8, 8, 9, 10], [8, 10], (-2, 0), 3),
+    ],
 )
-def test_frames_of_a_clip_at_a_rate(fps, frames, span):
-    spec = replace(SPEC, stride="30fps", target_frames=(1, 3))
-    assert spec.frames(10, fps) == frames
-    assert spec.targets(10, fps) == [frames[1], 10]
-    assert (spec.span(fps), spec.offsets(fps)) == (span, (frames[1] - 10, 0))
+def test_frames_targets_offsets_and_span_of_a_clip(spec, end, fps, frames, targets, offsets, span):
+    assert (spec.frames(end, fps), spec.targets(end, fps)) == (frames, targets)
+    assert (spec.offsets(fps), spec.span(fps)) == (offsets, span)
 
 
-def test_a_rate_is_each_video_s_own(videos):
+def test_rate_is_converted_with_the_frame_rate_of_each_video(videos):
     spec = replace(SPEC, stride="15fps")
     slow, fast = (replace(videos[0], fps=fps) for fps in (15.0, 60.0))
     for video, frames in ((slow, [17, 18, 19, 20]), (fast, [8, 12, 16, 20])):
         expected = FrameCache().read(video, frames, (36, 64)).transpose(3, 0, 1, 2)
         assert (read_clip(Window(video, 20), spec).numpy() == expected).all()
     both = [replace(slow, name="slow", frames=range(20, 48)), replace(fast, name="fast", frames=range(20, 48))]
-    many = clips(both, replace(spec, target_frames=(0, 3)))
-    apart = {sample["video"]: int(sample["frames"].diff()) for sample in map(many.__getitem__, range(12))}
-    assert apart == {"slow": 3, "fast": 12}
+    dataset = clips(both, replace(spec, target_frames=(0, 3)))
+    distances = {sample["video"]: int(sample["frames"].diff()) for sample in map(dataset.__getitem__, range(12))}
+    assert distances == {"slow": 3, "fast": 12}
 
 
-def test_spec_of_a_model():
+def test_spec_of_a_model_copies_its_attributes():
     model = SimpleNamespace(num_frames=16, size=[224, 384], target_frames=[15], map_size=(224, 384))
-    assert Spec.of(model, stride=2) == Spec(16, (224, 384), (15,), (224, 384), 2)
+    assert ClipSpec.of(model, stride=2) == ClipSpec(16, (224, 384), (15,), (224, 384), 2)
 
 
-def test_sample_has_what_its_docstring_says(videos):
+# ---------------------------------------------------------------- samples
+
+
+def test_sample_has_the_documented_tensors(videos):
     sample = clips(videos, THREE)[0]
     assert (sample["clip"].shape, sample["clip"].dtype) == ((3, 4, 36, 64), torch.uint8)
     for key in ("density", "fixations"):
@@ -94,19 +103,19 @@ def test_sample_has_what_its_docstring_says(videos):
     assert isinstance(sample["flipped"], bool)
 
 
-def test_sample_is_a_function_of_seed_and_number(videos):
+def test_sample_is_a_function_of_seed_and_index(videos):
     first, second = clips(videos), clips(videos)
-    order = [13, 2, 30, 2, 0]
-    for i in order:
-        same(first[i], second[i])
+    for i in (13, 2, 30, 2, 0):
+        assert_same(first[i], second[i])
+    assert_same(first[3], pickle.loads(pickle.dumps(clips(videos)))[3])
     windows = [first.window(i) for i in range(24)]
     assert [first.window(i) for i in reversed(range(24))] == windows[::-1]
     assert windows != [clips(videos, seed=1).window(i) for i in range(24)]
-    assert windows[:12] != windows[12:]  # the second epoch is another one
+    assert windows[:12] != windows[12:]  # the second epoch differs
 
 
-def test_an_epoch_draws_from_every_video_as_often_as_asked(videos):
-    dataset = Clips([ClipSource(videos[:2], 3), ClipSource(videos[2:], 1)], SPEC, seed=0, flip=False)
+def test_epoch_draws_clips_per_video_from_each_source(videos):
+    dataset = ClipDataset([ClipSource(videos[:2], 3), ClipSource(videos[2:], 1)], SPEC, seed=0, flip=False)
     assert len(dataset) == 8
     for epoch in range(3):
         names = [dataset.window(i).video.name for i in range(epoch * 8, epoch * 8 + 8)]
@@ -114,29 +123,32 @@ def test_an_epoch_draws_from_every_video_as_often_as_asked(videos):
     assert not any(dataset.window(i).flipped for i in range(40))
 
 
-def test_ends_stay_in_the_frames_in_use(videos):
-    video = replace(videos[0], frames=range(10, 13))
-    dataset = clips([video])
+@pytest.mark.parametrize("source", [ClipSource([], 5), ClipSource(find_videos("synthetic", ""), 0)])
+def test_sources_without_clips_are_refused(source):
+    with pytest.raises(UserError, match="no clip"):
+        ClipDataset([source], SPEC, seed=0, flip=False)
+
+
+def test_clips_end_at_the_frames_in_use_and_half_are_mirrored(videos):
+    dataset = clips([replace(videos[0], frames=range(10, 13))])
     windows = [dataset.window(i) for i in range(200)]
     assert {w.end for w in windows} == {10, 11, 12}
     assert 60 < sum(w.flipped for w in windows) < 140
 
 
-def test_flip_acts_on_everything_together(videos):
-    video = videos[0]
-    for spec in (SPEC, THREE):
-        plain, mirrored = (
-            {"clip": read_clip(w, spec), **read_truth(w, spec)}
-            for w in (Window(video, 20), Window(video, 20, True))
-        )
-        for key in ("clip", "density", "fixations"):
-            assert torch.equal(plain[key].flip(-1), mirrored[key]), key
-            assert not torch.equal(plain[key], mirrored[key]), key
-        assert torch.equal(plain["labelled"], mirrored["labelled"])
+@pytest.mark.parametrize("spec", [SPEC, THREE])
+def test_mirroring_applies_to_clip_and_ground_truth(videos, spec):
+    plain, mirrored = (
+        {"clip": read_clip(w, spec), **read_truth(w, spec)}
+        for w in (Window(videos[0], 20), Window(videos[0], 20, True))
+    )
+    for key in ("clip", "density", "fixations"):
+        assert torch.equal(plain[key].flip(-1), mirrored[key]), key
+        assert not torch.equal(plain[key], mirrored[key]), key
+    assert torch.equal(plain["labelled"], mirrored["labelled"])
 
 
-def test_gaze_follows_the_blob_in_the_clip(videos):
-    """Clip, density and fixations speak of one place: the brightest pixels, under a flip too."""
+def test_density_follows_the_blob_in_the_clip(videos):
     dataset = clips(videos)
     for i in range(12):
         sample = dataset[i]
@@ -146,7 +158,7 @@ def test_gaze_follows_the_blob_in_the_clip(videos):
         assert np.hypot(peak[0] / 36 - looked[0] / 18, peak[1] / 64 - looked[1] / 32) < 0.15
 
 
-def test_labelled_needs_use_truth_and_a_fixation(tmp_path, videos):
+def test_labelled_frame_is_in_use_and_has_a_fixation_inside(tmp_path, videos):
     (tmp_path / "fixations.json").write_text("[[[1, 2]], [], [[-5, 3]], [[4, 5], [500, 500]], [[1, 1]]]")
     truth = PointsTruth(tmp_path / "fixations.json", (72, 128))
     spec = replace(SPEC, num_frames=1, target_frames=(0,))
@@ -162,30 +174,23 @@ def test_labelled_needs_use_truth_and_a_fixation(tmp_path, videos):
     assert not labelled(replace(video, truth=None), 0)
 
 
-def test_extras_are_added(videos):
-    seen = []
-
-    def extra(window):
-        seen.append(window)
-        return {"teacher_clip": read_clip(window, THREE)}
-
-    dataset = clips(videos, extras=[extra])
-    sample = dataset[5]
-    assert seen == [dataset.window(5)]
-    assert torch.equal(sample["teacher_clip"], read_clip(dataset.window(5), THREE))
+def test_extras_are_added_to_the_sample(videos):
+    dataset = clips(videos, extras=[lambda window: {"end": torch.tensor(window.end)}])
+    assert dataset[5]["end"] == dataset.window(5).end
 
 
-BATCHES = [[3, 1], [7, 20], [0, 11], [5, 5], [23]]
+# ---------------------------------------------------------------- workers
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_gives_the_same_batches(videos, workers):
-    alone = list(make_loader(clips(videos), BATCHES, workers=0))
-    assert [len(batch["video"]) for batch in alone] == [2, 2, 2, 2, 1]
-    loader = make_loader(clips(videos), BATCHES, workers=workers)
-    for _ in range(2):  # the same workers serve a second round
-        for one, other in zip(alone, loader, strict=True):
-            same(one, other)
+def test_batches_do_not_depend_on_the_number_of_workers(videos, workers):
+    batches = [[3, 1], [7, 20], [0, 11], [5, 5], [23]]
+    expected = list(make_loader(clips(videos), batches, workers=0))
+    assert [len(batch["video"]) for batch in expected] == [2, 2, 2, 2, 1]
+    loader = make_loader(clips(videos), batches, workers=workers)
+    for _ in range(2):  # the workers persist
+        for one, other in zip(expected, loader, strict=True):
+            assert_same(one, other)
 
 
 def test_workers_read_video_files_opened_before_the_fork(sample):
@@ -195,12 +200,8 @@ def test_workers_read_video_files_opened_before_the_fork(sample):
     assert torch.equal(torch.stack([s["clip"] for s in here]), there["clip"])
 
 
-def test_dataset_travels_to_a_fresh_process(videos):
-    same(clips(videos)[3], pickle.loads(pickle.dumps(clips(videos)))[3])
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_truth_is_one_sentence_from_any_worker(tmp_path, videos, workers):
+def test_unreadable_ground_truth_is_a_one_line_user_error(tmp_path, videos, workers):
     (tmp_path / "fixations.json").write_text("[[[1, 2")
     video = replace(videos[0], truth=PointsTruth(tmp_path / "fixations.json", (72, 128)))
     with pytest.raises(UserError, match=r"fixations\.json: cannot be read as JSON") as raised:
@@ -209,98 +210,76 @@ def test_unreadable_truth_is_one_sentence_from_any_worker(tmp_path, videos, work
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_failure_names_the_video(videos, workers):
+def test_unexpected_error_names_the_video_and_frame(videos, workers):
     def fail(window):
         raise KeyError("surprise")
 
     dataset = clips([replace(videos[0], name="the one")], extras=[fail])
-    with pytest.raises(
-        RuntimeError, match=r"video the one \(synthetic:0-48x72x128\), clip ending at frame \d+: KeyE"
-    ):
+    message = r"video the one \(synthetic:0-48x72x128\), clip ending at frame \d+: KeyE"
+    with pytest.raises(RuntimeError, match=message):
         list(make_loader(dataset, [[0]], workers=workers))
 
 
-def test_nothing_to_draw_from_is_refused(videos):
-    for source in (ClipSource([], 5), ClipSource(videos, 0)):
-        with pytest.raises(UserError, match="no clip"):
-            Clips([source], SPEC, seed=0, flip=False)
-
-
-def test_frame_store_keeps_within_its_bounds(videos):
-    frame = 36 * 64 * 3
-    store = FrameCache(max_open=2, max_bytes=5 * frame)
-    for video in videos:
-        pixels = store.read(video, [3, 1, 3, 2], (36, 64))
-        assert (pixels == store.reader(video).read([3, 1, 3, 2], (36, 64))).all()
-    assert len(store._readers) == 2
-    assert store._bytes == sum(p.nbytes for p in store._frames.values()) <= 5 * frame
-    kept = store.read(videos[-1], [1, 2, 3, 4], (36, 64))  # three kept, one new
-    assert (kept == store.reader(videos[-1]).read([1, 2, 3, 4], (36, 64))).all()
-
-
-def test_kept_frames_are_not_decoded_again(videos):
-    store = FrameCache()
-    asked = []
-    reader = store.reader(videos[0])
-    store._readers[str(videos[0].path)] = SimpleNamespace(
-        read=lambda frames, size: asked.extend(frames) or reader.read(frames, size)
-    )
-    store.read(videos[0], [5, 6, 7, 7], (36, 64))
-    store.read(videos[0], [6, 7, 8], (36, 64))
-    store.read(videos[0], [6], (18, 32))
-    assert asked == [5, 6, 7, 8, 6]
-
-
-def test_whole_videos_are_decoded_once_and_give_the_same_clips(videos, monkeypatch):
-    expected = [clips(videos[:3])[number] for number in range(12)]
-    store = FrameCache()
-    monkeypatch.setattr("distill.data.clip_reader.FRAME_CACHE", store)
-    asked = []
-    for video in videos[:3]:
-        reader = store.reader(video)
-        store._readers[str(video.path)] = SimpleNamespace(
-            read=lambda frames, size, reader=reader: asked.append(frames) or reader.read(frames, size)
-        )
-    dataset = clips(videos[:3], in_memory=True)
-    for number, sample in enumerate(expected):
-        assert torch.equal(dataset[number]["clip"], sample["clip"])
-    assert sorted(asked, key=len) == sorted((range(video.num_frames) for video in videos[:3]), key=len)
-
-
 CTRL_C = """
-import sys
-from distill.data.loader import make_loader
-from distill.data.sets.find import find_videos
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clips import ClipSpec
-dataset = ClipDataset([ClipSource(find_videos("synthetic", ""), 1)], ClipSpec(4, (36, 64), (3,), (18, 32)), seed=0, flip=True)
+from distill.data.loader import make_loader
+from distill.data.sets.find import find_videos
+spec = ClipSpec(4, (36, 64), (3,), (18, 32))
+dataset = ClipDataset([ClipSource(find_videos("synthetic", ""), 1)], spec, seed=0, flip=True)
 try:
     for number, _ in enumerate(make_loader(dataset, ([i] for i in range(10**9)), workers=2)):
         if number == 3:
             print("running", flush=True)
 except KeyboardInterrupt:
     print("stopped by the main process")
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_ctrl_c_prints_no_worker_traceback():
-    """A terminal sends Ctrl-C to the whole group; only the main process may answer."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=REPOSITORY,
-    )
-    guard = threading.Timer(60, process.kill)
-    guard.start()
-    assert process.stdout is not None
+def test_ctrl_c_prints_no_traceback_of_a_worker():
+    """A terminal sends Ctrl-C to the whole process group; only the main process may handle it."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CTRL_C], start_new_session=True, cwd=REPOSITORY, **streams)
+    timer = threading.Timer(60, process.kill)
+    timer.start()
     assert process.stdout.readline() == "running\n"
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate()
-    guard.cancel()
-    assert out == "stopped by the main process\n"
-    assert errors == ""
-    assert process.returncode == 0
+    timer.cancel()
+    assert (out, errors, process.returncode) == ("stopped by the main process\n", "", 0)
+
+
+# ---------------------------------------------------------------- the frame cache
+
+
+def test_frame_cache_stays_within_its_limits(videos):
+    frame = 36 * 64 * 3
+    cache = FrameCache(max_open=2, max_bytes=5 * frame)
+    for video in videos:
+        pixels = cache.read(video, [3, 1, 3, 2], (36, 64))
+        assert (pixels == cache.reader(video).read([3, 1, 3, 2], (36, 64))).all()
+    assert len(cache._readers) == 2
+    assert cache._bytes == sum(p.nbytes for p in cache._frames.values()) <= 5 * frame
+    kept = cache.read(videos[-1], [1, 2, 3, 4], (36, 64))  # three cached, one new
+    assert (kept == cache.reader(videos[-1]).read([1, 2, 3, 4], (36, 64))).all()
+
+
+def test_cached_frames_are_not_decoded_again(videos):
+    cache, asked = FrameCache(), []
+    record_reads(cache, videos[0], asked)
+    for frames, size in (([5, 6, 7, 7], (36, 64)), ([6, 7, 8], (36, 64)), ([6], (18, 32))):
+        cache.read(videos[0], frames, size)
+    assert asked == [[5, 6, 7], [8], [6]]
+
+
+def test_videos_in_memory_are_decoded_once_and_give_the_same_clips(videos, monkeypatch):
+    expected = [clips(videos[:3])[number] for number in range(12)]
+    cache, asked = FrameCache(), []
+    monkeypatch.setattr("distill.data.clip_reader.FRAME_CACHE", cache)
+    for video in videos[:3]:
+        record_reads(cache, video, asked)
+    dataset = clips(videos[:3], in_memory=True)
+    for number, sample in enumerate(expected):
+        assert torch.equal(dataset[number]["clip"], sample["clip"])
+    assert asked == [list(range(48))] * 3

@@ -1,4 +1,4 @@
-"""Sources in one epoch: by clips a video or by ratio, labelled and unlabelled, and the config that says so."""
+"""Mixing sources in one epoch by clips per video or by ratio, and the config of a data section."""
 
 from collections import Counter
 from dataclasses import replace
@@ -29,7 +29,7 @@ def names(dataset, epoch):
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(1, 6), (0.5, 3), (2, 12), (3.4, 20)])
-def test_a_ratio_counts_clips_and_not_videos(ratio, count):
+def test_ratio_counts_clips_rather_than_videos(ratio, count):
     sources = [ClipSource(videos("a", 2), 3), ClipSource(videos("b", 5, False), ratio=ratio)]
     dataset = ClipDataset(sources, SPEC, seed=0, flip=True)
     assert len(dataset) == 6 + count
@@ -38,7 +38,7 @@ def test_a_ratio_counts_clips_and_not_videos(ratio, count):
         assert found == {"a": 6, "b": count}
 
 
-def test_every_video_gets_its_turn_before_any_comes_again():
+def test_videos_of_a_ratio_take_turns_across_epochs():
     dataset = ClipDataset(
         [ClipSource(videos("a", 3)), ClipSource(videos("b", 7), ratio=1)], SPEC, seed=0, flip=True
     )
@@ -53,7 +53,7 @@ def test_every_video_gets_its_turn_before_any_comes_again():
     )
 
 
-def test_mixed_epochs_are_a_function_of_seed_and_number():
+def test_mixed_samples_are_a_function_of_seed_and_index():
     def make(seed=0):
         sources = [
             ClipSource(videos("a", 2), 2),
@@ -70,8 +70,7 @@ def test_mixed_epochs_are_a_function_of_seed_and_number():
     assert first != sorted(first)  # the sources are shuffled together
 
 
-def test_a_source_of_its_own_order_does_not_move_the_others():
-    """Two sources by ratio that hold the same videos do not go through them in step."""
+def test_sources_with_a_ratio_have_independent_orders():
     same = videos("b", 6)
     dataset = ClipDataset(
         [ClipSource(videos("a", 6)), ClipSource(same, ratio=1), ClipSource(same, ratio=1)], SPEC, seed=0, flip=False
@@ -91,7 +90,7 @@ def test_labelled_and_unlabelled_samples_share_a_batch():
     assert sums == pytest.approx([float(each) for each in labelled], abs=1e-5)
 
 
-def test_a_ratio_to_nothing_is_refused():
+def test_only_sources_with_a_ratio_are_refused():
     with pytest.raises(UserError, match="without a ratio"):
         ClipDataset([ClipSource(videos("a", 2), ratio=1)], SPEC, seed=0, flip=True)
 
@@ -112,7 +111,7 @@ def config(tmp_path, **data):
     )
 
 
-def test_a_config_says_all_of_it(tmp_path):
+def test_config_sets_sources_stride_crop_and_colour(tmp_path):
     labelled = {"dataset": "synthetic", "videos": ["blob0", "blob1"], "clips_per_video": 2}
     run = config(
         tmp_path,
@@ -129,14 +128,14 @@ def test_a_config_says_all_of_it(tmp_path):
     assert load_config(tmp_path / "run.yaml") == run
 
 
-def test_crops_and_colours_are_off_unless_asked_for(tmp_path):
+def test_crop_and_colour_are_off_by_default(tmp_path):
     run = config(tmp_path)
     dataset = build_clips(run, training_sources(run.data), SPEC, None)
     assert dataset.crop is dataset.colour is None
     assert dataset.flip
 
 
-def test_short_videos_are_counted_at_each_video_s_own_rate(tmp_path, caplog):
+def test_short_videos_are_counted_with_their_own_frame_rates(tmp_path, caplog):
     caplog.set_level("INFO", logger="distill")
     run = config(tmp_path)
     slow, fast = (replace(video, fps=fps) for video, fps in zip(videos("a", 2), (10.0, 60.0), strict=True))
@@ -145,7 +144,7 @@ def test_short_videos_are_counted_at_each_video_s_own_rate(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("data", "sentence"),
+    ("data", "message"),
     [
         ({"stride": 0}, "data.stride.*expected a positive number of frames, or a rate such as 30fps, got 0"),
         ({"stride": "fast"}, "got 'fast'"),
@@ -162,7 +161,7 @@ def test_short_videos_are_counted_at_each_video_s_own_rate(tmp_path, caplog):
         ({"train": [{"dataset": "synthetic"}, {"dataset": "synthetic", "ratio": 0}]}, "data.train.1.ratio"),
     ],
 )
-def test_mistakes_are_named(tmp_path, data, sentence):
+def test_invalid_data_section_is_refused(tmp_path, data, message):
     with pytest.raises(ValidationError) as raised:
         config(tmp_path, **data)
-    assert raised.match(sentence.replace(".*", r"[\s\S]*"))
+    assert raised.match(message.replace(".*", r"[\s\S]*"))

@@ -1,4 +1,4 @@
-"""The loader's processes: what they must not do with what they inherit."""
+"""Worker processes of the loader: inherited garbage, errors and generators of batches."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from distill.errors import UserError
 
 
 class Trap:
-    """Part of a cycle; says where it was collected."""
+    """A reference cycle that records which process collected it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.itself = folder, self
@@ -23,16 +23,16 @@ class Trap:
 
 
 class Collecting(Dataset[int]):
-    """Numbers; each is preceded by a collection of garbage."""
+    """Return indices after running the garbage collector."""
 
     def __getitem__(self, index: int) -> int:
         gc.collect()
         return index
 
 
-@pytest.mark.skipif(torch.multiprocessing.get_start_method() != "fork", reason="workers inherit nothing here")
-def test_workers_do_not_collect_what_they_inherit(tmp_path):
-    """A decoder that was garbage before the fork would wait, in the worker, for threads that are not there."""
+@pytest.mark.skipif(torch.multiprocessing.get_start_method() != "fork", reason="needs forked workers")
+def test_workers_do_not_collect_inherited_garbage(tmp_path):
+    """The destructor of an inherited decoder would wait for threads that do not exist in the worker."""
     gc.collect()
     gc.disable()
     try:
@@ -48,7 +48,7 @@ def test_workers_do_not_collect_what_they_inherit(tmp_path):
 
 
 class Failing(Dataset[int]):
-    """Every third sample is a user's mistake, every fourth ours."""
+    """Raise a UserError for every third sample and a KeyError for every fourth."""
 
     def __getitem__(self, index: int) -> int:
         if index % 3 == 2:
@@ -59,19 +59,19 @@ class Failing(Dataset[int]):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_mistake_comes_after_the_batches_before_it(workers):
+def test_user_error_is_raised_after_the_batches_before_it(workers):
     loader = iter(make_loader(Failing(), [[0, 1], [4, 5], [6]], workers=workers))
     assert next(loader).tolist() == [0, 1]
     with pytest.raises(UserError, match="sample 5 cannot be read"):
         next(loader)
 
 
-def test_our_own_error_keeps_its_traceback():
+def test_unexpected_error_of_a_worker_is_raised():
     with pytest.raises(KeyError, match="sample 3"):
         list(make_loader(Failing(), [[3]], workers=1))
 
 
-def test_batches_may_be_a_generator_that_is_gone_through_once():
+def test_generator_of_batches_is_iterated_once():
     batches = ([number, number + 1] for number in (0, 3))
     loader = make_loader(Collecting(), batches, workers=1)
     assert [batch.tolist() for batch in loader] == [[0, 1], [3, 4]]

@@ -2,6 +2,7 @@
 
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 from helpers.data_files import POINTS, SIZE, frame_folder, grey_video, picture_files, points_file, ramps
@@ -17,12 +18,10 @@ from distill.fixations import density_from_points
 
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("fixations", ["png", "mat"])
-def test_pictures_say_what_the_points_say(tmp_path, channels, fixations):
+def test_images_and_points_give_the_same_ground_truth(tmp_path, channels, fixations):
     points_file(tmp_path / "points")
     picture_files(tmp_path / "pictures", channels=channels, fixations=fixations)
     points, pictures = (truth_of(tmp_path / name, SIZE) for name in ("points", "pictures"))
-    assert points is not None
-    assert pictures is not None
     for frame in range(6):
         assert pictures.has(frame)
         assert np.array_equal(pictures.points(frame), np.unique(points.points(frame), axis=0))
@@ -31,27 +30,14 @@ def test_pictures_say_what_the_points_say(tmp_path, channels, fixations):
             assert theirs.shape == size
             assert theirs.dtype == np.float32
             assert theirs.sum() == pytest.approx(1, abs=1e-5)
-            if size == SIZE:  # in a small map of so small a blob, a cell's mean is not its centre
+            if size == SIZE:  # in a small map, the mean of a cell differs from its centre
                 assert np.abs(ours - theirs).max() < 0.01 * ours.max()
     assert not pictures.has(6)
     assert not pictures.density(6, SIZE).any()
     assert points.fixation_map(2, (18, 32))[9, 16] == 2  # repeats count
 
 
-def test_matlab_7_3(tmp_path):
-    import h5py
-
-    binary = np.zeros(SIZE, dtype=np.uint8)
-    binary[3, 60] = 1
-    with h5py.File(tmp_path / "0001.mat", "w", userblock_size=512) as file:
-        file["I"] = binary.T
-    header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
-    with (tmp_path / "0001.mat").open("r+b") as file:
-        file.write(header)
-    assert np.argwhere(read_mat(tmp_path / "0001.mat")).tolist() == [[3, 60]]
-
-
-def test_broken_ground_truth_is_named(tmp_path):
+def test_broken_file_is_named(tmp_path):
     for name, content in (("a.mat", b"no mat"), ("a.png", b"no png")):
         (tmp_path / name).write_bytes(content)
     savemat(tmp_path / "other.mat", {"J": np.zeros(SIZE)})
@@ -65,25 +51,20 @@ def test_broken_ground_truth_is_named(tmp_path):
             truth.points(0)
 
 
-def test_annotation_at_another_size_than_the_frames(tmp_path):
+def test_annotation_is_rescaled_to_the_size_of_the_frames(tmp_path):
     frame_folder(tmp_path / "frames" / "0001", size=(18, 32))
     picture_files(tmp_path / "annotation" / "0001")
     video = find_videos("dhf1k", tmp_path)[0]
-    assert video.truth is not None
     assert video.truth.points(1).tolist() == [[9, 16]]
-    assert np.unravel_index(video.truth.density(1, (18, 32)).argmax(), (18, 32)) in (
-        (9, 16),
-        (8, 15),
-        (9, 15),
-        (8, 16),
-    )
+    row, column = np.unravel_index(video.truth.density(1, (18, 32)).argmax(), (18, 32))
+    assert row in (8, 9)
+    assert column in (15, 16)
 
 
-def test_shipped_map_is_preferred_to_points(tmp_path):
+def test_published_map_takes_precedence_over_points(tmp_path):
     picture_files(tmp_path)
     Image.fromarray(np.eye(36, 64, dtype=np.uint8) * 255).save(tmp_path / "maps" / "0001.png")
     truth = truth_of(tmp_path, SIZE)
-    assert truth is not None
     assert np.allclose(truth.density(0, SIZE), np.eye(36, 64) / 36)
     (tmp_path / "maps" / "0001.png").unlink()
     assert np.allclose(truth.density(0, SIZE), density_from_points(np.array(POINTS[0]), SIZE))
@@ -92,14 +73,14 @@ def test_shipped_map_is_preferred_to_points(tmp_path):
 # ---------------------------------------------------------------- points
 
 
-def test_points_are_read_as_they_stand(tmp_path):
+def test_points_are_read_unchanged(tmp_path):
     points_file(tmp_path, [[[1, 2], [1, 2], [-3, 70000]], [], [[0.6, 2.9], [-0.5, 1]]])
     points = read_points(tmp_path / "fixations.json")
     assert len(points) == 3
     assert [points.of(frame).tolist() for frame in (0, 1, 2, 3, -1)] == [
         [[1, 2], [1, 2], [-3, 70000]],
         [],
-        [[0, 2], [-1, 1]],  # the pixel that a point falls into; -0.5 is outside
+        [[0, 2], [-1, 1]],  # rounded down; -0.5 is outside
         [],
         [],
     ]
@@ -107,14 +88,14 @@ def test_points_are_read_as_they_stand(tmp_path):
     assert PointsTruth(tmp_path / "fixations.json", SIZE).points(0).tolist() == [[1, 2], [1, 2]]
 
 
-def test_points_of_frames_that_start_later(tmp_path):
+def test_points_start_at_the_first_frame(tmp_path):
     points_file(tmp_path)
     truth = PointsTruth(tmp_path / "fixations.json", SIZE, first=3)
     assert truth.points(0).tolist() == POINTS[2]
     assert [truth.has(frame) for frame in (0, 3, 4)] == [True, True, False]
 
 
-def test_a_changed_file_is_read_again(tmp_path):
+def test_changed_file_is_read_again(tmp_path):
     points_file(tmp_path, [[[1, 1]]])
     truth = PointsTruth(tmp_path / "fixations.json", SIZE)
     assert truth.points(0).tolist() == [[1, 1]]
@@ -123,7 +104,7 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert truth.points(0).tolist() == [[2, 2]]
 
 
-def test_truths_are_small_to_send(tmp_path):
+def test_ground_truth_is_small_when_pickled(tmp_path):
     points_file(tmp_path, POINTS * 100)
     for truth in (PointsTruth(tmp_path / "fixations.json", SIZE), MapsTruth(tmp_path, SIZE)):
         truth.points(0)
@@ -135,7 +116,7 @@ def test_truths_are_small_to_send(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
-def test_binary_pictures_of_any_mode(tmp_path, mode):
+def test_binary_image_of_any_mode(tmp_path, mode):
     for folder in ("maps", "fixation"):
         (tmp_path / folder).mkdir()
     binary = np.zeros(SIZE, dtype=np.uint16 if mode == "I;16" else np.uint8)
@@ -145,14 +126,14 @@ def test_binary_pictures_of_any_mode(tmp_path, mode):
     assert MapsTruth(tmp_path, SIZE).points(0).tolist() == [[3, 60], [18, 32]]
 
 
-def test_a_damaged_picture_is_said_once_and_stops_nothing(tmp_path, caplog):
+def test_damaged_image_is_reported_once_and_ignored(tmp_path, caplog):
     picture_files(tmp_path)
     truth = MapsTruth(tmp_path, SIZE)
-    (tmp_path / "maps/0001.png").write_text("no picture")
-    (tmp_path / "fixation/0002.png").write_text("no picture")
+    (tmp_path / "maps/0001.png").write_text("not an image")
+    (tmp_path / "fixation/0002.png").write_text("not an image")
     built = density_from_points(np.array(POINTS[0]), SIZE)
     for _ in range(3):
-        assert np.allclose(truth.density(0, SIZE), built)  # of the fixations
+        assert np.allclose(truth.density(0, SIZE), built)
         assert truth.points(1).shape == (0, 2)
         assert not truth.fixation_map(1, SIZE).any()
     assert caplog.text.count("maps/0001.png: ") == 1
@@ -160,19 +141,17 @@ def test_a_damaged_picture_is_said_once_and_stops_nothing(tmp_path, caplog):
     assert "the file is ignored" in caplog.text
 
 
-def test_matlab_files_take_the_place_of_damaged_pictures(tmp_path, caplog):
+def test_matlab_file_replaces_a_damaged_image(tmp_path, caplog):
     picture_files(tmp_path)
     savemat(tmp_path / "fixation/maps/0002.mat", {"I": np.eye(*SIZE)})
-    (tmp_path / "fixation/0002.png").write_text("no picture")
+    (tmp_path / "fixation/0002.png").write_text("not an image")
     assert len(MapsTruth(tmp_path, SIZE).points(1)) == 36
     assert "0002.png" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["5", "7.3"])
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.float64])
-def test_both_variants_of_matlab_files(tmp_path, version, kind):
-    import h5py
-
+def test_both_versions_of_matlab_files(tmp_path, version, kind):
     values = np.zeros(SIZE, dtype=kind)
     values[3, 60] = 1
     path = tmp_path / "0001.mat"
@@ -195,7 +174,7 @@ def test_both_variants_of_matlab_files(tmp_path, version, kind):
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 3, 4)), np.array(["text"])])
-def test_matlab_files_that_hold_no_map(tmp_path, values):
+def test_matlab_file_without_a_map_is_refused(tmp_path, values):
     savemat(tmp_path / "a.mat", {"I": values})
     with pytest.raises(UserError, match=r"a\.mat: expected variable I to be a 2-D array"):
         read_mat(tmp_path / "a.mat")
@@ -203,7 +182,7 @@ def test_matlab_files_that_hold_no_map(tmp_path, values):
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(("pixels", "step"), [("yuv420p10le", 1 / 800), ("yuv420p", 1 / 200)])
-def test_grey_videos_are_read_in_their_depth_and_range(tmp_path, pixels, step, full):
+def test_grey_video_is_read_at_its_bit_depth_and_range(tmp_path, pixels, step, full):
     maps = ramps(5)
     path = grey_video(tmp_path / "a b.mp4", maps, pixels=pixels, full=full)
     for frame in (4, 0, 3, 0):
@@ -213,7 +192,7 @@ def test_grey_videos_are_read_in_their_depth_and_range(tmp_path, pixels, step, f
     assert read_grey(path, 5) is None
 
 
-def test_densities_come_from_the_video_where_it_has_them(tmp_path, caplog):
+def test_densities_come_from_the_video_of_maps_if_it_has_them(tmp_path, caplog):
     points_file(tmp_path)
     maps = ramps(4)
     truth = PointsTruth(tmp_path / "fixations.json", SIZE, maps=grey_video(tmp_path / "maps.mp4", maps))
