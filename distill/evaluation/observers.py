@@ -69,6 +69,7 @@ class HalfTruth(Truth):
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """Return the density of this half's points, with the data set's sigma; see `Truth.density`."""
         return density_from_points(self.points(frame), self.size, map_size, sigma=self.truth.sigma)
+
     def _halves(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         points = self.truth.points(frame)
         if self.first is not None:
