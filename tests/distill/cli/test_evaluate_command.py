@@ -93,9 +93,9 @@ def test_same_scene_groups_videos_by_the_first_matching_pattern() -> None:
         (["centre-prior", *FEW, "--scenes", "Vidyo*"], "Vidyo*"),
         (["observers", f"dhf1k:{SAMPLE}", "--videos", "068"], "no ground truth in 068"),
         (["nobody", *FEW], "nobody: no model, run folder"),
-        (["empty", *FEW], "neither a run nor predicted maps"),
-        ([SAMPLE / "annotation", *FEW], "neither a run nor predicted maps"),
-        ([SAMPLE / "video", *FEW], "there are no maps of video blob6"),
+        (["empty", *FEW], "neither a run folder nor predicted maps"),
+        ([SAMPLE / "annotation", *FEW], "neither a run folder nor predicted maps"),
+        ([SAMPLE / "video", *FEW], "no maps of video blob6"),
     ],
 )
 def test_invalid_input_is_refused_before_anything_is_written(
