@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distill.cli.options import add_data, add_inference, add_output, inference_settings
 from distill.cli.verb import Verb
@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from distill.evaluation.submission import FORMATS
+    from distill.evaluation.submission import SUBMISSION_FORMATS
 
     parser.add_argument("model", metavar="MODEL", help="model whose maps are submitted (see: saldistill --help)")
-    splits = ", ".join(f"{name}'s {each.split}" for name, each in FORMATS.items())
+    splits = ", ".join(f"{name}'s {each.split}" for name, each in SUBMISSION_FORMATS.items())
     add_data(parser, "DATASET:ROOT, e.g. dhf1k:DHF1K", split=splits)
-    parser.add_argument("--to", choices=tuple(FORMATS), required=True, help="benchmark to submit to")
+    parser.add_argument(
+        "--to",
+        choices=tuple(SUBMISSION_FORMATS),
+        required=True,
+        help="benchmark to submit to: "
+        + "; ".join(f"{each.name} ({each.help})" for each in SUBMISSION_FORMATS.values()),
+    )
     add_output(parser, "DIR", "folder to write, which is what you submit")
     add_inference(parser)
 
@@ -26,7 +32,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     submission = write_submission(arguments)
     print(submission)
-    if submission.complaints:
+    if submission.problems:
         raise UserError(
             f"{arguments.out}: the submission is not valid, see above; fix what is listed and run the same command "
             "again"
@@ -39,11 +45,8 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
     Raises:
         UserError: DATA is a config or not a data set, MODEL is not a source of maps, or the submission fails.
     """
-    from distill.evaluation.map_sources import model_maps
-    from distill.evaluation.references import _maps_without_model
-    from distill.evaluation.submission import FORMATS, submit
-    from distill.models.references import load_model
-    from distill.models.weight_files import weights_fingerprint
+    from distill.evaluation.references import resolve_source
+    from distill.evaluation.submission import SUBMISSION_FORMATS, submit
     from distill.training.sources import videos_of_argument
 
     benchmark, reference, split = arguments.to, arguments.model, arguments.split
@@ -54,23 +57,11 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
         )
     complete = dataset == benchmark and arguments.videos is None
     if complete and split is None:
-        split = FORMATS[benchmark].split
+        split = SUBMISSION_FORMATS[benchmark].split
     videos = videos_of_argument(arguments.data, split=split, videos=arguments.videos)
-    expected = FORMATS[benchmark].published(Path(root), split) if complete and split else []
-    made_by: dict[str, Any] = {"model": reference, "maps": reference}
-    maps = _maps_without_model(reference)
-    if maps is None:
-        settings = inference_settings(arguments)
-        model = load_model(reference, device=settings.device or "cpu")
-        settings = settings.for_model(model)
-        maps = model_maps(model.network, settings)
-        made_by = {
-            "model": reference,
-            "weights": weights_fingerprint(model.network),
-            "stride": settings.stride,
-            "first_frames": settings.first_frames,
-        }
-    return submit(maps, videos, arguments.out, to=benchmark, made_by=made_by, expected=expected)
+    expected = SUBMISSION_FORMATS[benchmark].published(Path(root), split) if complete and split else []
+    source = resolve_source(reference, inference_settings(arguments))
+    return submit(source.maps, videos, arguments.out, to=benchmark, made_by=source.provenance(), expected=expected)
 
 
 SUBMIT = Verb(

@@ -1,6 +1,6 @@
-"""From a model reference on the command line to a source of maps, and its scores."""
+"""Resolve references from the command line (models, folders of maps, baselines) to map sources, and score them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,64 +15,90 @@ from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.observers import evaluate_observers, other_half
 from distill.evaluation.scores import Scores
 from distill.inference.settings import InferenceSettings
+from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
+from distill.models.weight_files import weights_fingerprint
 
-IN_A_RUN = ("config.yaml", "best.safetensors", "checkpoints")
-"""A folder with one of these is a run's, whatever else lies in it."""
+RUN_FILES = ("config.yaml", "best.safetensors", "checkpoints")
+"""A folder that contains one of these is a run folder, whatever else it contains."""
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """The map source of a reference.
+
+    Attributes:
+        reference: name of a baseline, folder of maps, or model reference.
+        maps: the map source.
+        parallel: whether several processes can run it.
+        model: the model, if it is one.
+        settings: the model's settings.
+    """
+
+    reference: str
+    maps: MapSource
+    parallel: bool = False
+    model: LoadedModel | None = None
+    settings: InferenceSettings = InferenceSettings()
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the maps depend on, with the reference under "model", to record next to results."""
+        if self.model is None:
+            return {"model": self.reference, "maps": self.reference}
+        return {
+            "model": self.reference,
+            "weights": weights_fingerprint(self.model.network),
+            "stride": self.settings.stride,
+            "first_frames": self.settings.first_frames,
+        }
+
+
+def resolve_source(reference: str | Path, settings: InferenceSettings | None = None) -> ResolvedSource:
+    """Resolve a baseline, a folder of maps or a model to a map source.
+
+    Args:
+        reference: baseline name, folder, or model reference.
+        settings: settings of a model; defaults to its training stride on the device `auto`.
+
+    Raises:
+        UserError: if the reference is none of these.
+    """
+    reference = str(reference)
+    if reference in BASELINES:
+        return ResolvedSource(reference, BASELINES[reference].maps, parallel=True)
+    path = Path(reference)
+    if path.is_dir() and not any((path / name).exists() for name in RUN_FILES):
+        folder = MapFolder(path)
+        return ResolvedSource(reference, folder, folder.parallel)
+    settings = settings or InferenceSettings(stride=None, device="auto")
+    model = load_model(reference, device=settings.device or "cpu")
+    settings = settings.for_model(model)
+    return ResolvedSource(reference, model_maps(model.network, settings), model=model, settings=settings)
 
 
 def score(
     reference: str | Path, videos: list[Video], settings: InferenceSettings | None = None, **options: Any
 ) -> tuple[Scores, MapSource]:
-    """Score a model, a folder of maps, or a baseline by its name, on videos; return its scores and its map source.
+    """Score a model, a folder of maps or a baseline on videos; return its scores and its map source.
 
     Args:
-        reference: as `map_source`, or `observers` for the ceiling.
-        videos: the videos to score on.
-        settings: of a model, as `map_source` takes them.
-        **options: as `evaluate` takes them.
+        reference: as for `resolve_source`, or `observers` for the ceiling.
+        videos: videos to score on.
+        settings: as for `resolve_source`.
+        **options: options of `evaluate`.
     """
     if str(reference) == OBSERVERS:
         return evaluate_observers(videos, **options), other_half
-    maps = map_source(reference, settings)
-    parallel = str(reference) in BASELINES
-    if isinstance(maps, MapFolder):
-        maps.check(videos, options.get("every", 1))
-        parallel = maps.parallel
-    return evaluate(maps, videos, parallel=parallel, name=str(reference), **options), maps
-
-
-def map_source(reference: str | Path, settings: InferenceSettings | None = None) -> MapSource:
-    """Return the maps that a word of the command stands for: a baseline, a folder of maps, or a model.
-
-    Args:
-        reference: the name, folder or model.
-        settings: of a model; when None, the stride of its training on the device `auto`.
-
-    Raises:
-        UserError: if it is none of them.
-    """
-    if (maps := _maps_without_model(reference)) is not None:
-        return maps
-    settings = settings or InferenceSettings(stride=None, device="auto")
-    model = load_model(reference, device=settings.device or "cpu")
-    return model_maps(model.network, settings.for_model(model))
-
-
-def _maps_without_model(reference: str | Path) -> MapSource | None:
-    """Return the maps of a baseline or of a folder of maps; None for anything else."""
-    if str(reference) in BASELINES:
-        return BASELINES[str(reference)].maps
-    path = Path(reference)
-    if path.is_dir() and not any((path / name).exists() for name in IN_A_RUN):
-        return MapFolder(path)
-    return None
+    source = resolve_source(reference, settings)
+    if isinstance(source.maps, MapFolder):
+        source.maps.check(videos, options.get("every", 1))
+    return evaluate(source.maps, videos, parallel=source.parallel, name=str(reference), **options), source.maps
 
 
 def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:
-    """Return the videos with those whose names match one pattern (`Vidyo*`) as one recording.
+    """Return the videos, with those whose names match the same pattern (`Vidyo*`) as one recording.
 
-    Intervals are made over recordings; a data set that does not say which videos show one scene can be told so.
+    Intervals resample recordings; this is for data sets that do not list which videos show the same scene.
 
     Raises:
         UserError: if a pattern matches no video.
@@ -80,7 +106,7 @@ def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:
     for pattern in patterns:
         if not any(fnmatchcase(video.name, pattern) for video in videos):
             names = ", ".join(video.name for video in videos)
-            raise UserError(f"--scenes: no video is called {pattern}; there are {names}")
+            raise UserError(f"--scenes: no video matches {pattern}; the videos are {names}")
 
     def grouped(video: Video) -> Video:
         scene = next((pattern for pattern in patterns if fnmatchcase(video.name, pattern)), None)

@@ -1,4 +1,4 @@
-"""Submissions: the names and forms that the benchmarks take, going on after a stop, and the check at the end."""
+"""Tests of benchmark submissions: file names and formats, resuming, and the final check."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_folder import MapFolder
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.protocols import bilinear_min_max
-from distill.evaluation.submission import FORMATS, Submission, submit
+from distill.evaluation.submission import SUBMISSION_FORMATS, Submission, submit
 from distill.fixations import density_from_points, fixation_map
 
 BY = {"model": "made-up", "weights": "1234"}
@@ -85,21 +85,21 @@ def levels(path: Path) -> list[np.ndarray]:
         ]
 
 
-def test_dhf1k_takes_a_folder_of_pictures_a_video_of_every_frame(tmp_path: Path) -> None:
+def test_dhf1k_submission_has_a_png_per_frame(tmp_path: Path) -> None:
     done = write(tmp_path / "ours")
     assert tree(tmp_path / "ours") == sorted(
         f"{name}/{frame:04d}.png"
         for name, count in (("0701", 6), ("0702", 4), ("1000", 3))
         for frame in range(1, count + 1)
     )
-    assert (done.outcome.made, done.outcome.frames, done.complaints) == (["701", "702", "1000"], 13, [])
+    assert (done.outcome.made, done.outcome.frames, done.problems) == (["701", "702", "1000"], 13, [])
     assert "ours: complete; 3 videos, 13 frames, each at its video's size" in str(done)
     with Image.open(tmp_path / "ours/0702/0001.png") as image:
         assert (image.mode, image.size) == ("L", (64, 36))
         assert image.getextrema()[1] == 255
 
 
-def test_what_is_sent_to_dhf1k_scores_as_what_was_evaluated(tmp_path: Path) -> None:
+def test_dhf1k_submission_scores_as_evaluated(tmp_path: Path) -> None:
     write(tmp_path / "ours")
     options = {"protocol": "dhf1k", "metrics": ("nss", "cc", "sim", "kldiv", "auc_judd"), "progress": False}
     before = evaluate(Maps(), VIDEOS, **options)
@@ -107,10 +107,10 @@ def test_what_is_sent_to_dhf1k_scores_as_what_was_evaluated(tmp_path: Path) -> N
     assert [row.values for row in sent.rows] == [row.values for row in before.rows]
 
 
-def test_ntire_takes_a_video_a_video_of_10_bits(tmp_path: Path) -> None:
+def test_ntire_submission_has_a_10_bit_video_per_video(tmp_path: Path) -> None:
     done = write(tmp_path / "ours", to="ntire")
     assert tree(tmp_path / "ours") == ["1000.mp4", "701.mp4", "702.mp4"]
-    assert done.complaints == []
+    assert done.problems == []
     with av.open(str(tmp_path / "ours/701.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.height, stream.codec_context.width) == (45, 63)  # odd sizes stay as they are
@@ -127,7 +127,7 @@ def test_ntire_takes_a_video_a_video_of_10_bits(tmp_path: Path) -> None:
             assert 1 - np.minimum(decoded / decoded.sum(), whole / whole.sum()).sum() < 0.01  # the faint parts too
 
 
-def test_what_is_sent_to_ntire_scores_nearly_as_what_was_evaluated(tmp_path: Path) -> None:
+def test_ntire_submission_scores_nearly_as_evaluated(tmp_path: Path) -> None:
     write(tmp_path / "ours", to="ntire")
     before = evaluate(Maps(), VIDEOS, protocol="ntire2026", progress=False)
     sent = evaluate(MapFolder(tmp_path / "ours"), VIDEOS, protocol="ntire2026", progress=False)
@@ -135,20 +135,20 @@ def test_what_is_sent_to_ntire_scores_nearly_as_what_was_evaluated(tmp_path: Pat
         assert sent.per_video[metric] == pytest.approx(before.per_video[metric], abs=tolerance)
 
 
-@pytest.mark.parametrize("to", FORMATS)
-def test_a_stopped_submission_goes_on_and_leaves_no_halves(tmp_path: Path, to: str) -> None:
+@pytest.mark.parametrize("to", SUBMISSION_FORMATS)
+def test_interrupted_submission_resumes_without_partial_files(tmp_path: Path, to: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "ours", Maps(stop_at=("702", 2)), to=to)
-    first = FORMATS[to].place("701")
+    first = SUBMISSION_FORMATS[to].place("701")
     assert [path.name for path in (tmp_path / "ours").iterdir()] == [first]
     maps = Maps()
     done = write(tmp_path / "ours", maps, to=to)
     assert maps.asked == ["702", "1000"]
     assert done.outcome.stood == ["701"]
-    assert done.complaints == []
+    assert done.problems == []
 
 
-def test_what_made_it_stands_beside_it_and_another_maker_is_refused(tmp_path: Path) -> None:
+def test_settings_are_recorded_and_others_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "ours")
     assert json.loads((tmp_path / "ours.json").read_text()) == {**BY, "to": "dhf1k"}
     for change in ({"made_by": {**BY, "weights": "5678"}}, {"to": "ntire"}):
@@ -156,12 +156,12 @@ def test_what_made_it_stands_beside_it_and_another_maker_is_refused(tmp_path: Pa
             write(tmp_path / "ours", **change)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/0701.txt").write_text("mine")
-    with pytest.raises(UserError, match="theirs: a folder that no submission was begun in exists already"):
+    with pytest.raises(UserError, match="theirs: a folder that is not a submission exists already"):
         write(tmp_path / "theirs")
     assert tree(tmp_path / "theirs") == ["0701.txt"]
 
 
-def test_the_check_says_all_that_is_wrong(tmp_path: Path) -> None:
+def test_check_lists_all_problems_of_images(tmp_path: Path) -> None:
     write(tmp_path / "ours")
     (tmp_path / "ours/0701/0003.png").unlink()
     (tmp_path / "ours/0701/0007.png").write_bytes(b"")
@@ -169,34 +169,34 @@ def test_the_check_says_all_that_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "ours/1000/0001.png").write_bytes(b"no picture")
     (tmp_path / "ours/notes.txt").write_text("mine")
     done = write(tmp_path / "ours", expected=["701", "702", "703", "704", "1000"])
-    told = "\n".join(done.complaints)
+    text = "\n".join(done.problems)
     for complaint in (
-        "0701: 1 of 6 maps are missing, 0003.png for one",
-        "0701: 1 files do not belong there, 0007.png for one",
+        "0701: 1 of 6 maps missing, e.g. 0003.png",
+        "0701: 1 file not part of the submission, e.g. 0007.png",
         "0002.png: is 10 x 10, the video 64 x 36",
         "1000/0001.png: cannot be decoded",
-        "2 videos not here that the benchmark scores: 703-704",
-        "notes.txt: does not belong to the submission",
+        "2 videos of the benchmark missing: 703-704",
+        "notes.txt: not part of the submission",
     ):
-        assert complaint in told
-    assert len(done.complaints) == 6
+        assert complaint in text
+    assert len(done.problems) == 6
     assert "complete" not in str(done)
 
 
-def test_the_check_of_videos_counts_frames_and_sizes(tmp_path: Path) -> None:
+def test_check_lists_problems_of_videos(tmp_path: Path) -> None:
     write(tmp_path / "ours", to="ntire")
     with VideoWriter(tmp_path / "other.mp4", (36, 48), 25.0) as writer:
         writer.write(np.zeros((5, 36, 48, 3), dtype=np.uint8))
     (tmp_path / "other.mp4").replace(tmp_path / "ours/701.mp4")
     (tmp_path / "ours/702.mp4").write_bytes(b"no video")
-    told = "\n".join(write(tmp_path / "ours", to="ntire").complaints)
-    assert "701.mp4: has 5 maps, the video 6 frames" in told
-    assert "701.mp4: is 48 x 36, the video 63 x 45" in told
-    assert "702.mp4: " in told
+    text = "\n".join(write(tmp_path / "ours", to="ntire").problems)
+    assert "701.mp4: has 5 maps, the video 6 frames" in text
+    assert "701.mp4: is 48 x 36, the video 63 x 45" in text
+    assert "702.mp4: " in text
 
 
 @pytest.mark.parametrize("worst", [float("nan"), float("inf")])
-def test_a_map_that_is_no_number_is_a_broken_video_and_the_others_are_made(tmp_path: Path, worst: float) -> None:
+def test_nonfinite_map_breaks_only_its_video(tmp_path: Path, worst: float) -> None:
     class Some(Maps):
         def __call__(self, video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
             return Maps(worst=worst if video.name == "702" else None)(video, frames)
@@ -204,58 +204,56 @@ def test_a_map_that_is_no_number_is_a_broken_video_and_the_others_are_made(tmp_p
     done = write(tmp_path / "ours", Some())
     assert list(done.outcome.broken) == ["702"]
     assert done.outcome.made == ["701", "1000"]
-    assert done.complaints == ["702: not made: 702: the map of frame 1 holds NaN or infinity"]
+    assert done.problems == ["702: not written: 702: the map of frame 1 holds NaN or infinity"]
 
 
-def test_a_source_that_leaves_out_a_frame_is_said(tmp_path: Path) -> None:
+def test_skipped_or_unordered_frames_are_problems(tmp_path: Path) -> None:
     def short(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         yield from Maps()(video, frames[:-1])
 
     def turned(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         yield from Maps()(video, frames[::-1])
 
-    for maps, complaint in ((short, "there is no map of frame 6"), (turned, "map of frame 6 came out of turn")):
+    for maps, complaint in ((short, "no map of frame 6"), (turned, "map of frame 6 came out of order")):
         done = submit(maps, VIDEOS[:1], tmp_path / maps.__name__, to="ntire", made_by=BY, progress=False)
-        assert complaint in done.complaints[0]
+        assert complaint in done.problems[0]
         assert tree(tmp_path / maps.__name__) == []
 
 
-def test_another_process_is_left_its_video(tmp_path: Path) -> None:
+def test_video_locked_by_another_process_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir()
     with (tmp_path / "ours/.0702.lock").open("w") as file:
         (tmp_path / "ours.json").write_text(json.dumps({**BY, "to": "dhf1k"}))
         fcntl.flock(file, fcntl.LOCK_EX)
         done = write(tmp_path / "ours")
     assert done.outcome.elsewhere == ["702"]
-    assert done.complaints == []
+    assert done.problems == []
     assert "not complete yet" in str(done)
-    assert write(tmp_path / "ours").complaints == []
+    assert write(tmp_path / "ours").problems == []
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     for videos, change, message in (
-        (VIDEOS, {"to": "mit"}, "no submission format 'mit'; there are dhf1k, ntire"),
-        ([video_of("deep/701")], {}, "deep/701: lies in a folder"),
-        ([video_of("701"), video_of("0701")], {}, "0701: stands twice"),
+        (VIDEOS, {"to": "mit"}, "to: expected one of dhf1k, ntire; got 'mit'"),
+        ([video_of("deep/701")], {}, "deep/701: is in a subfolder"),
+        ([video_of("701"), video_of("0701")], {}, "0701: listed twice"),
     ):
         with pytest.raises(UserError, match=message):
             write(tmp_path / "ours", videos=videos, **change)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", SUBMISSION_FORMATS)
 def test_constant_maps_are_written(tmp_path: Path, to: str) -> None:
     def constant(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for frame in frames:
             yield frame, np.full((4, 6), float(frame))
 
     done = submit(constant, VIDEOS[:1], tmp_path / "ours", to=to, made_by=BY, progress=False)
-    assert done.complaints == []
+    assert done.problems == []
 
 
-def test_the_command_writes_the_split_that_is_scored(
-    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_the_scored_split(tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "DHF1K"
     (root / "video").mkdir(parents=True)
     with VideoWriter(root / "video/701.mp4", (36, 64), 30.0) as writer:
@@ -263,9 +261,9 @@ def test_the_command_writes_the_split_that_is_scored(
     (root / "video/002.mp4").write_bytes((root / "video/701.mp4").read_bytes())
     command = ["submit", "centre-prior", f"dhf1k:{root}", "--to", "dhf1k", "-o", str(tmp_path / "ours")]
     assert main.main(command) == 2  # of 300 videos one is there
-    told = capsys.readouterr()
-    assert "299 videos not here that the benchmark scores: 702-1000" in told.out
-    assert "ours: the submission is not valid, see above" in told.err
+    text = capsys.readouterr()
+    assert "299 videos of the benchmark missing: 702-1000" in text.out
+    assert "ours: the submission is not valid, see above" in text.err
     assert tree(tmp_path / "ours") == ["0701/0001.png", "0701/0002.png", "0701/0003.png"]
     assert main.main([*command[:-1], str(tmp_path / "one"), "--videos", "2"]) == 0
     assert tree(tmp_path / "one") == ["0002/0001.png", "0002/0002.png", "0002/0003.png"]
