@@ -1,10 +1,9 @@
-"""The cache of teacher maps: computing them once, in any number of processes, and saying what there is.
+"""Compute a teacher's maps once and write them to a target store, in any number of processes.
 
     saldistill cache build CONFIG
-    saldistill cache info STORE
 
-Every map is computed in the batch that the store's plan puts it in, so that it does not depend on who computed it,
-or on how often the work was interrupted.
+Every map is computed in the batch that the store's plan assigns it to, so that it depends neither on the process
+that computed it nor on interruptions.
 """
 
 import logging
@@ -24,8 +23,9 @@ from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import SaliencyModel
+from distill.targets.codec import DEFAULT_CODEC
 from distill.targets.fingerprint import fingerprint
-from distill.targets.plan import StoreBatch
+from distill.targets.plan import Plan, StoreBatch
 from distill.targets.store import TargetStore
 
 log = logging.getLogger(__name__)
@@ -37,40 +37,40 @@ def build(
     path: str | Path,
     settings: InferenceSettings = InferenceSettings(),
     *,
-    codec: str = "log8",
+    codec: str = DEFAULT_CODEC,
     views: Sequence[str] = ("plain",),
     batches_per_shard: int = 64,
     progress: bool = True,
 ) -> TargetStore:
-    """Compute a teacher's maps of the videos' frames in use, and store them; go on where an earlier call stopped.
+    """Compute and store a teacher's maps of videos, resuming an interrupted build.
 
-    Several processes may call this for one store at once; each takes shards that no other is writing.
+    Several processes can build one store at once; each takes shards that no other process is writing.
 
     Args:
         model: the teacher; its network is moved to the device of the settings.
-        videos: of different names; the maps of `video.frames` are made.
-        path: the store's folder.
-        settings: how the teacher runs; a batch is computed and committed at once.
-        codec: how maps are stored, a name in `CODECS`.
+        videos: videos with distinct names; maps are computed for `video.frames`.
+        path: folder of the store.
+        settings: how the teacher runs; `batch_size` maps are computed and committed at a time.
+        codec: name in `CODECS`.
         views: "plain", "flipped" (the map of the mirrored video), or both.
-        batches_per_shard: batches in a file of the store.
-        progress: show a bar with the rate and the time left.
+        batches_per_shard: batches per shard.
+        progress: show a progress bar.
 
     Returns:
         The store: complete, unless other processes are still writing their shards.
 
     Raises:
-        UserError: the folder holds something else, a store of another teacher, other videos or settings; no space
-            is left; the teacher's maps are not numbers.
-        KeyboardInterrupt: on Ctrl-C, after saying how to go on; what is committed stays.
+        UserError: the folder has other content, or a store of another teacher, other videos or settings; no space
+            is left; the teacher returns maps with NaN.
+        KeyboardInterrupt: on Ctrl-C; committed maps are kept.
     """
     settings = settings.for_model(model)
     if settings.first_frames != "repeat":
-        raise UserError(f"first_frames: a target store takes 'repeat' only, got {settings.first_frames!r}")
+        raise UserError(f"first_frames: a target store supports only 'repeat', got {settings.first_frames!r}")
     assert settings.stride is not None
     by_name = {video.name: video for video in videos}
     if len(by_name) < len(videos):
-        raise UserError("two videos have one name; a store tells videos apart by name, so rename one")
+        raise UserError("videos: expected distinct names, because a target store finds maps by name; rename one")
     store = _open_or_create(
         Path(path),
         fingerprint=fingerprint(
@@ -88,7 +88,7 @@ def build(
         batches_per_shard=batches_per_shard,
     )
     if store.complete:
-        log.info("%s: all %d maps are there already", store.path, store.plan.num_records)
+        log.info("%s: already complete, %d maps", store.path, store.plan.num_records)
         return store
     if settings.device is not None:
         model.network.to(settings.device)
@@ -103,11 +103,11 @@ def build(
     try:
         with bar, closing(fill(store, model.network, by_name, settings)) as filled:
             for batch in filled:
-                if batch.shard != shard:  # what other processes have done meanwhile counts too
+                if batch.shard != shard:  # include the progress of other processes
                     shard, bar.n = batch.shard, store.count_committed()
                 bar.update(len(batch.frames))
     except KeyboardInterrupt:
-        log.warning("%s: stopped; the maps committed so far are kept, and the same command goes on", store.path)
+        log.warning("%s: interrupted; committed maps are kept, and the same command resumes", store.path)
         raise
     if not store.complete:
         log.info("%s: other processes are still writing the rest", store.path)
@@ -117,19 +117,19 @@ def build(
 def fill(
     store: TargetStore, network: SaliencyModel, videos: Mapping[str, Video], settings: InferenceSettings
 ) -> Generator[StoreBatch, None, None]:
-    """Compute and commit what a store lacks and nobody else is writing; maps are written while the next are made.
+    """Compute and commit missing batches that no other process is writing; one batch is written during the next.
 
     Args:
-        store: an unfinished store; it is closed at the end.
+        store: an incomplete store; it is closed at the end.
         network: the teacher's network.
-        videos: those of the store's plan, by name.
-        settings: how it runs.
+        videos: name -> video, for the videos of the store's plan.
+        settings: how the teacher runs.
 
     Yields:
-        Each batch when its maps are computed; the one before it is committed then.
+        Each batch once its maps are computed and the batch before it is committed.
 
     Raises:
-        UserError: no space is left, or the teacher's maps are not numbers.
+        UserError: no space is left, or a map contains NaN.
     """
     with closing(store), ThreadPoolExecutor(1) as pool:
         committed: Future[None] | None = None
@@ -143,56 +143,56 @@ def fill(
             committed.result()
 
 
+def teacher_maps(
+    network: SaliencyModel, videos: Mapping[str, Video], batches: Sequence[StoreBatch], settings: InferenceSettings
+) -> Iterator[tuple[StoreBatch, np.ndarray]]:
+    """Yield batches in order with their maps (n, h, w), one sliding-window pass per video and view."""
+    for (name, view), group in groupby(batches, key=lambda batch: (batch.video, batch.view)):
+        run = list(group)
+        frames = [frame for batch in run for frame in batch.frames]
+        passes = slide(network, videos[name], frames, settings, flipped=view == "flipped")
+        for batch, (computed, maps) in zip(run, passes, strict=True):
+            assert tuple(computed) == batch.frames, "the sliding window has the batches of the plan"
+            yield batch, maps.numpy()
+
+
 def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
-    """Open the store that these arguments make, or make it.
+    """Open the store that was created with these arguments, or create it.
 
     Raises:
-        UserError: there is a store that other arguments made; it says what differs.
+        UserError: a store with other arguments exists; the error names the differences.
     """
     if not (path / "store.json").exists():
         try:
             return TargetStore.create(path, **arguments)
         except UserError:
-            if not (path / "store.json").exists():  # another process was faster
+            if not (path / "store.json").exists():  # else another process was faster
                 raise
     store = TargetStore.open(path)
-    remedy = "choose another folder, or remove this one to build it anew"
+    remedy = "choose another folder, or remove this one to rebuild it"
     store.require(arguments["fingerprint"], remedy)
-    planned = {
-        "codec": store.codec,
-        "views": list(store.plan.views),
-        "batch_size": store.plan.batch_size,
-        "batches_per_shard": store.plan.batches_per_shard,
-    }
-    found = [
-        f"{key} was {value!r} and is now {wanted!r}"
-        for key, value in planned.items()
-        if value != (wanted := list(arguments[key]) if key == "views" else arguments[key])
-    ]
-    videos = arguments["videos"]
-    if {name: list(frames) for name, frames in store.plan.videos.items()} != {
-        name: list(frames) for name, frames in videos.items()
-    }:
-        names = sorted(store.plan.videos.keys() ^ videos.keys()) or [
-            name for name, frames in videos.items() if list(frames) != list(store.plan.videos[name])
-        ]
-        found.append(f"the videos or their frames are others, {', '.join(names[:3]) or 'in another order'} for one")
+    found = _plan_differences(store, arguments)
     if found:
-        raise UserError(f"{path}: the store does not fit: {'; '.join(found)}; {remedy}")
+        raise UserError(f"{path}: the target store does not match: {'; '.join(found)}; {remedy}")
     return store
 
 
-def teacher_maps(
-    network: SaliencyModel,
-    videos: Mapping[str, Video],
-    batches: Sequence[StoreBatch],
-    settings: InferenceSettings,
-) -> Iterator[tuple[StoreBatch, np.ndarray]]:
-    """Compute batches in their order, those of one video and view in one pass of the sliding window."""
-    for (name, view), group in groupby(batches, key=lambda batch: (batch.video, batch.view)):
-        run = list(group)
-        frames = [frame for batch in run for frame in batch.frames]
-        passes = slide(network, videos[name], frames, settings, flipped=view == "flipped")
-        for batch, (asked, maps) in zip(run, passes, strict=True):
-            assert tuple(asked) == batch.frames, "the sliding window cuts batches as the plan does"
-            yield batch, maps.numpy()
+def _plan_differences(store: TargetStore, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the differences of a store from the arguments of `TargetStore.create` in codec and plan."""
+    names = ("views", "batch_size", "batches_per_shard")
+    plan, wanted = store.plan, Plan(arguments["videos"], **{name: arguments[name] for name in names})
+    found = [
+        f"{name} was {old!r} and is now {new!r}"
+        for name, old, new in [
+            ("codec", store.codec, arguments["codec"]),
+            *((name, getattr(plan, name), getattr(wanted, name)) for name in names),
+        ]
+        if old != new
+    ]
+    if list(plan.videos.items()) != list(wanted.videos.items()):
+        changed = sorted(plan.videos.keys() ^ wanted.videos.keys()) or [
+            name for name in plan.videos if plan.videos[name] != wanted.videos[name]
+        ]
+        what = f"e.g. {', '.join(changed[:3])}" if changed else "in their order"
+        found.append(f"the videos or their frames differ, {what}")
+    return found

@@ -25,7 +25,7 @@ import numpy as np
 from distill.errors import UserError
 from distill.files import fsync, refuse_existing, write_new
 from distill.targets.codec import CODECS, DEFAULT_CODEC
-from distill.targets.fingerprint import differences
+from distill.targets.differences import differences
 from distill.targets.plan import Plan, StoreBatch
 from distill.targets.reader import ShardReader, damaged, find_damage
 from distill.targets.shard import VERSION, DamagedError, Shard, header_bytes

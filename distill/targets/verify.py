@@ -1,8 +1,8 @@
-"""Checking a store of teacher maps: every byte against its checksum, and a sample of the maps against new ones.
+"""Verify a target store: every checksum, and a sample of its maps against recomputed ones.
 
     saldistill cache verify STORE [--teacher MODEL]
 
-New ones come from the teacher, or, for a store of imported maps, from where these were imported from.
+Maps are recomputed with the teacher, or read again from their source if they were imported.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,45 +28,67 @@ from distill.targets.plan import StoreBatch
 from distill.targets.store import TargetStore, opened
 
 Recompute = Callable[[Sequence[StoreBatch]], Iterator[tuple[StoreBatch, np.ndarray]]]
-"""From batches to each with its maps (n, h, w), made anew."""
+"""From batches to each batch with its recomputed maps (n, h, w)."""
 
-REMEDY = "verify it with what it was made from"
+REMEDY = "verify it with the teacher and the videos or maps that it was made from"
+
+
+@dataclass(frozen=True)
+class MapErrors:
+    """Errors of a stored map against the recomputed one.
+
+    Attributes:
+        kl: KL in nats from the stored to the recomputed density.
+        cc: linear correlation; 1 if both maps are constant, 0 if one is.
+        peak: largest difference of the maps scaled to a maximum of 1.
+    """
+
+    kl: float
+    cc: float
+    peak: float
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found: damaged files in words, and how far stored maps are from maps made anew."""
+    """Result of a verification.
+
+    Attributes:
+        damage: descriptions of damaged or incomplete files.
+        committed: number of stored maps.
+        planned: number of maps in the complete store.
+        errors: errors of each recomputed map.
+        tolerance: largest KL in nats that the codec may cause.
+    """
 
     damage: list[str]
     committed: int
-    """Maps that the store holds, ..."""
     planned: int
-    """... of so many."""
-    maps: int
-    """Maps made anew and compared."""
-    kl_mean: float
-    """Nats, of the stored against the new density."""
-    kl_max: float
-    cc_min: float
-    max_error: float
-    """The largest difference of two maps that have their maximum at 1."""
+    errors: list[MapErrors]
     tolerance: float
-    """What the codec lets `kl_max` be."""
+
+    @property
+    def kl_max(self) -> float:
+        """Largest KL of a recomputed map in nats; 0 if there is none."""
+        return max((each.kl for each in self.errors), default=0.0)
 
     @property
     def ok(self) -> bool:
-        """Whether every checksum holds and every map made anew agrees."""
+        """Whether nothing is damaged and every recomputed map matches."""
         return not self.damage and self.kl_max <= self.tolerance
 
     def __str__(self) -> str:
-        lines = [f"damaged: {each}" for each in self.damage] or ["every checksum holds"]
+        lines = [f"damaged: {each}" for each in self.damage] or ["all checksums match"]
         if self.committed < self.planned:
-            lines.append(f"{self.committed} of {self.planned} maps are there; `saldistill cache build` goes on")
-        if self.maps:
-            agree = "they agree" if self.kl_max <= self.tolerance else "THEY DO NOT AGREE"
             lines.append(
-                f"{self.maps} maps computed anew: KL {self.kl_mean:.1e} nats (at most {self.kl_max:.1e}, allowed "
-                f"{self.tolerance:.0e}), CC at least {self.cc_min:.6f}, error at most {self.max_error:.4f}: {agree}"
+                f"incomplete: {self.committed} of {self.planned} maps; resume with `saldistill cache build`"
+            )
+        if self.errors:
+            mean_kl = float(np.mean([each.kl for each in self.errors]))
+            lines.append(
+                f"{len(self.errors)} maps recomputed: KL {mean_kl:.1e} nats (at most {self.kl_max:.1e}, tolerance "
+                f"{self.tolerance:.0e}), CC at least {min(each.cc for each in self.errors):.6f}, error at most "
+                f"{max(each.peak for each in self.errors):.4f}: "
+                + ("they match" if self.kl_max <= self.tolerance else "THEY DO NOT MATCH")
             )
         return "\n".join(lines)
 
@@ -80,28 +102,28 @@ def verify(
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> VerifyReport:
-    """Check every checksum of a store, and compute a random sample of its maps anew.
+    """Check every checksum of a store, and recompute a random sample of its maps.
 
-    Whole batches are drawn and computed, as they were when the store was made.
+    Whole batches are recomputed, with the batch size of the build.
 
     Args:
         store: a store or its folder, complete or not.
-        model: the teacher it was made with.
-        videos: the videos it was made from, or some of them.
-        sample: how many maps to compute anew at least; 0 checks the checksums alone.
-        seed: of the choice.
-        device: where to compute; where the model lies when None.
+        model: the teacher of the store.
+        videos: videos of the store, or some of them.
+        sample: smallest number of maps to recompute; 0 only checks the checksums.
+        seed: seed of the sample.
+        device: device to run on; defaults to the network's.
 
     Raises:
-        UserError: the store was made from something else, or its maps were imported.
+        UserError: the store has another fingerprint, or its maps were imported.
     """
     store = opened(store)
     if not sample:
         return _verify(store, None, [], 0, seed)
-    seen = store.fingerprint.get("input")
-    if seen is None:
-        raise UserError(f"{store.path}: its maps were imported; there is no teacher to compute them anew")
-    spec, precision = ClipSpec.of(model.network, seen["stride"]), seen["precision"]
+    spec_of_store = store.fingerprint.get("input")
+    if spec_of_store is None:
+        raise UserError(f"{store.path}: the maps were imported; there is no teacher to recompute them with")
+    spec, precision = ClipSpec.of(model.network, spec_of_store["stride"]), spec_of_store["precision"]
     store.require(fingerprint(model, spec, videos, precision=precision), REMEDY)
     if device is not None:
         model.network.to(device)
@@ -115,15 +137,15 @@ def verify(
 
 
 def verify_imported(store: TargetStore | str | Path, *, sample: int = 32, seed: int = 0) -> VerifyReport:
-    """Check every checksum of a store of imported maps, and read a random sample of them anew where they came from.
+    """Check every checksum of a store from `import_maps`, and read a random sample of its maps again.
 
     Args:
-        store: a store that `import_maps` made, or its folder.
-        sample: how many maps to read anew at least; 0 checks the checksums alone.
-        seed: of the choice.
+        store: a store or its folder.
+        sample: smallest number of maps to read again; 0 only checks the checksums.
+        seed: seed of the sample.
 
     Raises:
-        UserError: the maps are no longer where they were imported from, or are others now.
+        UserError: the imported maps were moved or changed.
     """
     store = opened(store)
     if not sample:
@@ -136,82 +158,26 @@ def verify_imported(store: TargetStore | str | Path, *, sample: int = 32, seed: 
     )
 
 
-def _verify(
-    store: TargetStore, recompute: Recompute | None, videos: Sequence[str], sample: int, seed: int
-) -> VerifyReport:
-    damage = store.damage()
-    errors: list[tuple[float, float, float]] = []
-    if recompute is not None:
-        batches = _sample(store, videos, sample, seed)
-        for batch, maps in recompute(batches):
-            for frame, true in zip(batch.frames, maps, strict=True):
-                try:
-                    errors.append(compare(true, store.read(batch.video, frame, batch.view)))
-                except UserError as error:
-                    damage.append(str(error))
-    committed = store.count_committed() if not damage else store.plan.num_records
-    store.close()
-    return VerifyReport(
-        damage=damage,
-        committed=committed,
-        planned=store.plan.num_records,
-        maps=len(errors),
-        kl_mean=float(np.mean([kl for kl, _, _ in errors])) if errors else 0.0,
-        kl_max=max((kl for kl, _, _ in errors), default=0.0),
-        cc_min=min((linear for _, linear, _ in errors), default=1.0),
-        max_error=max((error for _, _, error in errors), default=0.0),
-        tolerance=CODECS[store.codec].tolerance,
-    )
-
-
-def _sample(store: TargetStore, videos: Sequence[str], count: int, seed: int) -> list[StoreBatch]:
-    """Return random batches of these videos that are committed, of `count` maps at least if there are so many."""
-    chosen: list[StoreBatch] = []
-    for index in np.random.default_rng(seed).permutation(len(store.plan)):
-        batch = store.plan[int(index)]
-        try:
-            there = batch.video in videos and store.has(batch.video, batch.frames[-1], batch.view)
-        except UserError:  # a damaged index, which is reported already
-            continue
-        if there:
-            chosen.append(batch)
-            count -= len(batch.frames)
-        if count <= 0:
-            break
-    return sorted(chosen, key=lambda batch: batch.index)
-
-
-def compare(true: np.ndarray, stored: np.ndarray) -> tuple[float, float, float]:
-    """Return KL in nats, CC, and the largest difference of the peak maps, of two log-saliency maps (h, w)."""
-    p, q = (np.exp(each.astype(np.float64) - each.max()) for each in (true, stored))
-    peak_error = float(np.abs(p - q).max())
-    linear = correlation(q, p)
-    p, q = p / p.sum(), q / q.sum()
-    positive = p > 0
-    kl = float((p[positive] * np.log(p[positive] / q[positive])).sum())
-    return max(kl, 0.0), linear, peak_error
-
-
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the CC of two maps (h, w); 1 if both are constant, 0 if one is."""
-    found = cc(one, other)
-    return found if np.isfinite(found) else float(np.ptp(one) == np.ptp(other))
-
-
 def verify_store(
     path: str | Path, *, teacher: str | None = None, sample: int = 32, device: str = "auto"
 ) -> VerifyReport:
-    """Check a store's checksums and make a sample anew: with its teacher, or from the maps it was imported from.
+    """Verify a store with the teacher, videos or imported maps that it names.
+
+    Args:
+        path: folder of the store.
+        teacher: reference of the teacher; defaults to the one that the store names.
+        sample: smallest number of maps to recompute.
+        device: device to run on.
 
     Raises:
-        UserError: if the teacher, a video or the imported maps are no longer where they were, or are others.
+        UserError: the teacher, a video or the imported maps were moved or changed.
     """
     store = TargetStore.open(path)
     if "imported" in store.notes:
         return verify_imported(store, sample=sample)
     reference = teacher or store.notes.get("teacher")
     if reference is None:
-        raise UserError(f"{path}: the store does not say where its teacher is; name it with --teacher MODEL")
+        raise UserError(f"{path}: the target store does not name its teacher; pass it with --teacher MODEL")
     where = resolve_device(device)
     return verify(
         store, load_model(reference, device=where), list(_stored_videos(store)), sample=sample, device=where
@@ -219,9 +185,60 @@ def verify_store(
 
 
 def _stored_videos(store: TargetStore) -> Iterator[Video]:
-    """Yield the videos that a store was made from, from where it says they are."""
+    """Yield the videos of a store from the paths that it notes."""
     for name, frames in store.plan.videos.items():
         note = store.notes["videos"][name]
         num_frames, fps, size = open_size(note["path"])
         span = range(frames[0], frames[-1] + 1)
         yield Video(name, Path(note["path"]), num_frames, fps, size, span, None, note["dataset"])
+
+
+def _verify(
+    store: TargetStore, recompute: Recompute | None, videos: Sequence[str], sample: int, seed: int
+) -> VerifyReport:
+    damage = store.damage()
+    errors = []
+    if recompute is not None:
+        for batch, maps in recompute(_sample(store, videos, sample, seed)):
+            for frame, true in zip(batch.frames, maps, strict=True):
+                try:
+                    errors.append(map_errors(true, store.read(batch.video, frame, batch.view)))
+                except UserError as error:
+                    damage.append(str(error))
+    planned = store.plan.num_records
+    committed = planned if damage else store.count_committed()
+    store.close()
+    return VerifyReport(damage, committed, planned, errors, CODECS[store.codec].tolerance)
+
+
+def _sample(store: TargetStore, videos: Sequence[str], count: int, seed: int) -> list[StoreBatch]:
+    """Return random committed batches of these videos with at least `count` maps, or all if there are fewer."""
+    chosen: list[StoreBatch] = []
+    for index in np.random.default_rng(seed).permutation(len(store.plan)):
+        batch = store.plan[int(index)]
+        try:
+            committed = batch.video in videos and store.has(batch.video, batch.frames[-1], batch.view)
+        except UserError:  # a damaged index, already reported
+            continue
+        if committed:
+            chosen.append(batch)
+            count -= len(batch.frames)
+        if count <= 0:
+            break
+    return sorted(chosen, key=lambda batch: batch.index)
+
+
+def map_errors(true: np.ndarray, stored: np.ndarray) -> MapErrors:
+    """Compare two log-saliency maps (h, w)."""
+    p, q = (np.exp(each.astype(np.float64) - each.max()) for each in (true, stored))
+    peak, linear = float(np.abs(p - q).max()), correlation(q, p)
+    p, q = p / p.sum(), q / q.sum()
+    positive = p > 0
+    kl = float((p[positive] * np.log(p[positive] / q[positive])).sum())
+    return MapErrors(max(kl, 0.0), linear, peak)
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the CC of two maps (h, w); 1 if both are constant, 0 if one is."""
+    found = cc(one, other)
+    return found if np.isfinite(found) else float(np.ptp(one) == np.ptp(other))

@@ -167,10 +167,10 @@ def test_verify_of_an_imported_store_compares_with_its_sources(tmp_path):
     store = imported(*folders, out=tmp_path / "store", codec="log8")
     report = verify_imported(store.path, sample=8)
     assert report.ok
-    assert report.maps == 8
-    assert 0 < report.kl_mean < 1e-4
+    assert len(report.errors) == 8
+    assert 0 < report.kl_max < 1e-3
     Image.fromarray(levels("x", 9)).save(folders[1] / "other" / "0003.png")
-    with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with what it was made from"):
+    with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with the teacher"):
         verify_imported(store.path)
     assert verify_imported(store.path, sample=0).ok
 
@@ -190,7 +190,7 @@ def test_cache_import_and_verify_commands_report_a_flipped_byte(tmp_path, monkey
     assert main(["cache", "import", *folders, "--mean", "log", "--size", "3x4", "-o", "store"]) == 0
     assert "8 of 8, 3x4" in capsys.readouterr().out
     assert main(["cache", "verify", "store"]) == 0
-    assert "they agree" in capsys.readouterr().out
+    assert "they match" in capsys.readouterr().out
     shard = tmp_path / "store" / "shards" / "00000.shard"
     bad = bytearray(shard.read_bytes())
     bad[len(bad) // 2] ^= 1
