@@ -7,20 +7,21 @@ from distill.cli.verb import Verb
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.deploy.export import INPUTS, MODES
+    from distill.deploy.onnx_graph import VALUES
+
     parser.add_argument("model", metavar="MODEL", help="model to export (see: saldistill --help)")
     add_output(parser, "FILE", "the .onnx file to write; weights of 2 GB or more go to FILE.data")
     parser.add_argument("--on", metavar="VIDEO", help="verify on frames of this video (default: synthetic frames)")
     parser.add_argument(
         "--mode",
-        choices=("clip", "step"),
+        choices=MODES,
         help="export for clips or frame by frame (default: step, if MODEL streams)",
     )
-    parser.add_argument(
-        "--input", choices=("uint8", "float32"), default="uint8", help="pixels in [0, 255] or in [0, 1]"
-    )
+    parser.add_argument("--input", choices=tuple(INPUTS), default="uint8", help="pixels in [0, 255] or in [0, 1]")
     parser.add_argument(
         "--values",
-        choices=("peak", "sigmoid", "log"),
+        choices=tuple(VALUES),
         default="peak",
         help="maps scaled to a maximum of 1, the network's own values, or log-saliency",
     )

@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; exit quietly when standard output is closed (`| head`)."""
     try:
         try:
-            arguments = parse(sys.argv[1:] if argv is None else argv)
-            return run_guarded(lambda: arguments.verb.run(arguments))
+            return run_guarded(lambda: run_verb(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()  # so that a closed pipe is noticed here, and not while the interpreter exits
     except BrokenPipeError:
@@ -78,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards what is left to flush
         return 128 + 13  # as shells report SIGPIPE
+
+
+def run_verb(words: Sequence[str]) -> None:
+    """Run the verb that a command line names."""
+    arguments = parse(words)
+    arguments.verb.run(arguments)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
