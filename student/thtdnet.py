@@ -1,20 +1,20 @@
-"""THTD-Net: a Video Swin encoder and one decoder that keeps time long and shortens it little by little.
+"""THTD-Net, a student: Video Swin and a decoder with a high temporal dimension, reduced gradually.
 
-    clip (B, 3, T, H, W) -> four stages of features, each at T/2 frames
-      -> laterals to one width, summed from the top down, still at T/2 frames
-      -> convolutions over time and space, each halving time, until one frame is left
+    clip (B, 3, T, H, W) -> four stages of features, each with T/2 time steps
+      -> laterals to one width and top-down sums, still with T/2 time steps
+      -> convolutions over time and space, each halving time, until one step is left
       -> log-saliency (B, 1, H, W) of the clip's last frame
 
-Sourced (Moradi, Moradi, Rudoy, "Transformer-based Video Saliency Prediction with High Temporal Dimension Decoding",
-VISAPP 2024, arXiv 2401.07942): a Video Swin encoder; one deep decoder without further branches, which keeps the
-temporal dimension high and reduces it gradually; a model file of 220 MB. No code is public.
-This reading: Video Swin-S and clips of 32 x 224 x 384, as in the same authors' TMFI-Net; laterals of 192 channels
-with top-down sums at T = 16; convolutions 192-96-48-24-12 of (2, 3, 3) with temporal stride 2, ReLU, upsampling x2
-before the last two; a (1, 3, 3) convolution to one map. It comes to 50.2 M weights, and the state dict with its
-integer indices of window positions, as the field counts, to 219.7 MiB: the paper's 220 MB.
-The paper also finds that a shorter decoder and early temporal down-sampling hurt and a longer one helps, up to a
-point, without saying how each was built; the variants `decoder-*` are this reading's (`DECODERS`).
-The model returns the logarithm of the sigmoid map.
+Source: Moradi, Moradi, Rudoy, "Transformer-based Video Saliency Prediction with High Temporal Dimension
+Decoding", VISAPP 2024, arXiv 2401.07942: a Video Swin encoder; one deep decoder without further branches, which
+keeps the temporal dimension high and reduces it gradually; a model file of 220 MB. There is no public code. This
+reimplementation's choices: Video Swin-S and clips of 32 x 224 x 384, as in the same authors' TMFI-Net; laterals
+of 192 channels with top-down sums at 16 time steps; convolutions 192-96-48-24-12 of (2, 3, 3) with temporal
+stride 2, ReLU, and x2 upsampling before the last two; a 3 x 3 convolution to one map. It has 50.2 M weights; the
+state dict, which includes the integer indices of window positions, takes 219.7 MiB, the paper's 220 MB. The paper
+also finds that a shorter decoder or early temporal down-sampling hurts and a longer decoder helps up to a point,
+without details; the variants `decoder-*` are this project's interpretation (`DECODERS`). The model returns the
+logarithm of the sigmoid map.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 from student.weights import load_all, load_video_swin
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    # the paper's, by the reading above: Video Swin-S
+    # the paper's network on Video Swin-S
     "base": {},
-    # the paper's ablations of the decoder (DECODERS says what each is)
+    # the paper's ablations of the decoder (see DECODERS)
     "decoder-shorter": {"decoder": "shorter"},
     "decoder-longer": {"decoder": "longer"},
     "decoder-early": {"decoder": "early"},
-    # Video Swin-T, for which Kinetics weights are published too, and half the decoder's width
+    # Video Swin-T, which has Kinetics weights too, and half the decoder's width
     "small": {"depths": (2, 2, 6, 2), "laterals": 96},
     # trains on two CPU cores
     "tiny": {
@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "laterals": 48,
         "drop_path": 0.0,
     },
-    # for tests: milliseconds
+    # for tests
     "micro": {
         "num_frames": 8,
         "size": (32, 48),
@@ -64,42 +64,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
 DEFAULT = "base"
 
 DECODERS: dict[str, str] = {
-    "paper": "a convolution for each halving of time",
+    "paper": "each convolution halves time",
     "shorter": "half as many convolutions, each of which quarters time, down to the same width",
-    "longer": "after each halving a further convolution, of (3, 3, 3), which keeps time and width",
-    "early": "time is averaged down to two steps before the sums, so that one halving is left: the first",
+    "longer": "each halving is followed by a (3, 3, 3) convolution of equal time and width",
+    "early": "time is average-pooled to two steps before the sums; only the first convolution halves it",
 }
-"""How time is reduced."""
+"""Decoder variants: how time is reduced."""
 
 EARLY_STEPS = 2
-"""Time that is left to the decoder `early`."""
+"""Time steps of the decoder `early`."""
 
 PATCH = 16
-"""Sizes are multiples of this; where the last stage is then odd, Video Swin pads it."""
+"""Sizes are multiples of this; Video Swin pads the last stage if its grid would be odd."""
 
 
 class Model(nn.Module):
     """THTD-Net.
 
     Args:
-        num_frames: T, a power of two from 8 on; the decoder has log2(T/2) temporal halvings.
-        size: (H, W) of clip and map, multiples of 16 from 32 on.
+        num_frames: T, a power of two, at least 8; the decoder halves time log2(T/2) times.
+        size: (H, W) of clip and map, multiples of 16, at least 32.
         width: channels of the encoder's first stage; each later stage has twice as many.
-        depths: blocks of the four stages.
-        heads: attention heads of the four stages.
+        depths: numbers of blocks of the four stages.
+        heads: numbers of attention heads of the four stages.
         window: attention window in (frames, rows, columns) of tokens.
-        laterals: channels to which the stages are brought, and from which the decoder halves.
+        laterals: channels of the laterals, which the decoder halves step by step.
         decoder: how time is reduced, one of DECODERS.
-        drop_path: stochastic depth of the encoder's last block; it rises linearly from 0 in the first.
+        drop_path: stochastic depth rate of the encoder's last block; it increases linearly from 0 in the first.
 
     Raises:
-        ValueError: for a size or clip length that does not work; it names one that does.
+        ValueError: if an argument has an unsupported value; the message names a supported one.
     """
 
     no_gradient: tuple[str, ...] = ()
 
     encoder_layers: tuple[str, ...]
-    """Modules of the encoder in the order of the data: the patch embedding, then the blocks and patch mergings."""
+    """Names of the encoder's modules in forward order: patch embedding, blocks and patch mergings."""
 
     mean: Tensor
     std: Tensor
@@ -122,7 +122,7 @@ class Model(nn.Module):
         if decoder not in DECODERS:
             raise ValueError(f"decoder '{decoder}': expected one of {', '.join(DECODERS)}")
         if decoder == "shorter" and num_frames < 16:
-            raise ValueError(f"num_frames {num_frames}: the shorter decoder takes at least 16")
+            raise ValueError(f"num_frames {num_frames}: the shorter decoder needs at least 16")
         check_ranges(
             width=width,
             depths=min(depths),
@@ -134,7 +134,7 @@ class Model(nn.Module):
         if any((width << i) % n for i, n in enumerate(heads)):
             widths = tuple(width << i for i in range(4))
             raise ValueError(
-                f"heads {heads}: each must divide the width of its stage, {widths}; such as (1, 2, 4, 8)"
+                f"heads {heads}: each must divide the width of its stage {widths}, such as (1, 2, 4, 8)"
             )
         height, width_px = size
         self.num_frames = num_frames
@@ -166,7 +166,7 @@ class Model(nn.Module):
             (B, 1, H, W) float32 log-saliency: the logarithm of a map in (0, 1).
 
         Raises:
-            ValueError: if the clip has other frames or another size than the model was built for.
+            ValueError: if the clip does not have the model's number of frames and size.
         """
         return self.forward_head(self.forward_features(clip))
 
@@ -177,12 +177,12 @@ class Model(nn.Module):
         return features | {"decoder": self.decoder(stages)}
 
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
-        """Turn the decoder's features (B, c, H, W) into log-saliency (B, 1, H, W)."""
+        """Map the decoder's features (B, c, H, W) to log-saliency (B, 1, H, W) float32."""
         logits = self.decoder.head(features["decoder"]).float()  # (B, 1, H, W)
-        return -F.softplus(-logits)  # the log of a sigmoid, in an operation that is exact in ONNX Runtime too
+        return -F.softplus(-logits)  # logsigmoid, in a form that is exact in ONNX Runtime
 
     def normalise(self, clip: Tensor) -> Tensor:
-        """Check a clip and bring it to ImageNet's mean and deviation, in the weights' precision."""
+        """Normalise a clip with ImageNet's mean and standard deviation, in the precision of the weights."""
         if clip.ndim != 5 or clip.shape[1] != 3 or tuple(clip.shape[2:]) != (self.num_frames, *self.size):
             T, (H, W) = self.num_frames, self.size
             raise ValueError(f"THTD-Net: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
@@ -208,7 +208,7 @@ def load_weights(model: Model, tensors: dict[str, Tensor]) -> str:
 class Encoder(SwinTransformer3d):
     """torchvision's Video Swin with patches of (2, 4, 4), without its head, returning all four stages.
 
-    The last stage is normed, as it is before the head that Kinetics trained.
+    The last stage is normalised, as in the classifier.
     """
 
     def __init__(
@@ -237,19 +237,19 @@ class Encoder(SwinTransformer3d):
         stages = []
         for i, part in enumerate(self.features):
             x = part(x)
-            if i % 2 == 0:  # a stage; between two of them stands a patch merging, which halves h and w
+            if i % 2 == 0:  # a stage; patch mergings, which halve h and w, have odd indices
                 stages.append(x)
         stages[-1] = self.norm(stages[-1])
         return [rearrange(stage, "b t h w c -> b c t h w") for stage in stages]
 
 
 class Decoder(nn.Module):
-    """The high-temporal-dimension decoder: sums at full clip length, then time is halved step by step.
+    """High-temporal-dimension decoder: top-down sums at all time steps, then gradual temporal reduction.
 
     Args:
         stages: channels of the encoder's stages, finest first.
         width: channels of the laterals.
-        steps: time steps of the stages, a power of two; the decoder leaves one.
+        steps: time steps of the stages, a power of two; the decoder reduces them to one.
         kind: one of DECODERS.
     """
 
@@ -258,45 +258,45 @@ class Decoder(nn.Module):
         self.steps = EARLY_STEPS if kind == "early" else steps
         self.laterals = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in stages)
         self.reduce = nn.ModuleList()
-        self.grows: list[bool] = []  # whether height and width are doubled before a convolution
+        self.grows: list[bool] = []  # whether each convolution is preceded by x2 upsampling
         c_in, level, left = width, 0, self.steps
         parts = time_factors(kind, steps)
         for i, factors in enumerate(parts):
             level += max(1, factors[0].bit_length() - 1)
             c_out = max(width >> level, 4)  # 192, 96, 48, 24, 12
             for j, factor in enumerate(factors):
-                depth = factor if factor > 1 else min(3, 2 * left - 1)  # one step needs no neighbours
+                depth = factor if factor > 1 else min(3, 2 * left - 1)  # a single step has no neighbours
                 padding = (depth // 2 if factor == 1 else 0, 1, 1)
                 self.reduce.append(nn.Conv3d(c_in, c_out, (depth, 3, 3), stride=(factor, 1, 1), padding=padding))
                 self.grows.append(j == 0 and i >= len(parts) - 2)
                 c_in, left = c_out, left // factor
         self.head = nn.Conv2d(c_in, 1, 3, padding=1)
         self.apply(init_convolution)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)  # the first maps are nearly uniform
+        nn.init.trunc_normal_(self.head.weight, std=0.01)  # initial maps are nearly uniform
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Decode four stages to features (B, c, H, W), whose time is gone."""
+        """Decode four stages to features (B, c, H, W)."""
         x = self.lateral(3, stages)  # (B, 192, T/2, H/32, W/32)
         for i in (2, 1, 0):
             h, w = stages[i].shape[-2:]
-            x = self.lateral(i, stages) + upsample(x)[..., :h, :w]  # an odd h or w was padded by one: cut it off
+            x = self.lateral(i, stages) + upsample(x)[..., :h, :w]  # crop the padding of an odd h or w
         for grows, conv in zip(self.grows, self.reduce, strict=True):
-            x = upsample(x) if grows else x  # H/4 -> H/2 -> H, before the last two
+            x = upsample(x) if grows else x  # H/4 -> H/2 -> H
             x = F.relu(conv(x))  # (B, 192 / 2^n, T / 2^(n+1), ., .)
         return x.squeeze(2)
 
     def lateral(self, i: int, stages: Sequence[Tensor]) -> Tensor:
-        """Bring stage i to the laterals' width and the decoder's time steps."""
+        """Project stage i to the laterals' width and pool it to the decoder's time steps."""
         x: Tensor = self.laterals[i](stages[i])  # (B, 192, T/2, h, w)
         return F.avg_pool3d(x, (x.shape[2] // self.steps, 1, 1)) if x.shape[2] != self.steps else x
 
 
 def time_factors(kind: str, steps: int) -> list[list[int]]:
-    """Return by what each convolution of a decoder divides time, in groups of one width.
+    """Return the temporal strides of a decoder's convolutions, grouped by output width.
 
     Args:
         kind: one of DECODERS.
-        steps: time steps before it; 16 give [[2], [2], [2], [2]] for the paper's, [[4], [4]] for the shorter one.
+        steps: time steps of its input; 16 give [[2], [2], [2], [2]] for "paper" and [[4], [4]] for "shorter".
     """
     halvings = steps.bit_length() - 1
     if kind == "shorter":
@@ -309,12 +309,12 @@ def time_factors(kind: str, steps: int) -> list[list[int]]:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Double height and width of (B, C, T, h, w) bilinearly, align_corners False; time stays."""
+    """Double height and width of (B, C, T, h, w), bilinear, align_corners=False."""
     return F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False)
 
 
 def init_convolution(module: nn.Module) -> None:
-    """Initialise convolutions before a ReLU: Kaiming normal over the inputs, zero bias."""
+    """Initialise a convolution that a ReLU follows: Kaiming normal with fan-in, zero bias."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         if module.bias is not None:
@@ -322,23 +322,23 @@ def init_convolution(module: nn.Module) -> None:
 
 
 def check_clip(num_frames: int, size: Sequence[int]) -> None:
-    """Raise a ValueError that names what works, unless T is a power of two and both sides multiples of 16."""
+    """Raise a ValueError naming supported values, unless T is a power of two and both sides multiples of 16."""
     if num_frames < 8 or num_frames & (num_frames - 1):
         near = max(8, 1 << round(max(num_frames, 1)).bit_length() - 1)
-        raise ValueError(f"num_frames {num_frames}: expected a power of two from 8 on, such as {near}")
+        raise ValueError(f"num_frames {num_frames}: expected a power of two, at least 8, such as {near}")
     if len(size) != 2 or any(side < 2 * PATCH or side % PATCH for side in size):
         near_size = tuple(max(2 * PATCH, round(side / PATCH) * PATCH) for side in size)
         raise ValueError(
-            f"size {tuple(size)}: height and width must be multiples of {PATCH} from {2 * PATCH} on, "
+            f"size {tuple(size)}: height and width must be multiples of {PATCH} and at least {2 * PATCH}, "
             f"such as {near_size}"
         )
 
 
 def check_ranges(*, rates: dict[str, float], **counts: int) -> None:
-    """Raise a ValueError that names the first count below 1, or the first rate outside [0, 1)."""
+    """Raise a ValueError naming the first count below 1 or the first rate outside [0, 1)."""
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} {value}: expected at least 1")
     for name, rate in rates.items():
         if not 0 <= rate < 1:
-            raise ValueError(f"{name} {rate}: expected a rate from 0 to below 1, such as 0.1")
+            raise ValueError(f"{name} {rate}: expected a rate in [0, 1), such as 0.1")

@@ -1,17 +1,17 @@
-"""SalFoM's decoder: the paper's Figure 1, from the encoder's features to the logits of one saliency map.
+"""SalFoM's decoder (Figure 1 of the paper): from encoder features to the logits of one saliency map.
 
-    y  (B, C, T, h, w)   from the encoder, T = 16 or 8, h and w a sixteenth of the clip's
+    y  (B, C, T, h, w)   encoder features; T is 16 or 8, h = H/16 and w = W/16
     |- TCFE    Swin-3D stages: a1 (B, 256, 8, h, w), a2 (B, 64, 4, 4h, 4w), a3 (B, 16, 16h, 16w)
-    |- DFD     3-D convolutions, to which a1 and a2 are added on the way: (B, 16, 16h, 16w)
-    |- SFD     2-D convolutions, to which is added what DFD had at both places: (B, 16, 16h, 16w)
+    |- DFD     3-D convolutions, to which a1 and a2 are added: (B, 16, 16h, 16w)
+    |- SFD     2-D convolutions, to which both of these sums are added: (B, 16, 16h, 16w)
     `- fusion  of SFD, a3 and DFD: logits (B, 1, 16h, 16w)
 
-The widths written here and below are the paper's: `widths = (512, 256, 128, 64, 32, 16)`, DFD's six convolutions.
+Widths in comments are the paper's: `widths = (512, 256, 128, 64, 32, 16)`, those of DFD's six convolutions.
 
 Source: Moradi et al., "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024 (Figure 1 and
-Section 3), its companion on parameters and components for the branches' variants, and the published shapes.
-Departures, none of which changes a number: fused attention; no norm after a TCFE stage (its result was never
-used); a window of one token skips the attention that could only return that token's value.
+Section 3); its companion study of parameters and components, for the variants; and the published shapes.
+Departures, none of which changes the output: fused attention; no norm after a TCFE stage (its result is never
+used); a window of one token skips attention, which can only return that token's value.
 """
 
 from collections import OrderedDict
@@ -26,33 +26,33 @@ from torch.nn import functional as F
 from teacher.umt import Block, init_vit
 
 BRANCHES = ("paper", "depthwise", "extra", "fewer")
-"""How DFD and SFD can be built; what each means stands in their docstrings."""
+"""Variants of DFD and SFD; their docstrings describe them."""
 
 
 class TemporalWindowAttention(nn.Module):
     """Swin-3D attention with a window of (window, 1, 1): each pixel attends to itself in neighbouring frames.
 
-    As in Video Swin, a window that reaches over the whole clip shrinks to it and is not shifted; tokens that the
-    cyclic shift brought together from both ends of the clip do not see each other.
+    As in Video Swin, a window that covers the whole clip shrinks to it and is not shifted. Tokens from opposite
+    ends of the clip that the cyclic shift brings together do not attend to each other.
 
     Args:
         width: channels of a token.
-        heads: attention heads.
-        window: frames of a window.
-        shift: frames by which the windows are shifted: 0, or half a window in every second block.
+        heads: number of attention heads.
+        window: window size in frames.
+        shift: shift of the windows in frames: 0, or half a window in every second block.
     """
 
     def __init__(self, width: int, heads: int, *, window: int, shift: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"a TCFE stage of width {width} cannot have {heads} heads: they must divide it")
+            raise ValueError(f"tcfe_heads {heads}: must divide the width of every TCFE stage, got {width}")
         self.heads, self.window, self.shift = heads, window, shift
         self.relative_position_bias_table = nn.Parameter(torch.zeros(2 * window - 1, heads))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, P, T, C) to the same shape, P being the pixels of a frame; T is a multiple of the window."""
+        """Map (B, P, T, C) to the same shape; P is the pixels of a frame, and T a multiple of the window."""
         B, _, T, C = x.shape
         window = min(self.window, T)
         if window == 1:  # softmax over one token is 1: attention returns the values
@@ -67,21 +67,21 @@ class TemporalWindowAttention(nn.Module):
         return x.roll(shift, dims=2) if shift else x
 
     def bias(self, frames: int, window: int, shift: int) -> Tensor:
-        """Return what is added to scores: (heads, window, window); shifted, (T/window, heads, window, window)."""
+        """Return the attention bias (heads, window, window), or (T/window, heads, window, window) if shifted."""
         place = torch.arange(window, device=self.relative_position_bias_table.device)
         distance = place[:, None] - place[None] + self.window - 1  # index into the table, (window, window)
         bias = self.relative_position_bias_table[distance].permute(2, 0, 1)
         if not shift:
             return bias
-        wrapped = place >= window - shift  # in the last window: frames that came round from the clip's start
-        apart = (wrapped[:, None] != wrapped[None]).to(bias.dtype) * -100.0  # Swin's "never", as published
+        wrapped = place >= window - shift  # in the last window: frames from the start of the clip
+        apart = (wrapped[:, None] != wrapped[None]).to(bias.dtype) * -100.0  # -100 as in Swin
         return torch.cat((bias.expand(frames // window - 1, -1, -1, -1), (bias + apart)[None]))
 
 
 class Stage(nn.Module):
-    """One TCFE stage: a patch embedding over `merge` frames, then Swin-3D blocks.
+    """One TCFE stage: a patch embedding of `merge` frames, then Swin-3D blocks.
 
-    Every second block is shifted by half a window; stochastic depth rises linearly to `drop_path`.
+    Every second block is shifted by half a window. Stochastic depth increases linearly from 0 to `drop_path`.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class Stage(nn.Module):
 
 
 class TCFE(nn.Module):
-    """Transformer branch: three stages in a row that shorten time and give DFD and the fusion their complement.
+    """Transformer branch: three consecutive stages that reduce time; their outputs go to DFD and the fusion.
 
-    a1 halves 16 frames to 8 (8 stay 8), a2 to 4, a3 to 1. a2 is upsampled x4 before it is used, a3 once more.
+    a1 reduces 16 frames to 8 (8 stay 8), a2 to 4 and a3 to 1. a2 and a3 are upsampled x4 in space.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class TCFE(nn.Module):
 
 
 class DFD(nn.Module):
-    """Deep feature decoder: 3-D convolutions of 3 x 3 in space, without bias, ReLU after each.
+    """Deep feature decoder: 3-D convolutions, 3 x 3 in space, without bias, each followed by a ReLU.
 
-    Variants (`branch`), which the companion paper counts but does not draw:
+    Variants (`branch`); the companion paper gives their parameter counts but no drawings:
         depthwise: every convolution becomes a depth-wise one of the same kernel and stride and a 1x1x1 one.
-        extra: after each convolution, before any addition or upsampling, one more of (1, 3, 3) and equal width.
-        fewer: 1024 -> 256 -> 64 -> 16 with time kernels and strides 2, 2, 4. The first meets a1 and the second,
-            upsampled x4, meets a2, as in the paper's network; the third is upsampled x4.
+        extra: each convolution is followed, before any addition or upsampling, by a (1, 3, 3) one of equal width.
+        fewer: 1024 -> 256 -> 64 -> 16 with temporal kernels and strides of 2, 2 and 4. a1 is added to the first,
+            a2 to the second after x4 upsampling, as in the paper's network; the third is upsampled x4.
     """
 
     def __init__(self, width: int, *, widths: Sequence[int], num_frames: int, branch: str) -> None:
@@ -158,7 +158,7 @@ class DFD(nn.Module):
             self.late = chain(step("conv5", w3, w4, time=2, up=2) | step("conv6", w4, w5, time=2, up=2))
 
     def forward(self, y: Tensor, a1: Tensor, a2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both sums with TCFE, for SFD, and the branch's result."""
+        """Return both sums with TCFE, which SFD uses, and the branch's output."""
         early = self.early(y) + a1  # (B, 256, 8, h, w)
         middle = self.middle(early) + a2  # (B, 64, 4, 4h, 4w)
         late = self.late(middle)  # (B, 16, 1, 16h, 16w)
@@ -166,18 +166,18 @@ class DFD(nn.Module):
 
 
 class SFD(nn.Module):
-    """Spatial feature decoder: time is taken out first, then 3 x 3 convolutions without bias, ReLU after each.
+    """Spatial feature decoder: time is reduced first, then 3 x 3 convolutions without bias, each with a ReLU.
 
-    Variants (`branch`) change the nine 2-D convolutions alone, as the companion paper's counts have it:
+    Variants (`branch`) change only the nine 2-D convolutions, which agrees with the companion paper's counts:
         depthwise: each becomes a depth-wise and a 1x1 convolution.
-        extra: one more of equal width after the third, sixth and ninth, before any addition or upsampling.
-        fewer: without the third, sixth and ninth, whose upsampling stays in its place.
+        extra: the third, sixth and ninth are followed by one of equal width, before any addition or upsampling.
+        fewer: the third, sixth and ninth are left out; their upsampling stays.
     """
 
     def __init__(self, width: int, *, widths: Sequence[int], num_frames: int, branch: str) -> None:
         super().__init__()
         w0, w1, w2, w3, w4, w5 = widths
-        halvings = num_frames.bit_length() - 1  # four take 16 frames to one, three take 8
+        halvings = num_frames.bit_length() - 1  # 4 for 16 frames, 3 for 8
         reduce = Steps(3, "paper")
         steps: dict[str, nn.Module] = {}
         for i in range(1, halvings + 1):
@@ -192,7 +192,7 @@ class SFD(nn.Module):
         self.late = chain(step("conv7", w3, w4) | step("conv8", w4, w5, up=2) | step.last("conv9", w5, up=2))
 
     def forward(self, y: Tensor, early: Tensor, middle: Tensor) -> Tensor:
-        """Return the branch's result; `early` and `middle` are DFD's sums."""
+        """Return the branch's output; `early` and `middle` are DFD's sums."""
         x = self.reduce(y).squeeze(2)  # (B, C, h, w)
         x = self.early(x) + self.from_early(early).squeeze(2)  # (B, 256, h, w)
         x = self.middle(x) + self.from_middle(middle).squeeze(2)  # (B, 64, 4h, 4w)
@@ -209,7 +209,7 @@ class Fusion(nn.Module):
         self.conv3 = nn.Conv2d(width, 1, 3, padding=1, bias=False)
 
     def forward(self, sfd: Tensor, a3: Tensor, dfd: Tensor) -> Tensor:
-        """Return logits (B, 1, 16h, 16w) of three (B, 16, 16h, 16w)."""
+        """Fuse three tensors (B, 16, 16h, 16w) to logits (B, 1, 16h, 16w)."""
         x = torch.cat((sfd, a3, dfd), dim=1)  # (B, 48, 16h, 16w)
         x = F.relu(self.conv1(x))  # (B, 32, 16h, 16w)
         x = F.relu(self.conv2(x))  # (B, 16, 16h, 16w)
@@ -217,17 +217,17 @@ class Fusion(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The four parts of Figure 1 in the order of the data.
+    """SalFoM's decoder: TCFE, DFD, SFD and fusion.
 
     Args:
         width: C, channels of the encoder's features.
         num_frames: T, 8 or 16.
         widths: channels of DFD's six convolutions; all other widths follow from them.
-        tcfe_depth: blocks of a TCFE stage.
-        tcfe_heads: their attention heads.
-        dfd: one of BRANCHES, how DFD is built.
-        sfd: one of BRANCHES, how SFD is built.
-        drop_path: stochastic depth of the last block of a TCFE stage.
+        tcfe_depth: number of blocks of a TCFE stage.
+        tcfe_heads: number of attention heads of a TCFE stage.
+        dfd: variant of DFD, one of BRANCHES.
+        sfd: variant of SFD, one of BRANCHES.
+        drop_path: stochastic depth rate of the last block of a TCFE stage.
     """
 
     def __init__(
@@ -250,10 +250,10 @@ class Decoder(nn.Module):
         self.fusion = Fusion(widths[5])
         self.apply(init_convolution)
         self.tcfe.apply(init_vit)
-        nn.init.trunc_normal_(self.fusion.conv3.weight, std=0.01)  # the first maps are nearly uniform
+        nn.init.trunc_normal_(self.fusion.conv3.weight, std=0.01)  # initial maps are nearly uniform
 
     def forward_features(self, y: Tensor) -> dict[str, Tensor]:
-        """Return what each branch makes of y (B, C, T, h, w), by the names of Figure 1."""
+        """Return the branches' outputs for y (B, C, T, h, w), named as in Figure 1."""
         a1, a2, a3 = self.tcfe(y)
         early, middle, dfd = self.dfd(y, a1, a2)
         sfd = self.sfd(y, early, middle)
@@ -266,7 +266,7 @@ class Decoder(nn.Module):
 
 
 class Steps:
-    """Makes the steps of a branch: a convolution, its ReLU, and where asked an upsampling, by name.
+    """Build the named steps of a branch: a convolution, its ReLU, and optionally an upsampling.
 
     Args:
         dims: 3 for convolutions over (T, H, W), 2 for (H, W).
@@ -275,11 +275,11 @@ class Steps:
 
     def __init__(self, dims: int, branch: str) -> None:
         if branch not in BRANCHES:
-            raise ValueError(f"no branch '{branch}'; there are {', '.join(BRANCHES)}")
+            raise ValueError(f"branch '{branch}': expected one of {', '.join(BRANCHES)}")
         self.dims, self.branch = dims, branch
 
     def __call__(self, name: str, c_in: int, c_out: int, *, time: int = 1, up: int = 1) -> dict[str, nn.Module]:
-        """One step; `time` is the kernel and stride over time, `up` the upsampling of height and width."""
+        """Return one step; `time` is the temporal kernel and stride, `up` the upsampling factor in space."""
         separable = self.branch == "depthwise"
         steps = {
             name: convolution(self.dims, c_in, c_out, time=time, separable=separable),
@@ -290,7 +290,7 @@ class Steps:
         return steps | self._upsampling(name, up)
 
     def last(self, name: str, width: int, *, up: int = 1) -> dict[str, nn.Module]:
-        """The last step of a group in SFD, of equal width: the one that `extra` doubles and `fewer` leaves out."""
+        """Return the last step of a group in SFD, of equal width, which `extra` doubles and `fewer` leaves out."""
         if self.branch == "fewer":
             return self._upsampling(name, up)
         steps = self(name, width, width)
@@ -303,7 +303,7 @@ class Steps:
 
 
 def convolution(dims: int, c_in: int, c_out: int, *, time: int = 1, separable: bool = False) -> nn.Module:
-    """A 3 x 3 convolution without bias, padded by one in space; `time` is its kernel and its stride over T."""
+    """Return a padded 3 x 3 convolution without bias; `time` is its temporal kernel and stride."""
     conv = nn.Conv3d if dims == 3 else nn.Conv2d
     shape: dict = {"kernel_size": 3, "padding": 1, "bias": False}
     if dims == 3:
@@ -315,7 +315,7 @@ def convolution(dims: int, c_in: int, c_out: int, *, time: int = 1, separable: b
 
 
 def squeeze_time(width: int, *, steps: int) -> nn.Sequential:
-    """Convolutions over time alone, (3, 1, 1) with stride 2 and a bias, ReLU after each: T 2^steps -> 1."""
+    """Return (3, 1, 1) convolutions of temporal stride 2 with bias, each with a ReLU: 2^steps frames to one."""
     modules: dict[str, nn.Module] = {}
     for i in range(1, steps + 1):
         modules[f"conv{i}"] = nn.Conv3d(width, width, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
@@ -324,12 +324,12 @@ def squeeze_time(width: int, *, steps: int) -> nn.Sequential:
 
 
 def chain(steps: dict[str, nn.Module]) -> nn.Sequential:
-    """Named modules, one after the other."""
+    """Return named modules as a sequence."""
     return nn.Sequential(OrderedDict(steps))
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Enlarge height and width by `factor`, bilinearly, align_corners False; time, where there is any, stays.
+    """Upsample height and width of (B, C, h, w) or (B, C, T, h, w) by `factor`, bilinear, align_corners=False.
 
     Trilinear interpolation with a time factor of 1 is bilinear interpolation of each frame.
     """
@@ -339,23 +339,23 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 class Upsample(nn.Module):
-    """`upsample` as a step of a branch."""
+    """`upsample` as a module."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, h, w) or (B, C, T, h, w) to `factor` times its height and width."""
+        """Upsample (B, C, h, w) or (B, C, T, h, w)."""
         return upsample(x, self.factor)
 
     def extra_repr(self) -> str:
-        """Show the factor where the module is printed."""
+        """Return the factor for `repr`."""
         return f"factor={self.factor}"
 
 
 def init_convolution(module: nn.Module) -> None:
-    """Initialise convolutions before a ReLU: Kaiming normal over the inputs, zero bias."""
+    """Initialise a convolution that a ReLU follows: Kaiming normal with fan-in, zero bias."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         if module.bias is not None:

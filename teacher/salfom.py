@@ -1,11 +1,11 @@
-"""SalFoM: the teacher, a video foundation model with a three-branch decoder; one map a clip, of its last frame.
+"""SalFoM, the teacher: a video foundation model with a three-branch decoder that predicts a clip's last frame.
 
     clip (B, 3, T, H, W) -> encoder (UMT, or Video Swin) -> TCFE, DFD, SFD -> fusion -> log-saliency (B, 1, H, W)
 
 Source: Moradi, Moradi, Rudoy, "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024,
-arXiv 2404.03097; the variants are those of its companion study of parameters and components.
-Departures: the model returns the logarithm of the published sigmoid map; fused attention; nothing is computed or
-kept that the map does not need. `teacher/weights.py` reads the published files.
+arXiv 2404.03097; the variants are those of its companion study of parameters and components. Departures: the
+model returns the logarithm of the published sigmoid map; attention is fused; layers and weights that do not
+affect the map are left out. `teacher/weights.py` converts published weights.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tcfe4": {"tcfe_depth": 4},
     "tcfe8": {"tcfe_depth": 8},
     "tcfe10": {"tcfe_depth": 10},
-    # convolutions of the two other branches
+    # convolutions of the other two branches
     "dfd-depthwise": {"dfd": "depthwise"},
     "dfd-extra": {"dfd": "extra"},
     "dfd-fewer": {"dfd": "fewer"},
@@ -52,9 +52,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "umt-l16-d6": {**VIT_L, "depth": 6},
     "umt-l16-d12": {**VIT_L, "depth": 12},
     "umt-l16-d18": {**VIT_L, "depth": 18},
-    # an encoder that is no video foundation model: Video Swin-B (teacher/swin.py says what was chosen, and why)
+    # Video Swin-B, an encoder that is no video foundation model (teacher/swin.py)
     "swin-encoder": {"encoder": "swin", "heads": 32},
-    # the same parts at a size that trains on two CPU cores
+    # trains on two CPU cores
     "tiny": {
         "size": (112, 192),
         "width": 96,
@@ -64,7 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tcfe_depth": 2,
         "drop_path": 0.0,
     },
-    # for tests: milliseconds
+    # for tests
     "micro": {
         "size": (32, 48),
         "width": 24,
@@ -93,7 +93,7 @@ DEFAULT = "base"
 ENCODERS = ("umt", "swin")
 
 FRAMES = (8, 16)
-"""Clip lengths for which the branches' temporal strides meet."""
+"""Clip lengths that the temporal strides of the branches support."""
 
 
 class Model(nn.Module):
@@ -102,30 +102,30 @@ class Model(nn.Module):
     Args:
         num_frames: T, 8 or 16.
         size: (H, W) of clip and map, multiples of 16.
-        encoder: umt, the paper's, or swin (teacher/swin.py).
+        encoder: "umt" (the paper's) or "swin" (teacher/swin.py).
         width: channels of the encoder's features.
-        depth: blocks of the encoder.
-        heads: attention heads of the encoder; of a Swin's last stage.
-        widths: channels of DFD's six convolutions, from which the decoder's other widths follow.
-        tcfe_depth: blocks of a TCFE stage.
-        tcfe_heads: attention heads of a TCFE stage.
-        dfd: how DFD is built: paper, depthwise, extra or fewer (teacher/decoder.py says what each is).
-        sfd: how SFD is built, likewise.
-        encoder_drop_path: stochastic depth in the encoder, rising linearly to this rate.
-        drop_path: stochastic depth in each TCFE stage, likewise.
+        depth: number of blocks of the encoder.
+        heads: number of attention heads of the encoder; for Video Swin, of its last stage.
+        widths: channels of DFD's six convolutions; the decoder's other widths follow from them.
+        tcfe_depth: number of blocks of a TCFE stage.
+        tcfe_heads: number of attention heads of a TCFE stage.
+        dfd: variant of DFD: "paper", "depthwise", "extra" or "fewer" (teacher/decoder.py).
+        sfd: variant of SFD, with the same values.
+        encoder_drop_path: stochastic depth rate of the encoder's last block; it increases linearly from 0.
+        drop_path: stochastic depth rate of the last block of a TCFE stage, likewise.
 
     Raises:
-        ValueError: for a size, clip length or width that the parts cannot make meet; it names one that works.
+        ValueError: if an argument has an unsupported value; the message names a supported one.
     """
 
     no_gradient = ("encoder.position", "decoder.tcfe.a3.blocks.*.attn.relative_position_bias_table")
-    """The fixed position table, and the bias of a3's windows, which hold one token each."""
+    """Parameters without gradient: the fixed position table, and the bias of a3's windows of one token."""
 
     fixed_by_size = ("encoder.position",)
-    """Made anew for another size or clip length; all other weights move as they are."""
+    """Tensors that are recomputed for another size or clip length; all others transfer unchanged."""
 
     encoder_layers: tuple[str, ...]
-    """Modules of the encoder in the order of the data: the patch embedding, then the blocks."""
+    """Names of the encoder's modules in forward order: the patch embedding, then the blocks."""
 
     mean: Tensor
     std: Tensor
@@ -150,10 +150,12 @@ class Model(nn.Module):
         super().__init__()
         if num_frames not in FRAMES:
             near = min(FRAMES, key=lambda frames: abs(frames - num_frames))
-            raise ValueError(f"num_frames {num_frames}: expected {' or '.join(map(str, FRAMES))}, such as {near}")
+            raise ValueError(
+                f"num_frames {num_frames}: expected {' or '.join(map(str, FRAMES))}; the nearest is {near}"
+            )
         check_size(size)
         if len(widths) != 6:
-            raise ValueError(f"widths {tuple(widths)}: expected six numbers, such as (512, 256, 128, 64, 32, 16)")
+            raise ValueError(f"widths {tuple(widths)}: expected six widths, such as (512, 256, 128, 64, 32, 16)")
         check_ranges(
             width=width,
             depth=depth,
@@ -200,25 +202,25 @@ class Model(nn.Module):
             (B, 1, H, W) float32 log-saliency: the logarithm of a map in (0, 1).
 
         Raises:
-            ValueError: if the clip has other frames or another size than the model was built for.
+            ValueError: if the clip does not have the model's number of frames and size.
         """
         return self.forward_head(self.forward_features(clip))
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
-        """Return what the parts of Figure 1 make of a clip, by name.
+        """Return the outputs of the parts of Figure 1 by name.
 
-        `encoder` (B, C, T, H/16, W/16), the TCFE's `a1`, `a2`, `a3`, and the outputs of `dfd` and `sfd`.
+        They are `encoder` (B, C, T, H/16, W/16), TCFE's `a1`, `a2` and `a3`, `dfd` and `sfd`.
         """
         y = self.encoder(self.normalise(clip))
         return {"encoder": y, **self.decoder.forward_features(y)}
 
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
-        """Fuse the branches to log-saliency (B, 1, H, W)."""
+        """Fuse the branches to log-saliency (B, 1, H, W) float32."""
         logits = self.decoder.fusion(features["sfd"], features["a3"], features["dfd"])
         return F.logsigmoid(logits.float())
 
     def normalise(self, clip: Tensor) -> Tensor:
-        """Check a clip and bring it to ImageNet's mean and deviation, in the weights' precision."""
+        """Normalise a clip with ImageNet's mean and standard deviation, in the precision of the weights."""
         if clip.ndim != 5 or clip.shape[1] != 3 or tuple(clip.shape[2:]) != (self.num_frames, *self.size):
             T, (H, W) = self.num_frames, self.size
             raise ValueError(f"SalFoM: clip of shape {tuple(clip.shape)}, expected (B, 3, {T}, {H}, {W})")
@@ -227,7 +229,7 @@ class Model(nn.Module):
 
 
 def find_weights(model: Model, name: str) -> tuple[str, Path]:
-    """Return the published file that a name of `teacher.hub` stands for, as text for messages and as a path.
+    """Return a published file by its name in `teacher.hub`, as a source for messages and as a path.
 
     Raises:
         ValueError: if the name is unknown or its file cannot be fetched.
@@ -237,17 +239,17 @@ def find_weights(model: Model, name: str) -> tuple[str, Path]:
 
 
 def check_size(size: Sequence[int]) -> None:
-    """Raise a ValueError that names the nearest size that works, unless both sides are multiples of 16."""
+    """Raise a ValueError naming the nearest supported size, unless both sides are multiples of 16."""
     if len(size) != 2 or any(side < PATCH or side % PATCH for side in size):
         near = tuple(max(PATCH, round(side / PATCH) * PATCH) for side in size)
         raise ValueError(f"size {tuple(size)}: height and width must be multiples of {PATCH}, such as {near}")
 
 
 def check_ranges(*, rates: dict[str, float], **counts: int) -> None:
-    """Raise a ValueError that names the first count below 1, or the first rate outside [0, 1)."""
+    """Raise a ValueError naming the first count below 1 or the first rate outside [0, 1)."""
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} {value}: expected at least 1")
     for name, rate in rates.items():
         if not 0 <= rate < 1:
-            raise ValueError(f"{name} {rate}: expected a rate from 0 to below 1, such as 0.1")
+            raise ValueError(f"{name} {rate}: expected a rate in [0, 1), such as 0.1")

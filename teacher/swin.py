@@ -1,13 +1,13 @@
-"""Video Swin as SalFoM's encoder: the ablation of an encoder that is not a video foundation model.
+"""Video Swin as SalFoM's encoder: the paper's ablation with an encoder that is no video foundation model.
 
     clip (B, 3, T, H, W) -> Video Swin: stage 3 (B, C/2, T/2, H/16, W/16) and stage 4 (B, C, T/2, H/32, W/32)
       -> stage 4, upsampled x2 in space, + a 1x1x1 convolution of stage 3
       -> time doubled by linear interpolation: features (B, C, T, H/16, W/16)
 
-SalFoM's paper reports that such an encoder is worse; which one it was, and how it met the decoder, is not public.
-Chosen here: Video Swin-B, because its last stage has the 1024 channels of UMT-L and its Kinetics-400 weights are
-published; and one step of a feature pyramid, because the decoder wants a sixteenth of the clip's size, which is
-stage 3's. The decoder is the paper's, unchanged. Patches span two frames, so time comes back by interpolation.
+The paper reports that such an encoder is worse; which one it used, and how it was connected to the decoder, is not
+public. This project chose Video Swin-B, whose last stage has the 1024 channels of UMT-L and whose Kinetics-400
+weights are published, and one step of a feature pyramid, because the decoder expects a stride of 16, which is
+stage 3's. The decoder is unchanged. Patches span two frames, so time is upsampled by interpolation.
 
 Source: Liu et al., "Video Swin Transformer", CVPR 2022, in torchvision's implementation; Lin et al., "Feature
 Pyramid Networks for Object Detection", CVPR 2017 (Section 3) for the sum of two stages.
@@ -19,36 +19,36 @@ from torch.nn import functional as F
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 STAGES = 4
-"""Stages of a Video Swin; each has twice the channels and heads of the one before."""
+"""Number of stages; each has twice the channels and heads of the previous one."""
 
 WINDOW = (8, 7, 7)
-"""Frames, rows and columns of a window of attention, as in all published weights; it shrinks to a smaller grid."""
+"""Attention window in frames, rows and columns, as in all published weights; it shrinks to a smaller grid."""
 
 
 class Encoder(nn.Module):
-    """Video Swin's last two stages on one grid.
+    """Video Swin with its last two stages merged to one grid of stride 16.
 
     Args:
         num_frames: T, frames of a clip.
         width: C, channels of the last stage: 1024 in Video Swin-B, 768 in -S and -T.
-        depth: blocks in all, two a stage but for the third, which has the rest: 24 in -B and -S, 12 in -T.
+        depth: total number of blocks, two per stage and the rest in the third: 24 in -B and -S, 12 in -T.
         heads: attention heads of the last stage: 32 in -B, 24 in -S and -T.
-        drop_path: stochastic depth of the last block; it rises linearly from 0 in the first.
+        drop_path: stochastic depth rate of the last block; it increases linearly from 0 in the first.
 
     Raises:
-        ValueError: if width, depth and heads make no Video Swin; it says what would.
+        ValueError: if no Video Swin has this width, depth and heads.
     """
 
     def __init__(self, *, num_frames: int, width: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        first = 2 ** (STAGES - 1)  # how much narrower the first stage is than the last
+        first = 2 ** (STAGES - 1)
         if width % first or heads % first or width % heads:
             raise ValueError(
-                f"width {width} with heads {heads}: a Swin encoder's are multiples of {first}, and heads divides "
-                f"width, such as width 1024 with heads 32"
+                f"width {width}, heads {heads}: a Swin encoder needs multiples of {first}, and heads must divide "
+                f"width, such as width 1024 and heads 32"
             )
         if depth < 2 * STAGES - 1:
-            raise ValueError(f"depth {depth}: a Swin encoder has at least {2 * STAGES - 1} blocks, such as 24")
+            raise ValueError(f"depth {depth}: a Swin encoder needs at least {2 * STAGES - 1} blocks, such as 24")
         self.num_frames = num_frames
         self.swin = SwinTransformer3d(
             patch_size=[2, 4, 4],
@@ -78,5 +78,5 @@ class Encoder(nn.Module):
         x = rearrange(x, "b t h w c -> b c t h w")
         coarse = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False)
         h, w = fine.shape[-2:]
-        y = fine + coarse[..., :h, :w]  # an odd h or w was padded by one: cut it off
+        y = fine + coarse[..., :h, :w]  # crop the padding of an odd h or w
         return F.interpolate(y, size=(self.num_frames, h, w), mode="trilinear", align_corners=False)

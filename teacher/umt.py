@@ -3,10 +3,10 @@
     clip (B, 3, T, H, W) -> patches of 1 x 16 x 16 -> tokens (B, T*h*w, C) + fixed positions
       -> blocks -> features (B, C, T, h, w)
 
-What leaves is the raw residual stream: no final norm, no pooling, no head.
+The output is the residual stream, without a final norm, pooling or head.
 
 Source: Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models", ICCV 2023.
-Departures: attention is fused (`scaled_dot_product_attention`); positions are made for any grid when it is built.
+Departures: fused attention (`scaled_dot_product_attention`); the position table is computed for any grid.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATCH = 16
-"""Height and width of a patch in pixels; in time a patch is one frame."""
+"""Height and width of a patch in pixels; a patch spans one frame."""
 
 POSITION_GRID = (8, 14, 14)
-"""Frames, rows and columns of the sin-cos table from which every other grid is interpolated."""
+"""Frames, rows and columns of the sin-cos table from which tables for other grids are interpolated."""
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block around any attention: x + attn(norm1 x), then x + mlp(norm2 x)."""
+    """Pre-norm transformer block: x + attn(norm1(x)), then x + mlp(norm2(x)), with stochastic depth."""
 
     def __init__(self, attn: nn.Module, width: int, *, eps: float, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens (B, L, C). Queries and values have a bias; the keys' is zero, as published.
+    """Self-attention over all tokens. Queries and values have a bias; keys have none, as published.
 
-    (A key bias adds the same number to all of a query's scores, and softmax does not see it.)
+    A key bias would add the same number to all scores of a query, which softmax ignores.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -67,16 +67,16 @@ class Attention(nn.Module):
 class Encoder(nn.Module):
     """UMT's encoder, from a normalised clip to a grid of features.
 
+    The position table is never trained. As in the published code it is a parameter without gradient if it was
+    interpolated over time, and a buffer if T is 8.
+
     Args:
         num_frames: T, frames of a clip; each is one step of the grid.
         size: (H, W) of the clip, multiples of 16.
         width: C, channels of a token (768 in ViT-B, 1024 in ViT-L).
         depth: number of blocks.
-        heads: attention heads of a block.
-        drop_path: stochastic depth of the last block; it rises linearly from 0 in the first.
-
-    The position table is never trained. As in the published files it is a parameter (without gradient) where it
-    was interpolated over time, and none where T is the table's own 8.
+        heads: number of attention heads of a block.
+        drop_path: stochastic depth rate of the last block; it increases linearly from 0 in the first.
     """
 
     position: Tensor
@@ -93,7 +93,9 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is no multiple of heads {heads}; {heads} x {width // heads} would do")
+            raise ValueError(
+                f"width {width}: must be a multiple of heads {heads}, such as {heads * max(width // heads, 1)}"
+            )
         self.grid = (num_frames, size[0] // PATCH, size[1] // PATCH)
         self.patch_embed = nn.Conv3d(3, width, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH))
         table = sincos_positions(self.grid, width)  # (1, L, C)
@@ -111,7 +113,7 @@ class Encoder(nn.Module):
         """Encode a normalised clip (B, 3, T, H, W) to (B, C, T, h, w), h = H/16 and w = W/16."""
         x = self.patch_embed(clip)  # (B, C, T, h, w)
         x = rearrange(x, "b c t h w -> b (t h w) c")
-        # Sums keep their first operand's layout: the table's first, or every block would walk over columns.
+        # A sum has the memory layout of its first operand: with x first, tokens would be strided in every block.
         x = self.position + x
         for block in self.blocks:
             x = block(x)
@@ -119,7 +121,7 @@ class Encoder(nn.Module):
         return rearrange(x, "b (t h w) c -> b c t h w", t=t, h=h, w=w).contiguous()
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        # The table is a function of the grid, so weights move between sizes: one for another grid stays behind.
+        # The table is a function of the grid: keep our own if the stored one is for another, so weights move.
         stored = state_dict.get(prefix + "position")
         if stored is not None and stored.shape != self.position.shape:
             state_dict[prefix + "position"] = self.position
@@ -129,8 +131,8 @@ class Encoder(nn.Module):
 def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
     """Return UMT's fixed position table (1, L, C) float32, for a grid of (frames, rows, columns), in [-1, 1].
 
-    The 1568 tokens of 8 x 14 x 14 are numbered in (t, h, w) order; channel i of token p is the sine (i even) or
-    cosine (i odd) of p / 10000^(2*(i//2)/C). Other grids are interpolated from that table.
+    Tokens are numbered in (t, h, w) order. In the table of 8 x 14 x 14, channel i of token p is the sine (i even)
+    or cosine (i odd) of p / 10000^(2*(i//2)/C). Tables for other grids are interpolated from it.
     """
     length = POSITION_GRID[0] * POSITION_GRID[1] * POSITION_GRID[2]
     place = torch.arange(length, dtype=torch.float64)[:, None]
@@ -143,8 +145,8 @@ def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
 def resize_positions(table: Tensor, source: Sequence[int], target: Sequence[int]) -> Tensor:
     """Interpolate a position table (1, L, C) from one grid of (frames, rows, columns) to another.
 
-    Bicubic within each frame, then linear over time, align_corners False, as published; an axis that does not
-    change is not touched.
+    Bicubic within each frame, then linear over time, both with align_corners=False, as published. Axes of unchanged
+    size are left alone.
     """
     t, h, w = source
     if (h, w) != tuple(target[1:]):
@@ -159,7 +161,7 @@ def resize_positions(table: Tensor, source: Sequence[int], target: Sequence[int]
 
 
 def init_vit(module: nn.Module) -> None:
-    """Initialise as ViTs are: truncated normal of 0.02 for linear layers, Xavier for the patch embedding."""
+    """Initialise a ViT layer: truncated normal (std 0.02) if linear, Xavier if a patch embedding, zero bias."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv3d):  # a linear layer over a patch's pixels

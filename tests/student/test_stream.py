@@ -270,8 +270,8 @@ def test_variants_keep_to_their_budgets(variant: str, weights: float, gmacs: flo
 def test_wrong_arguments_say_what_works() -> None:
     for changes, sentence in (
         ({"targets": "first"}, "targets 'first': expected all or last"),
-        ({"lags": (1, 1)}, r"widths \(12, 8, 8\), lags \(1, 1\): expected a number from 1 on in both"),
-        ({"lags": (1, 0, 1)}, r"lags \(1, 0, 1\): expected a number from 1 on"),
+        ({"lags": (1, 1)}, r"widths \(12, 8, 8\), lags \(1, 1\): expected one number for each scale in both"),
+        ({"lags": (1, 0, 1)}, r"lags \(1, 0, 1\): expected one number"),
         ({"widths": (8,) * 6, "lags": (1,) * 6}, r"6 widths for its 4 scales of strides \[4, 8, 16, 32\]"),
         ({"size": (64, 90)}, r"size \(64, 90\): .* multiples of 32, such as \(64, 96\)"),
     ):

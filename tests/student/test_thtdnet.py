@@ -113,7 +113,7 @@ def test_early_reduction_loses_the_order_within_its_two_steps() -> None:
 def test_decoders_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="decoder 'deep': expected one of paper, shorter, longer, early"):
         micro(decoder="deep")
-    with pytest.raises(ValueError, match="num_frames 8: the shorter decoder takes at least 16"):
+    with pytest.raises(ValueError, match="num_frames 8: the shorter decoder needs at least 16"):
         micro(decoder="shorter")
     assert time_factors("shorter", 8) == [[2], [4]]
 

@@ -83,7 +83,7 @@ def test_branches_meet(frames: int, branch: str) -> None:
 
 
 def test_unknown_branch() -> None:
-    with pytest.raises(ValueError, match="no branch 'deep'; there are paper, depthwise, extra, fewer"):
+    with pytest.raises(ValueError, match="branch 'deep': expected one of paper, depthwise, extra, fewer"):
         Model(**VARIANTS["micro"] | {"dfd": "deep"})
 
 
@@ -151,9 +151,9 @@ def test_window_attention_is_softmax_in_windows(
 
 
 def test_heads_must_divide_width() -> None:
-    with pytest.raises(ValueError, match="width 10 is no multiple of heads 4"):
+    with pytest.raises(ValueError, match="width 10: must be a multiple of heads 4"):
         Model(**VARIANTS["micro"] | {"width": 10, "heads": 4})
-    with pytest.raises(ValueError, match="width 16 cannot have 3 heads"):
+    with pytest.raises(ValueError, match="tcfe_heads 3: must divide the width of every TCFE stage, got 16"):
         Model(**VARIANTS["micro"] | {"tcfe_heads": 3})
 
 
