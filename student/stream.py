@@ -355,9 +355,7 @@ class RingMemory:
     def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory`."""
         name, lag, (width, h, w) = f"past{scale}", self.lags[scale], x.shape[1:]
-        now = x.reshape(
-            -1, 1, width, h * w
-        )  # separate steps and pixels, so that one step can fill all `lag` of them
+        now = x.reshape(-1, 1, width, h * w)  # (B, steps, width, pixels): one step broadcasts to all `lag`
         kept = torch.where(self.started, self.before[name].reshape(-1, lag, width, h * w), now)
         self.after[name] = torch.cat([kept[:, 1:], now], 1).reshape(-1, lag * width, h, w)
         return kept[:, :1].reshape(-1, width, h, w), x

@@ -7,14 +7,17 @@
 
 Source: Moradi, Moradi, Rudoy, "Transformer-based Video Saliency Prediction with High Temporal Dimension
 Decoding", VISAPP 2024, arXiv 2401.07942: a Video Swin encoder; one deep decoder without further branches, which
-keeps the temporal dimension high and reduces it gradually; a model file of 220 MB. There is no public code. This
-reimplementation's choices: Video Swin-S and clips of 32 x 224 x 384, as in the same authors' TMFI-Net; laterals
-of 192 channels with top-down sums at 16 time steps; convolutions 192-96-48-24-12 of (2, 3, 3) with temporal
-stride 2, ReLU, and x2 upsampling before the last two; a 3 x 3 convolution to one map. It has 50.2 M weights; the
-state dict, which includes the integer indices of window positions, takes 219.7 MiB, the paper's 220 MB. The paper
-also finds that a shorter decoder or early temporal down-sampling hurts and a longer decoder helps up to a point,
-without details; the variants `decoder-*` are this project's interpretation (`DECODERS`). The model returns the
-logarithm of the sigmoid map.
+keeps the temporal dimension high and reduces it gradually; a model file of 220 MB. There is no public code.
+
+Choices of this reimplementation:
+- Video Swin-S and clips of 32 x 224 x 384, as in the same authors' TMFI-Net;
+- laterals of 192 channels with top-down sums at 16 time steps;
+- convolutions 192-96-48-24-12 of (2, 3, 3) with temporal stride 2, ReLU, and x2 upsampling before the last two;
+- a 3 x 3 convolution to one map. The model returns the logarithm of the sigmoid map.
+
+It has 50.2 M weights. The state dict, with its integer indices of window positions, takes 219.7 MiB: the paper's
+220 MB. The paper also finds that a shorter decoder or early temporal down-sampling hurts and a longer decoder helps
+up to a point, without details; the variants `decoder-*` are this project's interpretation (see `DECODERS`).
 """
 
 from collections.abc import Sequence

@@ -3,9 +3,9 @@
     clip (B, 3, T, H, W) -> encoder (UMT, or Video Swin) -> TCFE, DFD, SFD -> fusion -> log-saliency (B, 1, H, W)
 
 Source: Moradi, Moradi, Rudoy, "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024,
-arXiv 2404.03097; the variants are those of its companion study of parameters and components. Departures: the
-model returns the logarithm of the published sigmoid map; attention is fused; layers and weights that do not
-affect the map are left out. `teacher/weights.py` converts published weights.
+arXiv 2404.03097; the variants are those of its companion study of parameters and components.
+Departures: the model returns the logarithm of the published sigmoid map; attention is fused; layers and weights
+that do not affect the map are left out. `teacher/weights.py` converts published weights.
 """
 
 from collections.abc import Sequence
