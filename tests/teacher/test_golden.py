@@ -1,7 +1,7 @@
-"""SalFoM against the numbers that the authors' published code gives for the same weights.
+"""SalFoM compared with outputs of the authors' code for the same weights (`tests/data/golden/salfom.npz`).
 
-The weights are a pure function of the published key and shape, so that only inputs' names and outputs are kept:
-`tests/data/golden/salfom.npz`. Two correct implementations differ by about 1e-6.
+Weights and inputs are a pure function of their names and shapes, so only outputs are stored. Two correct
+implementations differ by about 1e-6.
 """
 
 import json
@@ -31,13 +31,13 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard-normal numbers that depend on a name and a shape."""
+    """Return standard-normal numbers seeded by a name."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
 def seeded_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Weights that depend on the published key and the shape: norms near 1, biases small, the rest by fan-in."""
+    """Return weights seeded by the published key: norms near 1, small biases, the rest scaled by fan-in."""
     noise = seeded(key, shape)
     if len(shape) == 1:
         return 0.02 * noise + (1.0 if key.endswith("weight") else 0.0)
@@ -46,7 +46,7 @@ def seeded_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def fill(module: nn.Module, rename: Callable[[str], str]) -> None:
-    """Give every weight but the position table its seeded value, under the published name of its key."""
+    """Fill every weight except the position table with its seeded value."""
     for key, value in module.state_dict().items():
         if not key.endswith("position"):
             value.copy_(seeded_weight(rename(key), tuple(value.shape)))
@@ -63,7 +63,7 @@ def published_stage_name(key: str) -> str:
 
 @pytest.mark.parametrize("frames", [8, 16])
 @torch.no_grad()
-def test_encoder(frames: int, golden: dict[str, np.ndarray]) -> None:
+def test_encoder_tokens_equal_the_published_code(frames: int, golden: dict[str, np.ndarray]) -> None:
     encoder = Encoder(num_frames=frames, size=(224, 224), width=192, depth=3, heads=3)
     fill(encoder, published_encoder_name)
     np.testing.assert_allclose(
@@ -75,13 +75,13 @@ def test_encoder(frames: int, golden: dict[str, np.ndarray]) -> None:
 
 
 @torch.no_grad()
-def test_tcfe_stage(golden: dict[str, np.ndarray]) -> None:
+def test_tcfe_stage_equals_the_published_code(golden: dict[str, np.ndarray]) -> None:
     stage = Stage(32, 16, merge=2, window=2, depth=6, heads=8)
     fill(stage, published_stage_name)
     np.testing.assert_allclose(stage(seeded("tcfe", (1, 32, 8, 7, 7))), golden["tcfe_stage"], rtol=0, atol=BAR)
 
 
-def test_published_keys_and_shapes() -> None:
+def test_to_published_has_the_published_keys_and_shapes() -> None:
     with torch.device("meta"):
         model = Model()
     expected = json.loads((GOLDEN / "salfom_published_keys.json").read_text())
@@ -99,7 +99,7 @@ def salfom() -> Model:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_decoder(salfom: Model, golden: dict[str, np.ndarray]) -> None:
+def test_decoder_map_equals_the_published_code(salfom: Model, golden: dict[str, np.ndarray]) -> None:
     logits = salfom.decoder(seeded("features", (1, 1024, 16, 14, 14)))
     maps = logits.sigmoid()[0, :, ::7, ::7]
     np.testing.assert_allclose(maps, golden["decoder_map_every_7"], rtol=0, atol=BAR)
@@ -107,8 +107,8 @@ def test_decoder(salfom: Model, golden: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_whole_network(salfom: Model, golden: dict[str, np.ndarray]) -> None:
+def test_network_map_equals_the_published_code(salfom: Model, golden: dict[str, np.ndarray]) -> None:
     normalised = seeded("clip", (1, 3, 16, 224, 224))
-    clip = normalised * salfom.std + salfom.mean  # the model normalises: what goes in is what comes of it
+    clip = normalised * salfom.std + salfom.mean  # undo the model's normalisation
     maps = salfom(clip).exp()[0, :, ::7, ::7]
     np.testing.assert_allclose(maps, golden["full_map_every_7"], rtol=0, atol=BAR)

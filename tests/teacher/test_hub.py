@@ -1,4 +1,4 @@
-"""Weights by name: from a hub on this machine, from the cache, and every way in which that fails."""
+"""Weights by name: downloaded from a local fake hub or the cache, and every failure."""
 
 import hashlib
 import re
@@ -20,12 +20,12 @@ from teacher import hub
 from teacher.salfom import VARIANTS, Model
 from teacher.weights import to_published
 
-NOBODY = "http://127.0.0.1:9"  # where no server listens
+NOBODY = "http://127.0.0.1:9"  # no server listens here
 FILE = "l16_ptk710_ftk710_ftk400_f16_res224.pth"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Answers for OpenGVLab/UMT as the Hugging Face hub does; `files` are by their path, `asked` what was asked."""
+    """A fake Hugging Face hub with OpenGVLab/UMT: `files` by path; `asked` lists the requests."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -55,21 +55,21 @@ class Answer(BaseHTTPRequestHandler):
         self.do_HEAD()
 
     def log_message(self, *arguments: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 def point_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let downloads ask another server, before which there is a cache of the test's own."""
+    """Redirect downloads to another server and an own cache."""
     where = partial(file_download.hf_hub_download, endpoint=url, cache_dir=folder / "cache", token=False)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", where)
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub on this machine, with an empty cache before it."""
+    """A fake hub on this machine, with an empty cache."""
     with FakeHub() as server:
         point_at(f"http://127.0.0.1:{server.server_port}", tmp_path, monkeypatch)
-        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between its attempts
+        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between retries
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -81,7 +81,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def checkpoint(fake: FakeHub, tmp_path: Path) -> Model:
-    """A small UMT checkpoint on the hub, under the name of SalFoM's; returns the model that it is of."""
+    """Put a small UMT checkpoint on the hub under the name of SalFoM's; return its model."""
     torch.manual_seed(1)
     model = Model(**VARIANTS["micro"])
     tensors = {key: value.half() for key, value in to_published(model).items() if key.startswith("encoder.")}
@@ -94,7 +94,7 @@ def digest_of(fake: FakeHub) -> str:
     return hashlib.sha256(fake.files[f"single_modality/{FILE}"]).hexdigest()
 
 
-def test_a_name_is_fetched_once_and_loaded(
+def test_create_model_by_name_downloads_once(
     fake: FakeHub, checkpoint: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.SHA256, FILE, digest_of(fake))
@@ -108,24 +108,24 @@ def test_a_name_is_fetched_once_and_loaded(
     before = len(fake.asked)
     again = hub.find("umt-l16-k400")
     assert again.read_bytes() == fake.files[f"single_modality/{FILE}"]
-    assert len(fake.asked) == before  # the cache answers, and nobody is asked
+    assert len(fake.asked) == before  # cached: no request
 
 
-def test_another_checksum_is_refused(fake: FakeHub, checkpoint: Model) -> None:
-    with pytest.raises(UserError) as error:  # the small file is not the one whose checksum is known
+def test_create_model_with_wrong_checksum_raises_until_removed(fake: FakeHub, checkpoint: Model) -> None:
+    with pytest.raises(UserError) as error:  # the small file has another checksum
         create_model("teacher/salfom:micro", weights="umt-l16-k400")
     text = str(error.value)
     assert f"has SHA-256 {digest_of(fake)}, expected {hub.SHA256[FILE]}" in text
     found = re.search(r"remove (\S+) and try again", text)
     assert found
-    Path(found[1]).unlink()  # what it says helps: the next attempt asks the hub again
+    Path(found[1]).unlink()  # as the message says: the next attempt downloads again
     before = len(fake.asked)
     with pytest.raises(UserError, match="has SHA-256"):
         create_model("teacher/salfom:micro", weights="umt-l16-k400")
     assert len(fake.asked) > before
 
 
-def test_no_network_is_one_sentence(
+def test_create_model_without_network_raises_one_sentence(
     fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     point_at(NOBODY, tmp_path, monkeypatch)
@@ -138,7 +138,7 @@ def test_no_network_is_one_sentence(
     assert capfd.readouterr().err == ""
 
 
-def test_without_a_network_the_cache_serves(
+def test_find_without_network_returns_cached_file(
     fake: FakeHub, checkpoint: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.SHA256, FILE, digest_of(fake))
@@ -147,17 +147,17 @@ def test_without_a_network_the_cache_serves(
     assert hub.find("umt-l16-k400") == first
 
 
-def test_a_file_that_the_hub_does_not_have(fake: FakeHub) -> None:
+def test_find_missing_remote_file_raises(fake: FakeHub) -> None:
     with pytest.raises(ValueError, match=rf"single_modality/{FILE} of OpenGVLab/UMT cannot be downloaded .* \(404"):
         hub.find("umt-l16-k400")
 
 
-def test_the_authors_file_is_fetched_by_hand() -> None:
+def test_create_model_with_manual_download_name_explains_it() -> None:
     with pytest.raises(UserError, match=r"SalFoM_DHF1K\.pth is hosted by the authors .* give its path"):
         create_model("teacher/salfom:micro", weights="salfom-dhf1k")
 
 
-def test_unknown_names_list_what_there_is() -> None:
+def test_create_model_with_unknown_name_lists_known_names() -> None:
     with pytest.raises(UserError) as error:
         create_model("teacher/salfom:micro", weights="umt-l16-k40")
     text = str(error.value)
@@ -167,13 +167,15 @@ def test_unknown_names_list_what_there_is() -> None:
         create_model("teacher/salfom:micro", weights="weights/umt")
 
 
-def test_a_file_goes_before_a_name(checkpoint: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_model_with_file_of_that_name_prefers_the_file(
+    checkpoint: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("umt-l16-k400").write_bytes(Path("umt.pth").read_bytes())
     assert "umt-l16-k400: UMT checkpoint" in create_model("teacher/salfom:micro", weights="umt-l16-k400").loaded
 
 
-def test_names_say_what_the_files_are() -> None:
+def test_names_agree_with_their_files() -> None:
     for name, file in hub.UMT.items():
         _, size, data, *rest = name.split("-")
         last = "ptk710_f" if data == "pretrained" else f"ft{data}_f"

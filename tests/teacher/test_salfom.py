@@ -1,4 +1,4 @@
-"""SalFoM's parts: published counts of all variants, attention by its definition, positions, stochastic depth."""
+"""SalFoM's parts: published parameter counts, attention by definition, position tables, stochastic depth."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from teacher.umt import Attention, resize_positions, sincos_positions
 from teacher.weights import to_published
 
 COUNTS = {
-    # variant: (live, whole file), from the companion paper and the published code
+    # variant: (used weights, whole file), from the companion paper and the published code
     "tcfe2": (399_147_856, 399_572_931),
     "tcfe4": (400_834_112, 401_259_187),
     "base": (402_520_368, 402_945_443),
@@ -38,7 +38,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("variant", COUNTS)
-def test_counts(variant: str) -> None:
+def test_parameter_counts_equal_the_published(variant: str) -> None:
     with torch.device("meta"):
         model = Model(**VARIANTS[variant])
     live = sum(parameter.numel() for parameter in model.parameters())
@@ -46,11 +46,11 @@ def test_counts(variant: str) -> None:
     assert (live, whole) == COUNTS[variant]
 
 
-def test_every_published_variant_is_counted() -> None:
+def test_counts_cover_every_published_variant() -> None:
     assert set(VARIANTS) - set(COUNTS) == {"tiny", "micro", "swin-encoder", "micro-swin"}
 
 
-def test_readme_table_has_every_variant_with_its_counts() -> None:
+def test_readme_table_lists_every_variant_with_its_counts() -> None:
     readme = (Path(__file__).parent.parent.parent / "teacher" / "README.md").read_text()
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in readme.splitlines() if line[:1] == "|"
@@ -67,7 +67,7 @@ def test_readme_table_has_every_variant_with_its_counts() -> None:
 
 @pytest.mark.parametrize("frames", [8, 16])
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_branches_meet(frames: int, branch: str) -> None:
+def test_decoder_branches_agree_in_shape(frames: int, branch: str) -> None:
     decoder = Decoder(
         width=8,
         num_frames=frames,
@@ -82,7 +82,7 @@ def test_branches_meet(frames: int, branch: str) -> None:
     assert features["dfd"].shape == features["sfd"].shape == features["a3"].shape == (2, 4, 32, 48)
 
 
-def test_unknown_branch() -> None:
+def test_model_with_unknown_branch_raises() -> None:
     with pytest.raises(ValueError, match="branch 'deep': expected one of paper, depthwise, extra, fewer"):
         Model(**VARIANTS["micro"] | {"dfd": "deep"})
 
@@ -93,10 +93,10 @@ def test_initial_map_is_nearly_uniform() -> None:
         maps = model(torch.rand(1, 3, 16, *model.size)).exp()
     assert maps.min() > 0.2
     assert maps.max() < 0.8
-    assert maps.std() > 1e-4  # it depends on the input all the same
+    assert maps.std() > 1e-4  # it still depends on the input
 
 
-def test_encoder_attention_is_softmax() -> None:
+def test_encoder_attention_equals_its_definition() -> None:
     attention = Attention(12, heads=3)
     torch.nn.init.normal_(attention.q_bias)
     torch.nn.init.normal_(attention.v_bias)
@@ -113,7 +113,7 @@ def test_encoder_attention_is_softmax() -> None:
 
 
 def windows_written_out(attention: TemporalWindowAttention, x: Tensor, groups: list[list[int]]) -> Tensor:
-    """Attention of each pixel's frames within the given groups of frames, a softmax at a time."""
+    """Compute each pixel's attention within the given groups of frames by the definition."""
     size = x.shape[-1] // attention.heads
     q, k, v = attention.qkv(x).chunk(3, dim=-1)
     out = torch.zeros_like(x)
@@ -132,15 +132,15 @@ def windows_written_out(attention: TemporalWindowAttention, x: Tensor, groups: l
     ("window", "shift", "frames", "groups"),
     [
         (2, 0, 8, [[0, 1], [2, 3], [4, 5], [6, 7]]),
-        (2, 1, 8, [[1, 2], [3, 4], [5, 6], [7], [0]]),  # the ends of the clip do not see each other
+        (2, 1, 8, [[1, 2], [3, 4], [5, 6], [7], [0]]),  # the ends of the clip do not attend to each other
         (4, 2, 8, [[2, 3, 4, 5], [6, 7], [0, 1]]),
         (4, 2, 4, [[0, 1, 2, 3]]),  # the window covers the clip: no shift
-        (4, 2, 2, [[0, 1]]),  # and shrinks to it
+        (4, 2, 2, [[0, 1]]),  # the window shrinks to the clip
         (4, 2, 1, [[0]]),
     ],
 )
 @torch.no_grad()
-def test_window_attention_is_softmax_in_windows(
+def test_window_attention_equals_its_definition(
     window: int, shift: int, frames: int, groups: list[list[int]]
 ) -> None:
     attention = TemporalWindowAttention(8, heads=2, window=window, shift=shift)
@@ -150,14 +150,14 @@ def test_window_attention_is_softmax_in_windows(
     torch.testing.assert_close(attention(x), windows_written_out(attention, x, groups), atol=1e-5, rtol=0)
 
 
-def test_heads_must_divide_width() -> None:
+def test_model_with_indivisible_heads_raises() -> None:
     with pytest.raises(ValueError, match="width 10: must be a multiple of heads 4"):
         Model(**VARIANTS["micro"] | {"width": 10, "heads": 4})
     with pytest.raises(ValueError, match="tcfe_heads 3: must divide the width of every TCFE stage, got 16"):
         Model(**VARIANTS["micro"] | {"tcfe_heads": 3})
 
 
-def test_position_table_by_its_formula() -> None:
+def test_position_table_equals_its_formula() -> None:
     table = sincos_positions((8, 14, 14), 6)
     assert table.shape == (1, 1568, 6)
     assert table[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
@@ -167,12 +167,12 @@ def test_position_table_by_its_formula() -> None:
         assert table[0, token, channel].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_positions_resize_in_space_and_time() -> None:
+def test_resize_positions_of_linear_table_stays_linear() -> None:
     grid = (8, 14, 14)
-    rows = torch.arange(14.0)[None, :, None].expand(grid).reshape(1, -1, 1)  # a table that is linear in the row
+    rows = torch.arange(14.0)[None, :, None].expand(grid).reshape(1, -1, 1)  # linear in the row
     frames = torch.arange(8.0)[:, None, None].expand(grid).reshape(1, -1, 1)
     inside = resize_positions(rows, grid, (8, 7, 12)).reshape(8, 7, 12)[0, 1:-1, 0]
-    torch.testing.assert_close(inside, 2 * torch.arange(1.0, 6.0) + 0.5)  # centres of pairs of rows
+    torch.testing.assert_close(inside, 2 * torch.arange(1.0, 6.0) + 0.5)  # centres of row pairs
     longer = resize_positions(frames, grid, (16, 14, 14)).reshape(16, 14, 14)[1:-1, 0, 0]
     torch.testing.assert_close(longer, torch.arange(1, 15) / 2 - 0.25)
     torch.testing.assert_close(resize_positions(rows, grid, grid), rows)
@@ -185,7 +185,7 @@ def test_position_table_is_never_trained() -> None:
         assert "encoder.position" in model.state_dict()
 
 
-def test_weights_move_to_another_size() -> None:
+def test_load_state_dict_at_another_size_keeps_own_positions() -> None:
     small, large = Model(**VARIANTS["micro"]), Model(**VARIANTS["micro"] | {"size": (48, 64)})
     before = large.encoder.position.clone()
     large.load_state_dict(small.state_dict())
@@ -193,13 +193,13 @@ def test_weights_move_to_another_size() -> None:
     assert torch.equal(large.encoder.blocks[0].mlp.fc1.weight, small.encoder.blocks[0].mlp.fc1.weight)
 
 
-def test_drop_path_rises_with_depth() -> None:
+def test_drop_path_rate_increases_with_depth() -> None:
     model = Model(**VARIANTS["micro"] | {"drop_path": 0.2, "encoder_drop_path": 0.1, "tcfe_depth": 3, "depth": 3})
     assert [block.drop_path.drop_prob for block in model.decoder.tcfe.a2.blocks] == pytest.approx([0, 0.1, 0.2])
     assert [block.drop_path.drop_prob for block in model.encoder.blocks] == pytest.approx([0, 0.05, 0.1])
 
 
-def test_upsampling_keeps_time() -> None:
+def test_upsample_of_clip_equals_upsample_of_its_frames() -> None:
     x = torch.randn(2, 3, 4, 5, 6)
     each = torch.stack([upsample(x[:, :, t], 2) for t in range(4)], dim=2)
     torch.testing.assert_close(upsample(x, 2), each)

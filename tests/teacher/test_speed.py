@@ -1,8 +1,6 @@
-"""Fast ways against plain ones: fused attention against attention written out, bf16 and compiled against float32.
+"""Fast execution compared with plain: fused attention with written-out attention, bf16 and compiled with float32.
 
-The long ones run with `-m slow`. Both times and the ratio alone, with any number of rounds:
-
-    python tests/teacher/test_speed.py [ROUNDS]
+python tests/teacher/test_speed.py [ROUNDS]    # both times of attention and their ratio
 """
 
 import sys
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # as a program, the repository is not on the path
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # for running as a program
 
 from distill.data.clips import Video
 from distill.data.sets.find import find_videos
@@ -32,7 +30,7 @@ BAR = 1e-5
 
 
 def attention_written_out(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + mask) v, a matrix at a time, as the published code has it."""
+    """Return softmax(q k^T / sqrt(d) + mask) v with one operation per matrix, as in the published code."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if attn_mask is not None:
         scores = scores + attn_mask
@@ -41,7 +39,7 @@ def attention_written_out(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | N
 
 @contextmanager
 def written_out() -> Iterator[list[tuple[int, ...]]]:
-    """Replace the one function that every attention calls; yields the shapes of its queries."""
+    """Replace `scaled_dot_product_attention`; yield the shapes of its queries."""
     fused, shapes = F.scaled_dot_product_attention, []
 
     def replacement(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -55,8 +53,8 @@ def written_out() -> Iterator[list[tuple[int, ...]]]:
         F.scaled_dot_product_attention = fused
 
 
-def stirred(name: str) -> nn.Module:
-    """A model whose maps have contrast: the last convolution starts nearly at zero, here it does not."""
+def contrasted(name: str) -> nn.Module:
+    """Return a model whose maps have contrast: its last convolution is not nearly zero."""
     model = create_model(name).network.eval()
     nn.init.normal_(model.decoder.fusion.conv3.weight, std=0.05)
     return model
@@ -68,8 +66,8 @@ def random_clip(model: nn.Module, batch_size: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("name", ["teacher/salfom:micro", "teacher/salfom:tiny"])
 @torch.no_grad()
-def test_fused_attention_is_attention_written_out(name: str) -> None:
-    model = stirred(name)
+def test_fused_attention_equals_attention_written_out(name: str) -> None:
+    model = contrasted(name)
     clip = random_clip(model, batch_size=2)
     fused = model(clip).exp()
     assert fused.std() > 100 * BAR
@@ -86,14 +84,11 @@ def test_fused_attention_is_attention_written_out(name: str) -> None:
 
 @torch.no_grad()
 def measure(rounds: int, *, name: str = "teacher/salfom", threads: int = 2) -> dict[str, list[float] | float]:
-    """Time both ways in interleaved rounds at batch 1, float32; also how far their maps are apart.
-
-    One round before the first one is not counted.
-    """
+    """Time both kinds of attention in interleaved rounds after one warm-up, at batch 1 in float32; compare maps."""
     torch.manual_seed(0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    model = stirred(name)
+    model = contrasted(name)
     clip = random_clip(model)
     seconds: dict[str, list[float]] = {"fused": [], "written out": []}
     try:
@@ -114,7 +109,7 @@ def measure(rounds: int, *, name: str = "teacher/salfom", threads: int = 2) -> d
 
 
 @pytest.mark.slow
-def test_full_size_is_half_as_fast_again_as_attention_written_out() -> None:
+def test_fused_attention_at_full_size_is_1_5_times_faster() -> None:
     measured = measure(5)
     print(measured)
     assert measured["ratio"] >= 1.5, measured
@@ -132,7 +127,7 @@ def video() -> Video:
 
 @pytest.fixture(scope="module")
 def trained(video: Video) -> nn.Module:
-    """The micro variant after 80 steps of KL - CC on the real video's gaze."""
+    """The micro variant after 80 steps of KL - CC on a real video."""
     torch.manual_seed(0)
     model = create_model("teacher/salfom:micro").network.train()
     ends = np.random.default_rng(0).integers(16, 600, (80, 4))
@@ -150,27 +145,27 @@ def trained(video: Video) -> nn.Module:
     return model.eval()
 
 
-def maps_of(model: nn.Module, video: Video, **settings: str) -> np.ndarray:
-    """Maps of every 30th frame from the first on, each computed alone: (n, h, w)."""
+def every_30th_map(model: nn.Module, video: Video, **settings: str) -> np.ndarray:
+    """Return the maps (n, h, w) of every 30th frame, each computed in its own batch."""
     batches = slide(model, video, range(0, 783, 30), InferenceSettings(batch_size=1, **settings))
     return np.concatenate([maps.exp().numpy() for _, maps in batches])
 
 
-def test_bf16_gives_the_same_maps(trained: nn.Module, video: Video) -> None:
-    plain, half = maps_of(trained, video), maps_of(trained, video, precision="bf16")
-    assert plain.std(axis=0).max() > 0.01  # it has learned to look at the video
+def test_maps_in_bf16_agree_with_float32(trained: nn.Module, video: Video) -> None:
+    plain, half = every_30th_map(trained, video), every_30th_map(trained, video, precision="bf16")
+    assert plain.std(axis=0).max() > 0.01  # it depends on the video
     assert not np.array_equal(plain, half)
     agreement = [cc(a, b) for a, b in zip(half, plain, strict=True)]
     assert min(agreement) > 0.9995
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_the_same_maps(trained: nn.Module, video: Video) -> None:
-    plain = maps_of(trained, video)
+def test_maps_of_compiled_model_agree_with_eager(trained: nn.Module, video: Video) -> None:
+    plain = every_30th_map(trained, video)
     trained.compile()
     try:
-        compiled = maps_of(trained, video)
-        half = maps_of(trained, video, precision="bf16")
+        compiled = every_30th_map(trained, video)
+        half = every_30th_map(trained, video, precision="bf16")
     finally:
         trained._compiled_call_impl = None
         torch.compiler.reset()
@@ -178,11 +173,11 @@ def test_a_compiled_model_gives_the_same_maps(trained: nn.Module, video: Video) 
     assert min(cc(a, b) for a, b in zip(half, plain, strict=True)) > 0.9995
 
 
-def test_log_sigmoid_is_computed_in_float32() -> None:
-    model = stirred("teacher/salfom:micro")
+def test_logsigmoid_under_autocast_is_float32() -> None:
+    model = contrasted("teacher/salfom:micro")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         features = model.forward_features(random_clip(model))
-        assert features["dfd"].dtype == torch.bfloat16  # so it is at work
+        assert features["dfd"].dtype == torch.bfloat16  # autocast is active
         maps = model.forward_head(features)
         logits = model.decoder.fusion(features["sfd"], features["a3"], features["dfd"])
     assert logits.dtype == torch.bfloat16
@@ -192,8 +187,8 @@ def test_log_sigmoid_is_computed_in_float32() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_full_size_in_bf16() -> None:
-    """The seeded weights of the golden numbers, which no training has made kind to rounding: one map."""
+def test_full_size_map_in_bf16_agrees_with_float32() -> None:
+    """The seeded weights of the golden test are untrained, and so not robust to rounding."""
     from test_golden import fill, seeded
 
     from teacher.weights import published_name

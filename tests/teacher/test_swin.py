@@ -1,4 +1,4 @@
-"""SalFoM on a Video Swin encoder: shapes, what it is made of, Kinetics weights under both of their names."""
+"""SalFoM on a Video Swin encoder: its structure, shapes, and Kinetics weights in both formats."""
 
 import re
 from functools import partial
@@ -24,13 +24,13 @@ def micro(seed: int = 0, **changes: object) -> Model:
 
 
 def kinetics(model: Model, classes: int = 400) -> dict[str, Tensor]:
-    """What torchvision's file for this encoder would hold."""
+    """A torchvision weight file for this encoder."""
     tensors = {key: value.clone() for key, value in model.encoder.swin.state_dict().items()}
     return tensors | {"head.weight": torch.zeros(classes, 32), "head.bias": torch.zeros(classes)}
 
 
 def original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names of the original Video Swin's releases."""
+    """Rename torchvision's keys to those of the original Video Swin."""
     renamed = {}
     for key, value in tensors.items():
         if part := re.match(r"features\.(\d+)\.", key):
@@ -52,7 +52,7 @@ def original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"width": 768, "depth": 12, "heads": 24}, swin3d_t),
     ],
 )
-def test_it_is_torchvision_s_network_without_the_head(arguments: dict, published: object) -> None:
+def test_encoder_has_the_weights_of_torchvisions_network_without_head(arguments: dict, published: object) -> None:
     with torch.device("meta"):
         ours = Encoder(num_frames=16, **arguments).swin.state_dict()
         theirs = published().state_dict()  # type: ignore[operator]
@@ -60,7 +60,7 @@ def test_it_is_torchvision_s_network_without_the_head(arguments: dict, published
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
 
 
-def test_the_variant_is_the_paper_s_decoder_on_swin_b() -> None:
+def test_swin_variant_has_the_papers_decoder() -> None:
     with torch.device("meta"):
         swin, base = Model(**VARIANTS["swin-encoder"]), Model()
     assert (swin.size, swin.num_frames) == (base.size, base.num_frames)
@@ -73,7 +73,7 @@ def test_the_variant_is_the_paper_s_decoder_on_swin_b() -> None:
 
 
 @pytest.mark.parametrize(("frames", "size"), [(8, (32, 48)), (16, (48, 48)), (16, (48, 80))])
-def test_other_frames_and_odd_grids(frames: int, size: tuple[int, int]) -> None:
+def test_encoder_at_other_sizes_and_odd_grids_has_stride_16(frames: int, size: tuple[int, int]) -> None:
     model = micro(num_frames=frames, size=size)
     with torch.no_grad():
         features = model.forward_features(torch.rand(1, 3, frames, *size))
@@ -81,7 +81,7 @@ def test_other_frames_and_odd_grids(frames: int, size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
-def test_features_are_the_sum_of_two_stages() -> None:
+def test_encoder_output_is_the_sum_of_two_stages() -> None:
     encoder = micro().encoder
     clip = torch.rand(1, 3, 16, 32, 48)
     x = encoder.swin.patch_embed(clip)
@@ -89,41 +89,41 @@ def test_features_are_the_sum_of_two_stages() -> None:
         x = part(x)
     third = x.permute(0, 4, 1, 2, 3)
     assert third.shape == (1, 16, 8, 2, 3)
-    encoder.swin.norm.weight.zero_()  # stage 4 is nothing now
+    encoder.swin.norm.weight.zero_()  # stage 4 is zero
     encoder.swin.norm.bias.zero_()
     fine = torch.einsum("oi,bithw->bothw", encoder.lateral.weight[:, :, 0, 0, 0], third)
     y = encoder(clip)
-    torch.testing.assert_close(y[:, :, 0], fine[:, :, 0], atol=1e-6, rtol=0)  # frames lie at quarters between two
+    torch.testing.assert_close(y[:, :, 0], fine[:, :, 0], atol=1e-6, rtol=0)  # interpolated at quarters
     torch.testing.assert_close(y[:, :, 1], 0.75 * fine[:, :, 0] + 0.25 * fine[:, :, 1], atol=1e-6, rtol=0)
     encoder.lateral.weight.zero_()
-    encoder.swin.norm.bias.copy_(torch.arange(32.0))  # stage 4 is a constant a channel
+    encoder.swin.norm.bias.copy_(torch.arange(32.0))  # stage 4 is constant per channel
     torch.testing.assert_close(encoder(clip), torch.arange(32.0)[None, :, None, None, None].expand(1, 32, 16, 2, 3))
 
 
 @pytest.mark.parametrize("release", ["torchvision", "original"])
-def test_kinetics_weights(release: str, tmp_path: Path) -> None:
+def test_load_kinetics_weights_fills_only_the_swin_network(release: str, tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     decoder = {key: value.clone() for key, value in target.decoder.state_dict().items()}
     content = kinetics(source)
     torch.save({"state_dict": original(content)} if release == "original" else content, tmp_path / "swin.pth")
-    told = load(target, tmp_path / "swin.pth")
-    assert "Video Swin weights" in told
-    assert "; dropped " in told
-    assert "its lateral and the decoder keep their initial weights" in told
+    report = load(target, tmp_path / "swin.pth")
+    assert "Video Swin weights" in report
+    assert "; dropped " in report
+    assert "its lateral and the decoder keep their initial weights" in report
     own = target.encoder.swin.state_dict()
     assert all(torch.equal(own[key], value) for key, value in source.encoder.swin.state_dict().items())
     assert not torch.equal(target.encoder.lateral.weight, source.encoder.lateral.weight)
     assert all(torch.equal(target.decoder.state_dict()[key], value) for key, value in decoder.items())
 
 
-def test_own_names(tmp_path: Path) -> None:
+def test_load_own_state_dict_restores_all_tensors(tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     torch.save(source.state_dict(), tmp_path / "own.pth")
     assert "under our names" in load(target, tmp_path / "own.pth")
     assert all(torch.equal(target.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
-def test_weights_of_the_other_encoder_are_refused(tmp_path: Path) -> None:
+def test_load_weights_of_other_encoder_raises(tmp_path: Path) -> None:
     umt = Model(**VARIANTS["micro"])
     torch.save(to_published(umt), tmp_path / "salfom.pth")
     torch.save({"patch_embed.proj.weight": torch.zeros(1)}, tmp_path / "umt.pth")
@@ -133,17 +133,20 @@ def test_weights_of_the_other_encoder_are_refused(tmp_path: Path) -> None:
             load(model, tmp_path / file)
 
 
-def test_what_makes_no_swin() -> None:
-    with pytest.raises(ValueError, match=r"width 36 with heads 8: .* such as width 1024 with heads 32"):
-        micro(width=36)
-    with pytest.raises(ValueError, match="width 32 with heads 4"):
-        micro(heads=4)
-    with pytest.raises(ValueError, match="depth 6: a Swin encoder has at least 7 blocks"):
-        micro(depth=6)
-    with pytest.raises(ValueError, match="encoder 'resnet': expected umt or swin"):
-        micro(encoder="resnet")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 36}, r"width 36, heads 8: .* such as width 1024 and heads 32"),
+        ({"heads": 4}, "width 32, heads 4"),
+        ({"depth": 6}, "depth 6: a Swin encoder needs at least 7 blocks"),
+        ({"encoder": "resnet"}, "encoder 'resnet': expected umt or swin"),
+    ],
+)
+def test_model_with_unsupported_swin_arguments_raises(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        micro(**changes)
 
 
-def test_no_published_names() -> None:
+def test_to_published_with_swin_encoder_raises() -> None:
     with pytest.raises(ValueError, match="there are none for a Swin encoder"):
         to_published(micro())

@@ -1,4 +1,4 @@
-"""Reading others' weight files into SalFoM: every nesting, name and size, and loud errors for what does not fit."""
+"""Published weight files in SalFoM: nestings, keys, precisions, position grids, and errors for other files."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def micro(seed: int = 0, **changes: object) -> Model:
 
 
 def umt_checkpoint(model: Model) -> dict[str, Tensor]:
-    """What a UMT release holds of this encoder: half precision, a head, no position table."""
+    """A UMT release of this encoder: half precision, with a head, without a position table."""
     tensors = {
         key.removeprefix("encoder."): value.half()
         for key, value in to_published(model).items()
@@ -44,7 +44,7 @@ def clip() -> Tensor:
     return torch.rand(1, 3, 16, 32, 48)
 
 
-def test_names_are_a_bijection_on_the_live_keys() -> None:
+def test_published_name_on_used_keys_is_a_bijection() -> None:
     with torch.device("meta"):
         own = Model().state_dict()
     published = json.loads((GOLDEN / "salfom_published_keys.json").read_text())
@@ -54,7 +54,7 @@ def test_names_are_a_bijection_on_the_live_keys() -> None:
 
 
 @pytest.mark.parametrize("branch", ["paper", "depthwise", "extra", "fewer"])
-def test_names_of_all_branches_differ(branch: str) -> None:
+def test_published_name_of_every_branch_is_unique(branch: str) -> None:
     own = micro(dfd=branch, sfd=branch).state_dict()
     assert len({published_name(key) for key in own}) == len(own)
 
@@ -63,23 +63,25 @@ def test_names_of_all_branches_differ(branch: str) -> None:
     ("wrap", "prefix"),
     [([], ""), (["model"], ""), (["module"], ""), (["state_dict"], "module."), (["model", "state_dict"], "")],
 )
-def test_salfom_file_in_every_nesting(wrap: list[str], prefix: str, tmp_path: Path, clip: Tensor) -> None:
+def test_load_salfom_file_in_any_nesting_gives_equal_maps(
+    wrap: list[str], prefix: str, tmp_path: Path, clip: Tensor
+) -> None:
     source, target = micro(1), micro(2)
     content: dict = {prefix + key: value for key, value in to_published(source).items()}
     for name in reversed(wrap):
-        content = {name: content, "epoch": 3}
+        content = {name: content, "epoch": 3, "step": torch.tensor(7)}
     torch.save(content, tmp_path / "SalFoM.pth")
-    told = load(target, tmp_path / "SalFoM.pth")
+    report = load(target, tmp_path / "SalFoM.pth")
     with torch.no_grad():
         assert torch.equal(source(clip), target(clip))
     loaded = len(source.state_dict())
-    assert told.endswith(
+    assert report.endswith(
         f"SalFoM weights, {loaded - 1} tensors loaded; dropped encoder.fc_norm, encoder.head, conv_t3_3, "
         "final_map, transformer_1.norm, transformer_2.norm, transformer_3.norm"
     )
 
 
-def test_published_round_trip(tmp_path: Path) -> None:
+def test_to_published_after_loading_returns_the_same_tensors(tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     safetensors.torch.save_file(
         {key: value.contiguous() for key, value in to_published(source).items()}, tmp_path / "a.safetensors"
@@ -90,67 +92,58 @@ def test_published_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(back[key], value) for key, value in to_published(source).items())
 
 
-def test_relative_position_index_as_published() -> None:
+def test_to_published_computes_relative_position_index() -> None:
     index = to_published(micro())["transformer_3.layers.0.blocks.0.attn.relative_position_index"]
     assert index.tolist() == [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]]
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "encoder.", "module.encoder."])
-def test_umt_checkpoint(prefix: str, tmp_path: Path) -> None:
+def test_load_umt_checkpoint_fills_only_the_encoder(prefix: str, tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     decoder = {key: value.clone() for key, value in target.decoder.state_dict().items()}
     content = {prefix + key: value for key, value in umt_checkpoint(source).items()}
     torch.save({"model": content, "args": argparse.Namespace(lr=1)}, tmp_path / "umt.pth")
-    told = load(target, tmp_path / "umt.pth")
+    report = load(target, tmp_path / "umt.pth")
     for key, value in source.encoder.state_dict().items():
         expected = value if key == "position" else value.half().float()
         assert torch.equal(target.encoder.state_dict()[key], expected), key
     assert all(torch.equal(target.decoder.state_dict()[key], value) for key, value in decoder.items())
-    assert "loaded into the encoder; positions computed; dropped fc_norm, head; the decoder keeps" in told
+    assert "loaded into the encoder; positions computed; dropped fc_norm, head; the decoder keeps" in report
 
 
-def test_umt_of_more_blocks_gives_its_first(tmp_path: Path) -> None:
+def test_load_umt_checkpoint_with_more_blocks_loads_the_first(tmp_path: Path) -> None:
     source, target = micro(1, depth=4), micro(2)
     torch.save(umt_checkpoint(source), tmp_path / "umt.pth")
-    told = load(target, tmp_path / "umt.pth")
-    assert "dropped blocks.2, blocks.3, fc_norm, head" in told
+    report = load(target, tmp_path / "umt.pth")
+    assert "dropped blocks.2, blocks.3, fc_norm, head" in report
     weight = source.encoder.blocks[1].mlp.fc1.weight
     assert torch.equal(target.encoder.blocks[1].mlp.fc1.weight, weight.half().float())
-
-
-def test_stored_positions_are_interpolated(tmp_path: Path) -> None:
-    source, target = micro(1), micro(2)
-    table = sincos_positions((8, 14, 14), 24)
-    torch.save({**umt_checkpoint(source), "pos_embed": table}, tmp_path / "umt.pth")
-    target.encoder.position.zero_()
-    told = load(target, tmp_path / "umt.pth")
-    assert "positions interpolated from 8 x 14 x 14 to 16 x 2 x 3" in told
-    torch.testing.assert_close(target.encoder.position, sincos_positions((16, 2, 3), 24))
 
 
 @pytest.mark.parametrize("frames", [8, 16])
 @pytest.mark.parametrize("classes", [400, 710])
 @pytest.mark.parametrize("source", [None, (8, 14, 14), (16, 14, 14), (8, 24, 24)])
-def test_umt_of_every_kind_into_8_and_16_frames(
+def test_load_umt_checkpoint_of_any_kind_fits_positions(
     source: tuple[int, int, int] | None, classes: int, frames: int, tmp_path: Path
 ) -> None:
-    """With and without a table, of 8 and 16 frames and 384 pixels, with a head of K400 or K710."""
     model, target = micro(1), micro(2, num_frames=frames)
     content = umt_checkpoint(model) | {"head.weight": torch.zeros(classes, 24), "head.bias": torch.zeros(classes)}
     if source:
         content["pos_embed"] = sincos_positions(source, 24).half()
     torch.save(content, tmp_path / "umt.pth")
-    told = load(target, tmp_path / "umt.pth")
+    report = load(target, tmp_path / "umt.pth")
     assert torch.equal(target.encoder.blocks[1].attn.q_bias, model.encoder.blocks[1].attn.q_bias.half().float())
     grid = (frames, 2, 3)
     expected = resize_positions(sincos_positions(source, 24).half().float(), source, grid) if source else None
     own = sincos_positions(grid, 24)
     assert torch.equal(target.encoder.position, own if expected is None else expected)
-    assert ("positions computed" in told) == (source is None)
-    assert ("positions interpolated" in told) == (source is not None)
+    assert ("positions computed" in report) == (source is None)
+    if source:
+        sizes = f"{' x '.join(map(str, source))} to {frames} x 2 x 3"
+        assert f"positions interpolated from {sizes}" in report
 
 
-def test_salfom_in_half_precision(tmp_path: Path) -> None:
+def test_load_half_precision_casts_to_float32(tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     torch.save({key: value.half() for key, value in to_published(source).items()}, tmp_path / "half.pth")
     load(target, tmp_path / "half.pth")
@@ -159,8 +152,8 @@ def test_salfom_in_half_precision(tmp_path: Path) -> None:
         assert torch.equal(target.state_dict()[key], value.half().float()), key
 
 
-def test_a_table_of_equal_length_and_another_grid(tmp_path: Path) -> None:
-    """16 x 14 x 14 and 16 x 7 x 28 have as many tokens; what was made for the one is not taken for the other."""
+def test_load_position_table_of_equal_length_and_other_grid_interpolates(tmp_path: Path) -> None:
+    # 16 x 14 x 14 and 16 x 7 x 28 have the same number of tokens
     square, wide = micro(1, size=(224, 224)), micro(2, size=(112, 448))
     torch.save(to_published(square), tmp_path / "square.pth")
     assert "interpolated from 16 x 14 x 14 to 16 x 7 x 28" in load(wide, tmp_path / "square.pth")
@@ -172,8 +165,7 @@ def test_a_table_of_equal_length_and_another_grid(tmp_path: Path) -> None:
     assert torch.equal(again.encoder.position, expected)
 
 
-def test_tables_of_no_square_grid(tmp_path: Path) -> None:
-    """One that a model of ours was made with is made anew; what is no table at all is refused."""
+def test_load_position_table_without_square_grid_recomputes_or_raises(tmp_path: Path) -> None:
     source, target = micro(1, size=(48, 64)), micro(2)
     tensors = to_published(source)
     torch.save(tensors, tmp_path / "ours.pth")
@@ -189,14 +181,7 @@ def test_tables_of_no_square_grid(tmp_path: Path) -> None:
         load(target, tmp_path / "odd.pth")
 
 
-def test_a_tensor_beside_the_nested_weights(tmp_path: Path) -> None:
-    source, target = micro(1), micro(2)
-    torch.save({"step": torch.tensor(7), "model": to_published(source)}, tmp_path / "nested.pth")
-    load(target, tmp_path / "nested.pth")
-    assert torch.equal(target.decoder.fusion.conv1.weight, source.decoder.fusion.conv1.weight)
-
-
-def test_own_names(tmp_path: Path, clip: Tensor) -> None:
+def test_load_own_state_dict_at_another_size_recomputes_positions(tmp_path: Path, clip: Tensor) -> None:
     source, target, larger = micro(1), micro(2), micro(3, size=(48, 48))
     torch.save(source.state_dict(), tmp_path / "own.pth")
     assert "under our names" in load(target, tmp_path / "own.pth")
@@ -205,7 +190,7 @@ def test_own_names(tmp_path: Path, clip: Tensor) -> None:
     assert "positions computed for this grid" in load(larger, tmp_path / "own.pth")
 
 
-def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
+def test_load_other_weights_names_first_misfits(tmp_path: Path) -> None:
     path = tmp_path / "wrong.pth"
     tensors = to_published(micro(1))
     del tensors["conv_3.weight"]
@@ -222,14 +207,14 @@ def test_other_weights_say_what_is_wrong(tmp_path: Path) -> None:
     assert "1 unexpected: conv_99.weight" in text
 
 
-def test_umt_of_another_width_is_refused(tmp_path: Path) -> None:
+def test_load_umt_checkpoint_of_other_width_raises(tmp_path: Path) -> None:
     torch.save(umt_checkpoint(micro(1, width=32)), tmp_path / "umt.pth")
     with pytest.raises(ValueError, match=r"of another shape: patch_embed\.weight \(32, 3, 1, 16, 16\)"):
         load(micro(2), tmp_path / "umt.pth")
 
 
 class Trap:
-    """Something that runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return (Path("trapped").touch, ())
@@ -244,7 +229,7 @@ class Trap:
         ({"conv_1.weight": Trap()}, "cannot be read as a file of tensors only"),
     ],
 )
-def test_files_of_something_else(
+def test_load_other_content_raises_without_executing_it(
     content: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -255,7 +240,7 @@ def test_files_of_something_else(
 
 
 @pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
-def test_damaged_files(name: str, tmp_path: Path) -> None:
+def test_load_truncated_or_missing_file_raises(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if path.suffix == ".pth":
         torch.save(to_published(micro()), path)
