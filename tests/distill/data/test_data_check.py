@@ -1,6 +1,5 @@
 """`data check`: missing and broken files, counts, the cache and the command."""
 
-import json
 import logging
 import shutil
 
@@ -22,9 +21,28 @@ def cache(empty_cache):
     return empty_cache
 
 
+@pytest.fixture
+def one(tmp_path):
+    """Video 001 with ground truth as images."""
+    clip_file(tmp_path / "video/001.AVI")
+    picture_files(tmp_path / "annotation/0001")
+    return tmp_path
+
+
 def complaints(root, **arguments):
-    """Return the complaints of a check, without the root."""
-    return [text.replace(f"{root}/", "") for text in check(root, progress=False, **arguments).complaints]
+    """Return the complaints of a check without the root and, first, the one on missing videos of train."""
+    missing, *others = (
+        text.replace(f"{root}/", "") for text in check(root, progress=False, **arguments).complaints
+    )
+    assert missing == "599 videos of train missing: 2-600"
+    return others
+
+
+def cut(path, count):
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+# ---------------------------------------------------------------- the report
 
 
 def test_report_on_the_sample(sample):
@@ -43,10 +61,8 @@ def test_report_on_the_sample(sample):
         "no ground truth for 1 video: 068",
     ):
         assert text in table
-    rows = [line.split() for line in table.splitlines() if line.startswith("  train")]
-    assert rows == [
-        ["train", "600", "2", "2", "1", "783", "783"]
-    ]  # published, found, usable, labelled, frames, fixated
+    (row,) = [" ".join(line.split()) for line in table.splitlines() if line.startswith("  train")]
+    assert row == "train 600 2 2 1 783 783"  # published, found, usable, labelled, frames, fixated
     report.require_usable()
 
 
@@ -78,6 +94,7 @@ def test_everything_wrong_is_reported(broken):
     assert set(report.scan.broken) == {"003", "004", "006", "008"}
     assert {name: truth.labelled for name, truth in report.truths.items()} == {"001": 6, "002": 5, "005": 2}
     for text in (
+        "Broken, left out (4)",
         "003.AVI: no complete frame",
         "004.AVI: cannot be decoded",
         "006.AVI: the file is empty",
@@ -94,7 +111,6 @@ def test_everything_wrong_is_reported(broken):
         "5 videos with fewer than 16 frames",
     ):
         assert text in table
-    assert "Broken, left out (4)" in table
 
 
 def test_broken_videos_are_left_out_of_a_run(broken, caplog):
@@ -107,75 +123,74 @@ def test_broken_videos_are_left_out_of_a_run(broken, caplog):
         find_videos("dhf1k", broken, videos=["008"])
 
 
-def test_every_image_and_matlab_file_is_inspected(tmp_path):
-    clip_file(tmp_path / "video/001.AVI")
-    place = tmp_path / "annotation/0001"
-    picture_files(place)
-    assert complaints(tmp_path) == ["599 videos of train missing: 2-600"]
-    content = (place / "maps/0001.png").read_bytes()
-    (place / "maps/0001.png").write_bytes(content[:-60])
-    (place / "maps/0002.png").write_text("not an image")
-    (place / "maps/0003.png").write_bytes(b"")
-    (place / "maps/0004.png").unlink()
-    Image.new("L", (32, 18), 9).save(place / "maps/0005.png")
-    shutil.copy(place / "maps/0006.png", place / "maps/0007.png")
-    shutil.copy(place / "maps/0006.png", place / "maps/thumbs.png")
-    shutil.copy(place / "maps/0006.png", place / "maps/._0001.png")  # left behind by macOS
+@pytest.mark.parametrize("wrong", [[[[1, 2, 3]]], {"a": 1}, [[["a", "b"]]], [[[float("nan"), 1]]]])
+def test_malformed_points_break_their_video(tmp_path, wrong):
+    clip_file(tmp_path / "video/002.AVI")
+    points_file(tmp_path / "annotation/0002", wrong)
+    assert "annotation/0002/fixations.json: " in check(tmp_path, progress=False).scan.broken["002"]
+
+
+def test_every_image_and_matlab_file_is_inspected(one):
+    maps, mats = one / "annotation/0001/maps", one / "annotation/0001/fixation/maps"
+    assert complaints(one) == []
+    cut(maps / "0001.png", 60)
+    (maps / "0002.png").write_text("not an image")
+    (maps / "0003.png").write_bytes(b"")
+    (maps / "0004.png").unlink()
+    Image.new("L", (32, 18), 9).save(maps / "0005.png")
+    for name in ("0007.png", "thumbs.png", "._0001.png"):  # macOS leaves the last one behind
+        shutil.copy(maps / "0006.png", maps / name)
     for number in range(1, 6):
-        savemat(place / f"fixation/maps/{number:04d}.mat", {"I": np.eye(*SIZE)})
-    (place / "fixation/maps/0001.mat").write_bytes((place / "fixation/maps/0001.mat").read_bytes()[:-40])
-    (place / "fixation/maps/0002.mat").write_bytes(b"MATLAB 7.3 MAT-file and nothing else")
-    savemat(place / "fixation/maps/0003.mat", {"J": np.eye(*SIZE)})
-    maps, mats = "annotation/0001/maps", "annotation/0001/fixation/maps"
-    found = complaints(tmp_path)[1:]
-    for says in (
-        f"{maps}: no file for frame 4",
-        f"{maps}: past the end of the video or misnamed, not used: 0007.png, thumbs.png",
-        f"{maps}/0001.png: cannot be decoded as an image; it is damaged",
-        f"{maps}/0002.png: cannot be decoded as an image: not an image file",
-        f"{maps}/0003.png: cannot be decoded as an image: the file is empty",
-        f"{maps}: 32 x 18 pixels in frame 5, but the video has 64 x 36; rescaled",
-        f"{mats}: no file for frame 6",
-        f"{mats}/0001.mat: cannot be read as a MATLAB file",
-        f"{mats}/0002.mat: cannot be read as a MATLAB file",
-        f"{mats}/0003.mat: this MATLAB file has no variable I",
-    ):
-        assert [text.startswith(says) for text in found].count(True) == 1, says
-    assert len(found) == 10
-    (video,) = check(tmp_path, progress=False).scan.videos
+        savemat(mats / f"{number:04d}.mat", {"I": np.eye(*SIZE)})
+    cut(mats / "0001.mat", 40)
+    (mats / "0002.mat").write_bytes(b"MATLAB 7.3 MAT-file and nothing else")
+    savemat(mats / "0003.mat", {"J": np.eye(*SIZE)})
+    found = complaints(one)
+    expected = [
+        "maps: no file for frame 4",
+        "maps: past the end of the video or misnamed, not used: 0007.png, thumbs.png",
+        "maps/0001.png: cannot be decoded as an image; it is damaged",
+        "maps/0002.png: cannot be decoded as an image: not an image file",
+        "maps/0003.png: cannot be decoded as an image: the file is empty",
+        "maps: 32 x 18 pixels in frame 5, but the video has 64 x 36; rescaled",
+        "fixation/maps: no file for frame 6",
+        "fixation/maps/0001.mat: cannot be read as a MATLAB file",
+        "fixation/maps/0002.mat: cannot be read as a MATLAB file",
+        "fixation/maps/0003.mat: this MATLAB file has no variable I",
+    ]
+    for start in expected:
+        assert [text.startswith(f"annotation/0001/{start}") for text in found].count(True) == 1, start
+    assert len(found) == len(expected)
+    (video,) = check(one, progress=False).scan.videos
     for frame in range(6):  # reading continues nevertheless
         assert video.truth.points(frame).tolist() == POINTS[frame] or frame == 2
         assert video.truth.density(frame, SIZE).sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_thorough_check_finds_damage_inside_files_and_empty_maps(tmp_path):
-    clip_file(tmp_path / "video/001.AVI")
-    place = tmp_path / "annotation/0001"
-    picture_files(place)
+def test_thorough_check_finds_damage_inside_files_and_empty_maps(one):
+    place = one / "annotation/0001"
     content = bytearray((place / "maps/0002.png").read_bytes())
     content[content.find(b"IDAT") + 4] ^= 255  # the first byte of the compressed pixels
     (place / "maps/0002.png").write_bytes(content)
-    Image.new("L", SIZE[::-1]).save(place / "maps/0003.png")
-    Image.new("L", SIZE[::-1]).save(place / "fixation/0004.png")
-    assert len(complaints(tmp_path)) == 1
-    found = complaints(tmp_path, thorough=True)[1:]
-    assert found[0].startswith("annotation/0001/maps/0002.png: cannot be decoded")
-    assert found[1:] == [
+    for name in ("maps/0003.png", "fixation/0004.png"):
+        Image.new("L", SIZE[::-1]).save(place / name)
+    assert complaints(one) == []
+    damaged, *empty = complaints(one, thorough=True)
+    assert damaged.startswith("annotation/0001/maps/0002.png: cannot be decoded")
+    assert empty == [
         "annotation/0001/maps: an empty map in frame 3",
         "annotation/0001/fixation: no fixation in frame 4",
     ]
-    report = check(tmp_path, thorough=True, progress=False)
+    report = check(one, thorough=True, progress=False)
     assert report.truths["001"].labelled == 5
     assert "every frame and image" in report.table()
 
 
-def test_maps_without_fixations_are_unlabelled(tmp_path):
-    clip_file(tmp_path / "video/001.AVI")
-    picture_files(tmp_path / "annotation/0001")
-    shutil.rmtree(tmp_path / "annotation/0001/fixation")
-    assert complaints(tmp_path)[1:] == ["annotation/0001: no fixations, so that no frame is labelled"]
-    (tmp_path / "annotation/0001/maps").rename(tmp_path / "annotation/0001/fixation")
-    report = check(tmp_path, progress=False)
+def test_maps_without_fixations_are_unlabelled(one):
+    shutil.rmtree(one / "annotation/0001/fixation")
+    assert complaints(one) == ["annotation/0001: no fixations, so that no frame is labelled"]
+    (one / "annotation/0001/maps").rename(one / "annotation/0001/fixation")
+    report = check(one, progress=False)
     assert report.truths["001"].labelled == 6
     assert "1 videos without maps (densities are computed from fixations)" in report.table()
 
@@ -213,14 +228,29 @@ def test_damaged_frames_break_their_video_and_are_named(tmp_path):
         frames = frame_folder(tmp_path / f"annotation/{number:04d}/images")
         picture_files(tmp_path / f"annotation/{number:04d}")
     for number in (2, 5):
-        (frames / f"{number:04d}.png").write_bytes((frames / f"{number:04d}.png").read_bytes()[:-25])
+        cut(frames / f"{number:04d}.png", 25)
     Image.new("RGB", (32, 18)).save(frames / "0004.png")
-    report = check(tmp_path, progress=False)
-    (why,) = report.scan.broken.values()
+    (why,) = check(tmp_path, progress=False).scan.broken.values()
     assert "annotation/0002/images: 3 of 6 frames are broken: 0002.png: " in why
     assert "0005.png: cannot be decoded" in why
     assert "0004.png: has 32 x 18 pixels, the others 64 x 36" in why
     assert [video.name for video in find_videos("dhf1k", tmp_path)] == ["001"]
+
+
+def test_many_videos_are_listed_only_on_request(tmp_path):
+    clip_file(tmp_path / "a.mp4")
+    for number in range(60):
+        (tmp_path / f"link {number}.mp4").symlink_to(tmp_path / "a.mp4")
+    report = check(tmp_path, progress=False)
+    assert "link 7" not in report.table()
+    assert "link 7" in report.table(every_video=True)
+    assert "61 usable" in report.table()
+
+
+def test_plain_folders_and_generated_videos_are_reported(shared, sample, tmp_path):
+    assert check(shared / "data" / "unlabelled", progress=False).scan.dataset.name == "folder"
+    assert check(sample, "folder", progress=False).scan.dataset.name == "folder"
+    assert check(tmp_path, "synthetic", progress=False).truths["blob0"].labelled == 48
 
 
 # ---------------------------------------------------------------- the cache
@@ -238,18 +268,18 @@ def test_second_check_opens_no_file(broken, asked, monkeypatch):
 def test_changed_files_are_inspected_again(tmp_path, asked):
     frame_folder(tmp_path / "train/001/images")
     picture_files(tmp_path / "train/001")
-    assert len(complaints(tmp_path)) == 1
+    assert complaints(tmp_path) == []
     asked.clear()
     picture = tmp_path / "train/001/maps/0003.png"
     content = picture.read_bytes()
-    picture.write_bytes(content[:-60])  # in place: the folder does not change
-    assert "maps/0003.png: cannot be decoded" in complaints(tmp_path)[1]
+    cut(picture, 60)  # in place: the folder does not change
+    assert "maps/0003.png: cannot be decoded" in complaints(tmp_path)[0]
     picture.write_bytes(content)
-    assert len(complaints(tmp_path)) == 1
+    assert complaints(tmp_path) == []
     assert asked == [1, 1]
     frame = tmp_path / "train/001/images/0003.png"
     content = frame.read_bytes()
-    frame.write_bytes(content[:-60])
+    cut(frame, 60)
     assert len(check(tmp_path, progress=False).scan.broken) == 1
     with pytest.raises(UserError, match=r"0003\.png"):
         find_videos("dhf1k", tmp_path)
@@ -260,20 +290,20 @@ def test_changed_files_are_inspected_again(tmp_path, asked):
 # ---------------------------------------------------------------- the command
 
 
-def test_plain_folders_and_generated_videos_are_reported(shared, sample, tmp_path):
-    assert check(shared / "data" / "unlabelled", progress=False).scan.dataset.name == "folder"
-    assert check(sample, "folder", progress=False).scan.dataset.name == "folder"
-    assert check(tmp_path, "synthetic", progress=False).truths["blob0"].labelled == 48
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{}"], "no data set found"),
+        (["{}/missing"], "no such folder"),
+        (["{}", "--dataset", "coco"], "unknown data set 'coco'"),
+    ],
+)
+def test_command_on_a_wrong_folder_exits_with_2(tmp_path, capsys, arguments, message):
+    assert main(["data", "check", *(each.format(tmp_path) for each in arguments)]) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_command_without_a_usable_video_exits_with_2(tmp_path, capsys):
-    for arguments, says in (
-        ([str(tmp_path)], "no data set found"),
-        ([str(tmp_path / "missing")], "no such folder"),
-        ([str(tmp_path), "--dataset", "coco"], "unknown data set 'coco'"),
-    ):
-        assert main(["data", "check", *arguments]) == 2
-        assert says in capsys.readouterr().err
+def test_command_without_a_usable_video_prints_the_report_and_exits_with_2(tmp_path, capsys):
     (tmp_path / "video").mkdir()
     (tmp_path / "video" / "001.AVI").write_text("not a video")
     assert main(["data", "check", str(tmp_path)]) == 2
@@ -285,23 +315,3 @@ def test_command_without_a_usable_video_exits_with_2(tmp_path, capsys):
 def test_command_prints_the_report(sample, capsys):
     assert main(["data", "check", str(sample), "--thorough"]) == 0
     assert "every frame and image" in capsys.readouterr().out
-
-
-def test_many_videos_are_listed_only_on_request(tmp_path):
-    clip_file(tmp_path / "a.mp4")
-    for number in range(60):
-        (tmp_path / f"link {number}.mp4").symlink_to(tmp_path / "a.mp4")
-    report = check(tmp_path, progress=False)
-    assert "link 7" not in report.table()
-    assert "link 7" in report.table(every_video=True)
-    assert "61 usable" in report.table()
-
-
-def test_malformed_points_break_their_video(sample, tmp_path):
-    shutil.copytree(sample, tmp_path / "copy")
-    points = tmp_path / "copy/annotation/0002/fixations.json"
-    for wrong in ([[[1, 2, 3]]], {"a": 1}, [[["a", "b"]]], [[[float("nan"), 1]]]):
-        points.write_text(json.dumps(wrong))
-        report = check(tmp_path / "copy", progress=False)
-        assert set(report.scan.broken) == {"002"}, wrong
-        assert "annotation/0002/fixations.json: " in report.scan.broken["002"]
