@@ -1,4 +1,4 @@
-"""A small frame with every kind of ground truth, and both ways to score it; shared by the tests of the metrics."""
+"""A small frame with every kind of ground truth, and both ways to score it, for the tests of the metrics."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ DENSITY = tuple(name for name in ALL if "density" in METRICS[name].truth)
 
 
 def one_by_one(name: str, saliency: Any, frame: Frame = FRAME, *, seed: int = 0) -> float:
-    """Score a map with the function in METRICS."""
+    """Score a map with the single-frame function."""
     return METRICS[name].score(saliency, frame, seed=seed)
 
 
@@ -63,7 +63,7 @@ GOLDEN_CASES: dict[str, Any] = json.loads(GOLDEN.with_suffix(".json").read_text(
 
 
 def golden_frame(case: str) -> Frame:
-    """Return prediction and ground truth of one of the cases that are shipped."""
+    """Return prediction and ground truth of one of the shipped golden cases."""
     arrays = dict(np.load(GOLDEN.with_suffix(".npz")))
     arrays["centre_prior"] = np.outer(arrays.pop("centre_prior_down"), arrays.pop("centre_prior_across"))
     arrays["noise"] = arrays["noise"] / 65535

@@ -1,4 +1,4 @@
-"""Baselines are the stated functions of a frame's size and of two frames."""
+"""Tests of the baselines."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from distill.evaluation.baselines import BASELINES, centre_gaussian, centre_prio
 from distill.evaluation.evaluate import evaluate
 
 
-def test_centre_prior_is_the_stated_gaussian() -> None:
+def test_centre_prior_has_documented_sigma() -> None:
     ((frame, prior),) = centre_prior(replace(ONE, size=(100, 200)), [4])
     assert frame == 4
     assert prior.shape == (100, 200)
@@ -44,20 +44,20 @@ def difference_of(monkeypatch: pytest.MonkeyPatch, levels: np.ndarray, frame: in
     return saliency
 
 
-def test_frame_difference_without_motion_is_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frame_difference_of_still_video_is_centre_gaussian(monkeypatch: pytest.MonkeyPatch) -> None:
     still = np.full((4, 36, 64), 90, dtype=np.uint8)
     assert difference_of(monkeypatch, still, 3) == pytest.approx(1e-3 * centre_gaussian((36, 64), 0.25))
 
 
 @pytest.mark.parametrize("frame", [0, 1])
-def test_before_the_first_frame_there_is_the_first(monkeypatch: pytest.MonkeyPatch, frame: int) -> None:
+def test_frame_difference_before_first_frame_repeats_it(monkeypatch: pytest.MonkeyPatch, frame: int) -> None:
     flashing = np.full((2, 36, 64), 0, dtype=np.uint8)
     flashing[1] = 200
     seen = difference_of(monkeypatch, flashing, frame) / centre_gaussian((36, 64), 0.25)
     assert seen == pytest.approx(np.full((36, 64), 200 * frame + 1e-3))
 
 
-def test_frame_difference_is_the_stated_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frame_difference_matches_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two dots that come or go, each is a Gaussian of 12 px at a width of 640, as high as its step."""
     levels = np.zeros((4, 160, 320), dtype=np.uint8)
     levels[1, 60, 100], levels[3, 60, 200] = 100, 50  # frame 3 against frame 1
@@ -72,14 +72,14 @@ def test_frame_difference_is_the_stated_function(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("colour", "grey"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((9, 9, 0), 8)])
-def test_grey_is_luma_in_whole_levels(monkeypatch: pytest.MonkeyPatch, colour: tuple[int, ...], grey: int) -> None:
+def test_frame_difference_rounds_luma(monkeypatch: pytest.MonkeyPatch, colour: tuple[int, ...], grey: int) -> None:
     pixels = np.zeros((3, 36, 64, 3), dtype=np.uint8)
     pixels[2] = colour
     seen = difference_of(monkeypatch, pixels, 2) / centre_gaussian((36, 64), 0.25)
     assert seen == pytest.approx(np.full((36, 64), grey + 1e-3))
 
 
-def test_what_moves_beats_the_centre_where_gaze_follows_motion() -> None:
+def test_frame_difference_beats_centre_prior_when_gaze_follows_motion() -> None:
     videos = [synthetic.video("a", 0), synthetic.video("b", 1)]
     moving, centre = (
         evaluate(BASELINES[name].maps, videos, every=7, metrics=("nss",), progress=False).per_video["nss"]
@@ -92,12 +92,12 @@ REFERENCE = {
     "centre-prior": {"nss": 1.46, "cc": 0.350, "sim": 0.303, "auc_judd": 0.842},
     "frame-difference": {"nss": 1.70, "cc": 0.340, "sim": 0.283, "auc_judd": 0.828},
 }
-"""Of the same baselines by another hand, on ten videos of eye-tracking (Xu et al., TIP 2017), every 8th frame."""
+"""Scores of an independent implementation on ten videos of Xu et al. (TIP 2017), every 8th frame."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE)
-def test_baselines_score_what_others_found(shared: Path, name: str) -> None:
+def test_baselines_match_independent_scores(shared: Path, name: str) -> None:
     videos = find_videos("ntire", shared / "data" / "hevc-gaze", split="public_test")
     found = evaluate(BASELINES[name].maps, videos, every=8, progress=False).per_video
     for metric, value in REFERENCE[name].items():

@@ -1,4 +1,4 @@
-"""Scoring map sources on videos: which frames count, how means are taken, what is written."""
+"""Tests of evaluate: which frames are scored, means, workers, and errors."""
 
 import math
 import os
@@ -32,7 +32,7 @@ def score(maps: MapSource, videos: list[Video], **options: Any) -> Scores:
     return evaluate(maps, videos, progress=False, **options)
 
 
-def test_the_truth_itself_scores_best() -> None:
+def test_evaluate_truth_scores_best() -> None:
     def truth(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         assert video.truth is not None
         for frame in frames:
@@ -47,7 +47,7 @@ def test_the_truth_itself_scores_best() -> None:
     assert pooled["nss"] > score(BASELINES["centre-prior"].maps, [ONE]).pooled["nss"]
 
 
-def test_rows_are_the_metrics_of_single_frames() -> None:
+def test_evaluate_rows_equal_single_frame_metrics() -> None:
     scores = score(noisy, [ONE])
     assert [row.frame for row in scores.rows] == list(range(10))
     assert ONE.truth is not None
@@ -63,7 +63,7 @@ def test_rows_are_the_metrics_of_single_frames() -> None:
         assert row.values == pytest.approx(one_by_one, abs=1e-9)
 
 
-def test_pooled_and_per_video_means_differ_as_they_should() -> None:
+def test_evaluate_pooled_and_per_video_means() -> None:
     scores = score(noisy, [ONE, LONG])
     short, long = (score(noisy, [one]).pooled for one in (ONE, LONG))
     for metric in PUBLISHED:
@@ -73,12 +73,12 @@ def test_pooled_and_per_video_means_differ_as_they_should() -> None:
     assert scores.pooled["nss"] != pytest.approx(scores.per_video["nss"], abs=1e-6)
 
 
-def test_every_takes_frames_from_the_first_in_use() -> None:
+def test_evaluate_every_starts_at_first_frame_in_use() -> None:
     late = video("late", gaze(range(100)), range(11, 30))
     assert [row.frame for row in score(noisy, [late], every=8).rows] == [11, 19, 27]
 
 
-def test_frames_without_fixations_are_left_out_and_counted() -> None:
+def test_evaluate_frames_without_fixations_are_skipped_and_counted() -> None:
     some = video("one", {frame: points for frame, points in gaze(range(10)).items() if frame % 3}, range(12))
     scores = score(noisy, [some])
     assert scores.frames_without_fixations == 6
@@ -87,14 +87,14 @@ def test_frames_without_fixations_are_left_out_and_counted() -> None:
     assert scores.pooled["nss"] == pytest.approx(np.mean([row.values["nss"] for row in scores.rows]))
 
 
-def test_videos_without_truth_are_left_out_and_named() -> None:
+def test_evaluate_videos_without_truth_are_skipped_and_named() -> None:
     scores = score(noisy, [ONE, video("silent", None, range(5))])
     assert scores.videos_without_truth == ["silent"]
     assert "skipped: no ground truth for silent" in scores.table()
     assert list(scores.by_video) == ["one"]
 
 
-def test_constant_maps_are_undefined_and_said_to_be() -> None:
+def test_evaluate_constant_maps_are_reported_as_undefined() -> None:
     def sometimes_flat(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for frame, saliency in noisy(video, frames):
             yield frame, np.ones((9, 16)) if frame in (2, 3) else saliency
@@ -106,7 +106,7 @@ def test_constant_maps_are_undefined_and_said_to_be() -> None:
     assert math.isnan(score(lambda v, f: ((k, np.ones((4, 4))) for k in f), [ONE]).per_video["cc"])
 
 
-def test_all_eight_metrics() -> None:
+def test_evaluate_all_metrics_match_functions_and_depend_on_seed() -> None:
     """Negatives and baselines are those of the pool; what is random repeats, and the seed moves it."""
     found = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS))
     others = draw_other_frames([ONE, LONG])
@@ -125,7 +125,7 @@ def test_all_eight_metrics() -> None:
     assert {"auc_shuffled", "auc_borji"} <= changed <= {m for m, record in metrics.METRICS.items() if record.random}
 
 
-def test_information_over_a_baseline_of_its_own_is_zero() -> None:
+def test_info_gain_of_baseline_over_itself_is_zero() -> None:
     prior = score(BASELINES["centre-prior"].maps, [ONE, LONG], metrics=("info_gain",))
     assert prior.pooled["info_gain"] == pytest.approx(0, abs=1e-9)
     others = draw_other_frames([ONE, LONG])
@@ -139,7 +139,7 @@ def test_information_over_a_baseline_of_its_own_is_zero() -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocol_decides_how_maps_are_scored(name: str) -> None:
+def test_protocol_determines_resize_and_variants(name: str) -> None:
     protocol = PROTOCOLS[name]
     found = score(noisy, [ONE], protocol=name)
     assert found.metrics == protocol.metrics
@@ -160,7 +160,7 @@ def test_a_protocol_decides_how_maps_are_scored(name: str) -> None:
     assert score(noisy, [ONE], protocol=name, metrics=("kldiv", "nss")).metrics == ("kldiv", "nss")
 
 
-def test_a_protocol_may_draw_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocol_with_frame_limit_draws_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     few = replace(PROTOCOLS["official"], metrics=("nss",), average="pooled", most_frames=12)
     monkeypatch.setitem(PROTOCOLS, "few", few)
     found = score(noisy, [ONE, LONG], protocol="few")
@@ -170,11 +170,11 @@ def test_a_protocol_may_draw_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of these 12 drawn (seed 0)" in found.how["frames"]
     assert frames == [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few").rows]
     assert frames != [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few", seed=1).rows]
-    assert len(score(noisy, [ONE], protocol="few").rows) == 10  # no more than so many there
+    assert len(score(noisy, [ONE], protocol="few").rows) == 10  # fewer than the limit
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, parallel: bool) -> None:
+def test_evaluate_with_workers_equals_one_process(monkeypatch: pytest.MonkeyPatch, parallel: bool) -> None:
     monkeypatch.setattr("distill.evaluation.evaluate.MIN_FRAMES_PER_WORKER", 64)
     long = video("long", gaze(range(100), seed=2), range(100))
     options = {"metrics": ("auc_shuffled", "nss", "cc"), "parallel": parallel}
@@ -183,35 +183,35 @@ def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, 
 
 
 def broken_in_a_worker(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    raise UserError(f"{video.name}: nothing to be had")
+    raise UserError(f"{video.name}: unreadable")
 
 
 def ended_from_outside(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     os._exit(9)
 
 
-def test_what_goes_wrong_in_another_process_is_said_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_errors_in_workers_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill.evaluation.evaluate.MIN_FRAMES_PER_WORKER", 64)
     long = video("long", gaze(range(100)), range(100))
-    with pytest.raises(UserError, match="long: nothing to be had"):
+    with pytest.raises(UserError, match="long: unreadable"):
         score(broken_in_a_worker, [long, ONE, LONG], workers=2, parallel=True)
     with pytest.raises(RunError, match="try fewer workers"):
         score(ended_from_outside, [long, ONE, LONG], workers=2, parallel=True)
 
 
-def test_rows_are_in_order_whatever_the_source_does() -> None:
+def test_evaluate_sorts_rows_of_unordered_source() -> None:
     def backwards(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         yield from noisy(video, list(frames)[::-1])
 
     assert score(backwards, [LONG]).rows == score(noisy, [LONG]).rows
 
 
-def test_videos_of_one_name_are_told_apart_by_data_set() -> None:
+def test_evaluate_prefixes_duplicate_names_with_data_set() -> None:
     scores = score(noisy, [ONE, replace(LONG, name="one", dataset="other")])
     assert list(scores.by_video) == ["fake/one", "other/one"]
 
 
-def test_only_the_asked_metrics_are_computed() -> None:
+def test_evaluate_computes_only_requested_metrics() -> None:
     scores = score(noisy, [ONE], metrics=("nss", "auc_borji"))
     assert scores.pooled.keys() == {"nss", "auc_borji"}
     assert "AUC-B" in scores.table()
@@ -231,7 +231,7 @@ class Brightness(torch.nn.Module):
         return torch.nn.functional.avg_pool2d(bright, 2) - 500
 
 
-def test_a_models_maps_are_those_of_the_sliding_window() -> None:
+def test_model_maps_equal_sliding_window() -> None:
     clip = synthetic.video("blob", 3)
     maps = dict(model_maps(Brightness(), InferenceSettings(batch_size=4))(clip, [0, 5, 9]))
     assert list(maps) == [0, 5, 9]
@@ -241,7 +241,7 @@ def test_a_models_maps_are_those_of_the_sliding_window() -> None:
             assert maps[frame].max() == 1
 
 
-def test_a_model_that_looks_beats_the_centre_prior() -> None:
+def test_brightness_model_beats_centre_prior() -> None:
     videos = [synthetic.video("a", 0), synthetic.video("b", 1)]
     model = score(model_maps(Brightness()), videos, every=6).per_video
     prior = score(BASELINES["centre-prior"].maps, videos, every=6).per_video
@@ -252,7 +252,7 @@ def test_a_model_that_looks_beats_the_centre_prior() -> None:
 # what is said
 
 
-def test_progress_and_speed_are_told_when_asked_for(
+def test_evaluate_progress_shows_bar_and_logs_speed(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -264,7 +264,7 @@ def test_progress_and_speed_are_told_when_asked_for(
     assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d per second, scored by 1 process", caplog.text)
 
 
-def test_how_says_only_what_was_scored() -> None:
+def test_how_describes_only_scored_metrics() -> None:
     how = score(noisy, [ONE, LONG], metrics=("auc_shuffled", "nss"), every=2).how
     assert "10 random frames of other recordings" in how["auc_shuffled"]
     assert not {"auc_judd", "auc_borji", "info_gain"} & how.keys()
@@ -276,7 +276,7 @@ def test_how_says_only_what_was_scored() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_broken_map_is_an_error_and_not_left_out(value: float) -> None:
+def test_evaluate_nonfinite_map_raises(value: float) -> None:
     def broken(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for frame, saliency in noisy(video, frames):
             saliency[3, 3] = value if frame == 7 else 0
@@ -286,7 +286,7 @@ def test_a_broken_map_is_an_error_and_not_left_out(value: float) -> None:
         score(broken, [ONE])
 
 
-def test_a_source_that_leaves_out_frames_is_an_error() -> None:
+def test_evaluate_missing_or_repeated_map_raises() -> None:
     with pytest.raises(UserError, match=r"one: no map for frame 1; 1 frames have none"):
         score(lambda video, frames: noisy(video, list(frames)[1:]), [ONE])
     with pytest.raises(UserError, match="got a map for frame 1, which was not requested or came twice"):
@@ -307,12 +307,12 @@ def test_a_source_that_leaves_out_frames_is_an_error() -> None:
         ({"every": 0}, "every: expected"),
     ],
 )
-def test_bad_settings_are_errors(options: dict[str, Any], message: str) -> None:
+def test_evaluate_invalid_settings_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         score(noisy, [ONE], **options)
 
 
-def test_nothing_to_score_against_is_an_error() -> None:
+def test_evaluate_without_truth_or_fixations_raises() -> None:
     with pytest.raises(UserError, match="no ground truth in silent"):
         score(noisy, [video("silent", None, range(5))])
     with pytest.raises(UserError, match="no ground truth in an empty list"):
@@ -323,7 +323,7 @@ def test_nothing_to_score_against_is_an_error() -> None:
         score(noisy, [ONE, ONE])
 
 
-def test_a_frame_without_gaze_has_no_scores() -> None:
+def test_score_maps_frame_without_fixations_is_none() -> None:
     maps = [np.ones((4, 4)), np.arange(16.0).reshape(4, 4)]
     (_, none), (_, some) = FrameScorer(("nss",)).score_maps(ONE, [50, 3], maps)
     assert none is None

@@ -1,4 +1,4 @@
-"""The resizing: MATLAB's kernel by hand, its borders, and what must stay exact."""
+"""Tests of imresize: MATLAB's kernel by hand, borders, and exactness."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ RNG = np.random.default_rng(2)
 SMOOTH = np.exp(-0.5 * ((np.arange(36)[:, None] - 14) ** 2 + (np.arange(64) - 25) ** 2) / 49)
 
 
-def test_doubles_as_matlab() -> None:
+def test_imresize_doubling_matches_matlab_kernel() -> None:
     """MATLAB's documented kernel at offsets of 1/4 pixel, by hand."""
     resized = imresize([[0, 0, 0, 1, 0, 0, 0]], (1, 14))
     near, far = 0.8671875, 0.2265625  # the kernel at 1/4 and 3/4
@@ -18,19 +18,19 @@ def test_doubles_as_matlab() -> None:
     np.testing.assert_allclose(resized, [wanted], atol=1e-12)
 
 
-def test_halves_with_a_kernel_twice_as_wide() -> None:
+def test_imresize_halving_widens_kernel() -> None:
     resized = imresize([[0, 0, 0, 0, 1, 0, 0, 0, 0, 0]], (1, 5))
     near, far = 0.8671875 / 2, 0.2265625 / 2
     np.testing.assert_allclose(resized, [[-0.0234375 / 2, far, near, -0.0703125 / 2, 0]], atol=1e-12)
 
 
-def test_mirrors_at_the_border() -> None:
+def test_imresize_mirrors_borders() -> None:
     row = RNG.random(9)
     mirrored = imresize([np.concatenate([row[::-1], row, row[::-1]])], (1, 60))
     np.testing.assert_allclose(imresize([row], (1, 20)), mirrored[:, 20:40], atol=1e-12)
 
 
-def test_rows_and_columns_are_resized_alike() -> None:
+def test_imresize_treats_rows_and_columns_alike() -> None:
     values = RNG.random((13, 37))
     np.testing.assert_allclose(imresize(values, (50, 20)), imresize(values.T, (20, 50)).T, atol=1e-12)
     by_rows = np.stack([imresize([row], (1, 20))[0] for row in values])
@@ -38,7 +38,7 @@ def test_rows_and_columns_are_resized_alike() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(9, 20), (64, 9), (100, 101), (1, 40), (3, 1), (1080, 360), (31, 32)])
-def test_weights_of_every_new_pixel_sum_to_one(old: int, new: int) -> None:
+def test_resize_strips_weights_sum_to_one(old: int, new: int) -> None:
     strips = resize_strips(old, new)
     assert [row for strip in strips for row in range(new)[strip.new]] == list(range(new))
     for strip in strips:
@@ -47,12 +47,12 @@ def test_weights_of_every_new_pixel_sum_to_one(old: int, new: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(360, 640), (7, 5), (36, 20), (1, 1), (100, 20)])
-def test_keeps_constants_exactly_and_means_nearly(size: tuple[int, int]) -> None:
+def test_imresize_keeps_constants_and_means(size: tuple[int, int]) -> None:
     assert (imresize(np.full((36, 64), 0.1), size) == 0.1).all()
     assert imresize(SMOOTH, size).mean() == pytest.approx(SMOOTH.mean(), rel=0.02)
 
 
-def test_keeps_a_ramp_straight_inside() -> None:
+def test_imresize_keeps_ramp_straight_inside() -> None:
     ramp = np.tile(np.arange(32.0), (8, 1))
     inside = imresize(ramp, (8, 64))[:, 4:-4]
     np.testing.assert_allclose(inside, np.tile((np.arange(64)[4:-4] + 0.5) / 2 - 0.5, (8, 1)), atol=1e-12)
@@ -60,7 +60,7 @@ def test_keeps_a_ramp_straight_inside() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 @pytest.mark.parametrize("size", [(100, 90), (33, 41)])
-def test_even_patches_stay_exactly_even(kind: type, size: tuple[int, int]) -> None:
+def test_imresize_keeps_constant_patches_exact(kind: type, size: tuple[int, int]) -> None:
     patches = np.array([[3, 200], [77, 0]]) if kind is np.uint8 else np.array([[0.3, 200.7], [1e-20, 0.1]])
     patches = patches.astype(kind)
     resized = imresize(patches.repeat(24, axis=0).repeat(24, axis=1), size)
@@ -73,14 +73,14 @@ def test_even_patches_stay_exactly_even(kind: type, size: tuple[int, int]) -> No
         assert (corner == np.float64(value)).all()
 
 
-def test_one_bad_pixel_spoils_the_map() -> None:
+def test_imresize_nonfinite_pixel_gives_nan() -> None:
     for value in (np.nan, np.inf, -np.inf):
         broken = SMOOTH.copy()
         broken[3, 3] = value
         assert np.isnan(imresize(broken, (9, 9))).all()
 
 
-def test_kept_arrays_give_the_same_and_the_input_is_left_alone() -> None:
+def test_imresize_with_scratch_gives_equal_results() -> None:
     maps = [RNG.random((9, 16)), RNG.random((20, 10)).astype(np.float32), np.ones((9, 16)), RNG.random((9, 16))]
     copies = [values.copy() for values in maps]
     kept: dict[str, np.ndarray] = {}
@@ -93,6 +93,6 @@ def test_kept_arrays_give_the_same_and_the_input_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("broken", [np.ones((2, 3, 4)), np.ones((0, 4)), 3.0])
-def test_what_is_no_map_is_an_error(broken: np.ndarray) -> None:
+def test_imresize_invalid_shape_raises(broken: np.ndarray) -> None:
     with pytest.raises(ValueError, match="two dimensions"):
         imresize(broken, (4, 4))

@@ -1,4 +1,4 @@
-"""Anybody's maps on the disk as a map source: which files are found, and what is said of those that are missing."""
+"""Tests of folders of external saliency maps as map sources."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +33,14 @@ def maps(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pictures_are_found_by_frame_from_1(maps: Path) -> None:
+def test_map_folder_reads_images_by_frame(maps: Path) -> None:
     found = dict(MapFolder(maps)(ONE, [0, 9, 4]))
     assert list(found) == [0, 9, 4]
     for frame, saliency in found.items():
         assert (saliency == grey(frame)).all()
 
 
-def test_16_bits_and_colours(tmp_path: Path) -> None:
+def test_map_folder_reads_16_bit_and_colour_images(tmp_path: Path) -> None:
     write(tmp_path / "one" / "1.png", grey(0).astype(np.uint16) * 256 + 7)
     write(tmp_path / "one" / "2.png", np.stack([grey(1), grey(1), grey(1)], axis=2))
     deep, coloured = (saliency for _, saliency in MapFolder(tmp_path)(ONE, [0, 1]))
@@ -49,7 +49,7 @@ def test_16_bits_and_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 10])
-def test_a_video_holds_a_map_a_frame(tmp_path: Path, bits: int) -> None:
+def test_map_folder_reads_videos(tmp_path: Path, bits: int) -> None:
     write_map_video(tmp_path / "one.mp4", [grey(frame) / 255 for frame in range(20)], fps=30, bits=bits)
     folder = MapFolder(tmp_path)
     assert not folder.parallel
@@ -59,12 +59,12 @@ def test_a_video_holds_a_map_a_frame(tmp_path: Path, bits: int) -> None:
 
 
 @pytest.mark.parametrize(("folder", "name"), [("0002", "002"), ("2", "002"), ("a b", "a b"), ("x/y", "x/y")])
-def test_names_are_those_of_the_videos(tmp_path: Path, folder: str, name: str) -> None:
+def test_map_folder_matches_video_names(tmp_path: Path, folder: str, name: str) -> None:
     write(tmp_path / folder / "0001.png", grey(0))
     assert [frame for frame, _ in MapFolder(tmp_path)(replace(ONE, name=name), [0])] == [0]
 
 
-def test_maps_are_scored_like_any_source(maps: Path) -> None:
+def test_map_folder_scores_like_any_source(maps: Path) -> None:
     folder = MapFolder(maps)
     assert folder.parallel
     folder.check([ONE], every=3)
@@ -76,7 +76,7 @@ def test_maps_are_scored_like_any_source(maps: Path) -> None:
     assert found.rows != evaluate(noisy, [ONE], every=3, metrics=("nss", "cc"), progress=False).rows
 
 
-def test_missing_frames_are_said_before_the_work(maps: Path) -> None:
+def test_map_folder_check_reports_missing_frames(maps: Path) -> None:
     (maps / "one" / "0004.png").unlink()
     (maps / "one" / "0010.png").unlink()
     folder = MapFolder(maps)
@@ -87,12 +87,12 @@ def test_missing_frames_are_said_before_the_work(maps: Path) -> None:
         list(folder(ONE, [0, 3]))
 
 
-def test_missing_videos_are_said_before_the_work(maps: Path) -> None:
+def test_map_folder_check_reports_missing_videos(maps: Path) -> None:
     with pytest.raises(UserError, match=r"no maps of video longer, only of one; expected longer/0001\.png"):
         MapFolder(maps).check([ONE, LONG])
 
 
-def test_a_video_of_another_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_map_folder_video_of_different_length_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_map_video(tmp_path / "one.mp4", [grey(0) / 255] * 10, fps=30)
     folder = MapFolder(tmp_path)
     folder.check([ONE])
@@ -101,7 +101,7 @@ def test_a_video_of_another_length(tmp_path: Path, caplog: pytest.LogCaptureFixt
         folder.check([replace(ONE, frames=range(12))])
 
 
-def test_other_mistakes(tmp_path: Path, maps: Path) -> None:
+def test_map_folder_invalid_files_raise(tmp_path: Path, maps: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such folder"):
         MapFolder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""The metrics: analytic truths, the textbook's loop as an oracle, and the official code's numbers."""
+"""Tests of the metrics against hand-computed values, a textbook loop and the official code's numbers."""
 
 import itertools
 import json
@@ -17,13 +17,14 @@ from helpers.metric_cases import (
     SALIENCY,
     SIZE,
     Frame,
+    Score,
     binary,
     gaussian,
     golden_frame,
     one_by_one,
 )
+from helpers.textbook_metrics import textbook_auc_judd
 
-from distill.benchmark.metrics import textbook_auc_judd
 from distill.evaluation.imresize import imresize
 from distill.evaluation.metric_parts import draw_negatives
 from distill.evaluation.metrics import (
@@ -41,14 +42,14 @@ from distill.evaluation.metrics import (
 # analytic truths
 
 
-def test_auc_judd_of_four_pixels_by_hand() -> None:
+def test_auc_judd_of_four_pixels() -> None:
     # falling values: hit, miss, hit, miss: (0, 0) (0, 1/2) (1/2, 1) (1, 1)
     area = auc_judd([[0.9, 0.7, 0.5, 0.1]], [[1, 0, 1, 0]])
     assert area == pytest.approx(0.5 * (0.5 + 1) / 2 + 0.5)
     assert auc_judd([[0.9, 0.7, 0.5, 0.1]], [[1, 0, 1, 0]], jitter=True) == pytest.approx(area)
 
 
-def test_auc_judd_of_tied_pixels_is_the_mean_over_their_orders() -> None:
+def test_auc_judd_with_ties_is_mean_over_orders() -> None:
     # two hits and two misses of one value above a miss: all 4! orders by hand, and the closed form
     fixations = np.array([[1, 1, 0, 0, 0]])
     orders = [[*order, 0] for order in itertools.permutations([1, 2, 3, 4])]
@@ -57,14 +58,14 @@ def test_auc_judd_of_tied_pixels_is_the_mean_over_their_orders() -> None:
     assert mean == pytest.approx(2 / 3 + 0.25 * (2 / 3) * (2 / 3))
 
 
-def test_auc_judd_is_the_mean_of_jittered_ones() -> None:
+def test_auc_judd_equals_mean_over_jitter() -> None:
     jittered = [auc_judd(EIGHT_BIT, FRAME["fixations"], jitter=True, seed=seed) for seed in range(300)]
     mean = pytest.approx(np.mean(jittered), abs=5 * np.std(jittered) / 300**0.5)
     assert auc_judd(EIGHT_BIT, FRAME["fixations"]) == mean
     assert np.std(jittered) > 1e-4
 
 
-def test_auc_judd_ties_what_resizing_leaves_even() -> None:
+def test_auc_judd_keeps_ties_of_resized_maps() -> None:
     # 20 x 20 pixels of two values: where a patch is even, so must the enlarged map be
     coarse = np.full((20, 20), 0.1)
     coarse[:10] = 0.7
@@ -75,14 +76,14 @@ def test_auc_judd_ties_what_resizing_leaves_even() -> None:
 
 
 @pytest.mark.parametrize("jitter", [False, True])
-def test_auc_judd_of_perfect_and_of_worst_map(jitter: bool) -> None:
+def test_auc_judd_of_best_and_worst_map(jitter: bool) -> None:
     fixations = FRAME["fixations"]
     assert auc_judd(fixations, fixations, jitter=jitter) == pytest.approx(1)
     # every other pixel comes before the first hit, on a straight segment that ends at 1 / N
     assert auc_judd(-fixations, fixations, jitter=jitter) == pytest.approx(0.5 / len(POINTS))
 
 
-def test_auc_judd_is_the_rank_statistic_plus_what_the_straight_segments_add() -> None:
+def test_auc_judd_is_rank_statistic_plus_segment_term() -> None:
     fixated = FRAME["fixations"] > 0
     hits, rest = SALIENCY[fixated], SALIENCY[~fixated]
     rank = (hits[:, None] > rest).mean()
@@ -90,7 +91,7 @@ def test_auc_judd_is_the_rank_statistic_plus_what_the_straight_segments_add() ->
     assert auc_judd(SALIENCY, fixated) == pytest.approx(rank + 0.5 * false_at_last_hit / len(hits))
 
 
-def test_jitter_drowns_a_density_and_leaves_a_peak_map() -> None:
+def test_jitter_drowns_density_but_not_peak_map() -> None:
     peak = gaussian(SIZE, 12, 22, 4)
     fixations = binary(SIZE, [(12, 22), (10, 20)])
     assert auc_judd(peak, fixations, jitter=True) == pytest.approx(auc_judd(peak, fixations), abs=1e-3)
@@ -98,52 +99,42 @@ def test_jitter_drowns_a_density_and_leaves_a_peak_map() -> None:
     assert np.mean(drowned) < 0.8 < 0.95 < auc_judd(1e-9 * peak, fixations)
 
 
-def test_nss_by_hand() -> None:
-    values, fixations = np.array([[1.0, 2.0, 3.0, 6.0]]), np.array([[0, 1, 0, 1]])
-    spread = math.sqrt((4 + 1 + 0 + 9) / 3)
-    assert nss(values, fixations) == pytest.approx(((2 - 3) + (6 - 3)) / 2 / spread)
+@pytest.mark.parametrize(
+    ("metric", "maps", "expected"),
+    [
+        (nss, ([[1, 2, 3, 6]], [[0, 1, 0, 1]]), ((2 - 3) + (6 - 3)) / 2 / math.sqrt((4 + 1 + 0 + 9) / 3)),
+        (cc, ([[1, 2, 3]], [[2, 4, 6]]), 1),
+        (cc, ([[1, 2, 3]], [[6, 4, 2]]), -1),
+        (cc, ([[1, 2, 3]], [[1, 3, 2]]), 0.5),
+        (sim, ([[0, 1, 0, 0]], [[0, 0, 1, 0]]), 0),
+        (sim, ([[0, 1, 1, 0]], [[0, 0, 1, 0]]), 0.5),
+        (sim, ([[1, 2, 1, 1]], [[0, 1, 0, 0]]), 1),  # the floor is subtracted
+        (kldiv, ([[1, 1, 1, 1]], [[1, 0, 0, 0]]), math.log(4)),
+        (kldiv, ([[3, 1]], [[1, 1]]), 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)),
+        (kldiv, ([[0, 1]], [[1, 0]]), -math.log(np.finfo(float).eps)),
+        # above the floor, half and a quarter of the mass are on the fixated pixel: one bit
+        (info_gain, ([[0, 2, 2]], [[0, 1, 0]], [[0, 1, 3]]), 1),
+        # hits at 1 and .5, negative at .25: (0, 0), from 1 to .6 (0, .5), from .5 on (0, 1), from .2 on (1, 1)
+        (auc_shuffled, ([[1.0, 0.5, 0.25, 0.0]], [[1, 1, 0, 0]], [[0, 0, 1, 0]]), 1),
+        # hit at .25, negative at 1: the hit is counted only after all negatives
+        (auc_shuffled, ([[1.0, 0.5, 0.25, 0.0]], [[0, 0, 1, 0]], [[1, 0, 0, 0]]), 0),
+        # hit and negative between the same two thresholds
+        (auc_shuffled, ([[1.0, 0.55, 0.52, 0.0]], [[0, 0, 1, 0]], [[0, 1, 0, 0]]), 0.5),
+    ],
+)
+def test_metric_of_few_pixels_matches_hand_computation(
+    metric: Score, maps: tuple[list[list[float]], ...], expected: float
+) -> None:
+    assert metric(*maps) == pytest.approx(expected)
 
 
-def test_cc_by_hand() -> None:
-    assert cc([[1, 2, 3]], [[2, 4, 6]]) == pytest.approx(1)
-    assert cc([[1, 2, 3]], [[6, 4, 2]]) == pytest.approx(-1)
-    assert cc([[1, 2, 3]], [[1, 3, 2]]) == pytest.approx(0.5)
-
-
-def test_sim_by_hand() -> None:
-    assert sim([[0, 1, 0, 0]], [[0, 0, 1, 0]]) == 0
-    assert sim([[0, 1, 1, 0]], [[0, 0, 1, 0]]) == pytest.approx(0.5)
-    assert sim([[1, 2, 1, 1]], [[0, 1, 0, 0]]) == pytest.approx(1)  # the floor is taken off
-
-
-def test_kldiv_by_hand() -> None:
-    assert kldiv([[1, 1, 1, 1]], [[1, 0, 0, 0]]) == pytest.approx(math.log(4))
-    assert kldiv([[3, 1]], [[1, 1]]) == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
-    assert kldiv([[0, 1]], [[1, 0]]) == pytest.approx(-math.log(np.finfo(float).eps))
-
-
-def test_info_gain_by_hand() -> None:
-    # of the mass above the floor, half and a quarter lie on the fixated pixel: one bit
-    assert info_gain([[0, 2, 2]], [[0, 1, 0]], [[0, 1, 3]]) == pytest.approx(1)
-
-
-def test_aucs_at_fixed_thresholds_by_hand() -> None:
-    # hits at 1 and .5 against a negative at .25: (0, 0), from 1 to .6 (0, .5), from .5 on (0, 1), from .2 on (1, 1)
-    saliency, fixations, elsewhere = [[1.0, 0.5, 0.25, 0.0]], [[1, 1, 0, 0]], [[0, 0, 1, 0]]
-    assert auc_shuffled(saliency, fixations, elsewhere) == pytest.approx(1)
-    # a hit at .25 against a negative at 1: it is passed only when all of the negatives are
-    assert auc_shuffled(saliency, [[0, 0, 1, 0]], [[1, 0, 0, 0]]) == pytest.approx(0)
-    # hit and negative between the same two thresholds: nobody can tell
-    assert auc_shuffled([[1.0, 0.55, 0.52, 0.0]], [[0, 0, 1, 0]], [[0, 1, 0, 0]]) == pytest.approx(0.5)
-
-
-def test_auc_borji_and_shuffled_of_perfect_maps() -> None:
+def test_auc_borji_and_shuffled_of_best_map() -> None:
     apart = binary(SIZE, [(30, 2), (31, 3)])
     assert auc_shuffled(FRAME["fixations"], FRAME["fixations"], apart) == pytest.approx(1)
     assert auc_borji(FRAME["fixations"], FRAME["fixations"]) == pytest.approx(1, abs=0.01)
 
 
-def test_shuffled_auc_cancels_the_bias_to_the_centre() -> None:
+def test_auc_shuffled_cancels_centre_bias() -> None:
     # truth and negatives from one distribution: a map of that distribution is no better than chance
     draws = RNG.normal((18, 32), (5, 9), (2, 400, 2)).astype(int).clip(0, (35, 63))
     here, elsewhere = (binary(SIZE, [(int(r), int(c)) for r, c in one]) for one in draws)
@@ -152,14 +143,14 @@ def test_shuffled_auc_cancels_the_bias_to_the_centre() -> None:
     assert auc_judd(centre, here) > 0.75
 
 
-def test_shuffled_auc_uses_all_negatives_where_there_are_few() -> None:
+def test_auc_shuffled_uses_all_negatives_if_few() -> None:
     few = binary(SIZE, [(18, 32)])
     assert auc_shuffled(SALIENCY, FRAME["fixations"], few, seed=1) == auc_shuffled(
         SALIENCY, FRAME["fixations"], few, seed=2
     )
 
 
-def test_negatives_are_drawn_evenly_and_none_twice() -> None:
+def test_draw_negatives_is_uniform_without_replacement() -> None:
     draws = draw_negatives(10, 4, 3000, 0)
     assert draws.shape == (3000, 4)
     assert all(len(set(row)) == 4 for row in draws.tolist())
@@ -173,7 +164,7 @@ def test_negatives_are_drawn_evenly_and_none_twice() -> None:
 
 @pytest.mark.parametrize("kind", ["float", "eight bit", "noise", "constant", "small"])
 @pytest.mark.parametrize("fixations", [1, 6, 400])
-def test_auc_judd_equals_the_loop_over_thresholds(kind: str, fixations: int) -> None:
+def test_auc_judd_equals_textbook_loop(kind: str, fixations: int) -> None:
     rng = np.random.default_rng(fixations)
     saliency = {
         "float": SALIENCY,
@@ -208,19 +199,19 @@ def check(case: str, truth: dict[str, float | None], spreads: dict[str, float | 
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden(case: str) -> None:
+def test_metrics_match_golden_values(case: str) -> None:
     assert GOLDEN_CASES[case]["scores"].keys() == METRICS.keys()
     check(case, GOLDEN_CASES[case]["scores"], GOLDEN_CASES[case]["spreads"], golden_frame(case))
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden_with_the_jitter_of_the_official_code(case: str) -> None:
+def test_golden_auc_judd_with_jitter(case: str) -> None:
     frame, wanted = golden_frame(case), GOLDEN_CASES[case]["scores"]["auc_judd"]
     assert auc_judd(frame["saliency"], frame["fixations"], jitter=True) == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize("case", ["real_prediction_kimono_40", "real_prediction_kimono_200", "noise"])
-def test_golden_that_cannot_be_shipped(case: str, shared: Path) -> None:
+def test_golden_from_shared_folder(case: str, shared: Path) -> None:
     arrays = np.load(shared / "golden" / "metrics_golden.npz")
     scores = json.loads((shared / "golden" / "metrics_golden.json").read_text())[case]
     scores = {name.replace("sauc", "auc_shuffled"): value for name, value in scores.items()}

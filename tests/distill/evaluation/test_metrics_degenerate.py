@@ -1,63 +1,44 @@
-"""The metrics on degenerate input: each stated answer, of both ways to score."""
+"""Tests of the metrics on degenerate input, for the single-frame and the batched forms."""
 
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.metric_cases import ALL, DENSITY, FIXATIONS, FRAME, PATHS, POINTS, SALIENCY, SIZE, Score, binary
+from helpers.metric_cases import ALL, DENSITY, FIXATIONS, FRAME, POINTS, SALIENCY, SIZE, Score, binary
 
 from distill.evaluation.imresize import imresize
 from distill.evaluation.metrics import METRICS, auc_judd, auc_shuffled
 
-
-@pytest.fixture(params=PATHS, ids=[path.replace(" ", "_") for path in PATHS])
-def score(request: pytest.FixtureRequest) -> Score:
-    return PATHS[request.param]
-
-
 # the ground truth
 
 
-@pytest.mark.parametrize("name", FIXATIONS)
-def test_no_fixation_is_nan(score: Score, name: str) -> None:
-    assert math.isnan(score(name, SALIENCY, {**FRAME, "fixations": np.zeros(SIZE)}))
-
-
-@pytest.mark.parametrize("name", DENSITY)
-def test_no_density_is_nan(score: Score, name: str) -> None:
-    assert math.isnan(score(name, SALIENCY, {**FRAME, "density": np.zeros(SIZE)}))
-
-
-def test_no_other_fixation_is_nan(score: Score) -> None:
-    assert math.isnan(score("auc_shuffled", SALIENCY, {**FRAME, "other_fixations": np.zeros(SIZE)}))
-
-
-def test_a_constant_baseline_is_nan(score: Score) -> None:
-    assert math.isnan(score("info_gain", SALIENCY, {**FRAME, "baseline": np.ones(SIZE)}))
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in ALL for kind in METRICS[name].truth])
+def test_empty_ground_truth_is_nan(score: Score, name: str, kind: str) -> None:
+    assert math.isnan(score(name, SALIENCY, {**FRAME, kind: np.zeros(SIZE)}))
 
 
 @pytest.mark.parametrize("name", FIXATIONS)
-def test_every_pixel_fixated(score: Score, name: str) -> None:
+def test_every_pixel_fixated_is_nan_for_auc_judd_only(score: Score, name: str) -> None:
     undefined = math.isnan(score(name, SALIENCY, {**FRAME, "fixations": np.ones(SIZE)}))
     assert undefined is (name == "auc_judd")  # there is nothing to separate them from
 
 
 @pytest.mark.parametrize("name", FIXATIONS)
-def test_one_fixation(score: Score, name: str) -> None:
+def test_one_fixation_is_nan_for_auc_borji_only(score: Score, name: str) -> None:
     undefined = math.isnan(score(name, SALIENCY, {**FRAME, "fixations": binary(SIZE, [(14, 25)])}))
     assert undefined is (name == "auc_borji")  # as the official code
 
 
 @pytest.mark.parametrize("name", DENSITY)
-def test_constant_density(score: Score, name: str) -> None:
+def test_constant_density_is_nan_except_for_kldiv(score: Score, name: str) -> None:
     answer = score(name, SALIENCY, {**FRAME, "density": np.ones(SIZE)})
     assert answer > 0 if name == "kldiv" else math.isnan(answer)
 
 
 @pytest.mark.parametrize("kind", ["fixations", "density", "other_fixations"])
 @pytest.mark.parametrize("broken", [np.ones(5), np.ones((0, 4)), np.full(SIZE, math.nan), np.full(SIZE, -1.0)])
-def test_broken_ground_truth_is_an_error(score: Score, kind: str, broken: np.ndarray) -> None:
+def test_invalid_ground_truth_raises(score: Score, kind: str, broken: np.ndarray) -> None:
     for name in ALL:
         if kind in METRICS[name].truth:
             with pytest.raises(ValueError, match="ground truth must"):
@@ -66,7 +47,7 @@ def test_broken_ground_truth_is_an_error(score: Score, kind: str, broken: np.nda
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("name", ALL)
-def test_one_broken_pixel_of_the_ground_truth_is_an_error(score: Score, name: str, value: float) -> None:
+def test_invalid_pixel_of_ground_truth_raises(score: Score, name: str, value: float) -> None:
     for kind in {*METRICS[name].truth} - {"baseline"}:
         broken = FRAME[kind].copy()
         broken[3, 5] = value
@@ -74,7 +55,7 @@ def test_one_broken_pixel_of_the_ground_truth_is_an_error(score: Score, name: st
             score(name, SALIENCY, {**FRAME, kind: broken})
 
 
-def test_negatives_of_another_size_are_an_error() -> None:
+def test_auc_shuffled_negatives_of_other_shape_raise() -> None:
     with pytest.raises(ValueError, match=r"expected the shape of fixations \(36, 64\), got \(4, 4\)"):
         auc_shuffled(SALIENCY, FRAME["fixations"], np.ones((4, 4)))
 
@@ -84,7 +65,7 @@ def test_negatives_of_another_size_are_an_error() -> None:
 
 @pytest.mark.parametrize("size", [SIZE, (9, 16)])
 @pytest.mark.parametrize("value", [0.0, 0.1, -2.0])
-def test_constant_prediction(score: Score, value: float, size: tuple[int, int]) -> None:
+def test_constant_prediction_has_documented_scores(score: Score, value: float, size: tuple[int, int]) -> None:
     flat = np.full(size, value)
     for name in ("nss", "cc", "info_gain", "auc_borji", "auc_shuffled"):
         assert math.isnan(score(name, flat))
@@ -94,7 +75,7 @@ def test_constant_prediction(score: Score, value: float, size: tuple[int, int]) 
     assert score("kldiv", flat) == pytest.approx(uniform) if value > 0 else score("kldiv", flat) > 25
 
 
-def test_constant_prediction_has_the_stated_mean_under_jitter() -> None:
+def test_constant_prediction_under_jitter_has_documented_mean() -> None:
     one = binary(SIZE, [(3, 4)])
     scores = [auc_judd(np.zeros(SIZE), one, jitter=True, seed=seed) for seed in range(400)]
     assert np.mean(scores) == pytest.approx(0.75, abs=0.03)
@@ -104,7 +85,7 @@ def test_constant_prediction_has_the_stated_mean_under_jitter() -> None:
 @pytest.mark.parametrize("size", [SIZE, (9, 16)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ALL)
-def test_one_bad_pixel_spoils_the_map(score: Score, name: str, value: float, size: tuple[int, int]) -> None:
+def test_nonfinite_prediction_is_nan(score: Score, name: str, value: float, size: tuple[int, int]) -> None:
     broken = imresize(SALIENCY, size).copy()
     broken[0, 0] = value
     assert math.isnan(score(name, broken))
@@ -112,7 +93,7 @@ def test_one_bad_pixel_spoils_the_map(score: Score, name: str, value: float, siz
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_negative_values_have_a_finite_answer(score: Score, name: str) -> None:
+def test_negative_predictions_have_finite_scores(score: Score, name: str) -> None:
     assert math.isfinite(score(name, SALIENCY - 0.5))
     assert math.isfinite(score(name, -SALIENCY))
 
@@ -123,12 +104,12 @@ def test_kldiv_counts_negative_values_as_zero(score: Score) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_eight_bits_move_a_score_little(score: Score, name: str) -> None:
+def test_eight_bit_prediction_changes_scores_little(score: Score, name: str) -> None:
     eight_bit = np.round(SALIENCY / SALIENCY.max() * 255).astype(np.uint8)
     assert score(name, eight_bit) == pytest.approx(score(name, SALIENCY), abs=0.01)
 
 
-def test_ties_are_half_won(score: Score) -> None:
+def test_auc_judd_counts_ties_half(score: Score) -> None:
     # hits at 1 and 0, three others at 1, 1 and 0: of each tie one half, and m / (m + 1) of the lowest hit's
     saliency, fixations = np.array([[1, 0, 1, 1, 0]], dtype=np.uint8), np.array([[1, 1, 0, 0, 0]])
     lost = (0.5 * 2 / 3 + (2 + 0.5) / 3) / 2
@@ -138,6 +119,6 @@ def test_ties_are_half_won(score: Score) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("broken", [np.ones((2, 3, 4)), np.ones((0, 4)), 3.0])
-def test_a_prediction_that_is_no_map_is_an_error(score: Score, name: str, broken: Any) -> None:
+def test_prediction_of_invalid_shape_raises(score: Score, name: str, broken: Any) -> None:
     with pytest.raises(ValueError, match="two dimensions"):
         score(name, broken)

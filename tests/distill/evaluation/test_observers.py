@@ -1,4 +1,4 @@
-"""The ceiling: how gaze is halved, what predicts what, and what the result is called."""
+"""Tests of the observer ceiling: the split of points, its maps, and its name."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def ceiling(*videos: Video, **options: object) -> Scores:
     return evaluate_observers(videos, progress=False, **options)  # type: ignore[arg-type]
 
 
-def test_halves_are_disjoint_and_make_the_whole() -> None:
+def test_halves_partition_points() -> None:
     assert ONE.truth is not None
     for frame in range(10):
         first, second = halves(ONE, frame)
@@ -40,12 +40,12 @@ def test_halves_are_disjoint_and_make_the_whole() -> None:
         assert sorted(first + second) == sorted(tuple(point) for point in ONE.truth.points(frame).tolist())
 
 
-def test_of_an_odd_number_one_half_has_one_more() -> None:
+def test_halves_of_odd_count_differ_by_one() -> None:
     odd = video("odd", {0: [(1, 1), (2, 2), (3, 3)]}, range(1))
     assert [len(half) for half in halves(odd, 0)] == [1, 2]
 
 
-def test_random_halves_differ_by_frame_and_seed_and_repeat() -> None:
+def test_random_halves_depend_on_frame_and_seed() -> None:
     still = video("still", {frame: [(i, 2 * i) for i in range(8)] for frame in range(20)}, range(20))
     found = {tuple(sorted(halves(still, frame)[0])) for frame in range(20)}
     assert len(found) > 10
@@ -53,7 +53,7 @@ def test_random_halves_differ_by_frame_and_seed_and_repeat() -> None:
     assert any(halves(still, frame) != halves(still, frame, seed=1) for frame in range(5))
 
 
-def test_named_observers_are_halved_once() -> None:
+def test_named_observers_are_split_once_per_video() -> None:
     """Each observer stands on one side in all frames, whatever the order of a frame's points."""
     points = {frame: [(5 + i, 10 + frame) for i in range(6)] for frame in range(12)}
     truth = NamedTruth(points)
@@ -69,7 +69,7 @@ def test_named_observers_are_halved_once() -> None:
     assert "halves of each video's observers" in ceiling(named).how["truth"]
 
 
-def test_a_frame_that_makes_no_two_halves_is_left_out_and_counted() -> None:
+def test_frame_that_cannot_be_split_is_skipped_and_counted() -> None:
     lonely = video("lonely", {0: [(3, 3)], 1: [(3, 3), (9, 9)], 2: []}, range(3))
     found = ceiling(lonely, metrics=("cc",))
     assert [row.frame for row in found.rows] == [1]
@@ -80,7 +80,7 @@ def test_a_frame_that_makes_no_two_halves_is_left_out_and_counted() -> None:
         ceiling(one_sided)
 
 
-def test_one_half_is_scored_against_the_other_both_ways() -> None:
+def test_observers_score_is_mean_of_both_directions() -> None:
     found = ceiling(ONE, metrics=("nss", "cc"))
     for row in found.rows:
         sides = [halved([ONE], half)[0].truth for half in (0, 1)]
@@ -95,7 +95,7 @@ def test_one_half_is_scored_against_the_other_both_ways() -> None:
         assert row.values == pytest.approx(dict(zip(("nss", "cc"), np.mean(ways, axis=0), strict=True)))
 
 
-def test_its_maps_never_hold_the_half_they_are_scored_against() -> None:
+def test_other_half_excludes_scored_points() -> None:
     apart = video("apart", {0: [(4, 4), (30, 60)]}, range(1))
     for half in (0, 1):
         (one,) = halved([apart], half)
@@ -105,7 +105,7 @@ def test_its_maps_never_hold_the_half_they_are_scored_against() -> None:
         assert saliency.max() == 1
 
 
-def test_who_agrees_is_predicted_best() -> None:
+def test_agreeing_observers_score_higher() -> None:
     rng = np.random.default_rng(0)
     spread = {f: [(int(r), int(c)) for r, c in rng.integers(0, SIZE, (12, 2))] for f in range(8)}
     close = {f: [(int(r), int(c)) for r, c in rng.integers((14, 28), (20, 36), (12, 2))] for f in range(8)}
@@ -114,7 +114,7 @@ def test_who_agrees_is_predicted_best() -> None:
     assert agreeing["cc"] > 0.7 > 0.3 > wandering["cc"]
 
 
-def test_the_result_says_what_it_is() -> None:
+def test_observers_result_names_the_split() -> None:
     found = ceiling(ONE, LONG)
     assert found.name == "observers (random halves of points)"
     assert "random halves of each frame's points" in found.how["truth"]
@@ -124,14 +124,14 @@ def test_the_result_says_what_it_is() -> None:
     assert ceiling(ONE, mixed).name == "observers (mixed halves)"
 
 
-def test_pictures_can_be_had_of_a_whole_video() -> None:
+def test_other_half_accepts_full_video() -> None:
     ((frame, saliency),) = other_half(ONE, [4])
     assert frame == 4
     assert saliency.shape == SIZE
 
 
 @pytest.mark.slow
-def test_the_ceiling_is_near_the_one_of_named_observers(shared: Path) -> None:
+def test_observers_score_near_named_split(shared: Path) -> None:
     """4.02, .646, .508, .907 by the true halves of 32 observers, whom the files do not name.
 
     Random halves of points come out a little higher: some observers have two points in a frame, one on each side.

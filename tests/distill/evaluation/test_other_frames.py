@@ -1,4 +1,4 @@
-"""The pool of other frames' gaze: whose it is, how it is moved to a frame's size, and that it repeats."""
+"""Tests of the pool of other frames' fixations."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def marked(name: str, row: int, frames: int = 20, recording: str = "") -> Video:
     return replace(video(name, {k: [(row, k)] for k in range(frames)}, range(frames)), recording=recording)
 
 
-def test_negatives_are_ten_frames_of_other_recordings() -> None:
+def test_fixations_are_of_ten_frames_of_other_recordings() -> None:
     videos = [marked("a", 5), marked("b", 6), marked("c", 7)]
     others = draw_other_frames(videos)
     for frame in range(20):
@@ -27,13 +27,13 @@ def test_negatives_are_ten_frames_of_other_recordings() -> None:
         assert set(np.unique(found)) == {0, 1}
 
 
-def test_videos_of_one_recording_give_each_other_nothing() -> None:
+def test_fixations_exclude_same_recording() -> None:
     videos = [marked("a1", 5, recording="film"), marked("a2", 6, recording="film"), marked("b", 7)]
     rows, _ = np.nonzero(draw_other_frames(videos).fixations(videos[0], 0))
     assert set(rows) == {7}
 
 
-def test_of_one_recording_there_are_its_other_frames() -> None:
+def test_fixations_of_single_recording_are_of_other_frames() -> None:
     alone = marked("a", 5)
     others = draw_other_frames([alone])
     for frame in range(20):
@@ -42,14 +42,14 @@ def test_of_one_recording_there_are_its_other_frames() -> None:
         assert frame not in columns
 
 
-def test_a_union_is_of_few_frames_where_there_are_few() -> None:
+def test_fixations_with_few_frames_use_all() -> None:
     videos = [marked("a", 5), marked("b", 6, frames=3)]
     assert draw_other_frames(videos).fixations(videos[0], 0).sum() == 3
     lonely = marked("a", 5, frames=1)
     assert draw_other_frames([lonely]).fixations(lonely, 0).sum() == 0
 
 
-def test_points_move_with_the_size_of_the_frame() -> None:
+def test_fixations_are_rescaled_to_frame_size() -> None:
     corners = video("corners", {0: [(0, 0), (35, 63), (18, 32)]}, range(1))
     large = replace(ONE, size=(72, 128))
     rows, columns = np.nonzero(draw_other_frames([corners, large]).fixations(large, 0))
@@ -59,7 +59,7 @@ def test_points_move_with_the_size_of_the_frame() -> None:
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (18, 32), (35, 63)]
 
 
-def test_draws_repeat_and_differ_by_frame_and_seed() -> None:
+def test_draws_depend_on_frame_and_seed() -> None:
     videos = [ONE, LONG]
     first, again, other = draw_other_frames(videos), draw_other_frames(videos), draw_other_frames(videos, seed=1)
     assert all((first.fixations(ONE, k) == again.fixations(ONE, k)).all() for k in range(10))
@@ -67,7 +67,7 @@ def test_draws_repeat_and_differ_by_frame_and_seed() -> None:
     assert any((first.fixations(ONE, k) != other.fixations(ONE, k)).any() for k in range(3))
 
 
-def test_a_large_set_gives_a_small_pool() -> None:
+def test_pool_is_limited_to_count() -> None:
     many = [video(f"v{i}", gaze(range(100), seed=i), range(100)) for i in range(5)]
     others = draw_other_frames([*many, video("silent", None, range(100))], count=50)
     assert len(others.points) == 50
@@ -75,12 +75,12 @@ def test_a_large_set_gives_a_small_pool() -> None:
     assert {name for name, _ in others.names} == {f"v{i}" for i in range(5)}
 
 
-def test_only_frames_in_use_are_drawn() -> None:
+def test_pool_contains_only_frames_in_use() -> None:
     late = replace(LONG, frames=range(7, 12))
     assert {frame for _, frame in draw_other_frames([late]).names} == set(range(7, 12))
 
 
-def test_the_mean_map_lies_where_others_look() -> None:
+def test_mean_map_is_of_other_recordings() -> None:
     videos = [marked("a", 5), marked("b", 18), marked("c", 18)]
     mean = draw_other_frames(videos).mean_map(videos[0])
     assert mean.shape == (SIZE[0] // 4, SIZE[1] // 4)
@@ -90,6 +90,6 @@ def test_the_mean_map_lies_where_others_look() -> None:
     assert mean.sum() == pytest.approx(40, rel=1e-5)  # as many fixations as the others have
 
 
-def test_recordings_are_told_apart_by_data_set() -> None:
+def test_recording_name_includes_data_set() -> None:
     assert recording_of(ONE) == "fake/one"
     assert recording_of(replace(ONE, recording="film", dataset="other")) == "other/film"

@@ -1,4 +1,4 @@
-"""Papers' protocols: their definitions worked out by hand, and the pictures they make of maps."""
+"""Tests of the evaluation protocols: their metrics by hand, and their preprocessing."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -27,7 +27,7 @@ DENSITY = imresize(RNG.random((6, 8)), (30, 40)) + 1
 
 
 def points(*repeats: int) -> np.ndarray:
-    """Fixations in the first pixels of row 3, so many in each."""
+    """Return fixation counts of the first pixels of row 3."""
     fixations = np.zeros((30, 40), dtype=np.float32)
     fixations[3, : len(repeats)] = repeats
     return fixations
@@ -36,14 +36,14 @@ def points(*repeats: int) -> np.ndarray:
 # the challenge's metrics
 
 
-def test_ntire_nss_counts_every_fixation_and_divides_by_n() -> None:
+def test_ntire_nss_counts_repeats_with_ddof_0() -> None:
     scores = (MAP - MAP.mean()) / MAP.std(ddof=0)
     assert ntire_nss(MAP, points(1, 1)) == pytest.approx((scores[3, 0] + scores[3, 1]) / 2, rel=1e-6)
     assert ntire_nss(MAP, points(1, 3)) == pytest.approx((scores[3, 0] + 3 * scores[3, 1]) / 4, rel=1e-6)
     assert metrics.nss(MAP, points(1, 3)) == metrics.nss(MAP, points(1, 1))  # the official one asks where alone
 
 
-def test_ntire_sim_is_by_the_sum_alone() -> None:
+def test_ntire_sim_normalises_by_sum_only() -> None:
     truth = DENSITY - DENSITY.min()
     expected = np.minimum(MAP / MAP.sum(), truth / truth.sum()).sum()
     assert ntire_sim(MAP, DENSITY) == pytest.approx(expected, rel=1e-6)
@@ -52,7 +52,7 @@ def test_ntire_sim_is_by_the_sum_alone() -> None:
     assert ntire_sim(truth, DENSITY) == pytest.approx(1, rel=1e-6)
 
 
-def test_ntire_cc_is_pearsons() -> None:
+def test_ntire_cc_is_pearson_correlation() -> None:
     assert ntire_cc(MAP, DENSITY) == pytest.approx(np.corrcoef(MAP.ravel(), DENSITY.ravel())[0, 1], rel=1e-6)
 
 
@@ -68,12 +68,12 @@ def judd_by_the_script(saliency: np.ndarray, fixations: np.ndarray) -> float:
 
 @pytest.mark.parametrize("levels", [4, 2**52])
 @pytest.mark.parametrize("fixations", [points(1), points(2), points(1, 1, 1), points(1, 4, 2, 1)])
-def test_ntire_auc_judd_is_the_scripts(fixations: np.ndarray, levels: int) -> None:
+def test_ntire_auc_judd_matches_script(fixations: np.ndarray, levels: int) -> None:
     saliency = np.floor(MAP * levels) / levels
     assert ntire_auc_judd(saliency, fixations) == pytest.approx(judd_by_the_script(saliency, fixations), abs=1e-12)
 
 
-def test_ntire_auc_judd_at_the_ends() -> None:
+def test_ntire_auc_judd_of_best_and_worst_fixation() -> None:
     saliency = np.arange(1200, dtype=float).reshape(30, 40)
     best, worst = np.zeros((30, 40)), np.zeros((30, 40))
     best[29, 39] = worst[0, 0] = 1
@@ -83,12 +83,12 @@ def test_ntire_auc_judd_at_the_ends() -> None:
 
 
 @pytest.mark.parametrize("score", [ntire_nss, ntire_auc_judd])
-def test_no_fixation_is_undefined(score: Callable[..., float]) -> None:
+def test_ntire_metrics_without_fixation_are_nan(score: Callable[..., float]) -> None:
     assert np.isnan(score(MAP, points()))
 
 
 @pytest.mark.parametrize(("score", "truth"), [(ntire_nss, points(1)), (ntire_cc, DENSITY), (ntire_sim, DENSITY)])
-def test_a_constant_map_scores_nothing_in_the_challenge(score: Callable[..., float], truth: np.ndarray) -> None:
+def test_ntire_metrics_of_constant_map_are_zero(score: Callable[..., float], truth: np.ndarray) -> None:
     assert score(bilinear_min_max(np.full((5, 5), 3.0), (30, 40)), truth) == 0
 
 
@@ -109,7 +109,7 @@ def test_bilinear_min_max() -> None:
     assert bilinear_min_max(stripes, (1, 4)).tolist() == [[0] * 4]
 
 
-def test_8_bits_are_those_of_a_submission() -> None:
+def test_to_8_bits_matches_submission_files() -> None:
     picture = to_8_bits(np.array([[0.0, 0.1], [0.2, 0.4]]), (2, 2))
     assert picture.tolist() == [[0, 64], [128, 255]]
     written = RNG.integers(0, 200, (30, 40)).astype(np.uint8)
@@ -119,7 +119,7 @@ def test_8_bits_are_those_of_a_submission() -> None:
     assert not to_8_bits(np.zeros((9, 9)), (30, 40)).any()
 
 
-def test_tinyhd_blurs_what_it_resizes() -> None:
+def test_tinyhd_picture_blurs_only_resized_maps() -> None:
     dot = np.zeros((8, 8))
     dot[4, 4] = 5.0
     picture = tinyhd_picture(dot, (9, 9))
@@ -128,7 +128,7 @@ def test_tinyhd_blurs_what_it_resizes() -> None:
     assert tinyhd_picture(dot, (8, 8)) is dot
 
 
-def test_tinyhd_blur_is_the_binomial_of_five() -> None:
+def test_tinyhd_blur_is_binomial_of_five() -> None:
     # nothing but the blur is left of a map of stripes that is resized to rows of its own
     bars = np.zeros((4, 9))
     bars[:, 4] = 1.0
@@ -136,7 +136,7 @@ def test_tinyhd_blur_is_the_binomial_of_five() -> None:
     assert picture[3].tolist() == [0, 0, *np.floor(255 * np.array([1, 4, 6, 4, 1]) / 16 + 0.5), 0, 0]
 
 
-def test_tinyhd_pictures_lose_what_8_bits_lose() -> None:
+def test_tinyhd_picture_loses_values_below_one_level() -> None:
     faint = np.zeros((4, 4))
     faint[0, 0], faint[2, 2] = 1.0, 0.003  # below 1 / 255
     assert (tinyhd_picture(faint, (8, 8))[4:, 4:] == 0).all()
@@ -146,7 +146,7 @@ def test_tinyhd_pictures_lose_what_8_bits_lose() -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocol_is_well_formed(name: str) -> None:
+def test_protocol_record_is_consistent(name: str) -> None:
     protocol = PROTOCOLS[name]
     assert set(protocol.metrics) | set(protocol.variants) <= set(metrics.METRICS)
     assert protocol.average in (*AVERAGES, None)
@@ -157,7 +157,7 @@ def test_a_protocol_is_well_formed(name: str) -> None:
         assert np.isfinite(resized).all()
 
 
-def test_averages_are_the_papers() -> None:
+def test_protocol_averages_match_papers() -> None:
     assert {name: protocol.average for name, protocol in PROTOCOLS.items()} == {
         "official": None,
         "dhf1k": "pooled",

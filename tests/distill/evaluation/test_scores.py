@@ -1,4 +1,4 @@
-"""What an evaluation hands over: means, intervals, the table, the files, and the difference of two."""
+"""Tests of scores: means, intervals, the table, files and comparisons."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def score(*videos: Video, **options: object) -> Scores:
     return evaluate(noisy, videos, progress=False, **options)  # type: ignore[arg-type]
 
 
-def by_hand(values: dict[str, list[float]], name: str = "somebody", **settings: object) -> Scores:
+def by_hand(values: dict[str, list[float]], name: str = "model", **settings: object) -> Scores:
     """Scores of one metric, by video and frame."""
     rows = [Row(label, k, {"nss": value}) for label, found in values.items() for k, value in enumerate(found)]
     return Scores(name, ("nss",), rows, **settings)  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def by_hand(values: dict[str, list[float]], name: str = "somebody", **settings: 
 # means and intervals
 
 
-def test_the_two_averages() -> None:
+def test_scores_two_averages() -> None:
     scores = by_hand({"a": [1, 2, 3], "b": [6], "c": [NAN, 10]})
     assert scores.by_video == {"a": {"nss": 2}, "b": {"nss": 6}, "c": {"nss": 10}}
     assert scores.per_video["nss"] == 6
@@ -41,7 +41,7 @@ def test_the_two_averages() -> None:
     assert scores.undefined == {"nss": 1}
 
 
-def test_intervals_are_over_recordings() -> None:
+def test_scores_intervals_resample_recordings() -> None:
     values = {"a1": [1.0, 2.0], "a2": [3.0], "b": [5.0, 9.0], "c": [NAN]}
     recordings = {"a1": "a", "a2": "a"}
     scores = by_hand(values, recordings=recordings)
@@ -55,7 +55,7 @@ def test_intervals_are_over_recordings() -> None:
     assert scores.count_recordings == 3
 
 
-def test_one_recording_has_no_interval_and_says_so() -> None:
+def test_scores_of_one_recording_have_no_interval() -> None:
     scores = by_hand({"a": [1.0, 2.0], "b": [3.0]}, recordings={"a": "film", "b": "film"})
     assert all(math.isnan(end) for end in scores.intervals["per_video"]["nss"])
     assert "95%" not in scores.table()
@@ -67,7 +67,7 @@ def test_one_recording_has_no_interval_and_says_so() -> None:
 # the table
 
 
-def test_the_table_is_aligned_and_complete() -> None:
+def test_table_is_aligned_and_complete() -> None:
     lines = score(ONE, LONG, name="noise").table().splitlines()
     assert lines[0].split() == ["noise", "AUC-J", "NSS", "CC", "SIM", "KL"]
     assert [line[:30].split("  ")[0].strip() for line in lines[1:] if line[0] != " "] == [
@@ -80,13 +80,13 @@ def test_the_table_is_aligned_and_complete() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_long_table_leaves_out_videos() -> None:
+def test_table_omits_videos_if_many() -> None:
     table = by_hand({f"v{i}": [float(i)] for i in range(41)}).table()
     assert "mean over 41 videos" in table
     assert "v7" not in table
 
 
-def test_a_protocols_average_is_marked() -> None:
+def test_table_marks_published_average() -> None:
     for average, line in (("per_video", "mean over 2 videos *"), ("pooled", "pooled over 2 frames *")):
         table = by_hand({"a": [1.0], "b": [3.0]}, average=average).table()
         assert line in table
@@ -98,7 +98,7 @@ def test_a_protocols_average_is_marked() -> None:
 # files
 
 
-def test_saved_files_say_what_was_found_and_how(tmp_path: Path) -> None:
+def test_save_writes_scores_and_methods(tmp_path: Path) -> None:
     def sometimes_flat(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for frame, saliency in noisy(video, frames):
             yield frame, np.ones((9, 16)) if frame == 2 else saliency
@@ -135,7 +135,7 @@ def test_saved_files_say_what_was_found_and_how(tmp_path: Path) -> None:
     assert float(videos[1]["cc"]) == scores.by_video["longer"]["cc"]
 
 
-def test_an_undefined_mean_is_null_in_json(tmp_path: Path) -> None:
+def test_save_writes_undefined_means_as_null(tmp_path: Path) -> None:
     by_hand({"a": [NAN], "b": [NAN]}).save(tmp_path)
     text = (tmp_path / "scores.json").read_text()
     assert json.loads(text)["pooled"]["nss"] is None
@@ -144,7 +144,7 @@ def test_an_undefined_mean_is_null_in_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["scores.json", "scores.csv", "videos.csv"])
-def test_scores_are_never_overwritten(tmp_path: Path, name: str) -> None:
+def test_save_refuses_to_overwrite(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match=name):
         by_hand({"a": [1.0]}).save(tmp_path)
@@ -155,7 +155,7 @@ def test_scores_are_never_overwritten(tmp_path: Path, name: str) -> None:
 # the difference of two
 
 
-def test_a_difference_is_taken_frame_by_frame() -> None:
+def test_compare_scores_pairs_frames() -> None:
     first = by_hand({"a": [1.0, 2.0, NAN], "b": [5.0]}, "first")
     second = by_hand({"a": [2.0, 2.5, 9.0], "b": [4.0], "c": [7.0]}, "second")
     found = compare_scores(first, second).difference
@@ -165,7 +165,7 @@ def test_a_difference_is_taken_frame_by_frame() -> None:
     assert len(found.rows) == 4  # c was not scored for the first
 
 
-def test_pairing_takes_away_what_videos_do_to_both() -> None:
+def test_compare_scores_pairing_cancels_video_effects() -> None:
     """Videos differ much, the two by a constant: each interval is wide, the one of their difference a point."""
     rng = np.random.default_rng(0)
     values = {f"v{i}": list(rng.normal(5 * rng.normal(), 1, 4)) for i in range(12)}
@@ -178,7 +178,7 @@ def test_pairing_takes_away_what_videos_do_to_both() -> None:
     assert high - low > 1
 
 
-def test_a_difference_is_antisymmetric_and_its_own_is_zero() -> None:
+def test_compare_scores_is_antisymmetric() -> None:
     first, second = score(ONE, LONG), score(ONE, LONG, seed=1, metrics=("nss", "auc_borji"))
     assert set(compare_scores(first, first).difference.pooled.values()) == {0.0}
     there, back = compare_scores(first, second).difference, compare_scores(second, first).difference
@@ -187,7 +187,7 @@ def test_a_difference_is_antisymmetric_and_its_own_is_zero() -> None:
 
 
 @pytest.mark.parametrize(("sign", "told"), [(1, "NSS (better), KL (worse)"), (-1, "NSS (worse), KL (better)")])
-def test_a_comparison_says_what_is_sure(sign: int, told: str) -> None:
+def test_comparison_lists_significant_metrics(sign: int, told: str) -> None:
     def rows(shift: float) -> Scores:
         values = [(f"v{i}", {"nss": i + shift, "kldiv": i + shift, "cc": i % 2 * shift}) for i in range(8)]
         return Scores("m", ("nss", "kldiv", "cc"), [Row(name, 0, one) for name, one in values])
@@ -201,7 +201,7 @@ def test_a_comparison_says_what_is_sure(sign: int, told: str) -> None:
     assert str(compare_scores(rows(0), alternating)).endswith("for no metric")
 
 
-def test_a_saved_comparison(tmp_path: Path) -> None:
+def test_comparison_save_writes_json_once(tmp_path: Path) -> None:
     found = compare_scores(by_hand({"a": [1.0], "b": [2.0]}, "x"), by_hand({"a": [2.0], "b": [4.0]}, "y"))
     found.save(tmp_path / "difference.json")
     written = json.loads((tmp_path / "difference.json").read_text())
@@ -219,12 +219,12 @@ def test_a_saved_comparison(tmp_path: Path) -> None:
         (lambda: Scores("s", ("cc",), [Row("a", 0, {"cc": 1.0})]), "share no metric"),
     ],
 )
-def test_scores_of_other_data_cannot_be_compared(other: Callable[[], Scores], message: str) -> None:
+def test_compare_scores_without_common_data_raises(other: Callable[[], Scores], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compare_scores(by_hand({"a": [1.0]}), other())
 
 
-def test_recordings_come_from_the_videos() -> None:
+def test_scores_recordings_come_from_videos() -> None:
     films = [replace(video(name, gaze(range(3)), range(3)), recording="film") for name in ("a", "b")]
     assert score(*films).count_recordings == 1
     assert score(*films).recordings == {"a": "fake/film", "b": "fake/film"}

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: what they must be where it can be worked out, and how often they hold the truth."""
+"""Tests of bootstrap intervals: closed forms, properties and coverage."""
 
 import numpy as np
 import pytest
@@ -10,19 +10,19 @@ def column(*values: float) -> np.ndarray:
     return np.array(values)[:, None]
 
 
-def test_equal_groups_leave_no_doubt() -> None:
+def test_equal_groups_have_point_interval() -> None:
     low, high = bootstrap_means(column(2.0, 2.0, 2.0), ["a", "b", "c"])
     assert low == high == 2
 
 
-def test_two_groups_of_one_row() -> None:
+def test_two_single_row_groups_match_enumeration() -> None:
     # a resample is (0, 0), (0, 1), (1, 0) or (1, 1): a quarter of the means is 0 and a quarter 1
     low, high = bootstrap_means(column(0.0, 1.0), ["a", "b"])
     assert (low, high) == (0, 1)
     assert bootstrap_means(column(0.0, 1.0), ["a", "b"], level=0.4)[:, 0].tolist() == [0.5, 0.5]
 
 
-def test_many_independent_rows_agree_with_the_normal_law() -> None:
+def test_independent_rows_match_normal_approximation() -> None:
     values = np.random.default_rng(1).normal(5, 2, 400)
     low, high = bootstrap_means(values[:, None], [f"{i:03d}" for i in range(400)])[:, 0]
     error = 1.96 * values.std() / 20
@@ -30,7 +30,7 @@ def test_many_independent_rows_agree_with_the_normal_law() -> None:
     assert high == pytest.approx(values.mean() + error, abs=0.1 * error)
 
 
-def test_rows_of_a_group_count_as_one_draw() -> None:
+def test_rows_of_a_group_are_drawn_together() -> None:
     """Repeating each group's row 50 times tells nothing new, however many rows there are."""
     values = np.random.default_rng(2).normal(size=12)
     names = [f"{i:02d}" for i in range(12)]
@@ -42,14 +42,14 @@ def test_rows_of_a_group_count_as_one_draw() -> None:
     assert np.diff(alone, axis=0) < 0.25 * np.diff(once, axis=0)
 
 
-def test_a_group_weighs_as_its_rows() -> None:
+def test_groups_are_weighted_by_rows() -> None:
     """The mean of a resample is over its rows: a group of 9 rows moves it more than one of a single row."""
     values, groups = column(*[0.0] * 9, 1.0), ["a"] * 9 + ["b"]
     low, high = bootstrap_means(values, groups, level=0.4)[:, 0]
     assert (low, high) == (0.1, 0.1)  # one of each: the pooled mean, not 0.5
 
 
-def test_undefined_values_are_left_out_of_their_column_alone() -> None:
+def test_nan_is_left_out_of_its_column_only() -> None:
     values = np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 3.0], [4.0, np.nan]])
     both = bootstrap_means(values, ["a", "b", "c", "d"])
     assert both[:, 0] == pytest.approx(bootstrap_means(values[:, :1], ["a", "b", "c", "d"])[:, 0])
@@ -58,11 +58,11 @@ def test_undefined_values_are_left_out_of_their_column_alone() -> None:
 
 
 @pytest.mark.parametrize("groups", [["a", "a", "a"], ["a", "b", "b"]])
-def test_fewer_than_two_groups_with_values_give_no_interval(groups: list[str]) -> None:
+def test_fewer_than_two_groups_give_nan(groups: list[str]) -> None:
     assert np.isnan(bootstrap_means(column(np.nan, 1.0, 2.0), groups)).all()
 
 
-def test_order_of_rows_and_names_changes_nothing() -> None:
+def test_interval_is_independent_of_row_order() -> None:
     rng = np.random.default_rng(3)
     values, groups = rng.normal(size=(30, 2)), np.array([f"{i % 7}" for i in range(30)])
     order = rng.permutation(30)
@@ -71,14 +71,14 @@ def test_order_of_rows_and_names_changes_nothing() -> None:
     )
 
 
-def test_the_seed_decides() -> None:
+def test_interval_depends_on_seed() -> None:
     values = np.random.default_rng(4).normal(size=(9, 1))
     names = [str(i) for i in range(9)]
     assert (bootstrap_means(values, names) == bootstrap_means(values, names, seed=0)).all()
     assert (bootstrap_means(values, names) != bootstrap_means(values, names, seed=1)).any()
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+def test_interval_coverage_is_nominal() -> None:
     """Of 200 samples of 40 recordings with frames that resemble each other, about 95% hold the mean."""
     rng, held = np.random.default_rng(5), 0
     groups = [f"{i:02d}" for i in range(40) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""Scoring a video at once: the numbers are those of the functions in METRICS, whatever the maps."""
+"""Tests that batched scores equal those of the single-frame functions."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,14 +55,14 @@ def make_truth(rng: np.random.Generator, size: tuple[int, int], frames: int, fix
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_the_golden_cases(case: str) -> None:
+def test_score_frames_matches_golden_cases(case: str) -> None:
     frame = golden_frame(case)
     assert_same([frame.pop("saliency")], {kind: [values] for kind, values in frame.items()}, [0])
 
 
 @pytest.mark.parametrize("prediction", [(45, 80), (20, 31), (64, 100)], ids=["same", "smaller", "larger"])
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "uint8", "few values", "signed", "with a floor"])
-def test_a_video(kind: str, prediction: tuple[int, int]) -> None:
+def test_score_frames_matches_functions(kind: str, prediction: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
     maps = [imresize(rng.random((6, 9)), prediction) for _ in range(4)]
     made = {
@@ -76,14 +76,14 @@ def test_a_video(kind: str, prediction: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("metrics", [[name] for name in ALL] + [ALL[::-1], ("cc", "kldiv", "auc_judd")], ids=str)
-def test_neither_company_nor_order_of_metrics_matters(metrics: Sequence[str]) -> None:
+def test_score_frames_is_independent_of_other_metrics(metrics: Sequence[str]) -> None:
     rng = np.random.default_rng(2)
     truth = make_truth(rng, SIZE, 3, 10)
     needed = {kind: truth[kind] for name in metrics for kind in METRICS[name].truth}
     assert_same([rng.random((9, 16)) for _ in range(3)], needed, range(3), metrics)
 
 
-def test_degenerate_frames_leave_their_neighbours_alone() -> None:
+def test_degenerate_frames_do_not_affect_neighbours() -> None:
     rng = np.random.default_rng(3)
     truth = make_truth(rng, SIZE, 8, 10)
     broken = SALIENCY.copy()
@@ -97,7 +97,7 @@ def test_degenerate_frames_leave_their_neighbours_alone() -> None:
 
 
 @pytest.mark.parametrize("depth", [1e-3, 1.0, 1e6])
-def test_an_even_map_with_a_pit_keeps_its_digits(depth: float) -> None:
+def test_constant_map_with_a_pit_keeps_precision(depth: float) -> None:
     # the worst for a variation that is a difference of sums: every pixel but one is far above the floor
     pit = np.ones((360, 640))
     pit[3, 4] -= depth
@@ -108,12 +108,12 @@ def test_an_even_map_with_a_pit_keeps_its_digits(depth: float) -> None:
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-30, 1e-12, 1e-3])
-def test_a_density_with_a_floor(floor: float) -> None:
+def test_density_with_a_floor(floor: float) -> None:
     density = FRAME["density"] * (FRAME["density"] > 1e-9) + floor
     assert_same([SALIENCY], {**{kind: [values] for kind, values in FRAME.items()}, "density": [density]}, [0])
 
 
-def test_pixels_that_share_a_bin_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_in_the_same_bin_are_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     truth = make_truth(rng, SIZE, 2, 40)
     maps = [rng.random(SIZE), np.round(20 * rng.random(SIZE))]
@@ -131,7 +131,7 @@ def test_pixels_that_share_a_bin_are_told_apart(monkeypatch: pytest.MonkeyPatch)
     fixations=st.integers(0, 30),
     exponent=st.integers(-20, 20),
 )
-def test_any_frame(
+def test_score_frames_matches_functions_on_random_frames(
     seed: int, size: tuple[int, int], prediction: tuple[int, int], values: int, fixations: int, exponent: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def test_any_frame(
     assert_same(maps, make_truth(rng, size, 2, fixations), [seed, seed + 1])
 
 
-def test_inputs_are_left_alone_and_threads_do_not_meet() -> None:
+def test_score_frames_is_thread_safe_and_pure() -> None:
     rng = np.random.default_rng(6)
     truth = make_truth(rng, (90, 160), 6, 50)
     maps = [rng.random((45, 80)) if i % 2 else rng.random((90, 160)) for i in range(6)]
@@ -154,7 +154,7 @@ def test_inputs_are_left_alone_and_threads_do_not_meet() -> None:
     assert all((values == copy).all() for values, copy in zip(everything, copies, strict=True))
 
 
-def test_nothing_asked_and_no_frame() -> None:
+def test_score_frames_without_metrics_or_frames() -> None:
     assert score_frames([], [SALIENCY], {}, seeds=[0]) == {}
     assert score_frames(["cc"], [], {"density": []}, seeds=[])["cc"].shape == (0,)
 
@@ -175,7 +175,7 @@ def test_nothing_asked_and_no_frame() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+def test_score_frames_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
     truth = {kind: [FRAME[kind]] * 2 for kind in ("fixations", "density")}
     arguments: dict[str, Any] = {
         "metrics": ["nss", "cc"],
