@@ -1,14 +1,14 @@
-"""An experiment: trainings that differ in one thing each, over several seeds, compared on data that no choice saw.
+"""Controlled comparison of training configs over several seeds, scored on the same test videos.
 
     python scripts/experiment.py configs/experiments/hevc_gaze.yaml
 
-Its file names the arms, each with the config of a run, and whose maps they learn from. Everything lies in the
-folder `out`: a run for each arm and seed, the teachers' stores, the scores. What is there already is passed over,
-so that the same command goes on after Ctrl-C; several processes can share the work, each with other `--arms`.
+The experiment's file names its arms (a run config each) and the teachers that they learn from. The folder `out`
+holds everything: one run per arm and seed, the target stores and the scores. Finished parts are skipped, so that
+the same command resumes after Ctrl-C; several processes can share the work with different `--arms`.
 
-Arms are compared by the mean of their seeds' scores on the same frames, with intervals over redrawn scenes
-(distill/evaluation/statistics.py). They say how sure a difference is for other scenes; the seeds' spread beside the
-means says how much a training run again would change.
+Arms are compared by the mean of their seeds' scores on the same frames, with bootstrap intervals over scenes
+(distill/evaluation/statistics.py). The intervals show how sure a difference is for other scenes; the range over the
+seeds shows how much another training run would change it.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ from statistics import fmean as mean
 from pydantic import Field, model_validator
 
 from distill.data.clips import Video
+from distill.data.text import plural
 from distill.data.video.guard import cores
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
@@ -38,14 +39,14 @@ from distill.training.train import train
 
 
 class TeacherSource(Section):
-    """Where a store of maps comes from: give one of them."""
+    """Origin of a target store: exactly one of the following."""
 
     maps: str | None = None
-    """A folder of somebody's maps, as `saldistill cache import` reads it."""
+    """Folder of external saliency maps, as read by `saldistill cache import`."""
     model: str | None = None
-    """A model, whose maps of the learning arm's training videos are computed."""
+    """Model that computes the maps of the learning arm's training videos."""
     arm: str | None = None
-    """An arm, whose seeds' models are averaged: the mean of their maps, as densities."""
+    """Arm whose seeds' models are averaged: the mean of their maps, as densities."""
 
     @model_validator(mode="after")
     def _one(self) -> "TeacherSource":
@@ -55,150 +56,144 @@ class TeacherSource(Section):
 
 
 class Arm(Section):
-    """One kind of training."""
+    """One training config, run once per seed."""
 
     config: str
-    """The run's YAML; seed, folder and store are set here."""
+    """Run config; the experiment sets its seed, folders and device."""
     teacher: str | None = None
-    """One of the experiment's teachers."""
+    """Name of one of the experiment's teachers."""
 
 
 class Experiment(Section):
-    """What is compared with what."""
+    """Arms to train, score and compare."""
 
     out: str
-    """The folder of everything."""
+    """Folder of all runs, target stores and results."""
     seeds: list[int] = Field(min_length=1)
+    """Seeds of the runs of each arm."""
     teachers: dict[str, TeacherSource] = Field(default={})
+    """Target stores to build, by name."""
     arms: dict[str, Arm] = Field(min_length=1)
+    """Arms by name."""
     compare: list[tuple[str, str]] = Field(default=[])
-    """Pairs of arms: the second minus the first."""
+    """Pairs of arms; the difference is the second minus the first."""
     beside: list[str] = Field(default=[])
-    """Baselines and models that are scored as well."""
+    """Baselines and models to score next to the arms."""
     scenes: list[str] = Field(default=[])
-    """Patterns of names: videos of one pattern are one scene for the intervals."""
+    """Patterns of video names; videos that match the same pattern count as one scene for the intervals."""
 
     @model_validator(mode="after")
-    def _complete(self) -> "Experiment":
-        named = [arm.teacher for arm in self.arms.values() if arm.teacher is not None]
-        if unknown := [name for name in named if name not in self.teachers]:
-            raise ValueError(f"arms: there is no teacher '{unknown[0]}' under teachers")
-        wanted = [arm for pair in self.compare for arm in pair]
-        wanted += [teacher.arm for teacher in self.teachers.values() if teacher.arm is not None]
-        if unknown := [name for name in wanted if name not in self.arms]:
-            raise ValueError(f"there is no arm '{unknown[0]}' under arms")
+    def _names_exist(self) -> "Experiment":
+        for arm in self.arms.values():
+            if arm.teacher is not None:
+                config_errors.one_of(arm.teacher, self.teachers, "teacher")
+        compared = [arm for pair in self.compare for arm in pair]
+        for name in compared + [each.arm for each in self.teachers.values() if each.arm is not None]:
+            config_errors.one_of(name, self.arms, "arm")
         return self
+
+    def run_folder(self, arm: str, seed: int) -> Path:
+        """Return the folder of a run."""
+        return Path(self.out) / "runs" / f"{arm}-{seed}"
+
+    def store_folder(self, teacher: str) -> Path:
+        """Return the folder of a teacher's target store."""
+        return Path(self.out) / "teachers" / teacher
+
+    def run_config(self, name: str, seed: int, device: str) -> RunConfig:
+        """Return the config of an arm's run."""
+        arm = self.arms[name]
+        overrides = [f"out={self.run_folder(name, seed)}", f"seed={seed}", f"device={device}", "resume=auto"]
+        if arm.teacher is not None:
+            overrides.append(f"teacher.store={self.store_folder(arm.teacher)}")
+        return load_config(arm.config, overrides)
 
 
 def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:
     """Read an experiment from YAML, with `key=value` overrides.
 
     Raises:
-        UserError: naming every mistake.
+        UserError: listing every mistake.
     """
     return config_errors.load(Experiment, path, overrides)
 
 
 def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, device: str = "auto") -> Path | None:
-    """Train the arms that are not trained yet, and when all are, score and compare them.
+    """Train the arms that are not trained yet; once all are, score and compare them.
 
     Args:
-        experiment: what to do.
-        arms: only these arms, for another process to do the others; those that they learn from must be there.
-        device: where everything runs.
+        experiment: the experiment.
+        arms: train only these arms, whose teachers' arms must be trained; other processes can train the rest.
+        device: device to run on.
 
     Returns:
-        The table, `out`/results.md; None while arms of other processes are missing.
+        The table, `out`/results.md; None if runs of other arms are missing.
 
     Raises:
-        UserError: an unknown arm, a config or data that do not fit, or a teacher that has not been trained.
+        UserError: if an arm is unknown, a config or the data do not fit, or a teacher's arm is not trained.
     """
     chosen = list(experiment.arms) if arms is None else arms
     for name in chosen:
         if name not in experiment.arms:
-            raise UserError(f"--arms: there is no arm '{name}'; there are {', '.join(experiment.arms)}")
-    configs = {name: config_of(experiment, name, experiment.seeds[0], device) for name in experiment.arms}
+            raise UserError(f"--arms: unknown arm '{name}'; expected some of {', '.join(experiment.arms)}")
+    configs = {name: experiment.run_config(name, experiment.seeds[0], device) for name in experiment.arms}
     check_teachers(experiment, configs)
-    videos = tested_videos(experiment, configs)
+    videos = common_test_videos(experiment, configs)
     for number, name in enumerate(chosen, 1):
         for seed in experiment.seeds:
             print(f"\n{name}, seed {seed} (arm {number} of {len(chosen)})", flush=True)
             teacher = experiment.arms[name].teacher
             if teacher is not None:
                 make_store(experiment, teacher, configs[name], device)
-            if not is_done(folder := run_of(experiment, name, seed)):
-                train(config_of(experiment, name, seed, device))
+            if not is_done(folder := experiment.run_folder(name, seed)):
+                train(experiment.run_config(name, seed, device))
             print(f"   {folder}", flush=True)
-    waiting = [
-        str(folder)
-        for name in experiment.arms
-        for seed in experiment.seeds
-        if not is_done(folder := run_of(experiment, name, seed))
-    ]
-    if waiting:
-        print(f"\nNot scored yet: {len(waiting)} runs are missing, {waiting[0]} for one.", flush=True)
+    runs = [experiment.run_folder(name, seed) for name in experiment.arms for seed in experiment.seeds]
+    if missing := [run for run in runs if not is_done(run)]:
+        print(f"\nNot scored yet: {len(missing)} runs are missing, e.g. {missing[0]}.", flush=True)
         return None
     return write_results(experiment, videos, device)
 
 
 def check_teachers(experiment: Experiment, configs: Mapping[str, RunConfig]) -> None:
-    """Refuse arms that share a store which is made of their training videos, and train on different ones."""
+    """Check that arms that share a target store of their training videos train on the same videos."""
     for teacher, source in experiment.teachers.items():
-        taught = [name for name, arm in experiment.arms.items() if arm.teacher == teacher]
+        learners = [name for name, arm in experiment.arms.items() if arm.teacher == teacher]
         if source.maps is None and any(
-            configs[name].data.train != configs[taught[0]].data.train for name in taught
+            configs[name].data.train != configs[learners[0]].data.train for name in learners
         ):
             raise UserError(
-                f"arms: {', '.join(taught)} learn from '{teacher}' and train on different videos; give each "
-                "an entry of its own under teachers"
+                f"arms: {', '.join(learners)} learn from '{teacher}' but train on different videos; give each arm "
+                "its own entry under teachers"
             )
 
 
-def tested_videos(experiment: Experiment, configs: Mapping[str, RunConfig]) -> list[Video]:
-    """Return the videos that all arms are scored on."""
+def common_test_videos(experiment: Experiment, configs: Mapping[str, RunConfig]) -> list[Video]:
+    """Return the test videos, the same for all arms."""
     tests = [config.data.test for config in configs.values()]
     if any(test != tests[0] for test in tests) or not tests[0]:
-        raise UserError("arms: all configs must name the same videos under data.test, at least one")
+        raise UserError("arms: expected the same videos under data.test in all configs, at least one")
     return same_scene(scored_videos(tests[0]), experiment.scenes)
 
 
-def run_of(experiment: Experiment, arm: str, seed: int) -> Path:
-    """Return the folder of a run."""
-    return Path(experiment.out) / "runs" / f"{arm}-{seed}"
-
-
-def store_of(experiment: Experiment, teacher: str) -> Path:
-    """Return the folder of a teacher's maps."""
-    return Path(experiment.out) / "teachers" / teacher
-
-
 def is_done(run: Path) -> bool:
-    """Tell whether a run came to its end."""
+    """Return whether a run is finished."""
     return (run / "summary.json").is_file()
 
 
-def config_of(experiment: Experiment, name: str, seed: int, device: str) -> RunConfig:
-    """Return the config of an arm's run."""
-    arm = experiment.arms[name]
-    overrides = [f"out={run_of(experiment, name, seed)}", f"seed={seed}", f"device={device}", "resume=auto"]
-    if arm.teacher is not None:
-        overrides.append(f"teacher.store={store_of(experiment, arm.teacher)}")
-    return load_config(arm.config, overrides)
-
-
 def make_store(experiment: Experiment, name: str, learner: RunConfig, device: str) -> None:
-    """Make a teacher's store unless it is there and complete; wait for a process that is making it.
+    """Build a teacher's target store unless it is complete; wait if another process is building it.
 
     Args:
-        experiment: whose teacher.
-        name: of the teacher.
-        learner: whose training videos are wanted.
-        device: where models compute.
+        experiment: the experiment.
+        name: name of the teacher.
+        learner: config whose training videos need maps.
+        device: device to run models on.
 
     Raises:
-        UserError: an arm that is to teach is not trained, or the store there is of other seeds.
+        UserError: if the teacher is an arm that is not trained, or the store was built from other seeds.
     """
-    teacher, out = experiment.teachers[name], store_of(experiment, name)
+    teacher, out = experiment.teachers[name], experiment.store_folder(name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.with_name(f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -208,30 +203,28 @@ def make_store(experiment: Experiment, name: str, learner: RunConfig, device: st
         if out.is_dir() and (store := TargetStore.open(out)).complete:
             if sources and store.notes.get("imported") != sources:
                 raise UserError(
-                    f"{out}: was made from {', '.join(store.notes.get('imported', []))}, not from "
+                    f"{out}: built from {', '.join(store.notes.get('imported', []))}, expected "
                     f"{', '.join(sources)}; remove it, or choose another out"
                 )
             return
-        print(f"   the maps of {name}: {out}", flush=True)
+        print(f"   building the target store of {name}: {out}", flush=True)
         if teacher.model is not None:
-            maps_of_model(teacher.model, out, learner, device)
+            store_maps(teacher.model, out, learner, device)
         if teacher.arm is not None:
             for seed, part in zip(experiment.seeds, sources, strict=True):
-                run = run_of(experiment, teacher.arm, seed)
+                run = experiment.run_folder(teacher.arm, seed)
                 if not is_done(run):
-                    raise UserError(f"{run}: teaches as '{name}', and is not trained yet; train its arm first")
-                maps_of_model(str(run), Path(part), learner, device)
+                    raise UserError(f"{run}: the teacher '{name}' is not trained yet; train its arm first")
+                store_maps(str(run), Path(part), learner, device)
         if sources:
             import_maps(sources, out)
 
 
-def maps_of_model(model: str, out: Path, learner: RunConfig, device: str) -> None:
-    """Store a model's maps of the videos that a learner trains on, seen at the stride that it was trained at."""
+def store_maps(model: str, out: Path, learner: RunConfig, device: str) -> None:
+    """Build a target store of a learner's training videos with a model, at the stride of the model's training."""
     assert learner.teacher is not None
-    stride = load_model(model).stride
-    teacher = learner.teacher.model_copy(
-        update={"model": model, "store": str(out), "views": ["plain"], "stride": stride}
-    )
+    changes = {"model": model, "store": str(out), "views": ["plain"], "stride": load_model(model).stride}
+    teacher = learner.teacher.model_copy(update=changes)
     build_store(learner.model_copy(update={"teacher": teacher, "device": device}))
 
 
@@ -247,7 +240,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
 
     seeds = {
         name: [
-            scored(str(run_of(experiment, name, seed)), f"{name}-{seed}", out / "scores" / f"{name}-{seed}")
+            scored(str(experiment.run_folder(name, seed)), f"{name}-{seed}", out / "scores" / f"{name}-{seed}")
             for seed in experiment.seeds
         ]
         for name in experiment.arms
@@ -258,29 +251,27 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
     ]
     means = {name: mean_of(name, runs) for name, runs in seeds.items()}
     pairs = [compare_scores(means[first], means[second]) for first, second in experiment.compare]
-    write_json(
-        out / "results.json",
-        {
-            "experiment": experiment.model_dump(mode="json"),
-            "arms": {
-                name: {
-                    "mean": without_nan(means[name].per_video),
-                    "seeds": [without_nan(run.per_video) for run in runs],
-                }
-                for name, runs in seeds.items()
-            },
-            "beside": {each.name: without_nan(each.per_video) for each in beside},
-            "differences": [
-                {
-                    "of": pair.second,
-                    "from": pair.first,
-                    "mean": without_nan(pair.difference.per_video),
-                    "interval": without_nan(pair.difference.intervals["per_video"]),
-                }
-                for pair in pairs
-            ],
+    results = {
+        "experiment": experiment.model_dump(mode="json"),
+        "arms": {
+            name: {
+                "mean": without_nan(means[name].per_video),
+                "seeds": [without_nan(run.per_video) for run in runs],
+            }
+            for name, runs in seeds.items()
         },
-    )
+        "beside": {each.name: without_nan(each.per_video) for each in beside},
+        "differences": [
+            {
+                "of": pair.second,
+                "from": pair.first,
+                "mean": without_nan(pair.difference.per_video),
+                "interval": without_nan(pair.difference.intervals["per_video"]),
+            }
+            for pair in pairs
+        ],
+    }
+    write_json(out / "results.json", results)
     text = tables(seeds, beside, pairs)
     write_text(out / "results.md", text)
     print("\n" + text, flush=True)
@@ -288,24 +279,20 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
 
 
 def mean_of(name: str, seeds: Sequence[Scores]) -> Scores:
-    """Return the scores of several seeds on the same frames as one: the mean of each frame's."""
-    rows = [
-        Row(
-            first.video,
-            first.frame,
-            {metric: mean([row.values[metric] for row in same]) for metric in first.values},
-        )
-        for same in zip(*(each.rows for each in seeds), strict=True)
-        for first in same[:1]
-    ]
+    """Return the mean of several seeds' scores on the same frames, frame by frame."""
+    rows = []
+    for same in zip(*(each.rows for each in seeds), strict=True):
+        values = {metric: mean([row.values[metric] for row in same]) for metric in same[0].values}
+        rows.append(Row(same[0].video, same[0].frame, values))
     return replace(seeds[0], name=name, rows=rows)
 
 
 def tables(
     seeds: Mapping[str, Sequence[Scores]], beside: Sequence[Scores], differences: Sequence[Comparison]
 ) -> str:
-    """Lay out, in Markdown, the means over videos of arms and of what stands beside them, and the differences."""
-    metrics = next(iter(seeds.values()))[0].metrics
+    """Return Markdown tables of the means over videos, of arms and references, and of the differences."""
+    first = next(iter(seeds.values()))
+    metrics = first[0].metrics
     titles = [METRICS[metric].title for metric in metrics]
     lines = []
     for name, runs in seeds.items():
@@ -316,23 +303,20 @@ def tables(
             cells.append(f"{mean(values):.3f}{spread}")
         lines.append([name, *cells])
     lines += [[each.name, *(f"{each.per_video[metric]:.3f}" for metric in metrics)] for each in beside]
-    count = len(next(iter(seeds.values())))
-    text = markdown([f"mean over videos, of {count} seeds (their range)", *titles], lines)
+    text = markdown([f"mean over videos, {plural(len(first), 'seed')} (range)", *titles], lines)
     if not differences:
         return text
     lines = []
     for pair in differences:
         means, ends = pair.difference.per_video, pair.difference.intervals["per_video"]
-        lines.append(
-            [f"{pair.second} minus {pair.first}"]
-            + [f"{means[m]:+.3f} [{ends[m][0]:+.3f}, {ends[m][1]:+.3f}]" for m in metrics]
-        )
+        cells = [f"{means[m]:+.3f} [{ends[m][0]:+.3f}, {ends[m][1]:+.3f}]" for m in metrics]
+        lines.append([f"{pair.second} minus {pair.first}", *cells])
     scenes = differences[0].difference.count_recordings
-    return text + "\n" + markdown([f"difference [95% over {scenes} scenes]", *titles], lines)
+    return text + "\n" + markdown([f"difference [95 % interval over {scenes} scenes]", *titles], lines)
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its columns aligned for reading as text."""
+    """Return a Markdown table with aligned columns."""
     widths = [max(len(row[column]) for row in [head, *lines]) for column in range(len(head))]
     rows = [head, ["-" * width for width in widths], *lines]
     return "".join(

@@ -1,14 +1,14 @@
-"""Checkpoints of a run, complete or not there at all, and the way back from the newest one.
+"""Checkpoints of a run, written atomically and restored from the newest one.
 
-    RUN/best.safetensors                         weights with the best validation score
+    RUN/best.safetensors                           weights with the best validation score
     RUN/checkpoints/step-000120/model.safetensors  weights after step 120
-                               /state.safetensors  the optimiser's tensors
-                               /heads.safetensors  projections and side maps, where the losses have some
-                               /state.json         step, score, and what else the loop remembers
-                               /ema.safetensors    the moving average of the weights, where training.ema is set
+                               /state.safetensors  optimiser state
+                               /heads.safetensors  projections and side maps, if the losses need any
+                               /state.json         step, optimiser settings and the loop's memory
+                               /ema.safetensors    moving average of the weights, with training.ema
 
-A folder is written under a temporary name, flushed to the disk and renamed; older ones go after that. Nothing about
-randomness or the position in the data is stored, since both are functions of the seed and the step.
+A folder is written under a temporary name, flushed to disk and renamed; older ones are removed afterwards. Random
+state and the position in the data are not stored, because they are functions of the seed and the step.
 """
 
 import json
@@ -43,7 +43,7 @@ def save_checkpoint(
     run: Path,
     step: int,
     model: LoadedModel,
-    trained: Learner,
+    learner: Learner,
     optimizer: Optimizer,
     memory: dict[str, Any],
     notes: dict[str, Any],
@@ -51,79 +51,78 @@ def save_checkpoint(
     *,
     is_main: bool = True,
 ) -> None:
-    """Write the state after `step` steps and drop the older checkpoints; every process calls this, one writes.
+    """Write the state after `step` steps and remove older checkpoints; every process calls this.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         step: steps done.
-        model: the whole, unwrapped model: what is written.
-        trained: what is trained: the same model, or its sharded copy (`distill.sharding`), and its heads.
+        model: the whole model, which is written.
+        learner: what is trained: the model and its heads, or a sharded copy of them (`sharding.py`).
         optimizer: the unwrapped optimiser.
-        memory: whatever else the loop needs, JSON-able.
-        notes: what the weight file says of its training, JSON-able.
-        ema: the moving average of the trained model's weights, where there is one.
-        is_main: whether this process is the one that writes.
+        memory: other state of the loop, JSON-able.
+        notes: notes on the training in the weight file, JSON-able.
+        ema: moving average of the learner's model, if any.
+        is_main: whether this process writes.
     """
     folder = run / "checkpoints" / f"step-{step:06d}"
     older = [other for other in folder.parent.glob("step-*") if other != folder]
     with atomic_folder(folder) if is_main else nullcontext() as temporary:
-        sharding.gather(trained.model, model.network)
+        sharding.gather(learner.model, model.network)
         tensors, groups = _flatten(optimizer)
-        heads = {key: sharding.whole(value).contiguous() for key, value in trained.heads.state_dict().items()}
+        heads = {key: sharding.whole(value).contiguous() for key, value in learner.heads.state_dict().items()}
         if temporary is not None:
             save_model(model, temporary / "model.safetensors", notes=notes)
             save_file(tensors, temporary / "state.safetensors")
-        if temporary is not None and heads:
-            save_file(heads, temporary / "heads.safetensors")
-        if ema is not None:
-            with ema.applied():
-                sharding.gather(trained.model, model.network)
-                if temporary is not None:
-                    save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
-        if temporary is not None:
+            if heads:
+                save_file(heads, temporary / "heads.safetensors")
             state = {"step": step, "memory": memory, "optimizer": groups}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        if ema is not None:
+            with ema.applied():
+                sharding.gather(learner.model, model.network)
+                if temporary is not None:
+                    save_model(model, temporary / "ema.safetensors", notes={**notes, "ema": ema.decay})
     if is_main:
         for other in older:
             shutil.rmtree(other)
 
 
 def load_checkpoint(
-    folder: Path, model: LoadedModel, trained: Learner, optimizer: Optimizer
+    folder: Path, model: LoadedModel, learner: Learner, optimizer: Optimizer
 ) -> tuple[int, dict[str, Any]]:
-    """Put a checkpoint's weights and moments into place; return the steps done and the loop's memory.
+    """Restore weights and optimiser state in place; return the steps done and the loop's memory.
 
     Raises:
-        UserError: if the checkpoint is of another model or damaged.
+        UserError: if the checkpoint is damaged or belongs to another model.
     """
     load_weights_into(model, folder / "model.safetensors")
-    sharding.scatter(model.network, trained.model)
+    sharding.scatter(model.network, learner.model)
     try:
         state = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors")
-        heads = load_file(folder / "heads.safetensors") if trained.heads else {}
+        heads = load_file(folder / "heads.safetensors") if learner.heads else {}
         with torch.no_grad():
-            for key, target in trained.heads.state_dict().items():
+            for key, target in learner.heads.state_dict().items():
                 target.copy_(sharding.like(heads[key], target))
         _unflatten(optimizer, tensors, state["optimizer"])
         return state["step"], state["memory"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: the checkpoint is damaged ({error}); remove it and resume again") from error
+        raise UserError(f"{folder}: damaged checkpoint ({error}); remove it and resume again") from error
 
 
-def load_average(folder: Path, model: LoadedModel, trained: Learner, ema: Ema) -> None:
-    """Put a checkpoint's moving average into place.
+def load_average(folder: Path, model: LoadedModel, learner: Learner, ema: Ema) -> None:
+    """Restore the moving average in place.
 
     Raises:
-        UserError: if it is missing, damaged, or of another model.
+        UserError: if it is missing, damaged, or belongs to another model.
     """
     with ema.applied():
         load_weights_into(model, folder / "ema.safetensors")
-        sharding.scatter(model.network, trained.model)
+        sharding.scatter(model.network, learner.model)
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Split an optimiser's state into tensors named `parameter.moment` and its groups' settings."""
+    """Split an optimiser's state into tensors named `parameter.moment` and the settings of its groups."""
     state = optimizer.state_dict()
     tensors = {
         f"{parameter}.{moment}": sharding.whole(torch.as_tensor(value)).contiguous()
@@ -139,6 +138,5 @@ def _unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[di
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         parameter, moment = name.split(".")
-        moments = state.setdefault(int(parameter), {})
-        moments[moment] = sharding.like(value, weights[int(parameter)])
+        state.setdefault(int(parameter), {})[moment] = sharding.like(value, weights[int(parameter)])
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 
 from distill.data.augment import Crop
 from distill.data.sets.find import DATASETS
@@ -24,6 +33,10 @@ from distill.training.losses import LOSSES
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
+FrameStride = Annotated[Stride, BeforeValidator(read_stride)]
+DataSetName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, DATASETS, "data set"))]
+CodecName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, CODECS, "codec"))]
+LossName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, LOSSES, "loss"))]
 
 
 class Section(BaseModel):
@@ -55,7 +68,7 @@ class ModelSection(Section):
 class SourceSection(Section):
     """A selection of videos from one data set."""
 
-    dataset: str
+    dataset: DataSetName
     """Name of the data set's layout, e.g. dhf1k."""
     root: str | None = None
     """Folder of the data set; needed for all but synthetic."""
@@ -70,11 +83,6 @@ class SourceSection(Section):
     disjoint. Videos that were cut from one recording stay together. All videos by default."""
     share_seed: int = 0
     """Seed of the order that `share` cuts."""
-
-    @field_validator("dataset")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return config_errors.one_of(name, DATASETS, "data set")
 
     @model_validator(mode="after")
     def _consistent(self) -> "SourceSection":
@@ -145,7 +153,7 @@ class DataSection(Section):
     """Videos to score during training, to select the best weights; none by default."""
     test: list[ScoredSource] = []
     """Videos for `saldistill evaluate MODEL CONFIG`; training never reads them."""
-    stride: Stride = 1
+    stride: FrameStride = 1
     """Step between the frames of a clip: 2 takes every second frame, 30fps resamples to 30 frames per second of any
     video (distill/stride.py)."""
     flip: bool = True
@@ -160,11 +168,6 @@ class DataSection(Section):
     in_memory: bool = False
     """Each worker decodes a whole video on first use and keeps it, for small data sets. Takes 3 bytes per pixel and
     frame in each worker, at the model's input size, or at the video's own size with crops."""
-
-    @field_validator("stride", mode="before")
-    @classmethod
-    def _stride(cls, value: object) -> Stride:
-        return read_stride(value)
 
     @model_validator(mode="after")
     def _ratio_has_a_base(self) -> "DataSection":
@@ -182,14 +185,14 @@ class TeacherSection(Section):
     """Read the teacher's maps from a target store, or compute them during training."""
     store: str | None = None
     """Folder of the target store, as built by `saldistill cache build`."""
-    codec: str = DEFAULT_CODEC
+    codec: CodecName = DEFAULT_CODEC
     """Encoding of the maps when the target store is built."""
     views: list[Literal["plain", "flipped"]] = ["plain"]
     """Views to store; data.flip needs flipped as well, or `mirror`."""
     mirror: bool = False
     """Pair a mirrored clip with the mirrored map of the plain one if the target store has no flipped view, as with
     imported maps; otherwise such a store turns data.flip off."""
-    stride: Stride = 1
+    stride: FrameStride = 1
     """Like data.stride, for the teacher's own clips."""
     batch_size: Count = 8
     """Clips per forward pass of the teacher; the target store commits this many maps at once."""
@@ -200,16 +203,6 @@ class TeacherSection(Section):
     accept: bool = False
     """Train even if the target store was built by another teacher, other code or from other videos; the run records
     it."""
-
-    @field_validator("stride", mode="before")
-    @classmethod
-    def _stride(cls, value: object) -> Stride:
-        return read_stride(value)
-
-    @field_validator("codec")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return config_errors.one_of(name, CODECS, "codec")
 
     @model_validator(mode="after")
     def _complete(self) -> "TeacherSection":
@@ -223,7 +216,7 @@ class TeacherSection(Section):
 class LossSection(Section):
     """One term of the objective."""
 
-    name: str
+    name: LossName
     """Name of the loss (distill/training/losses.py)."""
     against: Literal["truth", "teacher"] = "truth"
     """Compare with the ground truth or with the teacher."""
@@ -242,11 +235,6 @@ class LossSection(Section):
     place of the model's own map."""
     teacher: str | None = None
     """Name of the teacher's features that a hint compares with."""
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return config_errors.one_of(name, LOSSES, "loss")
 
     @model_validator(mode="after")
     def _consistent(self) -> "LossSection":

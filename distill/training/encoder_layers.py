@@ -1,7 +1,7 @@
-"""The encoder layer by layer: what is frozen, learns more slowly, or is computed again in the backward pass.
+"""Per-layer treatment of the encoder: freezing, gradient checkpointing and layer-wise learning rate decay.
 
-A model names the modules of its encoder in `encoder_layers`, in the order of the data: the patch embedding first,
-then the blocks.
+A model lists its encoder's modules in `encoder_layers`, in the order of the forward pass: the patch embedding, then
+the blocks.
 """
 
 from functools import partial
@@ -15,27 +15,27 @@ from distill.models.protocols import Network, SaliencyModel
 
 
 class HasEncoderLayers(Protocol):
-    """A model or a learner around one."""
+    """A model, or a learner with one."""
 
     encoder_layers: tuple[str, ...]
 
 
-def layers_of(model: "HasEncoderLayers", wanted: str) -> tuple[str, ...]:
+def layers_of(model: HasEncoderLayers, key: str) -> tuple[str, ...]:
     """Return the names of the encoder's layers, the patch embedding first.
 
     Raises:
-        UserError: if the model does not say what they are; it names the key that `wanted` them.
+        UserError: if the model does not name them; the message begins with the config key that needs them.
     """
     if not model.encoder_layers:
-        raise UserError(f"{wanted}: this model does not say what the layers of its encoder are; leave it out")
+        raise UserError(f"{key}: this model does not name its encoder's layers; remove {key}")
     return model.encoder_layers
 
 
 def freeze(model: SaliencyModel, what: str | int | None) -> None:
-    """Take weights out of training: None of them, the whole "encoder", or its patch embedding and first blocks.
+    """Freeze nothing (None), the whole "encoder", or its patch embedding and the first n blocks.
 
     Raises:
-        UserError: if there are not so many blocks.
+        UserError: if there are fewer blocks.
     """
     if what is None:
         return
@@ -50,8 +50,8 @@ def freeze(model: SaliencyModel, what: str | int | None) -> None:
         model.get_submodule(name).requires_grad_(False)
 
 
-def train_mode(model: Network) -> None:
-    """Put a model into training mode, except what learns nothing: stochastic depth stays out of frozen blocks."""
+def train_mode(model: Network | nn.Module) -> None:
+    """Set training mode, except for modules without trainable weights, so that frozen blocks drop no paths."""
     model.train()
     for module in model.modules():
         weights = list(module.parameters())
@@ -60,9 +60,9 @@ def train_mode(model: Network) -> None:
 
 
 def recompute(model: SaliencyModel) -> None:
-    """Let each of the encoder's blocks keep its input alone and run again when gradients come back to it.
+    """Apply gradient checkpointing to the encoder's blocks: keep their inputs and run them again in backward.
 
-    Random choices are repeated in the second run, so the gradients are those of a model that kept everything.
+    The second run repeats the random choices of the first, so that the gradients are the same.
     """
     for name in layers_of(model, "training.recompute")[1:]:
         block: Any = model.get_submodule(name)
@@ -70,10 +70,10 @@ def recompute(model: SaliencyModel) -> None:
 
 
 def decayed_groups(model: SaliencyModel, decay: float) -> list[dict[str, Any]]:
-    """Return the trainable weights in groups for an optimiser, each with the `scale` of its learning rate.
+    """Return the trainable weights as optimiser groups, each with the `scale` of its learning rate.
 
-    What follows the encoder has 1, the encoder's last layer `decay`, the one before it `decay` squared. A weight of
-    the encoder that belongs to no layer goes with the last one.
+    Weights after the encoder have 1, the encoder's last layer `decay`, the one before it `decay` squared. Encoder
+    weights that belong to no layer count as the last one.
     """
     names = layers_of(model, "optimizer.layer_decay")
     depths: dict[int, list[nn.Parameter]] = {}
@@ -84,7 +84,7 @@ def decayed_groups(model: SaliencyModel, decay: float) -> list[dict[str, Any]]:
 
 
 def _depth(name: str, layers: tuple[str, ...]) -> int:
-    """Count the layers from the end of the encoder to a weight: 0 after the encoder, 1 in its last layer."""
+    """Return a weight's distance in layers from the encoder's end: 0 after the encoder, 1 in its last layer."""
     for index, layer in enumerate(layers):
         if name.startswith(layer + "."):
             return len(layers) - index

@@ -1,15 +1,11 @@
-"""What learns beside a model and is never exported: projections of its features to a teacher's, and side maps.
+"""Distillation heads: projections for hints and side maps, read from a model's features by name.
 
-    learner = Learner(model, {"stage4-encoder": Projection(...), "stage2": SideMap(...)})
-    log_saliency, from_heads = learner(clip)
+A hint compares the model's features with the teacher's. A learned projection matches the channels, and both are
+averaged to the coarser of the two grids. A side map is a saliency map read from
+intermediate features and compared like the model's own map.
 
-A hint compares features of the model with features of the teacher. The two differ in channels, which a learned
-projection bridges, and in size, where both are brought to the coarser of the two grids, so that nothing is made up.
-A side map is read from features half way through the model and compared as the model's own map is: with the
-teacher's, or with the ground truth.
-
-Features are (B, C, t, h, w), or (B, C, h, w) where a model has done with time. Their grid may be as coarse as it
-likes, but it spans the whole clip and the whole frame.
+Features are (B, C, t, h, w), or (B, C, h, w) if the model has reduced time. Their grid spans the whole clip and the
+whole frame at any resolution.
 
 Sources: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (hints); Hu et al., "TinyHD: Efficient Video
 Saliency Prediction with Heterogeneous Decoders using Hierarchical Maps Distillation", WACV 2023 (side maps).
@@ -31,36 +27,36 @@ from distill.stride import step_of
 from distill.training.losses import resize_features, with_time
 
 
-def last_part(features: Tensor, share: float) -> Tensor:
-    """Cut features (B, C, t, h, w) to the last share of their frames, one at least; without time as they are."""
+def last_part(features: Tensor, fraction: float) -> Tensor:
+    """Crop features (B, C, t, h, w) to the last fraction of their frames; (B, C, h, w) are returned unchanged."""
     if features.ndim == 4:
         return features
-    return features[:, :, -last_frames(features.shape[2], share) :]
+    return features[:, :, -count_frames(features.shape[2], fraction) :]
 
 
-def last_frames(frames: int, share: float) -> int:
-    """Return how many frames the last share of so many is: to the nearest, one at least."""
-    return max(1, round(frames * share))
+def count_frames(frames: int, fraction: float) -> int:
+    """Return a fraction of a number of frames, rounded, at least 1."""
+    return max(1, round(frames * fraction))
 
 
 class Projection(nn.Module):
-    """Brings the model's features to a teacher's: the frames that both see, averaged, and a 1x1x1 convolution.
+    """Projection of the model's features to a teacher's: shared frames, averaged, then a 1x1x1 convolution.
 
     Args:
         feature: name of the model's features.
-        shape: theirs, without the batch: (C, t, h, w) or (C, h, w).
+        shape: their shape without the batch, (C, t, h, w) or (C, h, w).
         teacher: shape of the teacher's features, of its whole clip.
-        shares: of the model's clip and of the teacher's, from the end: what both show.
+        fractions: of the model's clip and of the teacher's, from the end, that both show.
     """
 
     def __init__(
-        self, feature: str, shape: tuple[int, ...], teacher: tuple[int, ...], shares: tuple[float, float]
+        self, feature: str, shape: tuple[int, ...], teacher: tuple[int, ...], fractions: tuple[float, float]
     ) -> None:
         super().__init__()
-        self.feature, self.share = feature, shares[0]
+        self.feature, self.fraction = feature, fractions[0]
         frames = [
-            last_frames(each[1], share) if len(each) == 4 else 1
-            for each, share in zip((shape, teacher), shares, strict=True)
+            count_frames(each[1], fraction) if len(each) == 4 else 1
+            for each, fraction in zip((shape, teacher), fractions, strict=True)
         ]
         pixels = [min(sides) for sides in zip(shape[-2:], teacher[-2:], strict=True)]
         self.size = (min(frames), *pixels)
@@ -68,16 +64,16 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Project the model's features to (B, C of the teacher, t, h, w)."""
-        return self.convolution(resize_features(last_part(features, self.share), self.size))
+        return self.convolution(resize_features(last_part(features, self.fraction), self.size))
 
 
 class SideMap(nn.Module):
-    """Reads a map from features by a convolution of one pixel and all frames, enlarged to the model's map.
+    """Saliency map read from features by a convolution over all frames of one pixel, resized to the model's map.
 
     Args:
         feature: name of the model's features.
-        shape: theirs, without the batch: (C, t, h, w) or (C, h, w).
-        maps: N, maps a clip.
+        shape: their shape without the batch, (C, t, h, w) or (C, h, w).
+        maps: N, maps per clip.
         size: (h, w) of the model's map.
     """
 
@@ -85,23 +81,22 @@ class SideMap(nn.Module):
         super().__init__()
         self.feature, self.size = feature, size
         frames = shape[1] if len(shape) == 4 else 1
-        self.convolution = nn.Conv3d(
-            shape[0], maps, (frames, 1, 1), bias=False
-        )  # a constant is no part of a log-map
+        # no bias: log-saliency is defined up to a constant
+        self.convolution = nn.Conv3d(shape[0], maps, (frames, 1, 1), bias=False)
         nn.init.trunc_normal_(self.convolution.weight, std=0.01)  # the first maps are nearly uniform
 
     def forward(self, features: Tensor) -> Tensor:
-        """Read log-saliency (B, N, h, w)."""
+        """Return log-saliency (B, N, h, w)."""
         logits = self.convolution(with_time(features)).squeeze(2).float()  # (B, N, ., .)
         return F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False, antialias=True)
 
 
 class Learner(nn.Module):
-    """A model with its heads: one module, to be trained, copied to several processes, or sharded, as a whole.
+    """A model with its heads as one module, to train, replicate or shard as a whole.
 
     Args:
-        model: what is wanted in the end.
-        heads: by name; each has the name of the features it reads, `feature`.
+        model: the model.
+        heads: heads by name; `head.feature` names the features that a head reads.
     """
 
     def __init__(self, model: SaliencyModel, heads: Mapping[str, nn.Module] | None = None) -> None:
@@ -111,7 +106,7 @@ class Learner(nn.Module):
         self.encoder_layers = tuple(f"model.{name}" for name in model.encoder_layers)
 
     def forward(self, clip: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the model's log-saliency (B, N, h, w), and what each head makes of the same pass."""
+        """Return the model's log-saliency (B, N, h, w), and the heads' outputs from the same features."""
         if not self.heads:
             return self.model(clip), {}
         features = self.model.forward_features(clip)
@@ -122,49 +117,48 @@ class Learner(nn.Module):
 def feature_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a model's features by name, without the batch: (C, t, h, w) or (C, h, w).
 
-    Found on the meta device, on a model built anew, so that it takes no memory, and the same time for any size.
+    A copy of the model runs on the meta device, which takes neither memory nor time.
 
     Raises:
-        UserError: if the model is exported, and shows no features.
+        UserError: if the model is an exported file, which has no named features.
     """
     if isinstance(model.network, OnnxModel):
-        raise UserError(f"{model.reference}: an exported model shows no features; use the one it came from")
+        raise UserError(f"{model.reference}: an exported model has no named features; use the model it came from")
     with torch.device("meta"), torch.no_grad():
         twin = rebuild(model.identity).network.eval()
         features = twin.forward_features(torch.zeros(1, 3, twin.num_frames, *twin.size))
     return {name: tuple(value.shape[1:]) for name, value in features.items()}
 
 
-def shape_of(feature: str, shapes: Mapping[str, tuple[int, ...]], whose: str) -> tuple[int, ...]:
-    """Return the shape of features by their name.
+def feature_shape(feature: str, shapes: Mapping[str, tuple[int, ...]], owner: str) -> tuple[int, ...]:
+    """Return the shape of features by name.
 
     Raises:
-        UserError: if there are none of this name; it says whose they would be, and lists what there is.
+        UserError: if the owner has no such features; it lists those that exist.
     """
     if feature not in shapes:
-        raise UserError(f"{whose} has no features '{feature}'; there are {', '.join(shapes)}")
+        raise UserError(f"{owner} has no features '{feature}'; expected one of {', '.join(shapes)}")
     return shapes[feature]
 
 
-def shares_in_common(student: ClipSpec, teacher: ClipSpec, rates: Iterable[float]) -> tuple[float, float]:
-    """Return the share of each one's clip, from its end, that the other's clip shows as well; one of them is 1.
+def shared_fractions(student: ClipSpec, teacher: ClipSpec, rates: Iterable[float]) -> tuple[float, float]:
+    """Return the fraction of each clip, from its end, that the other one shows too; one of the two is 1.
 
     Args:
-        student: what the student sees.
-        teacher: what the teacher sees.
-        rates: frames a second of the videos.
+        student: the student's clips.
+        teacher: the teacher's clips.
+        rates: frame rates of the videos, in frames per second.
 
     Raises:
-        UserError: if the shares change from video to video, as they do when one clip's stride is in frames and the
-            other's in frames a second.
+        UserError: if the fractions differ between videos, as they do when one stride is in frames and the other in
+            frames per second.
     """
     lengths = [[spec.num_frames * step_of(spec.stride, fps) for spec in (student, teacher)] for fps in rates]
-    shares = {tuple(round(min(pair) / length, 6) for length in pair) for pair in lengths}
-    if len(shares) > 1:
+    fractions = {tuple(round(min(pair) / length, 6) for length in pair) for pair in lengths}
+    if len(fractions) > 1:
         raise UserError(
-            f"data.stride {student.stride} and teacher.stride {teacher.stride}: how much of the student's clip the "
-            "teacher sees changes with the video's frame rate, and a hint needs it to be one; give both strides in "
-            "frames or both as a rate"
+            f"data.stride {student.stride} and teacher.stride {teacher.stride}: the overlap of the clips depends "
+            "on the video's frame rate, and a hint needs a constant one; give both in frames or both as a rate"
         )
-    first, second = shares.pop()
+    first, second = fractions.pop()
     return first, second

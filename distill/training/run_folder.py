@@ -1,7 +1,4 @@
-"""A run's folder: whether a run may start or go on there, its best weights, and what is noted in them.
-
-config.yaml  log.jsonl  tensorboard/  checkpoints/  best.safetensors  summary.json
-"""
+"""The run folder: config.yaml, log.jsonl, tensorboard/, checkpoints/, best.safetensors and summary.json."""
 
 import math
 import resource
@@ -28,37 +25,37 @@ FREE_TO_CHANGE = (
     "training.recompute",
     "training.shard",
 )
-"""Keys that may differ between a run and its resumption, since no weight depends on them."""
+"""Keys that may change when a run is resumed, because no weight depends on them."""
 
 
 def check_folder(out: Path, config: RunConfig) -> None:
-    """Check that the run's folder is free, or that the run there is this one.
+    """Check that the folder is free, or holds the same run to resume.
 
     Raises:
-        UserError: if a run is there and `resume` is not auto, it was started with another config, or what is there
-            is no run.
+        UserError: if a run exists and `resume` is not auto, if it has another config, or if the folder holds
+            anything but a run.
     """
     if config.resume == "never":
-        refuse_existing(out, "a run", remedy="resume=auto goes on with it, out=FOLDER starts another")
+        refuse_existing(out, "a run", remedy="resume=auto resumes it, out=FOLDER starts another")
     stored = out / "config.yaml"
     if not stored.exists():
-        refuse_existing(out, "something that is no run (it has no config.yaml)", remedy="choose another out=FOLDER")
-    else:
-        before, now = (flat(each.model_dump(mode="json")) for each in (load_config(stored), config))
-        differences = [
-            f"{key}: {before.get(key)} there, {now.get(key)} here"
-            for key in {**before, **now}
-            if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
-        ]
-        if differences:
-            raise UserError(
-                f"{out}: the run there has another config ({'; '.join(differences)}); "
-                "give it the same one to go on, or start another run with out=FOLDER"
-            )
+        refuse_existing(out, "something other than a run (no config.yaml)", remedy="choose another out=FOLDER")
+        return
+    before, now = (flat(each.model_dump(mode="json")) for each in (load_config(stored), config))
+    differences = [
+        f"{key}: {before.get(key)} there, {now.get(key)} here"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+    ]
+    if differences:
+        raise UserError(
+            f"{out}: the run has another config ({'; '.join(differences)}); resume it with the same one, or start "
+            "another run with out=FOLDER"
+        )
 
 
 def keep_best(config: RunConfig, model: LoadedModel, step: int, scores: dict[str, float]) -> None:
-    """Write best.safetensors when the score that counts has never been higher; the file itself remembers it."""
+    """Write best.safetensors if the selecting score is finite and beats the one recorded in that file."""
     path, metric = Path(config.out) / "best.safetensors", config.training.best
     best = best_of(path)
     if math.isfinite(scores[metric]) and (best is None or scores[metric] > best["validation"][metric]):
@@ -67,24 +64,24 @@ def keep_best(config: RunConfig, model: LoadedModel, step: int, scores: dict[str
 
 
 def best_of(path: Path) -> dict[str, Any] | None:
-    """Return the notes of the best weights so far, with their `step` and `validation` scores, or None."""
+    """Return the notes of the best weights so far, with `step` and `validation` scores, or None."""
     return read_header(path)["notes"] if path.exists() else None
 
 
 def was_validated(out: Path, step: int) -> bool:
-    """Tell whether the weights after `step` steps have been scored already."""
+    """Return whether the log has the validation after `step` steps."""
     return any(line["kind"] == "validation" and line["step"] == step for line in read_log(out / "log.jsonl"))
 
 
 def notes(config: RunConfig, step: int, **more: Any) -> dict[str, Any]:
-    """Say in a weight file how it was trained: the step, the clip's stride, and the data it saw."""
+    """Return the notes of a weight file: step, clip stride and training data."""
     train = config.data.model_dump(mode="json", include={"train"}, exclude_none=True)["train"]
     seen = [{key: value for key, value in source.items() if key != "root"} for source in train]
     return {"step": step, "stride": config.data.stride, "trained_on": seen, **more}
 
 
 def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Say what a finished run took; peak memory is this process's, without its loader workers."""
+    """Return the cost of a finished run; peak memory excludes the loader's workers."""
     best = best_of(out / "best.safetensors")
     record: dict[str, Any] = {"steps": steps, "seconds": seconds, "device": str(device)}
     record["best"] = None if best is None else {"step": best["step"], **best["validation"]}
@@ -95,7 +92,7 @@ def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict
 
 
 def peak_memory_mib(who: int = resource.RUSAGE_SELF) -> float:
-    """Return the largest resident memory that this process (or, by `who`, one of its children) ever had, in MiB."""
+    """Return the peak resident memory of this process, or by `who` of its largest child, in MiB."""
     return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

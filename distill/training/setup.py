@@ -1,9 +1,10 @@
-"""From a run config to the objects that the training loop works with."""
+"""Assembly of a training run: from its config to the objects that the loop works with."""
 
 import logging
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatch
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 
 from distill.data.augment import Crop, Jitter
 from distill.data.clip_dataset import ClipDataset, ClipSource
-from distill.data.clips import ClipSpec
+from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.models.device import resolve_device
@@ -27,33 +28,73 @@ from distill.targets.build import build
 from distill.targets.fingerprint import describe_video, fingerprint
 from distill.targets.store import TargetStore
 from distill.training import encoder_layers, sharding
-from distill.training.config import (
-    LossSection,
-    OptimizerSection,
-    RunConfig,
-)
-from distill.training.heads import Learner, Projection, SideMap, feature_shapes, shape_of, shares_in_common
+from distill.training.config import LossSection, OptimizerSection, RunConfig, TeacherSection
+from distill.training.heads import Learner, Projection, SideMap, feature_shape, feature_shapes, shared_fractions
 from distill.training.losses import LOSSES
 from distill.training.objective import Objective, Term
-from distill.training.sources import training_sources, training_videos
+from distill.training.sources import scored_videos, training_sources, training_videos
 from distill.training.teachers import CachedTeacher, OnlineTeacher, Teacher, check_alignment
 
 log = logging.getLogger(__name__)
 
 
-def build_store(config: RunConfig) -> TargetStore:
-    """Compute and store the teacher's maps of a config's training videos; go on where an earlier call stopped.
+@dataclass(frozen=True)
+class Parts:
+    """What a training loop works with."""
 
-    Several processes may do so at once; those that one launcher started take a GPU each.
+    model: LoadedModel
+    """The whole model: what is validated and saved."""
+    learner: Learner
+    """What is trained: the model with its heads, or a sharded copy of them."""
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    teacher: Teacher | None
+    clips: ClipDataset
+    validation: list[Video]
+    steps: int
+    """Length of the run in optimiser steps."""
+    clips_per_step: int
+    """Clips per optimiser step, of all batches and processes."""
+
+
+def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
+    """Build everything that a config names.
+
+    Raises:
+        UserError: if the config does not fit the machine, the data or the teacher.
+    """
+    sources = training_sources(config.data)
+    validation = scored_videos(config.data.validation)
+    model = build_model(config)
+    spec = ClipSpec.of(model.network, stride=config.data.stride)
+    teacher = build_teacher(config, sources, spec, accelerator.device)
+    clips = build_clips(config, sources, spec, teacher)
+    learner = build_learner(config, model, teacher, spec, sources)
+    if config.training.shard:
+        learner = shard(learner, accelerator)
+    optimizer = build_optimizer(config.optimizer, learner.model, learner.heads)
+    clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
+    steps = config.training.steps
+    if steps is None:
+        assert config.training.epochs is not None
+        steps = max(1, math.ceil(config.training.epochs * len(clips) / clips_per_step))
+    objective = build_objective(config.losses)
+    return Parts(model, learner, optimizer, objective, teacher, clips, validation, steps, clips_per_step)
+
+
+def build_store(config: RunConfig) -> TargetStore:
+    """Build the target store of a config's training videos, or resume building it.
+
+    Several processes may call this at once; processes of one launcher take one GPU each.
 
     Raises:
         UserError: if the config names no teacher or no store.
     """
     section = config.teacher
     if section is None or section.model is None or section.store is None:
-        raise UserError("teacher: a store is made from 'model', the teacher, in the folder 'store'; name both")
+        raise UserError("teacher: building a target store needs 'model', the teacher, and 'store', its folder")
     device = resolve_device(config.device)
-    if device == torch.device("cuda"):  # accelerate and torchrun say which of a machine's processes this is
+    if device == torch.device("cuda"):  # accelerate and torchrun number the processes of a machine
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return build(
         load_model(section.model, device=device),
@@ -71,10 +112,10 @@ def build_store(config: RunConfig) -> TargetStore:
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
-    """Return accelerate's view of the device, the processes and the precision that a run asks for.
+    """Return accelerate's handle on the device, the processes and the precision of a run.
 
     Raises:
-        UserError: if the device is not there or cannot do the precision.
+        UserError: if the device does not exist or does not support the precision.
     """
     device = resolve_device(config.device)
     if config.training.precision == "fp16" and device.type == "cpu":
@@ -82,19 +123,19 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     precision = "no" if config.training.precision == "fp32" else config.training.precision
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # the others wait while one process validates
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[patience])
+    timeout = InitProcessGroupKwargs(timeout=timedelta(days=1))  # all processes wait while one validates
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[timeout])
 
 
 def build_model(config: RunConfig) -> LoadedModel:
-    """Return the model to train; its random weights depend on the seed alone."""
+    """Return the model to train; its random weights depend on the seed only."""
     torch.manual_seed(config.seed)
     section = config.model
     model = create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
     network = model.network
     for name, weight in network.named_parameters():
         if any(fnmatch(name, pattern) for pattern in network.no_gradient):
-            weight.requires_grad_(False)  # else processes would wait for a gradient that never comes
+            weight.requires_grad_(False)  # otherwise processes would wait for a gradient that never comes
     encoder_layers.freeze(network, config.training.freeze)
     if config.training.recompute:
         encoder_layers.recompute(network)
@@ -103,18 +144,15 @@ def build_model(config: RunConfig) -> LoadedModel:
     return model
 
 
-def shard(config: RunConfig, learner: Learner, accelerator: Accelerator) -> Learner:
-    """Return what to train: what was built, or a copy of it whose weights lie in parts on the processes.
+def shard(learner: Learner, accelerator: Accelerator) -> Learner:
+    """Return a copy of a learner whose weights are split over the processes.
 
     Raises:
-        UserError: if there is one process, or the model does not say what its encoder's blocks are.
+        UserError: if there is one process only, or the model does not name its encoder's layers.
     """
-    if not config.training.shard:
-        return learner
     if accelerator.num_processes == 1:
         raise UserError(
-            "training.shard: there is one process, and nothing to share; start several with accelerate launch, or "
-            "leave it out"
+            "training.shard: expected several processes, got 1; use accelerate launch, or remove training.shard"
         )
     return sharding.shard(learner, accelerator.device, accelerator.num_processes)
 
@@ -122,67 +160,81 @@ def shard(config: RunConfig, learner: Learner, accelerator: Accelerator) -> Lear
 def build_teacher(
     config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, device: torch.device
 ) -> Teacher | None:
-    """Return the teacher that a run names, checked against the student's target frames and the run's videos.
+    """Return the teacher of a run, checked against the student's target frames and the run's videos.
 
     Args:
         config: the run.
-        sources: the videos it trains on.
-        spec: what the student wants.
-        device: where a teacher that is computed online runs, unless it has a device of its own.
+        sources: training videos.
+        spec: the student's clips.
+        device: default device of an online teacher.
 
     Raises:
-        UserError: if the store was made by another teacher or from other videos (and `accept` is not set), lacks
-            maps, or teacher and student predict different frames.
+        UserError: if the target store was built by another teacher or from other videos (unless `accept` is set) or
+            lacks maps, or if teacher and student predict different frames.
     """
     section = config.teacher
     if section is None:
         return None
     if section.source == "online":
-        assert section.model is not None
-        own = device if section.device is None else resolve_device(section.device)
-        model = load_model(section.model, device=own)
-        features = tuple(dict.fromkeys(loss.teacher for loss in config.losses if loss.teacher is not None))
-        teacher: Teacher = OnlineTeacher(
-            model,
-            stride=section.stride,
-            device=own,
-            precision=section.precision,
-            features=features,
-            share=in_common(spec, ClipSpec.of(model.network, section.stride), sources)[1] if features else 1.0,
-        )
+        teacher = _online_teacher(config, section, sources, spec, device)
     else:
-        assert section.store is not None
-        store = TargetStore.open(section.store)
-        videos = training_videos(sources)
-        # sizes alone tell one video from another here; `cache verify` compares their content too
-        expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
-        if section.model is not None:
-            model = load_model(section.model)
-            seen = ClipSpec.of(model.network, section.stride)
-            expected = fingerprint(model, seen, videos, precision=section.precision, content=False)
-        differences = store.check(expected)
-        if differences and not section.accept:
-            raise UserError(
-                f"{section.store}: these targets do not fit the run: {'; '.join(differences)}; build them anew in "
-                "another folder, or use them as they are with --accept (teacher.accept=true), which the run records"
-            )
-        for difference in differences:
-            log.warning("%s: accepted although %s", section.store, difference)
-        teacher = CachedTeacher(store, spec, mirror=section.mirror)
-        teacher.require(videos, flip=config.data.flip)
+        teacher = _cached_teacher(config, section, sources, spec)
     for fps in sorted({video.fps for source in sources for video in source.videos}):
         check_alignment(teacher.offsets(fps), spec.offsets(fps))
+    return teacher
+
+
+def _online_teacher(
+    config: RunConfig, section: TeacherSection, sources: Sequence[ClipSource], spec: ClipSpec, device: torch.device
+) -> Teacher:
+    assert section.model is not None
+    device = device if section.device is None else resolve_device(section.device)
+    model = load_model(section.model, device=device)
+    features = tuple(dict.fromkeys(loss.teacher for loss in config.losses if loss.teacher is not None))
+    seen = ClipSpec.of(model.network, section.stride)
+    return OnlineTeacher(
+        model,
+        stride=section.stride,
+        device=device,
+        precision=section.precision,
+        features=features,
+        fraction=shared_fractions(spec, seen, frame_rates(sources))[1] if features else 1.0,
+    )
+
+
+def _cached_teacher(
+    config: RunConfig, section: TeacherSection, sources: Sequence[ClipSource], spec: ClipSpec
+) -> Teacher:
+    assert section.store is not None
+    store = TargetStore.open(section.store)
+    videos = training_videos(sources)
+    # videos are compared by size only; `cache verify` compares their content too
+    expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
+    if section.model is not None:
+        model = load_model(section.model)
+        seen = ClipSpec.of(model.network, section.stride)
+        expected = fingerprint(model, seen, videos, precision=section.precision, content=False)
+    differences = store.check(expected)
+    if differences and not section.accept:
+        raise UserError(
+            f"{section.store}: the target store does not fit the run: {'; '.join(differences)}; build it again in "
+            "another folder, or use it with --accept (teacher.accept=true), which the run records"
+        )
+    for difference in differences:
+        log.warning("%s: accepted although %s", section.store, difference)
+    teacher = CachedTeacher(store, spec, mirror=section.mirror)
+    teacher.require(videos, flip=config.data.flip)
     return teacher
 
 
 def build_clips(
     config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, teacher: Teacher | None
 ) -> ClipDataset:
-    """Return the training clips, with what the teacher needs beside each.
+    """Return the training clips, with the teacher's input for each.
 
-    A mirrored clip's teacher map is not the mirrored map of the clip, so clips are mirrored only when the teacher
-    can judge the mirrored view itself, or when `teacher.mirror` says that the one may stand for the other. Crops
-    and colours are the clip's alone: a teacher sees whole frames.
+    The teacher's map of a mirrored clip is not the mirrored map of the clip. Clips are therefore mirrored only if
+    the teacher provides the mirrored view, or if `teacher.mirror` accepts the mirrored map in its place. Crops and
+    colours apply to the student's clip only: a teacher sees whole frames.
     """
     videos = [video for source in sources for video in source.videos]
     short = [span for video in videos if (span := spec.span(video.fps)) > video.num_frames]
@@ -195,7 +247,7 @@ def build_clips(
         )
     flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
     if config.data.flip and not flip:
-        log.warning("flips are off: the store of targets holds no flipped view (teacher.views, teacher.mirror)")
+        log.warning("flips are off: the target store has no flipped view (teacher.views, teacher.mirror)")
     crop, colour = config.data.crop, config.data.colour
     return ClipDataset(
         sources,
@@ -210,7 +262,7 @@ def build_clips(
 
 
 def build_objective(losses: list[LossSection]) -> Objective:
-    """Return the sum of the configured terms."""
+    """Return the weighted sum of the configured terms."""
     return Objective(
         [
             Term(
@@ -229,25 +281,25 @@ def build_objective(losses: list[LossSection]) -> Objective:
     )
 
 
-def in_common(student: ClipSpec, teacher: ClipSpec, sources: Sequence[ClipSource]) -> tuple[float, float]:
-    """Return the share of each one's clip, from its end, that the other's shows as well, in all training videos."""
-    return shares_in_common(student, teacher, {video.fps for source in sources for video in source.videos})
+def frame_rates(sources: Sequence[ClipSource]) -> set[float]:
+    """Return the frame rates of all videos, in frames per second."""
+    return {video.fps for source in sources for video in source.videos}
 
 
 def build_learner(
     config: RunConfig, model: LoadedModel, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[ClipSource]
 ) -> Learner:
-    """Return the model with the heads that its losses need; their random weights depend on the seed alone.
+    """Return the model with the heads of its losses; their random weights depend on the seed only.
 
     Args:
         config: the run.
-        model: what is trained.
-        teacher: whose features hints compare with.
-        spec: what the model sees.
-        sources: the videos it trains on.
+        model: the model to train.
+        teacher: the teacher whose features hints compare with.
+        spec: the model's clips.
+        sources: training videos.
 
     Raises:
-        UserError: if model or teacher has no features of a name, or the model makes too few maps for a loss.
+        UserError: if model or teacher lacks the named features, or the model predicts too few maps for a loss.
     """
     maps: int = len(spec.target_frames)
     for loss in config.losses:
@@ -259,30 +311,31 @@ def build_learner(
     terms = [term for term in build_objective(config.losses).terms if term.head]
     shapes = feature_shapes(model) if terms else {}
     of_teacher: dict[str, tuple[int, ...]] = {}
-    shares = (1.0, 1.0)
+    fractions = (1.0, 1.0)
     if isinstance(teacher, OnlineTeacher) and teacher.features:
-        of_teacher, shares = feature_shapes(teacher.model), in_common(spec, teacher.spec, sources)
+        of_teacher = feature_shapes(teacher.model)
+        fractions = shared_fractions(spec, teacher.spec, frame_rates(sources))
     torch.manual_seed(config.seed)
     heads: dict[str, nn.Module] = {}
     for term in terms:
-        shape = shape_of(term.student, shapes, f"losses: {term.name}: the model")
+        shape = feature_shape(term.student, shapes, f"losses: {term.name}: the model")
         if term.teacher:
-            wanted = shape_of(term.teacher, of_teacher, f"losses: {term.name}: the teacher")
-            heads[term.head] = Projection(term.student, shape, wanted, shares)
+            target = feature_shape(term.teacher, of_teacher, f"losses: {term.name}: the teacher")
+            heads[term.head] = Projection(term.student, shape, target, fractions)
         else:
             heads[term.head] = SideMap(term.student, shape, maps=maps, size=spec.map_size)
     learner = Learner(model.network, heads)
     if heads and config.training.compile:
-        learner.compile()  # without heads, the model itself is what runs
+        learner.compile()  # without heads the compiled model itself runs
     return learner
 
 
 def build_optimizer(
     section: OptimizerSection, model: SaliencyModel, heads: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimiser over every trainable weight, those of the heads last.
+    """Return the optimiser of all trainable weights, those of the heads last.
 
-    With layer_decay, weights stand in groups whose `scale` the loop multiplies the learning rate with.
+    With layer_decay, every group has a `scale` that the loop multiplies the learning rate with.
     """
     weights: Any = [weight for weight in model.parameters() if weight.requires_grad]
     if section.layer_decay != 1:
@@ -294,12 +347,3 @@ def build_optimizer(
     if heads is not None and (own := list(heads.parameters())):
         optimizer.add_param_group({"params": own})
     return optimizer
-
-
-def count_steps(config: RunConfig, clips: int, processes: int) -> int:
-    """Return the length of a run in optimiser steps; an epoch is every clip once."""
-    if config.training.steps is not None:
-        return config.training.steps
-    assert config.training.epochs is not None
-    per_step = config.training.batch_size * config.training.accumulate * processes
-    return max(1, math.ceil(config.training.epochs * clips / per_step))

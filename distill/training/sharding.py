@@ -1,12 +1,12 @@
-"""Weights in parts: each process keeps a share of every encoder block, and fetches the rest while the block runs.
+"""Fully sharded training (FSDP): each process keeps a part of every encoder block and fetches the rest to run it.
 
     accelerate launch scripts/train_teacher.py CONFIG.yaml training.shard=true
 
-Weights, gradients and the optimiser's moments then take one process's share of the memory, at the price of sending
-the weights round twice a step. A whole copy of the model stands beside the sharded one, on each host (and, once it
-has been validated, on the main process's device). It is brought up to date before it is written or validated.
+Weights, gradients and optimiser state take one process's share of the memory, at the price of sending the weights
+twice per step. A whole copy of the model exists next to the sharded one on each host (and, after a validation, on
+the main process's device); it is updated before it is written or validated.
 
-Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023, by torch's
+Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023; torch's
 fully_shard.
 """
 
@@ -23,17 +23,16 @@ from distill.training.encoder_layers import layers_of
 from distill.training.heads import Learner
 
 
-def shard(model: Learner, device: torch.device, processes: int) -> Learner:
-    """Return a copy of a model whose weights lie in parts on the processes; every process calls this.
+def shard(learner: Learner, device: torch.device, processes: int) -> Learner:
+    """Return a copy of a learner whose weights are split over the processes; every process calls this.
 
-    Each of the encoder's blocks is fetched when it runs and dropped after it; what follows the encoder is fetched
-    once a step.
+    Each encoder block is one unit of communication; everything after the encoder is another.
 
     Raises:
-        UserError: if the model does not say what its encoder's blocks are.
+        UserError: if the model does not name its encoder's layers.
     """
-    blocks = layers_of(model, "training.shard")[1:]
-    sharded = copy.deepcopy(model).to(device)
+    blocks = layers_of(learner, "training.shard")[1:]
+    sharded = copy.deepcopy(learner).to(device)
     mesh = init_device_mesh(device.type, (processes,))
     for name in blocks:
         fully_shard(sharded.get_submodule(name), mesh=mesh)
@@ -43,10 +42,7 @@ def shard(model: Learner, device: torch.device, processes: int) -> Learner:
 
 @torch.no_grad()
 def gather(trained: Network, model: Network) -> None:
-    """Bring the whole `model` up to date with the `trained` one; every process calls this.
-
-    Nothing is to be done where the two are one.
-    """
+    """Copy the weights of the trained model to the whole one, unless they are one; every process calls this."""
     if trained is not model:
         targets = model.state_dict()
         for key, value in trained.state_dict().items():
@@ -55,7 +51,7 @@ def gather(trained: Network, model: Network) -> None:
 
 @torch.no_grad()
 def scatter(model: Network, trained: Network) -> None:
-    """Put the whole model's weights into the trained one: the way back from `gather`."""
+    """Copy the whole model's weights to the trained one, the inverse of `gather`."""
     if trained is not model:
         values = model.state_dict()
         for key, target in trained.state_dict().items():
@@ -63,12 +59,12 @@ def scatter(model: Network, trained: Network) -> None:
 
 
 def whole(value: Tensor) -> Tensor:
-    """Return a tensor in one piece; every process calls this for the same tensor."""
+    """Return an unsharded tensor; every process calls this for the same tensor."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:
-    """Cut a tensor as another of its shape is cut; one that lies in one piece leaves it whole."""
+    """Shard a tensor like another one of its shape; return it unchanged if the other one is not sharded."""
     if not isinstance(other, DTensor) or value.shape != other.shape:
         return value
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)

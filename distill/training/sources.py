@@ -9,12 +9,7 @@ from distill.data.clip_dataset import ClipSource
 from distill.data.clips import Video
 from distill.data.sets.find import DATASETS, find_videos
 from distill.errors import UserError
-from distill.training.config import (
-    DataSection,
-    ScoredSource,
-    SourceSection,
-    load_config,
-)
+from distill.training.config import DataSection, ScoredSource, SourceSection, load_config
 
 
 def videos_of_argument(
@@ -24,50 +19,50 @@ def videos_of_argument(
     videos: list[str] | None = None,
     frames: tuple[int, int] | None = None,
 ) -> list[Video]:
-    """Return the videos that DATA means: `dhf1k:ROOT`, or a config, whose test videos are taken.
+    """Return the videos of DATA: `dhf1k:ROOT`, or a config for its test videos.
 
     Raises:
-        UserError: if it is neither, or a config without test videos or with a selection beside it.
+        UserError: if DATA is neither, or a config without test videos or combined with a selection.
     """
     if Path(data).suffix in (".yaml", ".yml"):
         if split or videos or frames:
-            raise UserError(
-                f"{data}: a config says itself which videos and frames are meant; leave the options out"
-            )
+            raise UserError(f"{data}: a config selects its own videos and frames; remove the options")
         test = load_config(data).data.test
         if not test:
-            raise UserError(f"{data}: data.test is empty; name the data as DATASET:ROOT instead")
+            raise UserError(f"{data}: data.test is empty; give the data as DATASET:ROOT")
         return scored_videos(test)
     dataset, colon, root = data.partition(":")
     if not colon:
         raise UserError(
-            f"{data}: DATA is a CONFIG.yaml or DATASET:ROOT, such as dhf1k:{data}; "
+            f"{data}: expected DATA to be a CONFIG.yaml or DATASET:ROOT, such as dhf1k:{data}; "
             f"the data sets are {', '.join(DATASETS)}"
         )
     return find_videos(dataset, root, split=split, videos=videos, frames=frames, progress=True)
 
 
 def videos_of_source(source: SourceSection) -> list[Video]:
-    """Return the videos that a source of the config names."""
+    """Return the videos of a source.
+
+    Raises:
+        UserError: if the selection is empty.
+    """
     root = source.root or source.dataset  # generated videos have no folder
     videos = find_videos(
         source.dataset, root, split=source.split, videos=source.videos, frames=source.frames, progress=True
     )
     if source.share is None:
         return videos
-    shared = share_of(videos, source.share, seed=source.share_seed)
-    if not shared:
-        raise UserError(
-            f"{root}: a share of {list(source.share)} of {len(videos)} videos is none of them; widen it"
-        )
-    return shared
+    chosen = share_of(videos, source.share, seed=source.share_seed)
+    if not chosen:
+        raise UserError(f"{root}: share {list(source.share)} of {len(videos)} videos selects none; widen it")
+    return chosen
 
 
 def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> list[Video]:
-    """Return the videos between two shares of their recordings, in the order they came in.
+    """Return the videos of a share of the recordings, in their original order.
 
-    The recordings are ordered by a hash of the seed and their names, and cut at the nearest whole one: shares that
-    meet have no recording in common and leave none out.
+    Recordings are ordered by a hash of the seed and their name and cut at the nearest whole one, so that adjacent
+    shares are disjoint and leave none out.
     """
 
     def recording(video: Video) -> str:
@@ -82,20 +77,24 @@ def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> l
 
 
 def training_sources(data: DataSection) -> list[ClipSource]:
-    """Return the videos to train on, with the clips that an epoch takes from each."""
+    """Return the training videos with their number of clips per epoch."""
     return [ClipSource(videos_of_source(source), source.clips_per_video, source.ratio) for source in data.train]
 
 
 def training_videos(sources: Sequence[ClipSource]) -> list[Video]:
-    """Return every video that is trained on, each once with all its training frames: what a teacher labels."""
+    """Return each training video once, with the union of its training frames: what a teacher labels.
+
+    Raises:
+        UserError: if two videos have the same name.
+    """
     videos: dict[str, Video] = {}
     for source in sources:
         for video in source.videos:
             other = videos.setdefault(video.name, video)
             if other.path != video.path:
                 raise UserError(
-                    f"data.train: two videos are called '{video.name}' ({other.path} and {video.path}); a store of "
-                    "targets tells videos apart by name, so rename one or train on them in separate runs"
+                    f"data.train: two videos are called '{video.name}' ({other.path} and {video.path}); a target "
+                    "store identifies videos by name, so rename one or train on them in separate runs"
                 )
             frames = sorted({*other.frames, *video.frames})
             videos[video.name] = replace(video, frames=tuple(frames))
@@ -103,10 +102,10 @@ def training_videos(sources: Sequence[ClipSource]) -> list[Video]:
 
 
 def scored_videos(sources: list[ScoredSource]) -> list[Video]:
-    """Return the videos to validate or test on, with every so many of their frames.
+    """Return the videos to validate or test on, with every n-th of their frames.
 
     Raises:
-        UserError: for a video without ground truth, before anything is computed that could not be scored.
+        UserError: if a video has no ground truth.
     """
     videos = [
         replace(video, frames=video.frames[:: source.every])
@@ -115,7 +114,5 @@ def scored_videos(sources: list[ScoredSource]) -> list[Video]:
     ]
     for video in videos:
         if video.truth is None:
-            raise UserError(
-                f"{video.path}: the video has no ground truth to score against; leave it out of the data"
-            )
+            raise UserError(f"{video.path}: the video has no ground truth to score against; leave it out")
     return videos

@@ -1,15 +1,15 @@
-"""The teacher in training: from a network or from a store, behind one call.
+"""Teachers for distillation, online (a network) or cached (a target store), behind one protocol.
 
     teacher = OnlineTeacher(model, stride=1, device="cuda:0")      or  CachedTeacher(store, spec)
-    clips = ClipDataset(sources, spec, extras=[teacher.reader])    # the workers read what the teacher needs
+    clips = ClipDataset(sources, spec, extras=[teacher.reader])    # workers read the teacher's input
     maps = teacher(batch)                                          # (B, N, h, w) log-saliency, no gradient
-    finish = teacher.begin(batch)                                  # or: the same beside the student's own pass,
-    maps, features = finish()                                      # and the teacher's features
+    finish = teacher.begin(batch)                                  # or start, run the student, and finish:
+    maps, features = finish()                                      # maps and features
 
-Either way the teacher was shown whole frames in their own colours, at its own size and stride, plain or mirrored as
-the student's clip is. Where that clip was cropped, the teacher's map is cropped alike, here and by one function.
+Both kinds see whole frames in their original colours, at the teacher's own size and stride, mirrored if the
+student's clip is. If that clip is cropped, the teacher's output is cropped accordingly here.
 
-A teacher is no module of anything: no optimiser sees its weights, and no checkpoint holds them.
+A teacher is not a submodule of anything: no optimiser sees its weights, and no checkpoint contains them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,46 +32,46 @@ from distill.targets.store import TargetStore
 from distill.training.heads import last_part
 
 
-class Lesson(NamedTuple):
-    """What a teacher says of a batch: nothing of it carries a gradient."""
+class TeacherOutput(NamedTuple):
+    """A teacher's output for a batch, without gradient."""
 
     maps: Tensor
     """Log-saliency (B, N, h, w), float32."""
     features: dict[str, Tensor]
-    """Features (B, C, t, h, w) or (B, C, h, w) by name, float32, of what the student's clips show."""
+    """Features (B, C, t, h, w) or (B, C, h, w) by name, float32, cropped to what the student's clips show."""
 
 
 class Teacher(Protocol):
-    """What the loop knows of a teacher."""
+    """The loop's view of a teacher."""
 
     reader: Callable[[Window], dict[str, Tensor]]
-    """What a sample holds for it; for `ClipDataset`'s extras, and picklable."""
+    """Reads the teacher's input for a sample; an extra of `ClipDataset`, picklable."""
     views: tuple[str, ...]
-    """The views it can judge, "plain" and perhaps "flipped"; without the second, clips must not be mirrored."""
+    """Views it provides: "plain" and perhaps "flipped", without which clips must not be mirrored."""
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return log-saliency (B, N, h, w) of a batch, float32, without gradient, on the device of its clips.
+        """Return log-saliency (B, N, h, w), float32, without gradient, on the device of the batch's clips.
 
-        The maps are of what the student's clips show: mirrored and cropped as these are.
+        The maps are mirrored and cropped like the student's clips.
         """
         ...
 
-    def begin(self, batch: Mapping[str, Any]) -> Callable[[], Lesson]:
-        """Start on a batch's maps, and return what waits for them: meanwhile the student can do its own pass."""
+    def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
+        """Start on a batch and return a function that waits for its output."""
         ...
 
     def offsets(self, fps: float) -> tuple[int, ...]:
-        """Return the frames it judges in a video of `fps`, in frames from the clip's last one."""
+        """Return its target frames in a video of `fps`, in frames relative to the clip's last one."""
         ...
 
     def describe(self) -> str:
-        """Say in one line who teaches."""
+        """Return one line that names the teacher."""
         ...
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads the teacher's own clip of a window: its size, frames and stride, whole, mirrored when the window is."""
+    """Reads the teacher's own clip of a window: whole frames at its size and stride, mirrored like the window."""
 
     spec: ClipSpec
 
@@ -82,18 +82,18 @@ class ClipReader:
 
 @dataclass(frozen=True)
 class MapReader:
-    """Reads the stored maps of a window's target frames, of the mirrored view when the window is mirrored."""
+    """Reads the stored maps of a window's target frames, from the flipped view if the window is mirrored."""
 
     store: TargetStore
     spec: ClipSpec
     mirror: bool = False
-    """Mirror the plain view's maps in place of reading a mirrored view."""
+    """Mirror the maps of the plain view in place of reading the flipped view."""
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
         """Return "teacher_map", float32 (N, h, w).
 
         Raises:
-            UserError: a map that is not in the store, or damaged.
+            UserError: if a map is missing or damaged.
         """
         view = "flipped" if window.flipped and not self.mirror else "plain"
         frames = self.spec.targets(window.end, window.video.fps)
@@ -102,16 +102,15 @@ class MapReader:
 
 
 class OnlineTeacher:
-    """A network that teaches while the student trains. It freezes itself, and stays so whatever it is told.
+    """A teacher network that runs during training. It keeps itself frozen and in evaluation mode.
 
     Args:
-        model: the teacher; its network is moved to the device, put into evaluation mode, and its weights take no
-            gradient.
-        stride: how far apart its clip's frames lie in the video, in frames or as a rate ("30fps").
-        device: where it computes; where it lies when None.
+        model: the teacher; its network is moved to the device and frozen.
+        stride: step between the frames of its clips, in frames or as a rate ("30fps").
+        device: device to run on; defaults to the network's.
         precision: "fp32", or "bf16" or "fp16" for autocast.
-        features: names of its features that its lessons hold beside the maps.
-        share: of its clip, from the end, what the student's clip shows too; its features are cut to that.
+        features: names of the features to return.
+        fraction: fraction of its clip, from the end, that the student's clip shows too; features are cropped to it.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class OnlineTeacher:
         device: str | torch.device | None = None,
         precision: str = "fp32",
         features: Sequence[str] = (),
-        share: float = 1.0,
+        fraction: float = 1.0,
     ) -> None:
         check_precision(precision)
         self.model, self.network = model, model.network
@@ -131,8 +130,8 @@ class OnlineTeacher:
             self.network.to(device)
         self.device = torch.device(device) if device is not None else device_of(self.network)
         self.precision = precision
-        self.features, self.share = tuple(features), share
-        # a queue of its own, so that the GPU can fill the student's gaps with the teacher's work
+        self.features, self.fraction = tuple(features), fraction
+        # a separate stream, so that the GPU can fill the student's gaps with the teacher's work
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.spec = ClipSpec.of(self.network, stride)
         self.offsets = self.spec.offsets
@@ -143,43 +142,44 @@ class OnlineTeacher:
         """See `Teacher`."""
         return self.begin(batch)().maps
 
-    def begin(self, batch: Mapping[str, Any]) -> Callable[[], Lesson]:
+    def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
         clip = batch["teacher_clip"]
-        if self.stream is not None:  # the batch is still on its way to the device in the queue of everything else
+        if self.stream is not None:  # the batch may still be on its way to the device in the current stream
             self.stream.wait_stream(torch.cuda.current_stream(clip.device if clip.is_cuda else self.device))
-        with torch.cuda.stream(self.stream):  # no queue: nothing happens
-            lesson = self._teach(batch)
+        with torch.cuda.stream(self.stream):  # does nothing if the stream is None
+            maps, features = self._forward(batch)
 
-        def finish() -> Lesson:
-            maps, features = lesson
+        def finish() -> TeacherOutput:
             if self.stream is not None:
-                here = torch.cuda.current_stream(self.device)
-                here.wait_stream(self.stream)
+                current = torch.cuda.current_stream(self.device)
+                current.wait_stream(self.stream)
                 for tensor in (maps, *features.values()):
-                    tensor.record_stream(here)  # its memory is in use until this queue, too, is done with it
-            return Lesson(maps.to(clip.device), {name: value.to(clip.device) for name, value in features.items()})
+                    tensor.record_stream(current)  # keeps its memory until the current stream is done with it
+            return TeacherOutput(
+                maps.to(clip.device), {name: value.to(clip.device) for name, value in features.items()}
+            )
 
         return finish
 
-    def _teach(self, batch: Mapping[str, Any]) -> Lesson:
-        """Compute a lesson where the teacher is."""
-        self.network.requires_grad_(False).eval()  # somebody may have told the model itself to train
+    def _forward(self, batch: Mapping[str, Any]) -> TeacherOutput:
+        """Run the network on the teacher's device."""
+        self.network.requires_grad_(False).eval()  # a caller may have switched the network to training mode
         dtype = PRECISIONS[self.precision]
-        # inside the student's autocast, a teacher in fp32 must say so
+        # fp32 has to leave the student's autocast explicitly
         cast = torch.autocast(self.device.type, dtype) if dtype else torch.autocast(self.device.type, enabled=False)
         with torch.no_grad(), cast:
             clip = batch["teacher_clip"].to(self.device, non_blocking=True)
             found = self.network.forward_features(clip) if self.features else {}
             maps = self.network.forward_head(found) if self.features else self.network(clip)
-            features = {name: last_part(found[name], self.share).float() for name in self.features}
-            return Lesson(
-                cropped(maps.float(), batch),
-                {name: cropped_features(value, batch) for name, value in features.items()},
+            features = {name: last_part(found[name], self.fraction).float() for name in self.features}
+            return TeacherOutput(
+                crop_like_clips(maps.float(), batch),
+                {name: crop_features_like_clips(value, batch) for name, value in features.items()},
             )
 
     def train(self, mode: bool = True) -> "OnlineTeacher":
-        """Stay as it is: a teacher does not train."""
+        """Do nothing: a teacher does not train."""
         return self
 
     def describe(self) -> str:
@@ -188,39 +188,38 @@ class OnlineTeacher:
 
 
 class CachedTeacher:
-    """A store that teaches. Any model can learn from it: whatever frames it predicts, their maps are read.
+    """A teacher whose maps are read from a target store, for students with any target frames.
 
     Args:
-        store: the store, or its folder.
-        spec: what the student wants; its target frames are read. When None, those of the store's teacher.
-        mirror: a mirrored clip learns from the plain map, mirrored, where the store has no mirrored view.
+        store: the target store.
+        spec: the student's clips; the maps of their target frames are read.
+        mirror: pair a mirrored clip with the mirrored plain map if the store has no flipped view.
     """
 
-    def __init__(self, store: TargetStore | str, spec: ClipSpec | None = None, *, mirror: bool = False) -> None:
-        self.store = store if isinstance(store, TargetStore) else TargetStore.open(store)
-        self.spec = spec or _spec_of(self.store)
-        self.offsets = self.spec.offsets
-        mirror = mirror and "flipped" not in self.store.plan.views
-        self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(self.store, self.spec, mirror)
-        self.views: tuple[str, ...] = ("plain", "flipped") if mirror else self.store.plan.views
+    def __init__(self, store: TargetStore, spec: ClipSpec, *, mirror: bool = False) -> None:
+        self.store, self.spec = store, spec
+        self.offsets = spec.offsets
+        mirror = mirror and "flipped" not in store.plan.views
+        self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(store, spec, mirror)
+        self.views: tuple[str, ...] = ("plain", "flipped") if mirror else store.plan.views
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
         """See `Teacher`."""
-        return cropped(batch["teacher_map"], batch)
+        return crop_like_clips(batch["teacher_map"], batch)
 
-    def begin(self, batch: Mapping[str, Any]) -> Callable[[], Lesson]:
+    def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
-        return lambda: Lesson(self(batch), {})
+        return lambda: TeacherOutput(self(batch), {})
 
     def require(self, videos: Sequence[Video], *, flip: bool = False) -> None:
-        """Refuse, before a run starts, a store that lacks a map that the run could ask for.
+        """Check before a run that the store has every map that the run can ask for.
 
         Args:
-            videos: what is trained on.
-            flip: clips are to be mirrored, and will be if the store has the mirrored view.
+            videos: training videos.
+            flip: whether clips are mirrored if the store has the flipped view.
 
         Raises:
-            UserError: naming the first map that is missing, and how many are.
+            UserError: naming the first missing map and the number of missing maps.
         """
         complete = self.store.complete
         views = self.store.plan.views if flip else ("plain",)
@@ -233,24 +232,24 @@ class CachedTeacher:
                     missing.append(f"{video.name}, frame {frame + 1}{'' if view == 'plain' else f' ({view})'}")
         if missing:
             raise UserError(
-                f"{self.store.path}: {len(missing)} maps that this run needs are not in the store, {missing[0]} "
-                "for one; run `saldistill cache build` with this run's config"
+                f"{self.store.path}: the target store lacks {len(missing)} maps that this run needs, e.g. "
+                f"{missing[0]}; run `saldistill cache build` with this run's config"
             )
 
     def describe(self) -> str:
         """See `Teacher`."""
-        made = self.store.fingerprint.get("teacher", {})
-        name = self.store.notes.get("teacher") or made.get("name", "unknown")
+        builder = self.store.fingerprint.get("teacher", {})
+        name = self.store.notes.get("teacher") or builder.get("name", "unknown")
         return f"teacher: {name}, from {self.store.path} ({self.store.codec}; views: {', '.join(self.views)})"
 
 
-def cropped(maps: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Cut a teacher's maps (B, N, h, w) of whole frames as the batch's clips were cut, if they were."""
+def crop_like_clips(maps: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Crop a teacher's maps (B, N, h, w) of whole frames like the batch's clips."""
     return crop_maps(maps, batch["box"].to(maps.device)) if "box" in batch else maps
 
 
-def cropped_features(features: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Cut a teacher's features (B, C, [t,] h, w) of whole frames as the batch's clips were cut, if they were."""
+def crop_features_like_clips(features: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Crop a teacher's features (B, C, [t,] h, w) of whole frames like the batch's clips."""
     if "box" not in batch:
         return features
     planes = features.flatten(1, -3)  # (B, C * t, h, w)
@@ -258,10 +257,10 @@ def cropped_features(features: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 
 def check_alignment(teacher_offsets: Sequence[int], student_offsets: Sequence[int]) -> None:
-    """Refuse a teacher and a student that predict different frames of the same window.
+    """Check that teacher and student predict the same frames of a window.
 
     Args:
-        teacher_offsets: the teacher's target frames, in frames from the clip's last one (0 is the last itself).
+        teacher_offsets: the teacher's target frames, in frames relative to the clip's last one (0).
         student_offsets: the student's.
 
     Raises:
@@ -270,20 +269,6 @@ def check_alignment(teacher_offsets: Sequence[int], student_offsets: Sequence[in
     if tuple(teacher_offsets) != tuple(student_offsets):
         raise UserError(
             f"teacher and student predict different frames: the teacher {list(teacher_offsets)}, the student "
-            f"{list(student_offsets)} (counted from the clip's last frame, which is 0); choose a student with the "
-            "teacher's target frames, or cache the teacher's maps, which serve any frames"
+            f"{list(student_offsets)} (relative to the clip's last frame, 0); use a student with the teacher's "
+            "target frames, or cache the teacher's maps, which serve any target frames"
         )
-
-
-def _spec_of(store: TargetStore) -> ClipSpec:
-    """Return what a store's teacher was shown; for imported maps, one map for the clip's last frame."""
-    seen = store.fingerprint.get("input")
-    if seen is None:
-        return ClipSpec(1, store.map_size, (0,), store.map_size)
-    return ClipSpec(
-        num_frames=seen["num_frames"],
-        size=tuple(seen["size"]),
-        target_frames=tuple(seen["target_frames"]),
-        map_size=tuple(seen["map_size"]),
-        stride=seen["stride"],
-    )

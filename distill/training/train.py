@@ -1,18 +1,18 @@
-"""The training loop: one for teachers, students and distillation, on one process or many (accelerate).
+"""The training loop, for teachers, students and distillation, on one process or several (accelerate).
 
     saldistill train configs/teacher/demo.yaml
     accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml
 
-Everything random in step s is a function of (seed, s): which clips, where they lie, whether they are mirrored,
-which blocks are dropped. So a checkpoint is weights, moments and a step, and a resumed run equals the straight run
-to the bit.
+All randomness of a step (clips, their positions, mirroring, stochastic depth) is a function of the seed and the
+step. A checkpoint is therefore weights, optimiser state and a step, and a resumed run is bit-identical to an
+uninterrupted one.
 """
 
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from distill.data.clips import ClipSpec, Video
+from distill.data.clips import Video
 from distill.data.loader import make_loader
 from distill.errors import RunError, UserError
 from distill.evaluation.evaluate import evaluate
@@ -36,188 +36,137 @@ from distill.training.checkpoint import load_average, load_checkpoint, newest_ch
 from distill.training.config import RunConfig, save_config
 from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
-from distill.training.objective import Objective, StepLoss
+from distill.training.objective import ClipBatch, StepLoss
 from distill.training.schedule import learning_rate_factor
-from distill.training.sources import scored_videos, training_sources
 from distill.training.step_log import StepLog
-from distill.training.teachers import Teacher
 
 Stop = Callable[[int, int], bool]
 
 
 def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
-    """Run a config to its end, or to Ctrl-C; return the run's folder.
+    """Run a config to its end or to Ctrl-C; return the run folder.
 
     Args:
-        config: what to do.
-        stop: asked after every batch with (step, batch within the step), both from 0; True ends the run after that
+        config: the run.
+        stop: called after every batch with (step, batch within the step), both from 0; True ends the run after that
             step, as Ctrl-C does.
 
     Raises:
         UserError: if the config does not fit the machine, the data, the teacher or the folder.
-        RunError: if the loss stops being a number.
-        KeyboardInterrupt: after the state was saved, when the run was stopped.
+        RunError: if the loss or the gradient is not finite.
+        KeyboardInterrupt: if the run was stopped, after its state was saved.
     """
     out = Path(config.out)
     accelerator = setup.build_accelerator(config)
-    is_main = accelerator.is_main_process
-    on_main(accelerator, lambda: run_folder.check_folder(out, config))
-
-    sources = training_sources(config.data)
-    validation = scored_videos(config.data.validation)
-    model = setup.build_model(config)
-    spec = ClipSpec.of(model.network, stride=config.data.stride)
-    teacher = setup.build_teacher(config, sources, spec, accelerator.device)
-    clips = setup.build_clips(config, sources, spec, teacher)
-    objective = setup.build_objective(config.losses)
-    learner = setup.build_learner(config, model, teacher, spec, sources)
-    trained = setup.shard(config, learner, accelerator)  # the learner itself, unless its weights lie in parts
-    optimizer = setup.build_optimizer(config.optimizer, trained.model, trained.heads)
-    steps = setup.count_steps(config, len(clips), accelerator.num_processes)
-    clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
-    validate_every = config.training.validate_every or steps
-
-    done: int = 0
-    # what a checkpoint remembers beside weights and moments
-    memory: dict[str, Any] = {"seconds": 0.0, "processes": accelerator.num_processes}
-    newest = newest_checkpoint(out)
-    if newest is not None:
-        done, memory = load_checkpoint(newest, model, trained, optimizer)
-        if memory["processes"] != accelerator.num_processes:
-            raise UserError(
-                f"{out}: the run was started on {memory['processes']} processes and cannot go on with "
-                f"{accelerator.num_processes}: a step would take other clips; start it as before"
-            )
-    if is_main:  # only now: a run that cannot start leaves no folder behind
+    run_on_main(accelerator, lambda: run_folder.check_folder(out, config))
+    parts = setup.build_parts(config, accelerator)
+    loop = prepare_loop(config, accelerator, parts)
+    done, steps = loop.done, parts.steps
+    if accelerator.is_main_process:  # only now: a run that cannot start leaves no folder behind
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / "config.yaml")
-    if accelerator.scaler is not None and "scaler" in memory:
-        accelerator.scaler.load_state_dict(memory["scaler"])
-    prepared = trained if config.training.shard else accelerator.prepare(trained)
-    stepper = accelerator.prepare(optimizer)
-    ema = None if config.training.ema is None else Ema(trained.model, config.training.ema)
-    if ema is not None and newest is not None:
-        load_average(newest, model, trained, ema)
-    train_mode(prepared)  # once: validation hands every part back in the mode it was in
-    loop = Loop(config, accelerator, prepared, stepper, objective, teacher, steps)
 
     with (
-        StepLog(out, start=done, steps=steps, quiet=not is_main) as log,
+        StepLog(out, start=done, steps=steps, quiet=not accelerator.is_main_process) as log,
         interruptible() as interrupted,
     ):
-        if teacher is not None:
-            log.message(teacher.describe())
+        if parts.teacher is not None:
+            log.message(parts.teacher.describe())
         if done:
-            log.message(f"{out}: goes on after step {done} of {steps}")
-
-        def score(step: int) -> None:
-            """Validate the weights after `step` steps, on the main process; the others wait."""
-            with ema.applied() if ema is not None else nullcontext():
-                sharding.gather(trained.model, model.network)
-                if is_main:
-                    with accelerator.autocast():  # as in training
-                        scores = validate(
-                            config, model.network.to(accelerator.device), validation, accelerator.device
-                        )
-                    run_folder.keep_best(config, model, step, scores)
-                    log.validation({"step": step, "scores": scores})
-            accelerator.wait_for_everyone()
-
-        def is_scored(step: int) -> bool:
-            return bool(validation) and (step == steps or step % validate_every == 0)
-
-        if done and is_scored(done) and not run_folder.was_validated(out, done):
-            score(done)  # the checkpoint is written first, so a crash in validation costs the validation alone
-        batches = iter(
-            make_loader(clips, clip_numbers(config, accelerator, done, steps), workers=config.data.workers)
-        )
+            log.message(f"{out}: resuming after step {done} of {steps}")
+            if loop.is_validated_after(done) and not run_folder.was_validated(out, done):
+                loop.score(done, log)  # checkpoints precede validations, so a crash may have cost a validation
+        numbers = clip_numbers(config, accelerator, done, steps)
+        batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers))
         for step in range(done, steps):
             began = time.perf_counter()
             record, stopped = loop.step(step, batches, interrupted, stop)
-            if ema is not None:
-                ema.update(step + 1)
             seconds = time.perf_counter() - began
-            memory["seconds"] += seconds
-            epoch = (step + 1) * clips_per_step / len(clips)
-            log.step({**record, "epoch": epoch, "clips_per_second": clips_per_step / seconds})
+            loop.memory["seconds"] += seconds
+            epoch = (step + 1) * parts.clips_per_step / len(parts.clips)
+            log.step({**record, "epoch": epoch, "clips_per_second": parts.clips_per_step / seconds})
 
-            finished = step + 1 == steps
-            stopped = stopped and not finished
-            scored = is_scored(step + 1) and not stopped
-            if accelerator.scaler is not None:
-                memory["scaler"] = accelerator.scaler.state_dict()
-            if scored or finished or stopped or (step + 1) % config.training.checkpoint_every == 0:
-                notes = run_folder.notes(config, step + 1)
-                save_checkpoint(out, step + 1, model, trained, optimizer, memory, notes, ema, is_main=is_main)
+            stopped = stopped and step + 1 < steps
+            if stopped or loop.is_saved_after(step + 1):
+                loop.save(step + 1)
             accelerator.wait_for_everyone()
-            if scored:
-                score(step + 1)
             if stopped:
-                log.message(f"stopped after step {step + 1} of {steps}; the same command with resume=auto goes on")
+                log.message(f"stopped after step {step + 1} of {steps}; to resume, add resume=auto")
                 raise KeyboardInterrupt
-    if is_main:
-        write_json(out / "summary.json", run_folder.summary(out, steps, memory["seconds"], accelerator.device))
+            if loop.is_validated_after(step + 1):
+                loop.score(step + 1, log)
+    if accelerator.is_main_process:
+        write_json(out / "summary.json", run_folder.summary(out, steps, loop.memory["seconds"], accelerator.device))
     return out
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What every step needs."""
+    """A run that is ready for its next step."""
 
     config: RunConfig
     accelerator: Accelerator
-    model: nn.Module
-    """A learner (distill/hints.py) as accelerate prepared it."""
+    parts: setup.Parts
+    learner: nn.Module
+    """`parts.learner` as accelerate prepared it."""
     optimizer: Any
-    objective: Objective
-    teacher: Teacher | None
-    steps: int
+    """`parts.optimizer` as accelerate prepared it."""
+    ema: Ema | None
+    done: int
+    """Steps done before."""
+    memory: dict[str, Any]
+    """What a checkpoint stores besides weights and optimiser state: seconds, processes and the state of fp16's
+    gradient scaler."""
 
     def step(
-        self, step: int, batches: Iterator[Mapping[str, Any]], interrupted: threading.Event, stop: Stop | None
+        self, step: int, batches: Iterator[ClipBatch], interrupted: threading.Event, stop: Stop | None
     ) -> tuple[dict[str, Any], bool]:
         """Take one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
-        config, accelerator = self.config, self.accelerator
-        rate = config.optimizer.lr * learning_rate_factor(step, steps=self.steps, **config.schedule.model_dump())
+        config, accelerator, objective = self.config, self.accelerator, self.parts.objective
+        rate = config.optimizer.lr * learning_rate_factor(
+            step, steps=self.parts.steps, **config.schedule.model_dump()
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # layer_decay
 
         portions = [to_device(next(batches), accelerator.device) for _ in range(config.training.accumulate)]
-        # the loader draws random numbers when it starts, which in a resumed run is here: the seed comes after it
+        # seeded only now: the loader draws random numbers when it starts, which in a resumed run is in this step
         torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
-        counts = accelerator.reduce(torch.stack([self.objective.counts(batch) for batch in portions]).sum(0))
-        outcomes: list[StepLoss] = []
+        counts = accelerator.reduce(torch.stack([objective.counts(batch) for batch in portions]).sum(0))
+        losses: list[StepLoss] = []
         stopped = False
         for index, batch in enumerate(portions):
             last = index + 1 == len(portions)
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                outcomes.append(self.backward(step, batch, counts))
+            with nullcontext() if last else accelerator.no_sync(self.learner):
+                losses.append(self.backward(step, batch, counts))
             stopped |= interrupted.is_set() or (stop is not None and stop(step, index))
-        record: dict[str, Any] = {"step": step + 1, "lr": rate}
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.training.clip_norm or math.inf)
-        record["gradient_norm"] = float(sharding.whole(norm))
-        scaled = accelerator.scaler is not None  # fp16's scaler passes over such a step by itself
-        if not scaled and not math.isfinite(record["gradient_norm"]):
-            self.fail(step, f"the gradient's norm is {record['gradient_norm']}", *portions)
+        norm = accelerator.clip_grad_norm_(self.learner.parameters(), config.training.clip_norm or math.inf)
+        norm = float(sharding.whole(norm))
+        scaled = accelerator.scaler is not None  # fp16's scaler skips such a step itself
+        if not scaled and not math.isfinite(norm):
+            self.fail(step, f"the gradient's norm is {norm}", *portions)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(step + 1)
 
-        record["loss"] = self.total([outcome.loss.detach() for outcome in outcomes])
-        record["terms"] = {name: self.total([each.terms[name] for each in outcomes]) for name in outcomes[0].terms}
-        if weights := self.objective.weights(self.progress(step)):
+        record: dict[str, Any] = {"step": step + 1, "lr": rate, "gradient_norm": norm}
+        record["loss"] = self.total([each.loss.detach() for each in losses])
+        record["terms"] = {name: self.total([each.terms[name] for each in losses]) for name in losses[0].terms}
+        if weights := objective.weights(self.progress(step)):
             record["weights"] = weights
-        if self.teacher is not None:
-            of_teacher = outcomes[0].teacher
-            record["teacher"] = {name: self.total([each.teacher[name] for each in outcomes]) for name in of_teacher}
+        if self.parts.teacher is not None:
+            names = losses[0].teacher
+            record["teacher"] = {name: self.total([each.teacher[name] for each in losses]) for name in names}
         return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
 
-    def backward(self, step: int, batch: dict[str, Any], counts: Tensor) -> StepLoss:
-        """Run one batch forward and back."""
-        finish = None if self.teacher is None else self.teacher.begin(batch)
+    def backward(self, step: int, batch: ClipBatch, counts: Tensor) -> StepLoss:
+        """Run one batch forward and backward; the teacher works alongside the student."""
+        finish = None if self.parts.teacher is None else self.parts.teacher.begin(batch)
         with self.accelerator.autocast():
-            log_saliency, heads = self.model(batch["clip"])
+            log_saliency, heads = self.learner(batch["clip"])
         teacher_maps, features = (None, None) if finish is None else finish()
-        outcome = self.objective(
+        result = self.parts.objective(
             batch,
             log_saliency,
             teacher_maps,
@@ -226,18 +175,22 @@ class Loop:
             features=features,
             progress=self.progress(step),
         )
-        value = outcome.loss.item()
+        value = result.loss.item()
         if not math.isfinite(value):
             self.fail(step, f"the loss is {value}", batch)
-        # accelerate averages gradients over processes; the terms are divided by the counts of all processes already
-        self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
-        return outcome
+        # accelerate averages gradients over processes, but the terms are already divided by the counts of all
+        self.accelerator.backward(result.loss * self.accelerator.num_processes)
+        return result
 
     def progress(self, step: int) -> float:
-        """Return how far the run is: 0 in its first step, 1 in its last."""
-        return step / max(1, self.steps - 1)
+        """Return the position in the run, from 0 (first step) to 1 (last step)."""
+        return step / max(1, self.parts.steps - 1)
 
-    def fail(self, step: int, what: str, *batches: Mapping[str, Any]) -> NoReturn:
+    def total(self, shares: list[Tensor]) -> float:
+        """Sum the shares of a mean over the step's batches and processes."""
+        return float(self.accelerator.reduce(torch.stack(shares).sum()))
+
+    def fail(self, step: int, what: str, *batches: ClipBatch) -> NoReturn:
         """End the run before a step that would ruin the weights."""
         names = ", ".join(clip_names(batch) for batch in batches)
         raise RunError(
@@ -245,32 +198,90 @@ class Loop:
             "training.clip_norm, or training.precision=fp32"
         )
 
-    def total(self, shares: list[Tensor]) -> float:
-        """Add up the shares of a mean over the step's batches and processes."""
-        return float(self.accelerator.reduce(torch.stack(shares).sum()))
+    def is_validated_after(self, step: int) -> bool:
+        """Return whether the weights after `step` steps are to be validated."""
+        every = self.config.training.validate_every or self.parts.steps
+        return bool(self.parts.validation) and (step == self.parts.steps or step % every == 0)
+
+    def is_saved_after(self, step: int) -> bool:
+        """Return whether a checkpoint is due after `step` steps."""
+        due = step == self.parts.steps or step % self.config.training.checkpoint_every == 0
+        return due or self.is_validated_after(step)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; every process calls this."""
+        if self.accelerator.scaler is not None:
+            self.memory["scaler"] = self.accelerator.scaler.state_dict()
+        save_checkpoint(
+            Path(self.config.out),
+            step,
+            self.parts.model,
+            self.parts.learner,
+            self.parts.optimizer,
+            self.memory,
+            run_folder.notes(self.config, step),
+            self.ema,
+            is_main=self.accelerator.is_main_process,
+        )
+
+    def score(self, step: int, log: StepLog) -> None:
+        """Validate the weights after `step` steps on the main process and keep them if they are the best so far."""
+        config, accelerator, model = self.config, self.accelerator, self.parts.model
+        with self.ema.applied() if self.ema is not None else nullcontext():
+            sharding.gather(self.parts.learner.model, model.network)
+            if accelerator.is_main_process:
+                network = model.network.to(accelerator.device)
+                with accelerator.autocast():  # as in training
+                    scores = validate(config, network, self.parts.validation, accelerator.device)
+                run_folder.keep_best(config, model, step, scores)
+                log.validation({"step": step, "scores": scores})
+        accelerator.wait_for_everyone()
 
 
-def on_main(accelerator: Accelerator, check: Callable[[], None]) -> None:
-    """Let the main process check something, and every process hear what it found.
+def prepare_loop(config: RunConfig, accelerator: Accelerator, parts: setup.Parts) -> Loop:
+    """Restore the newest checkpoint, if any, and return the loop.
 
     Raises:
-        UserError: on every process, if the check raised it on the main one.
+        UserError: if the checkpoint is damaged or was written by another number of processes.
     """
-    found: list[str | None] = [None]
+    processes = accelerator.num_processes
+    done, memory = 0, {"seconds": 0.0, "processes": processes}
+    newest = newest_checkpoint(Path(config.out))
+    if newest is not None:
+        done, memory = load_checkpoint(newest, parts.model, parts.learner, parts.optimizer)
+        if memory["processes"] != processes:
+            raise UserError(
+                f"{config.out}: the run was started on {memory['processes']} processes, got {processes}; use the "
+                "same number, which determines the clips of a step"
+            )
+    if accelerator.scaler is not None and "scaler" in memory:
+        accelerator.scaler.load_state_dict(memory["scaler"])
+    learner = parts.learner if config.training.shard else accelerator.prepare(parts.learner)
+    optimizer = accelerator.prepare(parts.optimizer)
+    ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
+    if ema is not None and newest is not None:
+        load_average(newest, parts.model, parts.learner, ema)
+    train_mode(learner)  # once: validation restores the mode of every module
+    return Loop(config, accelerator, parts, learner, optimizer, ema, done, memory)
+
+
+def run_on_main(accelerator: Accelerator, check: Callable[[], None]) -> None:
+    """Run a check on the main process and raise its UserError on every process."""
+    message: str | None = None
     if accelerator.is_main_process:
         try:
             check()
         except UserError as error:
-            found = [str(error)]
-    [sentence] = broadcast_object_list(found)
-    if sentence is not None:
-        raise UserError(sentence)
+            message = str(error)
+    [message] = broadcast_object_list([message])
+    if message is not None:
+        raise UserError(message)
 
 
 def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: int) -> Iterator[list[int]]:
-    """Yield the clip numbers of this process's batches, from step `done` on.
+    """Yield the clip numbers of this process's batches, starting with step `done`.
 
-    Clips are numbered without end, one epoch after the other; a step takes the next ones, each process its share.
+    Clips are numbered across epochs; each step takes the next ones and splits them over the processes.
     """
     size, accumulate = config.training.batch_size, config.training.accumulate
     for portion in range(done * accumulate, steps * accumulate):
@@ -281,13 +292,13 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
 def validate(
     config: RunConfig, network: SaliencyModel, videos: list[Video], device: torch.device
 ) -> dict[str, float]:
-    """Score the model on the validation frames: the mean over videos of the mean over a video's frames."""
+    """Return the validation scores: the mean over videos of the mean over a video's frames."""
     metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
     settings = InferenceSettings(batch_size=config.training.batch_size, stride=config.data.stride, device=device)
     return evaluate(model_maps(network, settings), videos, metrics=metrics, progress=False).per_video
 
 
-def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
     """Move a batch's tensors."""
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -295,14 +306,14 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def clip_names(batch: Mapping[str, Any]) -> str:
+def clip_names(batch: ClipBatch) -> str:
     """Name a batch's clips by video and last frame: `002 (frame 17), 002 (frame 300)`."""
     pairs = zip(batch["video"], batch["frames"].tolist(), strict=True)
     return ", ".join(f"{video} (frame {frames[-1] + 1})" for video, frames in pairs)
 
 
 def mix_seeds(*numbers: int) -> int:
-    """Return one seed of several numbers, far from the seeds of their neighbours."""
+    """Hash several numbers to one seed, so that neighbouring numbers give unrelated seeds."""
     mixed = 0
     for number in numbers:
         mixed = ((mixed + number + 1) * 6364136223846793005 + 1442695040888963407) % 2**63
@@ -314,7 +325,7 @@ def interruptible() -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C sets; the second one ends the program at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # signals belong to the main thread
+        yield event  # only the main thread may handle signals
         return
 
     def remember(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Experiments: arms over seeds, from their file to the table."""
+"""Experiments: from the file over runs and target stores to the table."""
 
 import json
 from pathlib import Path
@@ -58,14 +58,14 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_experiment_trains_teaches_scores_and_compares(experiment: Path, tmp_path: Path) -> None:
+def test_experiment_trains_distils_scores_and_compares(experiment: Path, tmp_path: Path) -> None:
     found = load_experiment(experiment)
-    assert run_experiment(found, arms=["truth"], device="cpu") is None  # others are missing
+    assert run_experiment(found, arms=["truth"], device="cpu") is None  # other arms are missing
     weights = tmp_path / "out/runs/truth-0/checkpoints"
     before = weights.stat().st_mtime_ns
     table = run_experiment(found, device="cpu")
     assert table is not None
-    assert weights.stat().st_mtime_ns == before  # what is done is not done again
+    assert weights.stat().st_mtime_ns == before  # not trained again
     text = table.read_text()
     for line in ("| truth ", "| both ", "| other ", "| centre-prior ", "| both minus truth "):
         assert line in text
@@ -78,9 +78,9 @@ def test_an_experiment_trains_teaches_scores_and_compares(experiment: Path, tmp_
         results["arms"]["both"]["mean"]["nss"] - results["arms"]["truth"]["mean"]["nss"]
     )
     note = json.loads((tmp_path / "out/teachers/assistant-1/store.json").read_text())
-    assert note["fingerprint"]["input"]["stride"] == 2  # as its model was trained, not as the learner's
+    assert note["fingerprint"]["input"]["stride"] == 2  # the model's stride, not the learner's
     with pytest.raises(
-        UserError, match=r"assistant: was made from .*assistant-0, .*assistant-1, not from .*-1; remove"
+        UserError, match=r"assistant: built from .*assistant-0, .*assistant-1, expected .*-1; remove"
     ):
         run_experiment(load_experiment(experiment, ["seeds=[1]"]), device="cpu")
     for part in ("teachers/assistant", "teachers/assistant-0", "teachers/assistant-1", "teachers/untrained"):
@@ -89,21 +89,19 @@ def test_an_experiment_trains_teaches_scores_and_compares(experiment: Path, tmp_
     assert (config["seed"], config["teacher"]["store"]) == (1, str(tmp_path / "out/teachers/assistant"))
 
 
-def test_arms_that_share_a_teachers_store_train_on_the_same_videos(experiment: Path, tmp_path: Path) -> None:
+def test_arms_with_one_store_and_different_videos_are_refused(experiment: Path, tmp_path: Path) -> None:
     run(tmp_path, "other", {"name": "kldiv", "against": "teacher"}, teacher=True, clips=3)
-    with pytest.raises(UserError, match="both, other learn from 'assistant' and train on different videos"):
+    with pytest.raises(UserError, match="both, other learn from 'assistant' but train on different videos"):
         run_experiment(load_experiment(experiment, ["arms.other.teacher=assistant"]))
 
 
-def test_an_arm_cannot_learn_from_one_that_is_not_trained(experiment: Path) -> None:
-    with pytest.raises(UserError, match="truth-0: teaches as 'assistant', and is not trained yet"):
+def test_untrained_teacher_arm_is_refused(experiment: Path) -> None:
+    with pytest.raises(UserError, match="truth-0: the teacher 'assistant' is not trained yet"):
         run_experiment(load_experiment(experiment), arms=["both"], device="cpu")
 
 
-@pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "configs/experiments").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_shipped_experiments_fit_their_configs(path: Path) -> None:
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_experiment_matches_its_configs(path: Path) -> None:
     experiment = load_experiment(path)
     assert f"python scripts/experiment.py configs/experiments/{path.name}" in path.read_text()
     runs = {name: load_config(REPOSITORY / arm.config) for name, arm in experiment.arms.items()}
@@ -120,24 +118,24 @@ def test_shipped_experiments_fit_their_configs(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("compare=[[truth, boht]]", "there is no arm 'boht'"),
-        ("arms.both.teacher=nobody", "there is no teacher 'nobody'"),
+        ("compare=[[truth, boht]]", "unknown arm 'boht' .did you mean 'both'"),
+        ("arms.both.teacher=nobody", "unknown teacher 'nobody'"),
         ("teachers.assistant={}", "give exactly one of 'maps', 'model' and 'arm'"),
         ("seeds=[]", "seeds"),
         ("arm={}", "unknown key"),
     ],
 )
-def test_mistakes_are_named(experiment: Path, override: str, message: str) -> None:
+def test_mistake_is_named(experiment: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_experiment(experiment, [override])
 
 
-def test_an_unknown_arm_is_named(experiment: Path) -> None:
-    with pytest.raises(UserError, match="there is no arm 'none'; there are truth, both, other"):
+def test_unknown_arm_is_named(experiment: Path) -> None:
+    with pytest.raises(UserError, match="unknown arm 'none'; expected some of truth, both, other"):
         run_experiment(load_experiment(experiment), arms=["none"])
 
 
-def test_seeds_are_averaged_frame_by_frame() -> None:
+def test_mean_of_seeds_is_taken_per_frame() -> None:
     def scores(*values: float) -> Scores:
         rows = [Row(video, frame, {"cc": value}) for (video, frame), value in zip(PLACES, values, strict=True)]
         return Scores("seed", ("cc",), rows)
@@ -152,5 +150,5 @@ def test_seeds_are_averaged_frame_by_frame() -> None:
 PLACES = [("a", 0), ("a", 8), ("b", 0)]
 
 
-def test_a_table_is_aligned() -> None:
+def test_markdown_columns_are_aligned() -> None:
     assert markdown(["", "NSS"], [["both", "1.2"]]) == "|      | NSS |\n| ---- | --- |\n| both | 1.2 |\n"

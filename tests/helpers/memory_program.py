@@ -1,10 +1,10 @@
-"""What a fresh process does in the test of memory: it must load quickly."""
+"""Program of a fresh process in the memory test, with few imports to start quickly."""
 
 from collections.abc import Callable
 
 
 def allocate(megabytes: int) -> Callable[[], int]:
-    """Prepare work that takes so much memory; what it takes before is not counted."""
+    """Return work that allocates n megabytes on top of 100 that are allocated before."""
     if megabytes < 0:
         raise ValueError("no such amount")
     kept = b"1" * 100_000_000

@@ -1,4 +1,4 @@
-"""Small runs, and what is compared of them."""
+"""Small training runs and comparisons of them."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ def config(out: Path, **changes: Any) -> RunConfig:
             "arguments": {"drop_path": 0.2, "encoder_drop_path": 0.2},  # randomness that a resumed run must repeat
         },
         "data": {
-            "train": [{"dataset": "synthetic"}],  # 8 clips an epoch, so that steps of 6 cross epochs
+            "train": [{"dataset": "synthetic"}],  # 8 clips per epoch, so that steps of 6 cross epochs
             "validation": [{"dataset": "synthetic", "split": "validation", "every": 24}],
             "workers": 0,
         },
@@ -56,7 +56,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def launch(*program: str, processes: int = 2) -> str:
-    """Run a program in several processes on the CPU; return what they print."""
+    """Run a program in several processes on the CPU; return its output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

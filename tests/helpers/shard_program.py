@@ -1,4 +1,4 @@
-"""What each of two processes does in the test of sharding: prints what it keeps, and what comes back whole."""
+"""Program of each process in the sharding test: prints its share of the weights and checks gather and scatter."""
 
 import torch
 from accelerate import Accelerator

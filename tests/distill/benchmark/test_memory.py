@@ -48,5 +48,5 @@ def test_the_stated_memory_of_a_step() -> None:
     plain_step, lean_step = (max(16 * trained + each, 20 * trained) / GIB for each in (kept, lean))
     print(plain_step, lean_step)
     text = (REPOSITORY / "configs" / "teacher" / "salfom_dhf1k.yaml").read_text()
-    stated = f"{plain_step:.1f} GiB, and with training.recompute=true {lean_step:.1f} GiB"
+    stated = f"{plain_step:.1f} GiB, or {lean_step:.1f} GiB with training.recompute=true"
     assert stated in " ".join(text.replace("#", " ").split())

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from distill.cli.main import main
+from distill.data.clips import ClipSpec
 from distill.data.map_files import write_map_video
 from distill.data.sets import synthetic
 from distill.errors import UserError
@@ -179,7 +180,7 @@ def test_imported_store_matches_any_videos_but_no_other_teacher(tmp_path):
     video = synthetic.video("blob0", 0)
     store = imported(write(tmp_path / "maps", {"blob0": list(range(48))}), out=tmp_path / "store")
     assert store.check({"videos": {"blob0": describe_video(video)}}) == []
-    CachedTeacher(store).require([video])
+    CachedTeacher(store, ClipSpec(1, store.map_size, (0,), store.map_size)).require([video])
     with pytest.raises(UserError, match=r"teacher\.name was \"imported\" and is now \"teacher/salfom\""):
         store.require({"teacher": {"name": "teacher/salfom"}, "videos": {}}, "")
 

@@ -1,4 +1,4 @@
-"""Every shipped config: it loads, its full model exists, and it runs for two steps with a tiny variant and data."""
+"""Every shipped config loads, builds its full model, and trains for two steps with a tiny variant and data."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ FOLDER = REPOSITORY / "configs"
 CONFIGS = sorted(path for kind in ("teacher", "student", "distill") for path in (FOLDER / kind).rglob("*.yaml"))
 
 RUNS: dict[str, Path] = {}
-"""Runs that are done, by what was run: configs that differ in data alone are the same run on generated videos."""
+"""Finished runs by resolved config: configs that differ in data only are one run on generated videos."""
 
 
 def name_of(path: Path) -> str:
@@ -37,7 +37,7 @@ def head_of(path: Path) -> str:
 
 
 def runs_of(path: Path) -> list[list[str]]:
-    """The settings that each run differs in from the file: those of the commands in its head."""
+    """Return the overrides of each train or distill command in the head."""
     command = rf"saldistill (?:train|distill) {re.escape(str(path.relative_to(REPOSITORY)))}(.*)"
     return [shlex.split(settings, comments=True) for settings in re.findall(command, head_of(path))]
 
@@ -61,7 +61,7 @@ def tiny(config: RunConfig, folder: Path) -> RunConfig:
 
 
 @each_config
-def test_it_opens_with_what_it_is_and_the_command(path: Path) -> None:
+def test_head_has_requirements_and_command(path: Path) -> None:
     head = head_of(path)
     assert f"saldistill {'distill' if path.is_relative_to(FOLDER / 'distill') else 'train'} configs/" in head
     assert str(path.relative_to(REPOSITORY)) in head
@@ -70,7 +70,7 @@ def test_it_opens_with_what_it_is_and_the_command(path: Path) -> None:
 
 
 @each_config
-def test_its_full_model_can_be_built(path: Path) -> None:
+def test_full_model_can_be_built(path: Path) -> None:
     model = load_config(path).model
     with torch.device("meta"):
         built = create_model(model.name, variant=model.variant, **model.arguments).network
@@ -78,16 +78,16 @@ def test_its_full_model_can_be_built(path: Path) -> None:
 
 
 @each_config
-def test_what_it_is_scored_on_is_not_trained_on(path: Path) -> None:
-    """By the words of the file, since the data are elsewhere."""
+def test_scored_frames_are_not_trained_on(path: Path) -> None:
+    """As far as the config shows: the data sets are not available here."""
     data = load_config(path).data
     for train_source, scored in itertools.product(data.train, [*data.validation, *data.test]):
         if (train_source.dataset, train_source.root) == (scored.dataset, scored.root):
-            assert are_apart(train_source, scored), f"{train_source} and {scored}"
+            assert are_disjoint(train_source, scored), f"{train_source} and {scored}"
 
 
-def are_apart(one: SourceSection, other: SourceSection) -> bool:
-    """Whether two selections of one data set can have no frame in common."""
+def are_disjoint(one: SourceSection, other: SourceSection) -> bool:
+    """Return whether two selections of one data set are disjoint by their settings."""
     splits = {one.split, other.split}
     if len(splits) == 2 and not splits & {None, "all"}:
         return True
@@ -101,7 +101,7 @@ def are_apart(one: SourceSection, other: SourceSection) -> bool:
 
 
 @pytest.mark.parametrize("name", ["dhf1k", "hollywood2", "ucf_sports"])
-def test_the_counterpart_of_a_distilled_student_lacks_the_teacher_alone(name: str) -> None:
+def test_student_config_is_its_distilled_counterpart_without_the_teacher(name: str) -> None:
     distilled = load_config(FOLDER / "distill" / f"salfom_thtdnet_{name}.yaml").model_dump(
         exclude={"out", "teacher"}
     )
@@ -110,7 +110,7 @@ def test_the_counterpart_of_a_distilled_student_lacks_the_teacher_alone(name: st
     assert distilled == alone
 
 
-def test_both_students_learn_from_one_store() -> None:
+def test_both_students_share_one_target_store() -> None:
     one, other = (
         load_config(FOLDER / "distill" / f"salfom_{student}_dhf1k.yaml") for student in ("thtdnet", "stream")
     )
@@ -126,7 +126,7 @@ def test_both_students_learn_from_one_store() -> None:
         for settings in runs_of(path)
     ],
 )
-def test_it_runs_two_steps(path: Path, settings: list[str], tmp_path: Path) -> None:
+def test_config_runs_two_steps(path: Path, settings: list[str], tmp_path: Path) -> None:
     config = tiny(load_config(path, settings), tmp_path)
     same = config.model_dump_json().replace(str(tmp_path), "")
     if same not in RUNS:

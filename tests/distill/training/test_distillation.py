@@ -1,4 +1,4 @@
-"""Whole runs with a teacher: what it must not touch, what the heads are part of, and who can be one."""
+"""Whole runs with a teacher: what it leaves alone, its heads, and which models can teach."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ WITH_HEADS = [
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A teacher with an opinion: its last layers are stronger than at the start of a training."""
+    """A teacher with distinct maps: its last layers are stronger than at initialisation."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     torch.manual_seed(1)
     model: Any = create_model("teacher/salfom", variant="micro")
@@ -72,13 +72,11 @@ def checkpoint(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
     return load_file(folder / f"{name}.safetensors")
 
 
-# ---------------------------------------------------------------- a teacher that does not count
+# ---------------------------------------------------------------- a teacher without weight
 
 
 @pytest.mark.parametrize("source", ["online", "cached"])
-def test_with_weights_of_zero_the_run_is_the_one_without_a_teacher(
-    source: str, teacher: str, tmp_path: Path
-) -> None:
+def test_teacher_terms_with_weight_zero_change_nothing(source: str, teacher: str, tmp_path: Path) -> None:
     silent = student(
         tmp_path / "silent",
         losses=[*TRUTH, *({**loss, "weight": 0} for loss in AGAINST_TEACHER)],
@@ -111,7 +109,7 @@ def straight(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(student(tmp_path_factory.mktemp("heads") / "run", teacher, losses=[*TRUTH, *WITH_HEADS]))
 
 
-def test_the_teacher_is_in_no_checkpoint_and_in_no_optimiser_and_heads_are_in_no_weight_file(
+def test_checkpoint_excludes_teacher_and_weight_file_excludes_heads(
     straight: Path,
 ) -> None:
     fresh = create_model(STUDENT["name"], variant="micro").network
@@ -125,7 +123,7 @@ def test_the_teacher_is_in_no_checkpoint_and_in_no_optimiser_and_heads_are_in_no
     assert len(moments) == trained + len(heads)  # the student's weights and the heads', each with its moments
 
 
-def test_heads_learn_and_are_resumed(straight: Path, teacher: str, tmp_path: Path) -> None:
+def test_heads_learn_and_resume_bit_identically(straight: Path, teacher: str, tmp_path: Path) -> None:
     run = student(tmp_path / "run", teacher, losses=[*TRUTH, *WITH_HEADS])
     with pytest.raises(KeyboardInterrupt):
         train(run, stop=lambda step, batch: step == 1)
@@ -138,7 +136,7 @@ def test_heads_learn_and_are_resumed(straight: Path, teacher: str, tmp_path: Pat
     assert not any(torch.equal(halfway[key], value) for key, value in checkpoint(straight, "heads").items())
 
 
-def test_every_term_is_logged_and_the_weights_that_change(straight: Path) -> None:
+def test_log_has_every_term_and_changing_weight(straight: Path) -> None:
     lines = [line for line in read_log(straight / "log.jsonl") if line["kind"] == "train"]
     constant = {"truth/kldiv", "truth/cc", "teacher/kldiv:stage2", "truth/cc:stage3", "teacher/hint:stage4-encoder"}
     assert set(lines[0]["terms"]) == {*constant, "teacher/kldiv", "teacher/hint:decoder-a3"}
@@ -150,7 +148,7 @@ def test_every_term_is_logged_and_the_weights_that_change(straight: Path) -> Non
         assert line["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_heads_go_with_every_option(teacher: str, tmp_path: Path) -> None:
+def test_heads_work_with_every_option(teacher: str, tmp_path: Path) -> None:
     training = {**TRAINING, "ema": 0.9, "freeze": 1, "recompute": True, "precision": "bf16"}
     optimizer = {"name": "adamw", "lr": 1e-3, "layer_decay": 0.5}
     losses_ = [*TRUTH, *WITH_HEADS]
@@ -160,7 +158,7 @@ def test_heads_go_with_every_option(teacher: str, tmp_path: Path) -> None:
     assert len(losses(train(run))) == 3
 
 
-def test_a_head_that_cannot_be_is_refused_before_anything_is_written(teacher: str, tmp_path: Path) -> None:
+def test_impossible_head_is_refused_before_anything_is_written(teacher: str, tmp_path: Path) -> None:
     hint = {"name": "hint", "against": "teacher", "student": "stage4", "teacher": "encoder"}
     for loss, sentence in (
         (
@@ -169,7 +167,7 @@ def test_a_head_that_cannot_be_is_refused_before_anything_is_written(teacher: st
         ),
         (
             {**hint, "teacher": "decoder"},
-            r"the teacher has no features 'decoder'; there are encoder, a1",
+            r"the teacher has no features 'decoder'; expected one of encoder, a1",
         ),
         (
             {"name": "temporal", "against": "teacher"},
@@ -181,10 +179,10 @@ def test_a_head_that_cannot_be_is_refused_before_anything_is_written(teacher: st
         assert not (tmp_path / "run").exists()
 
 
-# ---------------------------------------------------------------- who can teach, and what
+# ---------------------------------------------------------------- teachers
 
 
-def test_a_store_of_the_exact_codec_teaches_what_its_teacher_teaches(teacher: str, tmp_path: Path) -> None:
+def test_exact_store_equals_its_online_teacher(teacher: str, tmp_path: Path) -> None:
     lines = []
     for source in ("online", "cached"):
         section = {"source": source, "model": teacher, "store": str(tmp_path / "store"), "codec": "exact"}
@@ -203,8 +201,8 @@ def test_a_store_of_the_exact_codec_teaches_what_its_teacher_teaches(teacher: st
 
 
 @pytest.mark.parametrize("source", ["online", "cached"])
-def test_a_trained_student_is_the_next_teacher(source: str, straight: Path, tmp_path: Path) -> None:
-    """A teaching assistant: a run folder like any other model."""
+def test_trained_student_can_teach(source: str, straight: Path, tmp_path: Path) -> None:
+    """As a teaching assistant; a run folder is a model reference."""
     teacher = {"source": source, "model": str(straight), "store": str(tmp_path / "store"), "codec": "exact"}
     run = student(tmp_path / "run", teacher=teacher, losses=[{"name": "kldiv", "against": "teacher"}], data=FEW)
     if source == "cached":
@@ -213,14 +211,14 @@ def test_a_trained_student_is_the_next_teacher(source: str, straight: Path, tmp_
     assert line[2]["teacher/kldiv"] > 0
 
 
-def test_an_assistant_of_the_same_kind_hands_on_its_own_features(straight: Path, tmp_path: Path) -> None:
+def test_hints_from_a_teacher_of_the_same_architecture(straight: Path, tmp_path: Path) -> None:
     hints = [{"name": "hint", "against": "teacher", "student": f"stage{i}", "teacher": f"stage{i}"} for i in (1, 4)]
     [line, *_] = losses(train(student(tmp_path / "run", str(straight), losses=[*TRUTH, *hints])))
     assert line[2]["teacher/hint:stage4-stage4"] > 0
 
 
-def test_a_student_of_several_maps_learns_their_change_from_a_store(teacher: str, tmp_path: Path) -> None:
-    """A teacher of one map a clip serves it too, once its maps are stored."""
+def test_student_with_several_maps_learns_temporal_from_a_store(teacher: str, tmp_path: Path) -> None:
+    """The maps of a teacher with one map per clip serve it once they are stored."""
     run = student(
         tmp_path / "run",
         model={"name": "student/stream", "variant": "micro"},
@@ -236,7 +234,7 @@ def test_a_student_of_several_maps_learns_their_change_from_a_store(teacher: str
         train(run.model_validate({**run.model_dump(), "teacher": online, "out": str(tmp_path / "online")}))
 
 
-def test_labelled_and_unlabelled_clips_share_a_batch(teacher: str, sample: Path, tmp_path: Path) -> None:
+def test_labelled_and_unlabelled_clips_mix_in_a_batch(teacher: str, sample: Path, tmp_path: Path) -> None:
     sources = [
         {"dataset": "dhf1k", "root": str(sample), "videos": [name], "frames": [1, 40]} for name in ("002", "068")
     ]
@@ -255,8 +253,8 @@ def test_labelled_and_unlabelled_clips_share_a_batch(teacher: str, sample: Path,
 
 
 @pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_train_the_heads_of_one(shard: bool, teacher: str, tmp_path: Path) -> None:
-    model = {**STUDENT, "arguments": {}}  # without stochastic depth: processes draw their own
+def test_two_processes_train_heads_like_one(shard: bool, teacher: str, tmp_path: Path) -> None:
+    model = {**STUDENT, "arguments": {}}  # no stochastic depth: processes draw different random numbers
     for name, size in (("one", 4), ("two", 2)):
         training = {**TRAINING, "accumulate": 2, "batch_size": size, "shard": shard and name == "two"}
         run = student(
@@ -265,7 +263,7 @@ def test_two_processes_train_the_heads_of_one(shard: bool, teacher: str, tmp_pat
             model=model,
             losses=[*TRUTH, *WITH_HEADS],
             training=training,
-            optimizer={"name": "sgd", "lr": 1e-2},  # Adam would make much of the rounding of tiny gradients
+            optimizer={"name": "sgd", "lr": 1e-2},  # Adam would amplify the rounding of tiny gradients
         )
         save_config(run, tmp_path / f"{name}.yaml")
         if name == "one":

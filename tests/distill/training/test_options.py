@@ -1,4 +1,4 @@
-"""What a run may add to the plain loop: freezing, layer-wise rates, recomputing, averaged weights, compiling."""
+"""Options of the loop: freezing, layer-wise learning rates, recomputing, averaged weights, compiling."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +44,7 @@ def micro(**arguments: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_resumed_run_is_the_straight_run_with_it(option: str, tmp_path: Path) -> None:
+def test_resumed_run_with_option_is_bit_identical(option: str, tmp_path: Path) -> None:
     straight = train(config(tmp_path / "straight", **OPTIONS[option]))
     stopped = config(tmp_path / "run", **OPTIONS[option])
     with pytest.raises(KeyboardInterrupt):
@@ -68,7 +68,7 @@ def newest(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["teacher/salfom:micro", "teacher/salfom:micro-swin", "student/thtdnet:micro"])
-def test_the_layers_of_an_encoder_are_modules_in_the_order_of_the_data(name: str) -> None:
+def test_encoder_layers_are_listed_in_forward_order(name: str) -> None:
     model: Any = create_model(name).network
     order: list[str] = []
     for layer in model.encoder_layers:
@@ -89,7 +89,7 @@ def test_the_layers_of_an_encoder_are_modules_in_the_order_of_the_data(name: str
         (2, ("encoder.patch_embed.", "encoder.blocks.0.", "encoder.blocks.1.")),
     ],
 )
-def test_frozen_weights_stay_and_the_others_learn(what: Any, frozen: tuple[str, ...], tmp_path: Path) -> None:
+def test_frozen_weights_stay_while_others_change(what: Any, frozen: tuple[str, ...], tmp_path: Path) -> None:
     run = config(tmp_path / "run", training={**TRAINING, "freeze": what})
     before = {key: value.clone() for key, value in build_model(run).network.state_dict().items()}
     after = weights(train(run))
@@ -100,20 +100,20 @@ def test_frozen_weights_stay_and_the_others_learn(what: Any, frozen: tuple[str, 
             assert torch.equal(value, after[key]) == still, key
 
 
-def test_more_blocks_than_there_are_cannot_be_frozen(tmp_path: Path) -> None:
+def test_freezing_too_many_blocks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.freeze: the encoder has 2 blocks, got 3; use 'encoder'"):
         train(config(tmp_path / "run", training={"steps": 1, "freeze": 3}))
 
 
-def test_a_model_without_named_layers_says_so() -> None:
+def test_model_without_named_layers_is_refused() -> None:
     model = micro()
     model.encoder_layers = ()
     for wanted in (lambda: encoder_layers.freeze(model, 1), lambda: encoder_layers.decayed_groups(model, 0.5)):
-        with pytest.raises(UserError, match="does not say what the layers of its encoder are"):
+        with pytest.raises(UserError, match="does not name its encoder's layers"):
             wanted()
 
 
-def test_stochastic_depth_stays_out_of_frozen_blocks() -> None:
+def test_frozen_blocks_drop_no_paths() -> None:
     model: Any = micro(encoder_drop_path=0.5)
     encoder_layers.freeze(model, 1)
     encoder_layers.train_mode(model)
@@ -124,7 +124,7 @@ def test_stochastic_depth_stays_out_of_frozen_blocks() -> None:
     assert not model.encoder.blocks[1].drop_path.training
 
 
-def test_rates_fall_from_layer_to_layer() -> None:
+def test_layer_decay_scales_each_layers_learning_rate() -> None:
     model = micro()
     model.requires_grad_(True)
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
@@ -142,8 +142,8 @@ def test_rates_fall_from_layer_to_layer() -> None:
         assert values
 
 
-def test_the_loop_uses_the_layers_rates(tmp_path: Path) -> None:
-    """The patch embedding learns at an eighth; what follows the encoder moves as without the option."""
+def test_loop_applies_layer_decay(tmp_path: Path) -> None:
+    """The patch embedding learns at an eighth of the rate; weights after the encoder at the full one."""
     option = {"name": "sgd", "lr": 1e-2, "layer_decay": 0.5}
     training = {"steps": 1, "batch_size": 2}
     run = config(tmp_path / "decayed", optimizer=option, training=training, schedule={})
@@ -161,7 +161,7 @@ def test_the_loop_uses_the_layers_rates(tmp_path: Path) -> None:
 
 
 def saved_bytes(model: nn.Module) -> tuple[int, list[Tensor]]:
-    """Return what a forward pass keeps for the backward pass, and the gradients of that."""
+    """Return the bytes that a forward pass keeps for the backward pass, and the gradients."""
     torch.manual_seed(1)
     clip = torch.rand(2, 3, 16, 32, 48)
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
@@ -180,7 +180,7 @@ def saved_bytes(model: nn.Module) -> tuple[int, list[Tensor]]:
     return total, [weight.grad for weight in model.parameters() if weight.grad is not None]
 
 
-def test_recomputing_gives_the_same_gradients_and_keeps_less() -> None:
+def test_recompute_gives_equal_gradients_in_less_memory() -> None:
     plain, lean = (micro(encoder_drop_path=0.5, depth=6) for _ in range(2))
     encoder_layers.recompute(lean)
     (much, ours), (little, theirs) = saved_bytes(plain), saved_bytes(lean)
@@ -190,7 +190,7 @@ def test_recomputing_gives_the_same_gradients_and_keeps_less() -> None:
     assert little - decoder < 0.25 * (much - decoder)
 
 
-def test_recomputing_does_not_change_a_run_and_may_be_turned_on_when_memory_was_short(tmp_path: Path) -> None:
+def test_recompute_can_be_enabled_when_resuming(tmp_path: Path) -> None:
     plain = train(config(tmp_path / "plain", model=DROPPED))
     run = config(tmp_path / "run", model=DROPPED)
     with pytest.raises(KeyboardInterrupt):
@@ -202,7 +202,7 @@ def test_recomputing_does_not_change_a_run_and_may_be_turned_on_when_memory_was_
 # ---------------------------------------------------------------- averaged weights
 
 
-def test_the_average_is_the_recursion_written_out() -> None:
+def test_ema_equals_its_recursion() -> None:
     model = nn.Linear(2, 1, bias=False)
     model.register_buffer("count", torch.zeros((), dtype=torch.int64))
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_the_average_is_the_recursion_written_out() -> None:
     assert ema.average["weight"].tolist() == [pytest.approx([expected] * 2)]
 
 
-def test_the_average_is_validated_and_kept_and_training_does_not_see_it(tmp_path: Path) -> None:
+def test_ema_is_validated_and_saved_without_changing_training(tmp_path: Path) -> None:
     plain = train(config(tmp_path / "plain"))
     run = train(config(tmp_path / "run", training={**TRAINING, "ema": 0.9}))
     assert_same_run(plain, run)
@@ -234,11 +234,11 @@ def test_the_average_is_validated_and_kept_and_training_does_not_see_it(tmp_path
     assert not torch.equal(best["decoder.fusion.conv1.weight"], weights(run)["decoder.fusion.conv1.weight"])
     assert read_header(run / "best.safetensors")["notes"]["ema"] == 0.9
     assert "ema" not in read_header(newest(run) / "model.safetensors")["notes"]
-    scores = [train_run for train_run in (plain, run) if load_model(train_run)]
-    assert len(scores) == 2
+    loaded = load_model(run).network.state_dict()
+    assert all(torch.equal(loaded[key], average[key]) for key in average)
 
 
-def test_without_validation_the_average_is_the_runs_model(tmp_path: Path) -> None:
+def test_run_without_validation_loads_its_ema(tmp_path: Path) -> None:
     changes = {"data": {"train": [{"dataset": "synthetic"}], "workers": 0}}
     run = train(config(tmp_path / "run", training={"steps": 2, "ema": 0.9}, **changes))
     average = load_file(newest(run) / "ema.safetensors")
@@ -251,17 +251,17 @@ def test_without_validation_the_average_is_the_runs_model(tmp_path: Path) -> Non
 
 def compiled(tmp_path: Path) -> None:
     training = {"steps": 2, "batch_size": 2}
-    whole = {"model": {"name": "teacher/salfom", "variant": "micro"}}  # compiled code draws its own random numbers
+    whole = {"model": {"name": "teacher/salfom", "variant": "micro"}}
     plain = losses(train(config(tmp_path / "plain", training=training, **whole)))
     options = {"compile": True, "recompute": True, "ema": 0.5}
     run = config(tmp_path / "run", training={**training, **options}, **whole)
     for ours, theirs in zip(losses(train(run)), plain, strict=True):
         assert ours[1] == pytest.approx(theirs[1], abs=1e-5)
-    assert load_model(tmp_path / "run") is not None  # the compiled run's weights have their plain names
+    assert load_model(tmp_path / "run") is not None  # its weights have no `_orig_mod.` prefix
 
 
-def test_a_compiled_run_gives_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced but not translated to machine code, which takes minutes."""
+def test_compiled_run_gives_equal_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced only: generating machine code takes minutes."""
     calls = []
     real: Callable[..., None] = nn.Module.compile
 
@@ -275,5 +275,5 @@ def test_a_compiled_run_gives_the_same_losses(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_run_compiled_to_machine_code_gives_the_same_losses(tmp_path: Path) -> None:
+def test_run_compiled_to_machine_code_gives_equal_losses(tmp_path: Path) -> None:
     compiled(tmp_path)

@@ -1,4 +1,4 @@
-"""Several processes through accelerate: the run is that of one process with the same clips a step.
+"""Several processes through accelerate: the same run as one process with the same clips per step.
 
 On the CPU, `accelerate launch` itself starts one process; torchrun starts several, which accelerate joins by gloo.
 """
@@ -20,7 +20,10 @@ from distill.training.checkpoint import newest_checkpoint
 from distill.training.config import RunConfig, save_config
 from distill.training.train import train
 
-MODEL = {"name": "teacher/salfom", "variant": "micro"}  # without stochastic depth: processes draw their own
+MODEL = {
+    "name": "teacher/salfom",
+    "variant": "micro",
+}  # no stochastic depth, which processes draw differently
 TRAINING = {"steps": 3, "accumulate": 2, "clip_norm": 1.0, "checkpoint_every": 1}
 OPTIONS = {"ema": 0.9, "freeze": 1, "recompute": True}
 
@@ -34,7 +37,7 @@ def run_on(folder: Path, *, batch_size: int, options: dict[str, Any]) -> RunConf
 @pytest.mark.parametrize(
     "options", [{}, OPTIONS, OPTIONS | {"shard": True}], ids=["plain", "with every option", "sharded"]
 )
-def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_two_processes_equal_one(tmp_path: Path, options: dict[str, Any]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     two.mkdir()
     train(run_on(one, batch_size=4, options={**options, "shard": False} if options else {}))
@@ -46,7 +49,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, 
         assert there[1] == pytest.approx(here[1], abs=1e-5)
         assert there[2] == pytest.approx(here[2], abs=1e-5)  # each term
         assert there[4] == pytest.approx(here[4], rel=1e-4)  # the gradient's norm
-    # a clip that another process saw too, or nobody, would show here: losses that agree step for step
+    # equal losses in two steps would hide a clip that was seen twice or not at all
     assert len({round(line[1], 4) for line in ours}) == 3
     for name in ("model.safetensors", *(["ema.safetensors"] if options else [])):
         folders = [newest_checkpoint(folder / "run") for folder in (one, two)]
@@ -54,18 +57,18 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, options: dict[str, 
         assert all(torch.allclose(first[key], second[key], atol=2e-5) for key in first | second)
 
 
-def test_each_process_keeps_its_part_of_the_weights() -> None:
+def test_sharding_splits_the_weights_over_processes() -> None:
     printed = launch(str(REPOSITORY / "tests" / "helpers" / "shard_program.py"))
     lines = re.findall(r"rank \d: keeps \d+, moved \w+, back (?:True|False)", printed)  # two ranks may share a line
     assert len(lines) == 2
     weights = count_weights(create_model("teacher/salfom:micro").network)
     kept = [int(line.split("keeps ")[1].split(",")[0]) for line in lines]
-    assert sum(kept) == weights  # each weight lies on one process
+    assert sum(kept) == weights  # each weight is on one process
     assert max(kept) < 0.6 * weights  # a dimension of 1 cannot be halved
     assert [line.split(", ", 1)[1] for line in lines] == ["moved True, back True"] * 2
 
 
-def test_sharding_wants_several_processes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"training\.shard: there is one process.*accelerate launch"):
+def test_sharding_on_one_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.shard: expected several processes, got 1"):
         train(run_on(tmp_path, batch_size=2, options={"shard": True}))
     assert not (tmp_path / "run").exists()

@@ -36,8 +36,8 @@ class Student(nn.Module):
         return self.layer(clip.float() / 255)[:, 0]  # (B, 1, h, w)
 
 
-class Dreamer(TinyTeacher):
-    """A teacher that would give other maps if it were training."""
+class DropoutTeacher(TinyTeacher):
+    """A teacher whose maps would differ in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ def batch_of(videos, teacher, spec=STUDENT, count=6, **more):
     return next(iter(make_loader(clips, [list(range(count))], workers=0)))
 
 
-def test_an_online_teacher_is_frozen_and_belongs_to_nothing(videos):
-    model = Dreamer().train()
+def test_online_teacher_is_frozen_and_not_a_submodule(videos):
+    model = DropoutTeacher().train()
     teacher = OnlineTeacher(model.loaded())
     batch = batch_of(videos, teacher)
     maps = teacher(batch)
@@ -95,7 +95,7 @@ def test_an_online_teacher_is_frozen_and_belongs_to_nothing(videos):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_an_online_teacher_computes_in_its_own_precision(videos):
+def test_online_teacher_ignores_the_students_autocast(videos):
     batch = batch_of(videos, OnlineTeacher(TinyTeacher().loaded()))
     full = OnlineTeacher(TinyTeacher().loaded())(batch)
     with torch.autocast("cpu", torch.bfloat16):  # the student's precision is not the teacher's
@@ -108,7 +108,7 @@ def test_an_online_teacher_computes_in_its_own_precision(videos):
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_the_online_teacher_sees_its_own_clip(videos, flipped):
+def test_online_teacher_reads_its_own_clip(videos, flipped):
     teacher = OnlineTeacher(TinyTeacher().loaded(), stride=3)
     read = pickle.loads(pickle.dumps(teacher.reader))
     clip = read(Window(videos[0], 4, flipped))["teacher_clip"]
@@ -124,10 +124,10 @@ AUGMENTED = {"crop": Crop((0.3, 0.9), 1.3), "colour": Jitter(0.3, 0.3, 0.3)}
 @pytest.mark.parametrize("more", [{}, AUGMENTED], ids=["whole", "augmented"])
 @pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
 @pytest.mark.parametrize("stride", [2, "12fps"])
-def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more):
+def test_cached_and_online_teacher_give_equal_losses_and_gradients(tmp_path, videos, views, stride, more):
     model = TinyTeacher()
     cached = CachedTeacher(
-        build_small(tmp_path / "store", videos, model, codec="exact", views=views, stride=stride)
+        build_small(tmp_path / "store", videos, model, codec="exact", views=views, stride=stride), STUDENT
     )
     online = OnlineTeacher(model.loaded(), stride=stride)
     assert cached.offsets(30) == online.offsets(30) == STUDENT.offsets(30) == (0,)
@@ -144,9 +144,9 @@ def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more)
         assert ("box" in batch) == bool(more)
         student = Student()
         maps.append(density(teacher(batch)))
-        outcome = objective(batch, student(batch["clip"]), teacher(batch), objective.counts(batch))
-        outcome.loss.backward()
-        losses.append(outcome.terms)
+        result = objective(batch, student(batch["clip"]), teacher(batch), objective.counts(batch))
+        result.loss.backward()
+        losses.append(result.terms)
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
     torch.testing.assert_close(maps[1], maps[0], rtol=2e-3, atol=1e-7)
     assert losses[0].keys() == losses[1].keys()
@@ -157,8 +157,8 @@ def test_cached_and_online_teach_the_same(tmp_path, videos, views, stride, more)
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_a_teacher_is_shown_the_whole_frame_in_its_own_colours(videos, flipped):
-    """Crop and colour reach the student's clip, and no pixel of the teacher's; its map is cut afterwards."""
+def test_teacher_sees_whole_frames_in_original_colours(videos, flipped):
+    """Crop and colour change the student's clip only; the teacher's map is cropped afterwards."""
     teacher = OnlineTeacher(TinyTeacher().loaded())
     window = Window(videos[0], 9, flipped, Box(5, 10, 20, 30), Colour(0.7, 1.2, 0.5))
     clip = teacher.reader(window)["teacher_clip"]
@@ -170,8 +170,8 @@ def test_a_teacher_is_shown_the_whole_frame_in_its_own_colours(videos, flipped):
     torch.testing.assert_close(cut, crop_maps(whole, shares), rtol=0, atol=0)
 
 
-def test_a_crop_shows_the_student_and_its_teacher_one_place(videos):
-    """A teacher that sees brightness points at the blob, and its cut map at the blob of the cropped clip."""
+def test_crop_shows_student_and_teacher_the_same_place(videos):
+    """The peak of a brightness map, cropped, is at the bright blob of the cropped clip."""
     teacher = OnlineTeacher(loaded(Brightness()))
     spec = ClipSpec(num_frames=2, size=(36, 64), target_frames=(1,), map_size=(36, 64))
     batch = batch_of(videos, teacher, spec, count=16, crop=Crop((0.4, 0.7)))
@@ -188,7 +188,7 @@ def test_a_crop_shows_the_student_and_its_teacher_one_place(videos):
     assert seen > 5
 
 
-def test_a_cached_teacher_serves_whatever_frames_a_student_predicts(tmp_path, videos):
+def test_cached_teacher_serves_any_target_frames(tmp_path, videos):
     store = build_small(tmp_path / "store", videos, codec="exact")
     spec = ClipSpec(num_frames=4, size=(16, 20), target_frames=(1, 3), map_size=(8, 10), stride=2)
     teacher = CachedTeacher(store, spec)
@@ -199,8 +199,8 @@ def test_a_cached_teacher_serves_whatever_frames_a_student_predicts(tmp_path, vi
     assert teacher(batch).shape == (6, 2, 12, 16)
 
 
-def test_cached_maps_come_from_workers(tmp_path, videos):
-    teacher = CachedTeacher(build_small(tmp_path / "store", videos))
+def test_workers_read_equal_maps(tmp_path, videos):
+    teacher = CachedTeacher(build_small(tmp_path / "store", videos), STUDENT)
     clips = ClipDataset([ClipSource(videos, 10)], STUDENT, seed=3, flip=False, extras=[teacher.reader])
     here, there = (list(make_loader(clips, [[0, 1], [2, 3]], workers=workers)) for workers in (0, 2))
     for one, other in zip(here, there, strict=True):
@@ -208,28 +208,28 @@ def test_cached_maps_come_from_workers(tmp_path, videos):
         assert one["teacher_map"].shape == (2, 1, 12, 16)
 
 
-def test_a_store_that_lacks_maps_is_refused_before_the_run(tmp_path, videos):
+def test_store_that_lacks_maps_is_refused(tmp_path, videos):
     teacher = CachedTeacher(build_small(tmp_path / "store", [replace(videos[0], frames=range(4, 14))]), STUDENT)
     teacher.require([replace(videos[0], frames=range(5, 9))])
-    with pytest.raises(UserError, match=r"13 maps that this run needs are not in the store, one, frame 1 for one"):
+    with pytest.raises(UserError, match=r"lacks 13 maps that this run needs, e\.g\. one, frame 1;"):
         teacher.require(videos)
 
 
-def test_a_half_complete_store_is_refused_when_clips_are_mirrored(tmp_path, videos):
+def test_store_with_an_incomplete_view_is_refused_with_flips(tmp_path, videos):
     model = TinyTeacher()
     model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
     with pytest.raises(KeyboardInterrupt):
         build_small(tmp_path / "store", videos[:1], model, views=("plain", "flipped"))
     teacher = CachedTeacher(TargetStore.open(tmp_path / "store"), STUDENT)
     teacher.require(videos[:1])
-    with pytest.raises(UserError, match=r"10 maps .*, one, frame 5 \(flipped\) for one"):
+    with pytest.raises(UserError, match=r"10 maps .*, e\.g\. one, frame 5 \(flipped\)"):
         teacher.require(videos[:1], flip=True)
     build_small(tmp_path / "store", videos[:1], views=("plain", "flipped"))
     teacher.require(videos[:1], flip=True)
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_a_run_asks_its_store_for_the_views_that_it_needs(tmp_path, flip):
+def test_run_requires_the_flipped_view_only_with_flips(tmp_path, flip):
     source = {"dataset": "synthetic", "videos": ["blob0"], "frames": [1, 14], "clips_per_video": 2}
     config = RunConfig.model_validate(
         {
@@ -247,14 +247,14 @@ def test_a_run_asks_its_store_for_the_views_that_it_needs(tmp_path, flip):
     with pytest.raises(KeyboardInterrupt):
         build_small(tmp_path / "store", found, model, views=("plain", "flipped"))
     if flip:
-        with pytest.raises(UserError, match=r"\(flipped\) for one"):
+        with pytest.raises(UserError, match=r"\(flipped\)"):
             build_teacher(config, sources, STUDENT, torch.device("cpu"))
     else:
         assert build_teacher(config, sources, STUDENT, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
-def test_distilled_samples_are_mirrored_only_where_the_store_has_the_view(tmp_path, videos, views, caplog):
+def test_clips_are_mirrored_only_if_the_store_has_the_view(tmp_path, videos, views, caplog):
     config = RunConfig.model_validate(
         {
             "out": str(tmp_path / "run"),
@@ -270,13 +270,13 @@ def test_distilled_samples_are_mirrored_only_where_the_store_has_the_view(tmp_pa
     clips = build_clips(config, sources, STUDENT, teacher)
     windows = [clips.window(number) for number in range(40)]
     assert any(window.flipped for window in windows) == ("flipped" in views)
-    assert ("flips are off: the store of targets holds no flipped view" in caplog.text) == ("flipped" not in views)
+    assert ("flips are off: the target store has no flipped view" in caplog.text) == ("flipped" not in views)
     alone = build_clips(config, sources, STUDENT, None)
     assert [window.box for window in windows] == [alone.window(number).box for number in range(40)]
     assert any(alone.window(number).flipped for number in range(40))
 
 
-def test_where_asked_a_mirrored_clip_learns_from_the_mirrored_map(tmp_path, videos):
+def test_mirror_pairs_mirrored_clips_with_mirrored_maps(tmp_path, videos):
     store = build_small(tmp_path / "plain", videos, codec="exact")
     teacher = CachedTeacher(store, STUDENT, mirror=True)
     teacher.require(videos, flip=True)
@@ -294,15 +294,15 @@ def test_where_asked_a_mirrored_clip_learns_from_the_mirrored_map(tmp_path, vide
     assert not torch.equal(own, torch.from_numpy(both.read(window.video.name, window.end)).flip(-1))
 
 
-def test_teachers_say_who_they_are(tmp_path, videos):
+def test_describe_names_the_teacher(tmp_path, videos):
     assert (
         OnlineTeacher(TinyTeacher().loaded()).describe() == "teacher: teacher/tiny, computed online in fp32 on cpu"
     )
-    described = CachedTeacher(build_small(tmp_path / "store", videos)).describe()
+    described = CachedTeacher(build_small(tmp_path / "store", videos), STUDENT).describe()
     assert described == f"teacher: teacher/tiny, from {tmp_path / 'store'} (log8; views: plain)"
 
 
-def test_different_target_frames_are_an_error_that_names_both():
+def test_different_target_frames_are_refused_and_named():
     check_alignment((-2, 0), [-2, 0])
     with pytest.raises(UserError, match=r"the teacher \[0\], the student \[-2, 0\]"):
         check_alignment((0,), (-2, 0))

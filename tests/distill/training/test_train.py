@@ -28,7 +28,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(config(tmp_path_factory.mktemp("straight") / "run"))
 
 
-def test_a_run_leaves_what_it_promises(straight: Path) -> None:
+def test_run_folder_is_complete(straight: Path) -> None:
     names = {path.name for path in straight.iterdir()}
     assert {"config.yaml", "log.jsonl", "best.safetensors", "checkpoints", "summary.json"} <= names
     assert [path.name for path in (straight / "checkpoints").iterdir()] == [f"step-{STEPS:06d}"]
@@ -40,14 +40,16 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     assert lines[0]["loss"] == pytest.approx(sum(lines[0]["terms"].values()), rel=1e-6)
 
 
-def test_training_learns(tmp_path: Path) -> None:
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
     longer = config(tmp_path / "run", training={"steps": 30, "batch_size": 4}, schedule={"warmup_steps": 0})
     values = [line[1] for line in losses(train(longer))]
     assert sum(values[-5:]) / 5 < sum(values[:5]) / 5 - 0.1
 
 
-@pytest.mark.parametrize("where", [(0, 0), (2, 1), (3, 2)], ids=["at once", "mid-accumulation", "step's end"])
-def test_a_stopped_and_resumed_run_is_the_straight_run(straight: Path, tmp_path: Path, where: Any) -> None:
+@pytest.mark.parametrize(
+    "where", [(0, 0), (2, 1), (3, 2)], ids=["first batch", "mid-accumulation", "last batch of a step"]
+)
+def test_resume_after_stop_is_bit_identical(straight: Path, tmp_path: Path, where: Any) -> None:
     first = config(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         train(first, stop=lambda step, batch: (step, batch) == where)
@@ -56,7 +58,7 @@ def test_a_stopped_and_resumed_run_is_the_straight_run(straight: Path, tmp_path:
     assert_same_run(straight, tmp_path / "run")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(
+def test_ctrl_c_saves_and_prints_how_to_resume(
     straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def press_ctrl_c(step: int, batch: int) -> bool:
@@ -66,14 +68,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 
     with pytest.raises(KeyboardInterrupt):
         train(config(tmp_path / "run"), stop=press_ctrl_c)
-    assert "stopped after step 2 of 5; the same command with resume=auto goes on" in capsys.readouterr().out
+    assert "stopped after step 2 of 5; to resume, add resume=auto" in capsys.readouterr().out
     train(config(tmp_path / "run", resume="auto"))
     assert_same_run(straight, tmp_path / "run")
 
 
-def test_a_crash_in_mid_accumulation_loses_only_the_steps_since_the_checkpoint(
-    straight: Path, tmp_path: Path
-) -> None:
+def test_resume_after_crash_repeats_the_steps_since_the_checkpoint(straight: Path, tmp_path: Path) -> None:
     def crash(step: int, batch: int) -> bool:
         if (step, batch) == (3, 1):
             raise OSError("power cut")
@@ -81,20 +81,20 @@ def test_a_crash_in_mid_accumulation_loses_only_the_steps_since_the_checkpoint(
 
     with pytest.raises(OSError, match="power cut"):
         train(config(tmp_path / "run"), stop=crash)
-    assert len(losses(tmp_path / "run")) == 3  # one step more than the checkpoint after step 2 knows
+    assert len(losses(tmp_path / "run")) == 3  # one more than the checkpoint
     with (tmp_path / "run" / "log.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')  # a torn line
+        file.write('{"kind": "train", "st')  # an incomplete line
     train(config(tmp_path / "run", resume="auto"))
     assert_same_run(straight, tmp_path / "run")
 
 
-def test_the_number_of_workers_does_not_matter(straight: Path, tmp_path: Path) -> None:
+def test_number_of_workers_changes_nothing(straight: Path, tmp_path: Path) -> None:
     run = config(tmp_path / "run")
     data = run.data.model_copy(update={"workers": 2})
     assert_same_run(straight, train(run.model_copy(update={"data": data})))
 
 
-def test_a_stopped_and_resumed_distillation_is_the_straight_one(tmp_path: Path) -> None:
+def test_resumed_distillation_is_bit_identical(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.safetensors"
     save_model(create_model("teacher/salfom", variant="micro"), teacher)
     student = {
@@ -109,7 +109,7 @@ def test_a_stopped_and_resumed_distillation_is_the_straight_one(tmp_path: Path) 
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
-def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+def test_nan_score_is_never_the_best(tmp_path: Path) -> None:
     run, model = config(tmp_path), create_model("teacher/salfom", variant="micro")
     for step, score in enumerate([float("nan"), 0.5, float("nan"), 0.4]):
         keep_best(run, model, step, {"cc": score})
@@ -118,9 +118,7 @@ def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
     assert (best["step"], best["validation"]) == (1, {"cc": 0.5})
 
 
-def test_a_gradient_that_is_no_number_stops_before_the_weights_are_ruined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_gradient_stops_before_the_optimiser_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Bad(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, maps: Tensor) -> Tensor:
@@ -130,7 +128,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_ruined(
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
             return torch.full((*gradient.shape, 32, 48), float("nan"))
 
-    def spoilt(step: int, batch: int) -> bool:
+    def break_loss(step: int, batch: int) -> bool:
         if step == 1:
             loss = replace(LOSSES["kldiv"], function=lambda maps, target: Bad.apply(maps))
             monkeypatch.setitem(LOSSES, "kldiv", loss)
@@ -138,13 +136,13 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_ruined(
 
     training = {"steps": 5, "batch_size": 1, "checkpoint_every": 1}
     with pytest.raises(RunError, match="step 3: the gradient's norm is nan"):
-        train(config(tmp_path / "run", training=training), stop=spoilt)
+        train(config(tmp_path / "run", training=training), stop=break_loss)
     [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
     assert checkpoint.name == "step-000002"
     assert all(value.isfinite().all() for value in load_file(checkpoint / "model.safetensors").values())
 
 
-def test_a_validation_that_cannot_be_scored_is_refused_at_the_start(tmp_path: Path, sample: Path) -> None:
+def test_validation_video_without_ground_truth_is_refused_at_the_start(tmp_path: Path, sample: Path) -> None:
     run = config(tmp_path / "run")
     unlabelled = {"dataset": "dhf1k", "root": str(sample), "videos": ["068"]}
     data = run.data.model_dump() | {"validation": [unlabelled]}
@@ -153,15 +151,15 @@ def test_a_validation_that_cannot_be_scored_is_refused_at_the_start(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_crash_in_validation_costs_the_validation_alone(
+def test_resume_after_crash_in_validation_repeats_the_validation_only(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> dict[str, float]:
-        raise OSError("a torn map")
+        raise OSError("a damaged map")
 
     with monkeypatch.context() as patch:
         patch.setattr("distill.training.train.validate", broken)
-        with pytest.raises(OSError, match="a torn map"):
+        with pytest.raises(OSError, match="a damaged map"):
             train(config(tmp_path / "run"))
     assert not (tmp_path / "run" / "best.safetensors").exists()
     train(config(tmp_path / "run", resume="auto"))
@@ -171,57 +169,54 @@ def test_a_crash_in_validation_costs_the_validation_alone(
     assert line["step"] == STEPS
 
 
-def test_resuming_never_writes_into_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    (tmp_path / "best.safetensors").write_text("somebody's")
-    with pytest.raises(UserError, match="something that is no run"):
+def test_resume_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").write_text("other")
+    with pytest.raises(UserError, match="something other than a run"):
         train(config(tmp_path, resume="auto"))
-    assert (tmp_path / "best.safetensors").read_text() == "somebody's"
+    assert (tmp_path / "best.safetensors").read_text() == "other"
 
 
-def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:
+def test_resume_of_a_finished_run_changes_nothing(straight: Path) -> None:
     before = losses(straight)
     train(config(straight, resume="auto"))
     assert losses(straight) == before
 
 
-def test_pinned_losses(straight: Path) -> None:
-    """A refactoring keeps these numbers; a deliberate change of model, data or loss updates them and says why."""
+def test_losses_equal_pinned_values(straight: Path) -> None:
+    """A refactoring keeps these numbers; a deliberate change updates them and gives the reason."""
     expected = json.loads((REPOSITORY / "tests" / "data" / "pinned_losses.json").read_text())
     assert [line[1] for line in losses(straight)] == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_existing_run_is_not_overwritten(straight: Path) -> None:
-    with pytest.raises(UserError, match="a run exists already; resume=auto goes on with it"):
+def test_existing_run_is_not_overwritten(straight: Path) -> None:
+    with pytest.raises(UserError, match="a run exists already; resume=auto resumes it"):
         train(config(straight))
 
 
-def test_another_config_does_not_resume_a_run(straight: Path) -> None:
+def test_resume_with_another_config_is_refused(straight: Path) -> None:
     with pytest.raises(UserError, match=r"optimizer.lr: 0.001 there, 0.1 here"):
         train(config(straight, resume="auto", optimizer={"lr": 0.1}))
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_device_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cuda:99"):
         train(config(tmp_path / "run", device="cuda:99"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_stops_with_step_and_clips(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_loss_names_step_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = replace(LOSSES["kldiv"], function=lambda maps, target: maps.sum((-2, -1)) * float("nan"))
     monkeypatch.setitem(LOSSES, "kldiv", loss)
     with pytest.raises(RunError, match=r"step 1: the loss is nan, on clips \S+ \(frame \d+\), \S+ \(frame \d+\);"):
         train(config(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_mixed_precision_trains(tmp_path: Path, precision: str) -> None:
-    training = {"steps": 2, "batch_size": 1, "precision": precision}
+def test_bf16_trains(tmp_path: Path) -> None:
+    training = {"steps": 2, "batch_size": 1, "precision": "bf16"}
     assert len(losses(train(config(tmp_path / "run", training=training)))) == 2
 
 
-def test_a_teacher_trains_where_no_student_can_be_imported(tmp_path: Path) -> None:
+def test_teacher_trains_without_the_student_package(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['student'] = None\n"
         "from distill.training.config import RunConfig\n"
