@@ -125,13 +125,14 @@ EXPORT = Verb(
 
 def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
     from distill.targets.codec import CODECS, DEFAULT_CODEC
+    from distill.targets.importer import MEANS
 
     parser.add_argument(
         "maps", nargs="+", metavar="DIR", help="a folder of maps, as images or videos, or a target store"
     )
     parser.add_argument(
         "--mean",
-        choices=("linear", "log"),
+        choices=MEANS,
         default="linear",
         help="average the densities of several sources, or their logarithms",
     )

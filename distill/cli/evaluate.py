@@ -7,6 +7,7 @@ from distill.cli.options import (
     add_data,
     add_every,
     add_inference,
+    add_list,
     add_output,
     count,
     frame_range,
@@ -20,7 +21,7 @@ from distill.errors import UserError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from distill.evaluation.baselines import INFO_GAIN_BASELINES
+    from distill.evaluation.baselines import BASELINES, INFO_GAIN_BASELINES
     from distill.evaluation.metrics import METRICS
     from distill.evaluation.protocols import PROTOCOLS
 
@@ -30,24 +31,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", type=frame_range, metavar="FIRST-LAST", help="use only these frames, counted from 1"
     )
     add_every(parser)
+    parser.add_argument("--metrics", type=some_of(METRICS), metavar="NAME,NAME", help="metrics, listed below")
     parser.add_argument(
-        "--metrics",
-        type=some_of(METRICS),
-        metavar="NAME,NAME",
-        help="some of " + ", ".join(f"{each.name} ({each.help})" for each in METRICS.values()),
-    )
-    parser.add_argument(
-        "--protocol",
-        choices=tuple(PROTOCOLS),
-        default="official",
-        help="how to score: " + "; ".join(f"{each.name}: {each.help}" for each in PROTOCOLS.values()),
+        "--protocol", choices=tuple(PROTOCOLS), default="official", help="how to score, listed below"
     )
     parser.add_argument(
         "--over",
         choices=tuple(INFO_GAIN_BASELINES),
         default="centre-prior",
-        help="what information gain is measured over: "
-        + "; ".join(f"{each.name}: {each.how}" for each in INFO_GAIN_BASELINES.values()),
+        help="baseline of information gain, listed below",
     )
     parser.add_argument(
         "--scenes",
@@ -61,6 +53,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=count, metavar="N", help="scoring processes (default: one per CPU core)")
     add_output(parser, "DIR", "also write scores.json, scores.csv, videos.csv and report.html here", required=False)
     add_inference(parser)
+    add_list(parser, "baselines, as MODEL", {name: each.help for name, each in BASELINES.items()})
+    add_list(parser, "--metrics", {name: f"{each.title}: {each.help}" for name, each in METRICS.items()})
+    add_list(parser, "--protocol", {name: each.help for name, each in PROTOCOLS.items()})
+    add_list(parser, "--over", {name: each.how for name, each in INFO_GAIN_BASELINES.items()})
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -124,7 +120,7 @@ EVALUATE = Verb(
     "score models against ground truth",
     "Score one or more models on the same frames; with several, also report their differences from the first, "
     "with paired confidence intervals. A MODEL may also be a folder of external saliency maps (DIR/VIDEO/0001.png "
-    "for the first frame, or DIR/VIDEO.mp4), a baseline (centre-prior, frame-difference), or `observers`: how "
+    "for the first frame, or DIR/VIDEO.mp4), a baseline, or `observers`: how "
     "well one half of the observers predicts the other half.",
     (
         "saldistill evaluate runs/demo/student configs/distill/demo.yaml",

@@ -73,6 +73,12 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="clips per forward pass")
 
 
+def add_list(parser: argparse.ArgumentParser, title: str, entries: dict[str, str]) -> None:
+    """Add a list of names and their meanings to the end of the help."""
+    width = max(map(len, entries)) + 2
+    parser.add_argument_group(title, "\n".join(f"{name:<{width}}{text}" for name, text in entries.items()))
+
+
 def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32") -> "InferenceSettings":
     """Return the settings that the arguments of `add_inference` describe."""
     from distill.inference.settings import InferenceSettings

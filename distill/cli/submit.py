@@ -18,12 +18,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model whose maps are submitted (see: saldistill --help)")
     splits = ", ".join(f"{name}'s {each.split}" for name, each in SUBMISSION_FORMATS.items())
     add_data(parser, "DATASET:ROOT, e.g. dhf1k:DHF1K", split=splits)
+    formats = "; ".join(f"{name} ({each.help})" for name, each in SUBMISSION_FORMATS.items())
     parser.add_argument(
-        "--to",
-        choices=tuple(SUBMISSION_FORMATS),
-        required=True,
-        help="benchmark to submit to: "
-        + "; ".join(f"{each.name} ({each.help})" for each in SUBMISSION_FORMATS.values()),
+        "--to", choices=tuple(SUBMISSION_FORMATS), required=True, help=f"benchmark to submit to: {formats}"
     )
     add_output(parser, "DIR", "folder to write, which is what you submit")
     add_inference(parser)
@@ -67,8 +64,8 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
 SUBMIT = Verb(
     "submit",
     "write a benchmark submission: maps of every frame of its test videos",
-    "Write the maps in the format of DHF1K (DIR/0701/0001.png) or of AIM 2024 and NTIRE 2026 (DIR/NAME.mp4, 10 "
-    "bits), and check that no video and no frame is missing. DIR contains nothing else; the settings are recorded "
+    "Write the maps in the format of a benchmark, DHF1K or the challenges AIM 2024 and NTIRE 2026 (ntire), and "
+    "check that no video and no frame is missing. DIR contains nothing else; the settings are recorded "
     "in DIR.json. After an interruption the same command resumes, and several shells can share the work. A MODEL "
     "may also be a folder of maps or a baseline, as in evaluate.",
     (

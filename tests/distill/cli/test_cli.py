@@ -375,7 +375,7 @@ def test_train_then_evaluate_takes_the_run_folder(run: Run) -> None:
     assert run(*words)[0] == 0
     code, out, _ = run("evaluate", "run", f"dhf1k:{SAMPLE}", "--videos", "002", "--frames", "601-601")
     assert code == 0
-    assert "1 frames" in out
+    assert "1 frame" in out
     code, _, err = run(*words)
     assert code == 2
     assert "resume=auto" in err
