@@ -65,6 +65,11 @@ class Metric:
     batched: Callable[[FrameMaps], float | None] | None = None
     how: str = ""
 
+    @property
+    def own_truth_only(self) -> bool:
+        """Whether it needs only the frame's own ground truth, and neither other frames nor a baseline."""
+        return set(self.truth) <= {"fixations", "density"}
+
     def score(self, saliency: ArrayLike, truth: Mapping[str, ArrayLike], *, seed: int = 0) -> float:
         """Score one map against ground truth by kind; `seed` is for random metrics."""
         options = {"seed": seed} if self.random else {}

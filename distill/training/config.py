@@ -23,6 +23,7 @@ from pydantic import (
 
 from distill.data.augment import Crop
 from distill.data.sets.find import DATASETS
+from distill.evaluation.metrics import METRICS
 from distill.files import write_text
 from distill.models.registry import list_models, list_variants
 from distill.stride import Stride, read_stride
@@ -314,8 +315,15 @@ class TrainingSection(Section):
     """Optimiser steps between validations; only after the last step by default."""
     checkpoint_every: Count = 500
     """Optimiser steps between checkpoints; each validation writes one as well."""
-    best: Literal["nss", "cc", "sim", "auc_judd"] = "cc"
-    """Validation metric that selects the best weights; higher is better."""
+    best: str = "cc"
+    """Validation metric that selects the best weights: one for which higher is better, e.g. nss, cc or sim."""
+
+    @field_validator("best")
+    @classmethod
+    def _selects(cls, name: str) -> str:
+        metrics = METRICS.values()
+        known = [each.name for each in metrics if each.higher_is_better and each.own_truth_only and not each.random]
+        return config_errors.one_of(name, known, "selection metric")
 
     @field_validator("freeze", mode="before")
     @classmethod

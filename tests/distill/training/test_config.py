@@ -60,6 +60,10 @@ def test_every_mistake_is_reported_at_once_with_its_path(tmp_path: Path) -> None
             "losses.0.name=kldev",
             "losses[0].name: unknown loss 'kldev' (did you mean 'kldiv'?); expected one of kldiv, cc",
         ),
+        (
+            "training.best=kldiv",
+            "training.best: unknown selection metric 'kldiv'; expected one of auc_judd, nss, cc, sim",
+        ),
         ("data.train.0.dataset=dhfk1", "data.train[0].dataset: unknown data set 'dhfk1' (did you mean 'dhf1k'?)"),
         ("model.name=teacher/salfon", "model: unknown model 'teacher/salfon' (did you mean 'teacher/salfom'?)"),
         ("model.variant=tiney", "model: unknown variant of teacher/salfom 'tiney' (did you mean 'tiny'?)"),
