@@ -11,7 +11,7 @@ from distill.stride import Stride, offsets, step_of
 
 
 class HasClipShape(Protocol):
-    """What a model says of its clips and maps; see `ClipSpec`."""
+    """The attributes of a network that define its clips and maps; see `ClipSpec`."""
 
     @property
     def num_frames(self) -> int: ...  # noqa: D102

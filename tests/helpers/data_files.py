@@ -1,4 +1,4 @@
-"""Files of data sets, as people have them."""
+"""Files of data sets for tests."""
 
 import json
 
@@ -8,8 +8,8 @@ from av.video.reformatter import ColorRange
 from PIL import Image
 from scipy.io import savemat
 
-from distill.data.video.writer import VideoWriter
 from distill.fixations import density_from_points, fixation_map
+from helpers.video_files import write_grey
 
 SIZE = (36, 64)
 POINTS = [[[3, 4], [30, 60]], [[18, 32]], [[18, 32], [18, 32], [2, 2]], [[35, 63]], [[0, 0]], [[9, 9]]]
@@ -17,11 +17,7 @@ POINTS = [[[3, 4], [30, 60]], [[18, 32]], [[18, 32], [18, 32], [2, 2]], [[35, 63
 
 def clip_file(path, count=6, size=SIZE, fps=30):
     path.parent.mkdir(parents=True, exist_ok=True)
-    brightness = np.linspace(0, 250, count).astype(np.uint8)
-    temporary = path.with_suffix(".mp4")
-    with VideoWriter(temporary, size, fps) as writer:
-        writer.write(np.broadcast_to(brightness[:, None, None, None], (count, *size, 3)))
-    return temporary.rename(path)
+    return write_grey(path.with_suffix(".mp4"), np.linspace(0, 250, count), size, fps).rename(path)
 
 
 def frame_folder(path, count=6, size=SIZE, name="{:04d}.png"):
@@ -37,7 +33,7 @@ def points_file(folder, points=POINTS):
 
 
 def picture_files(folder, points=POINTS, size=SIZE, *, channels=False, fixations="png"):
-    """The same ground truth as DHF1K ships it."""
+    """Write ground truth as images, as DHF1K does."""
     for name in ("maps", "fixation/maps"):
         (folder / name).mkdir(parents=True)
     for number, frame in enumerate(points, 1):
@@ -78,6 +74,6 @@ def grey_video(path, frames, *, pixels="yuv420p10le", full=False):
 
 
 def ramps(count):
-    """Maps of 200 shades, each in another order: 8 bits tell them apart, the first 10 of 10 bits do so finely."""
+    """Return maps with all grey levels of a ramp, each shifted differently."""
     ramp = np.linspace(0, 1, SIZE[0] * SIZE[1])
     return [np.roll(ramp, 97 * number).reshape(SIZE) for number in range(count)]

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -23,23 +23,17 @@ def load_decord() -> Any:
     On import, decord loads every library in the packages called `nvidia`, for decoding on a GPU. This takes 370 MB
     per loader worker and four times the import time. A decord built for GPUs needs them and gets them.
     """
-    with without_module("nvidia"), suppress(ImportError, OSError):
-        import_module("decord")
+    hidden = {name: module for name, module in sys.modules.items() if name == "nvidia"}
+    sys.modules["nvidia"] = None  # type: ignore[assignment]  # makes its import fail
+    try:
+        with suppress(ImportError, OSError):
+            import_module("decord")
+    finally:
+        del sys.modules["nvidia"]
+        sys.modules.update(hidden)
     decord = import_module("decord")
     decord.logging.set_level(decord.logging.QUIET)  # errors still raise
     return decord
-
-
-@contextmanager
-def without_module(name: str) -> Iterator[None]:
-    """Hide a module from imports inside the block."""
-    before = {key: module for key, module in sys.modules.items() if key == name}
-    sys.modules[name] = None  # type: ignore[assignment]  # makes imports fail
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        sys.modules.update(before)
 
 
 @cache

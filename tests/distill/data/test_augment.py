@@ -39,15 +39,15 @@ def random():
 # ---------------------------------------------------------------- boxes
 
 
-def test_boxes_keep_the_aspect_ratio_and_have_the_requested_area():
-    for area in (0.1, 0.25, 0.5, 1.0):
-        draw = random()
-        for _ in range(50):
-            box = Crop((area, area)).draw(draw, (360, 640))
-            assert box.height * box.width / (360 * 640) == pytest.approx(area, rel=0.02)
-            assert box.width / box.height == pytest.approx(640 / 360, rel=0.02)
-            assert 0 <= box.top <= 360 - box.height
-            assert 0 <= box.left <= 640 - box.width
+@pytest.mark.parametrize("area", [0.1, 0.25, 0.5, 1.0])
+def test_boxes_keep_the_aspect_ratio_and_have_the_requested_area(area):
+    draw = random()
+    for _ in range(50):
+        box = Crop((area, area)).draw(draw, (360, 640))
+        assert box.height * box.width / (360 * 640) == pytest.approx(area, rel=0.02)
+        assert box.width / box.height == pytest.approx(640 / 360, rel=0.02)
+        assert 0 <= box.top <= 360 - box.height
+        assert 0 <= box.left <= 640 - box.width
     assert Crop((1.0, 1.0), 2.0).draw(random(), (360, 640)) == Box(0, 0, 360, 640)
 
 
@@ -113,23 +113,26 @@ def test_neutral_colours_leave_the_clip_unchanged():
     assert (recolour(grey, Colour(1, 1, 0.3)) == grey).all()  # grey has no saturation
 
 
-def test_brightness_multiplies_and_is_clipped():
-    clip = np.array([0, 10, 100, 200], dtype=np.uint8).reshape(1, 1, 2, 2).repeat(3, axis=0)
-    assert recolour(clip, Colour(1.5, 1, 1))[0, 0].flatten().tolist() == [0, 15, 150, 255]
-    assert recolour(clip, Colour(0, 1, 1)).max() == 0
-
-
-def test_contrast_scales_the_difference_to_the_mean_of_the_clip():
-    clip = np.array([100, 120, 140, 200], dtype=np.uint8).reshape(1, 4, 1, 1).repeat(3, axis=0)  # four frames
-    assert recolour(clip, Colour(1, 0.5, 1))[0].flatten().tolist() == [120, 130, 140, 170]  # around 140
-    assert (recolour(clip, Colour(1, 0, 1)) == 140).all()
-    assert (recolour(clip, Colour(0.5, 0, 1)) == 70).all()  # brightness is applied first
-
-
-def test_saturation_scales_the_difference_to_the_luma():
-    red = np.array([200, 0, 0], dtype=np.uint8).reshape(3, 1, 1, 1)
-    assert recolour(red, Colour(1, 1, 0)).flatten().tolist() == [60, 60, 60]
-    assert recolour(red, Colour(1, 1, 0.5)).flatten().tolist() == [130, 30, 30]
+@pytest.mark.parametrize(
+    ("pixels", "colour", "expected"),
+    [
+        ([0, 10, 100, 200], Colour(1.5, 1, 1), [0, 15, 150, 255]),
+        ([0, 10, 100, 200], Colour(0, 1, 1), [0, 0, 0, 0]),
+        ([100, 120, 140, 200], Colour(1, 0.5, 1), [120, 130, 140, 170]),  # around the mean of the clip, 140
+        ([100, 120, 140, 200], Colour(1, 0, 1), [140, 140, 140, 140]),
+        ([100, 120, 140, 200], Colour(0.5, 0, 1), [70, 70, 70, 70]),  # brightness is applied first
+        ([(200, 0, 0)], Colour(1, 1, 0), [(60, 60, 60)]),  # the luma of the pixel
+        ([(200, 0, 0)], Colour(1, 1, 0.5), [(130, 30, 30)]),
+    ],
+)
+def test_recolour_applies_brightness_contrast_and_saturation(pixels, colour, expected):
+    clip, result = (
+        np.broadcast_to(np.array(values, dtype=np.uint8).reshape(len(values), -1), (len(values), 3)).T[
+            ..., None, None
+        ]
+        for values in (pixels, expected)
+    )  # (3, T, 1, 1): one pixel per frame
+    assert (recolour(clip, colour) == result).all()
 
 
 def test_jitter_covers_its_range():
