@@ -35,14 +35,14 @@ class Report:
         scan: its videos, layout and splits.
         thorough: whether everything was decoded.
         truths: name -> inspected ground truth of each labelled video.
-        complaints: messages on everything else that is missing, wrong or unusual.
+        problems: messages on everything else that is missing, wrong or unusual.
     """
 
     root: Path
     scan: DataSetScan
     thorough: bool = False
     truths: dict[str, TruthCheck] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def require_usable(self) -> None:
         """Raise a UserError if no video can be used."""
@@ -62,8 +62,8 @@ class Report:
         if self.scan.videos and (every_video or len(self.scan.videos) <= MAX_LISTED):
             lines += ["", *self._videos()]
         lines += _section("Broken, left out", list(self.scan.broken.values()))
-        lines += _section("Missing, wrong or unusual", self.complaints)
-        if not self.scan.broken and not self.complaints:
+        lines += _section("Missing, wrong or unusual", self.problems)
+        if not self.scan.broken and not self.problems:
             lines += ["", "Nothing is missing or broken."]
         return "\n".join(lines)
 
@@ -135,15 +135,15 @@ def check(root: str | Path, dataset: str | None = None, *, thorough: bool = Fals
     root = Path(root)
     selected = recognise_any(root) if dataset is None else get_dataset(dataset)
     scan = selected.scan(root, progress=progress)
-    report = Report(root, scan, thorough, complaints=list(scan.layout.remarks))
+    report = Report(root, scan, thorough, problems=list(scan.layout.remarks))
     if dataset is None and selected is FOLDER:
-        report.complaints += _hints(root)
+        report.problems += _hints(root)
     _check_videos(report, progress=progress)
     _check_truths(report, progress=progress)
     withheld = set(scan.layout.members.get(selected.withheld, ()))
     unlabelled = [video.name for video in scan.videos if video.truth is None and video.name not in withheld]
     if unlabelled and report.truths:
-        report.complaints.append(f"no ground truth for {plural(len(unlabelled), 'video')}: {', '.join(unlabelled)}")
+        report.problems.append(f"no ground truth for {plural(len(unlabelled), 'video')}: {', '.join(unlabelled)}")
     return report
 
 
@@ -161,7 +161,7 @@ def _check_videos(report: Report, *, progress: bool) -> None:
         if isinstance(probe, UserError):
             scan.exclude(video, probe)
         else:
-            report.complaints += [f"{video.path}: {remark}" for remark in probe.remarks]
+            report.problems += [f"{video.path}: {remark}" for remark in probe.remarks]
 
 
 def _check_truths(report: Report, *, progress: bool) -> None:
@@ -180,7 +180,7 @@ def _check_truths(report: Report, *, progress: bool) -> None:
             report.scan.exclude(video, result)
         else:
             report.truths[video.name] = result
-            report.complaints += result.complaints
+            report.problems += result.problems
     for video in report.scan.layout.generated:
         if video.truth is not None:
             report.truths[video.name] = TruthCheck(sum(video.truth.has(frame) for frame in range(video.num_frames)))

@@ -52,18 +52,18 @@ class TruthCheck:
 
     Attributes:
         labelled: frames with fixations; images that were not decoded count if they are complete.
-        complaints: messages on what is missing, damaged or unusual.
+        problems: messages on what is missing, damaged or unusual.
         forms: number of files per format.
     """
 
     labelled: int = 0
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     forms: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Self:
         """Return the TruthCheck of what `check_truth` returns."""
-        return cls(int(plain["labelled"]), list(plain["complaints"]), Counter(plain["forms"]))
+        return cls(int(plain["labelled"]), list(plain["problems"]), Counter(plain["forms"]))
 
 
 def inspect_truth(files: TruthFiles, num_frames: int, *, thorough: bool = False) -> Inspection:
@@ -110,10 +110,10 @@ def check_truth(files: TruthFiles, num_frames: int, thorough: bool = False) -> d
         if files.points is None:
             found.labelled = sum((mats | pictures).values())  # images take precedence over MATLAB files
         if not found.labelled:
-            found.complaints.append(f"{files.folder}: no fixations, so that no frame is labelled")
+            found.problems.append(f"{files.folder}: no fixations, so that no frame is labelled")
         if not maps:
             found.forms[COMPUTED] += 1
-    return {"labelled": found.labelled, "complaints": found.complaints, "forms": dict(found.forms)}
+    return {"labelled": found.labelled, "problems": found.problems, "forms": dict(found.forms)}
 
 
 def _check_points(found: TruthCheck, path: Path, files: TruthFiles, num_frames: int) -> None:
@@ -121,16 +121,16 @@ def _check_points(found: TruthCheck, path: Path, files: TruthFiles, num_frames: 
     start = files.first - 1
     available = min(num_frames, max(0, len(points) - start))
     if available < num_frames:
-        found.complaints.append(f"{path}: fixations for {available} of {num_frames} frames")
+        found.problems.append(f"{path}: fixations for {available} of {num_frames} frames")
     if (past := len(points) - start - num_frames) > 0:
-        found.complaints.append(f"{path}: {plural(past, 'frame')} past the end of the video, not used")
+        found.problems.append(f"{path}: {plural(past, 'frame')} past the end of the video, not used")
     counts = {frame: len(points.of(start + frame)) for frame in range(available)}
     valid = {frame: len(inside(points.of(start + frame), files.size)) for frame in counts}
     if empty := [frame for frame, count in counts.items() if not count]:
-        found.complaints.append(f"{path}: no fixation in {named_frames(empty)}")
+        found.problems.append(f"{path}: no fixation in {named_frames(empty)}")
     if outside := [frame for frame, count in counts.items() if count > valid[frame]]:
         lost = sum(counts[frame] - valid[frame] for frame in outside)
-        found.complaints.append(
+        found.problems.append(
             f"{path}: {plural(lost, 'point')} outside the {_pixels(files.size)} frame, in "
             f"{named_frames(outside)}, not used"
         )
@@ -146,16 +146,16 @@ def _check_maps_video(found: TruthCheck, files: TruthFiles, num_frames: int, tho
     try:
         probed = examine(str(path), decord=False, thorough=thorough)
     except UserError as error:
-        found.complaints.append(f"{error}; densities are computed from the fixations")
+        found.problems.append(f"{error}; densities are computed from the fixations")
         return
     found.forms["video of densities"] += 1
     if probed["num_frames"] < num_frames:
-        found.complaints.append(
+        found.problems.append(
             f"{path}: has {probed['num_frames']} of {num_frames} frames; the densities of the others are computed "
             "from the fixations"
         )
     if (size := tuple(probed["size"])) != files.size:
-        found.complaints.append(
+        found.problems.append(
             f"{path}: has {_pixels(size)} pixels and its video {_pixels(files.size)}; maps are rescaled"
         )
 
@@ -169,10 +169,10 @@ def _check_folder(
     if not present:
         return {}
     if missing := [frame for stem, frame in expected.items() if stem not in present]:
-        found.complaints.append(f"{folder}: no file for {named_frames(missing)}")
+        found.problems.append(f"{folder}: no file for {named_frames(missing)}")
     if extra := sorted(present - expected.keys()):
         names = ", ".join(f"{stem}{suffix}" for stem in extra)
-        found.complaints.append(f"{folder}: past the end of the video or misnamed, not used: {names}")
+        found.problems.append(f"{folder}: past the end of the video or misnamed, not used: {names}")
     sizes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     filled: dict[int, bool] = {}
     kind = folder.relative_to(files.folder or folder).as_posix()
@@ -182,20 +182,20 @@ def _check_folder(
         try:
             size, form, values = _inspect_file(path, thorough)
         except UserError as error:
-            found.complaints.append(str(error))
+            found.problems.append(str(error))
             continue
         sizes[size].append(frame)
         found.forms[f"{kind}/*{suffix}{form}"] += 1
         filled[frame] = values is None or bool(values.any())
     for size, frames in sizes.items():
         if size != files.size:
-            found.complaints.append(
+            found.problems.append(
                 f"{folder}: {_pixels(size)} pixels in {named_frames(frames)}, but the video has "
                 f"{_pixels(files.size)}; rescaled"
             )
     if empty := [frame for frame, some in filled.items() if not some]:
         what = "an empty map" if kind == "maps" else "no fixation"
-        found.complaints.append(f"{folder}: {what} in {named_frames(empty)}")
+        found.problems.append(f"{folder}: {what} in {named_frames(empty)}")
     return filled
 
 

@@ -29,11 +29,9 @@ def one(tmp_path):
     return tmp_path
 
 
-def complaints(root, **arguments):
-    """Return the complaints of a check without the root and, first, the one on missing videos of train."""
-    missing, *others = (
-        text.replace(f"{root}/", "") for text in check(root, progress=False, **arguments).complaints
-    )
+def problems(root, **arguments):
+    """Return the problems that a check reports, without the root and without the one on missing videos."""
+    missing, *others = (text.replace(f"{root}/", "") for text in check(root, progress=False, **arguments).problems)
     assert missing == "599 videos of train missing: 2-600"
     return others
 
@@ -132,7 +130,7 @@ def test_malformed_points_break_their_video(tmp_path, wrong):
 
 def test_every_image_and_matlab_file_is_inspected(one):
     maps, mats = one / "annotation/0001/maps", one / "annotation/0001/fixation/maps"
-    assert complaints(one) == []
+    assert problems(one) == []
     cut(maps / "0001.png", 60)
     (maps / "0002.png").write_text("not an image")
     (maps / "0003.png").write_bytes(b"")
@@ -145,7 +143,7 @@ def test_every_image_and_matlab_file_is_inspected(one):
     cut(mats / "0001.mat", 40)
     (mats / "0002.mat").write_bytes(b"MATLAB 7.3 MAT-file and nothing else")
     savemat(mats / "0003.mat", {"J": np.eye(*SIZE)})
-    found = complaints(one)
+    found = problems(one)
     expected = [
         "maps: no file for frame 4",
         "maps: past the end of the video or misnamed, not used: 0007.png, thumbs.png",
@@ -174,8 +172,8 @@ def test_thorough_check_finds_damage_inside_files_and_empty_maps(one):
     (place / "maps/0002.png").write_bytes(content)
     for name in ("maps/0003.png", "fixation/0004.png"):
         Image.new("L", SIZE[::-1]).save(place / name)
-    assert complaints(one) == []
-    damaged, *empty = complaints(one, thorough=True)
+    assert problems(one) == []
+    damaged, *empty = problems(one, thorough=True)
     assert damaged.startswith("annotation/0001/maps/0002.png: cannot be decoded")
     assert empty == [
         "annotation/0001/maps: an empty map in frame 3",
@@ -188,7 +186,7 @@ def test_thorough_check_finds_damage_inside_files_and_empty_maps(one):
 
 def test_maps_without_fixations_are_unlabelled(one):
     shutil.rmtree(one / "annotation/0001/fixation")
-    assert complaints(one) == ["annotation/0001: no fixations, so that no frame is labelled"]
+    assert problems(one) == ["annotation/0001: no fixations, so that no frame is labelled"]
     (one / "annotation/0001/maps").rename(one / "annotation/0001/fixation")
     report = check(one, progress=False)
     assert report.truths["001"].labelled == 6
@@ -203,7 +201,7 @@ def test_files_are_named_relative_to_the_given_root(tmp_path, monkeypatch):
     for root in (tmp_path / "data", "data"):
         report = check(root, progress=False)
         assert [text.partition("video/")[0] for text in report.scan.broken.values()] == [f"{root}/"]
-        assert [text.partition(":")[0] for text in report.complaints[1:]] == [
+        assert [text.partition(":")[0] for text in report.problems[1:]] == [
             f"{root}/video/001.AVI",
             f"{root}/annotation/0001/fixations.json",
         ]
@@ -268,14 +266,14 @@ def test_second_check_opens_no_file(broken, asked, monkeypatch):
 def test_changed_files_are_inspected_again(tmp_path, asked):
     frame_folder(tmp_path / "train/001/images")
     picture_files(tmp_path / "train/001")
-    assert complaints(tmp_path) == []
+    assert problems(tmp_path) == []
     asked.clear()
     picture = tmp_path / "train/001/maps/0003.png"
     content = picture.read_bytes()
     cut(picture, 60)  # in place: the folder does not change
-    assert "maps/0003.png: cannot be decoded" in complaints(tmp_path)[0]
+    assert "maps/0003.png: cannot be decoded" in problems(tmp_path)[0]
     picture.write_bytes(content)
-    assert complaints(tmp_path) == []
+    assert problems(tmp_path) == []
     assert asked == [1, 1]
     frame = tmp_path / "train/001/images/0003.png"
     content = frame.read_bytes()

@@ -134,7 +134,7 @@ def test_both_layouts_are_recognised(request, root, dataset, count):
     report = check(request.getfixturevalue(root), progress=False)
     assert (report.scan.dataset.name, len(report.scan.videos)) == (dataset, count)
     assert report.labelled(report.scan.videos) == sum(video.num_frames for video in report.scan.videos)
-    assert not report.complaints
+    assert not report.problems
 
 
 def test_root_of_the_other_data_set_is_refused(hollywood):
@@ -156,7 +156,7 @@ def test_missing_images_are_reported_by_frame(hollywood):
     folder = hollywood / "training/actioncliptrain00001_2"
     (folder / "maps/actioncliptrain00001_00006.png").unlink()
     (folder / "fixation/actioncliptrain00001_00007.png").rename(folder / "fixation/actioncliptrain00001_00001.png")
-    assert [text.removeprefix(f"{folder}/") for text in check(hollywood, progress=False).complaints] == [
+    assert [text.removeprefix(f"{folder}/") for text in check(hollywood, progress=False).problems] == [
         "maps: no file for frame 2",
         "fixation: no file for frame 3",
         "fixation: past the end of the video or misnamed, not used: actioncliptrain00001_00001.png",
