@@ -12,7 +12,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        shown = isinstance(action.default, str | int) and not isinstance(action.default, bool)
+        shown = isinstance(action.default, str | int | float) and not isinstance(action.default, bool)
         stated = action.default == argparse.SUPPRESS or "default:" in text
         return f"{text} (default: %(default)s)" if shown and not stated else text
 

@@ -81,6 +81,7 @@ def test_help_shows_defaults_that_mean_something(run: Run) -> None:
     assert "score every Nth frame (default: 1)" in out
     assert "(default: None)" not in out
     assert "(default: False)" not in out
+    assert "(default: 0.01)" in run("quantize", "--help")[1]
 
 
 def examples() -> list[str]:
