@@ -63,8 +63,12 @@ EXPORT = Verb(
 
 
 def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.deploy.quantize import PRECISIONS
+
     parser.add_argument("model", metavar="FILE", help="an fp32 .onnx file written by `saldistill export`")
-    parser.add_argument("--to", type=some_of(("fp16", "int8")), default="int8", metavar="P,P", help="fp16, int8")
+    parser.add_argument(
+        "--to", type=some_of(PRECISIONS), default="int8", metavar="P,P", help=f"some of {', '.join(PRECISIONS)}"
+    )
     add_output(parser, "FILE", "the .onnx file to write (default: FILE-int8.onnx, FILE-fp16.onnx)", required=False)
     parser.add_argument(
         "--on",
