@@ -36,7 +36,7 @@ from distill.errors import UserError
 from distill.evaluation.map_sources import MapSource
 from distill.evaluation.protocols import PROTOCOLS, Size
 from distill.files import atomic_folder, refuse_existing
-from distill.inference.shared_work import Outcome, check_record, make_each, stands
+from distill.inference.shared_work import WorkSummary, check_record, exists, make_each
 
 AHEAD = 16
 """Maps that may be computed ahead of the one being written."""
@@ -72,7 +72,7 @@ class Submission:
     """Result of `submit`; ready to be sent if there are no problems."""
 
     out: Path
-    outcome: Outcome
+    outcome: WorkSummary
     videos: int
     frames: int
     problems: list[str] = field(default_factory=list)
@@ -121,7 +121,7 @@ def submit(
     _record(out, {**made_by, "to": to})
     by_name = {video.name: video for video in videos}
     frames = sum(video.num_frames for video in videos)
-    done = sum(by_name[name].num_frames for name, path in places.items() if stands(path))
+    done = sum(by_name[name].num_frames for name, path in places.items() if exists(path))
     resize = PROTOCOLS[form.protocol].resize
 
     with tqdm(total=frames, initial=done, desc=out.name, unit="frame", disable=not progress) as bar:
@@ -197,14 +197,14 @@ def _problems(
     out: Path,
     videos: Sequence[Video],
     form: SubmissionFormat,
-    outcome: Outcome,
+    outcome: WorkSummary,
     expected: Sequence[str],
     *,
     progress: bool,
 ) -> list[str]:
     """Return what is wrong with the submission: missing videos, frames or sizes, and other files."""
-    found = [f"{name}: not written: {why}" for name, why in outcome.broken.items()]
-    checked = [video for video in videos if video.name not in {*outcome.broken, *outcome.elsewhere}]
+    found = [f"{name}: not written: {why}" for name, why in outcome.failed.items()]
+    checked = [video for video in videos if video.name not in {*outcome.failed, *outcome.elsewhere}]
     for video in tqdm(checked, desc="checking", unit="video", disable=not progress, leave=False):
         found += form.check(out / form.place(video.name), video)
     names = {video.name for video in videos}

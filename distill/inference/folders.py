@@ -1,9 +1,9 @@
-"""Running a model over a folder of videos: one video after the other, by any number of processes.
+"""Run a model over every video in a folder, in any number of processes.
 
     saldistill predict MODEL FOLDER -o DIR [--maps DIR]
 
-The same command on several devices or machines shares the work; stopped at any moment, it goes on where it was: a
-video's overlay and its folder of maps each appear whole or not at all, so what stands is done and is passed over.
+Several devices or machines can run the same command and share the work. After an interruption it resumes: overlays
+and folders of maps appear complete or not at all, and existing ones are skipped.
 """
 
 from pathlib import Path
@@ -15,22 +15,22 @@ from distill.data.video.names import VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
 from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
-from distill.inference.shared_work import Outcome, check_record, make_each
+from distill.inference.shared_work import WorkSummary, check_record, make_each
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
 
 RECORD = "predicted_by.json"
-"""In every folder of results: the model and settings that made them."""
+"""File in each folder of results that records the model and its settings."""
 
 RECORDED = ("stride", "precision", "first_frames")
-"""The settings that maps depend on."""
+"""Settings in that file: those that the maps depend on."""
 
 
 def is_folder_of_videos(source: str | Path) -> bool:
-    """Tell whether a path is a folder of videos or of folders of frames, and not itself a video.
+    """Tell whether a path is a folder of videos or of folders of frames, rather than a video itself.
 
     Raises:
-        UserError: if it holds frames of its own and videos too.
+        UserError: if it contains both frames and videos.
     """
     source = Path(source)
     if not source.is_dir():
@@ -39,8 +39,8 @@ def is_folder_of_videos(source: str | Path) -> bool:
     inside = [path for path in media if path != source]
     if inside and len(media) > len(inside):
         raise UserError(
-            f"{source}: holds {len(frame_files(source))} images and videos too ({inside[0].name} for one), so it "
-            "may be one video or many; name the one, or move the images away"
+            f"{source}: contains both {len(frame_files(source))} images and videos, e.g. {inside[0].name}; pass "
+            "one video, or move the images to another folder"
         )
     return bool(inside)
 
@@ -53,44 +53,44 @@ def predict_folder(
     out: str | Path | None = None,
     maps: str | Path | None = None,
     progress: bool = True,
-) -> Outcome:
-    """Predict every video at or below a folder, except those whose results stand or that another process works on.
+) -> WorkSummary:
+    """Predict every video in a folder and its subfolders, except those that are done or in progress elsewhere.
 
     Args:
         model: the model; its network is moved to the device of the settings.
-        source: a folder of video files and folders of frames; a video's name is its path below the folder, without
-            the suffix (`data.folder.find`).
+        source: a folder of video files and folders of frames. A video's name is its path relative to the folder,
+            without the suffix.
         settings: how the model runs.
-        out: the folder for overlay videos, NAME.mp4.
-        maps: the folder for maps, NAME/0001.png; it may be the same as `out`.
-        progress: show a bar a video.
+        out: folder for overlay videos, NAME.mp4.
+        maps: folder for maps, NAME/0001.png; may be the same as `out`.
+        progress: show a progress bar per video.
 
     Raises:
-        UserError: nothing to write, results that would lie among the videos, or were made by another model or other
-            settings; and, after all others are made, if some videos cannot be read.
+        UserError: no output is given, an output is inside `source` or has results of another model or settings, or,
+            after all other videos are done, some videos could not be read.
     """
     source = Path(source)
     folders = {what: Path(folder) for what, folder in (("out", out), ("maps", maps)) if folder}
     media = dict(sorted(find_media(source).items(), key=lambda item: natural(item[0])))
     results = {name: _results_of(name, folders) for name in media}
     _check(source, folders, results)
-    _note(folders, model, settings)
+    _record(folders, model, settings)
 
     def make(name: str, missing: list[Path]) -> int:
         outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
         return predict(model.network, media[name], settings, **outputs, progress=progress).frames
 
-    done = make_each({name: list(paths.values()) for name, paths in results.items()}, make)
-    if done.broken:
+    summary = make_each({name: list(paths.values()) for name, paths in results.items()}, make)
+    if summary.failed:
         raise UserError(
-            f"{source}: {len(done.broken)} of {len(media)} videos could not be predicted: "
-            f"{', '.join(done.broken)}; the first: {next(iter(done.broken.values()))}"
+            f"{source}: {len(summary.failed)} of {len(media)} videos could not be predicted: "
+            f"{', '.join(summary.failed)}; first error: {next(iter(summary.failed.values()))}"
         )
-    return done
+    return summary
 
 
 def _results_of(name: str, folders: dict[str, Path]) -> dict[str, Path]:
-    """Return where a video's overlay and its folder of maps go."""
+    """Return the paths of a video's overlay and of its folder of maps."""
     ending = {"out": ".mp4", "maps": ""}
     return {what: folder / f"{name}{ending[what]}" for what, folder in folders.items()}
 
@@ -98,37 +98,39 @@ def _results_of(name: str, folders: dict[str, Path]) -> dict[str, Path]:
 def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]]) -> None:
     if not folders:
         raise UserError(
-            "nothing to write: name a folder of overlay videos (-o DIR), a folder of maps (--maps DIR) or both"
+            "nothing to write: expected a folder for overlays (-o DIR), a folder for maps (--maps DIR), or both"
         )
     if not results:
-        raise UserError(f"{source}: there is no video in this folder; found {describe(source)}")
+        raise UserError(f"{source}: no video in this folder; found {describe(source)}")
     for folder in folders.values():
         if folder.suffix.lower() in VIDEO_SUFFIXES or folder.is_file():
-            raise UserError(f"{folder}: {source} is a folder of videos, so its results need a folder's name")
+            raise UserError(f"{folder}: expected the name of a folder, since {source} is a folder of videos")
         if folder.resolve().is_relative_to(source.resolve()):
             raise UserError(
-                f"{folder}: lies in the folder of the videos, and the next call would take the results for videos; "
+                f"{folder}: is inside the folder of videos, so the next run would read the results as videos; "
                 "choose another place"
             )
     seen: dict[Path, str] = {}
     for name, paths in results.items():
         for path in paths.values():
             if path in seen:
-                raise UserError(f"{path}: the results of '{seen[path]}' and '{name}' would have the same name")
+                raise UserError(
+                    f"{path}: the results of '{seen[path]}' and '{name}' have the same name; rename one video"
+                )
             seen[path] = name
     for path, name in seen.items():
         for above in path.parents:
             if above in seen:
                 raise UserError(
-                    f"{path}: the results of '{name}' would lie in those of '{seen[above]}'; rename one"
+                    f"{path}: the results of '{name}' would be inside those of '{seen[above]}'; rename one"
                 )
 
 
-def _note(folders: dict[str, Path], model: LoadedModel, settings: InferenceSettings) -> None:
-    """Note in each folder of results what makes them.
+def _record(folders: dict[str, Path], model: LoadedModel, settings: InferenceSettings) -> None:
+    """Record the model and settings in each folder of results.
 
     Raises:
-        UserError: if something else has begun one.
+        UserError: if a folder has results of another model or other settings.
     """
     record = {
         "model": model.reference,

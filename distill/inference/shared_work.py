@@ -1,10 +1,9 @@
-"""Work in pieces that any number of processes share: each piece is made once, and what stands is passed over.
+"""Work on videos that any number of processes share: each video is processed once, existing results are skipped.
 
-    outcome = make_each({"001": [Path("maps/001")], "002": [Path("maps/002")]}, make)
+    summary = make_each({"001": [Path("maps/001")], "002": [Path("maps/002")]}, make)
 
-A piece is a video; its results are files and folders that appear whole or not at all, so what stands is done. While
-a process makes a piece it holds the lock (flock) of the hidden file beside each result; the system drops the locks
-when the process ends, however it ends.
+Results are files and folders that appear complete or not at all. While a process works on a video, it holds an
+flock on a hidden file next to each result; the operating system releases the locks when the process ends.
 """
 
 import fcntl
@@ -12,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,110 +24,108 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Outcome:
-    """What was made, what stood already, what other processes are making, and what could not be made and why."""
+class WorkSummary:
+    """What `make_each` did.
+
+    Attributes:
+        seconds: duration.
+        frames: frames processed.
+        made: names of the videos processed.
+        skipped: names of the videos whose results existed.
+        elsewhere: names of the videos that other processes are working on.
+        failed: name -> error message of the videos that could not be processed.
+    """
 
     seconds: float = 0.0
     frames: int = 0
     made: list[str] = field(default_factory=list)
-    stood: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
-        parts = [f"{len(self.made)} videos made ({self.frames} frames, {rate:.1f} a second)"]
-        parts += [f"{len(self.stood)} stood already"] if self.stood else []
-        parts += [f"{len(self.elsewhere)} are being made by other processes"] if self.elsewhere else []
+        parts = [f"{len(self.made)} videos processed ({self.frames} frames, {rate:.1f} per second)"]
+        parts += [f"{len(self.skipped)} skipped (results exist)"] if self.skipped else []
+        parts += [f"{len(self.elsewhere)} in progress in other processes"] if self.elsewhere else []
         return ", ".join(parts)
 
 
-def make_each(results: Mapping[str, Sequence[Path]], make: Callable[[str, list[Path]], int]) -> Outcome:
-    """Make every video's results, except those that stand or that another process is making.
+def make_each(results: Mapping[str, Sequence[Path]], make: Callable[[str, list[Path]], int]) -> WorkSummary:
+    """Make the results of every video, except those that exist or that another process is making.
 
     Args:
-        results: a video's name -> the files and folders to be made of it.
-        make: makes those of a video's results that are missing, each whole or not at all; returns the number of
-            frames. A UserError of it makes the video a broken one; the others are made all the same.
+        results: name of a video -> its result files and folders.
+        make: function that makes the missing results of a video, each completely or not at all, and returns the
+            number of frames. After a UserError the video counts as failed and the next one is processed.
     """
-    outcome, started = Outcome(), time.perf_counter()
+    summary, started = WorkSummary(), time.perf_counter()
 
     def attempt(name: str) -> bool:
-        """Make one video's missing results; return False when another process is making them."""
-        with _claim(results[name]) as claimed:
-            if not claimed:
+        """Make the missing results of one video; return False if another process is making them."""
+        with ExitStack() as locks:
+            if not all(locks.enter_context(_lock(result)) for result in results[name]):
                 return False
-            missing = [path for path in results[name] if not stands(path)]
+            missing = [path for path in results[name] if not exists(path)]
             if not missing:
-                outcome.stood.append(name)
-                log.info("%s: its results stand; passed over", name)
+                summary.skipped.append(name)
+                log.info("%s: skipped, its results exist", name)
                 return True
             for path in missing:
                 clear_leftovers(path)
             try:
-                frames = make(name, missing)
+                summary.frames += make(name, missing)
+                summary.made.append(name)
             except UserError as error:
-                outcome.broken[name] = str(error)
+                summary.failed[name] = str(error)
                 log.info("%s", error)
-                return True
-            outcome.made.append(name)
-            outcome.frames += frames
             return True
 
     try:
-        for name in results:
-            if not attempt(name):
-                outcome.elsewhere.append(name)
-        # Those that others worked on: most are done by now, and one whose process died is free.
-        outcome.elsewhere = [name for name in outcome.elsewhere if not attempt(name)]
+        busy = [name for name in results if not attempt(name)]
+        # Once more: most of them are finished by now, and those of a process that died are free.
+        summary.elsewhere = [name for name in busy if not attempt(name)]
     except KeyboardInterrupt:
-        log.info("%d videos made; the same command goes on with the others", len(outcome.made))
+        log.info("%d videos processed; run the same command again to resume", len(summary.made))
         raise
-    outcome.seconds = time.perf_counter() - started
-    return outcome
+    summary.seconds = time.perf_counter() - started
+    return summary
 
 
-def stands(path: Path) -> bool:
-    """Tell whether a result is there: a file, or a folder with something in it."""
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+def exists(result: Path) -> bool:
+    """Tell whether a result exists: a file, or a folder that is not empty."""
+    return any(result.iterdir()) if result.is_dir() else result.exists()
 
 
 def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
-    """Note what makes some results; refuse when something else has begun them.
+    """Write down what results are made by, or check that they were begun with the same.
 
     Args:
-        path: the note, a JSON file.
-        record: who makes them, under "model", and the settings that they depend on.
-        results: the folder that is meant, for the message.
+        path: JSON file of the record.
+        record: the model's name under "model", and everything that the results depend on.
+        results: folder of the results, for the error message.
 
     Raises:
-        UserError: naming what differs; the name of the model may.
+        UserError: naming the first key that differs. The model's name may differ.
     """
     if not path.exists():
-        write_json(path, record)  # two processes that start at once write the same, or the later one finds out
+        write_json(path, record)  # of two processes that start at once, the later one fails here if they differ
     found = json.loads(path.read_text(encoding="utf-8"))
     different = [key for key in record if key != "model" and found.get(key) != record[key]]
     if different:
         key = different[0]
         raise UserError(
-            f"{results}: its results were made by {found.get('model')} with {key} {found.get(key)!r}, this call is "
-            f"of {record['model']} with {record[key]!r}; choose another folder"
+            f"{results}: contains results of {found.get('model')} with {key} {found.get(key)!r}; this run is of "
+            f"{record['model']} with {key} {record[key]!r}; choose another folder"
         )
 
 
 @contextmanager
-def _claim(results: Iterable[Path]) -> Iterator[bool]:
-    """Hold the locks of a video's results for a block; yields whether they were free and are held."""
-    with ExitStack() as held:
-        yield all(held.enter_context(_lock(result)) for result in results)
-
-
-@contextmanager
 def _lock(result: Path) -> Iterator[bool]:
-    """Hold the lock of one result; yields whether it is held.
+    """Hold the lock of one result; yields False if another process holds it.
 
-    The lock's file is removed before the lock is dropped. Whoever opened it before then holds a lock on a file
-    that is no longer there, and tries again.
+    The lock file is removed before the lock is released. Whoever opened it before then holds a lock on a file that
+    no longer exists, and tries again.
     """
     path = result.with_name(f".{result.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,22 @@
-"""The sliding window: a model over a video, one map for every asked frame.
+"""The sliding window: run a model over a video and yield one map per requested frame.
 
-`slide` is the one sliding window of the project: prediction, the target cache and evaluation all read their maps
-from it, so that a map is the same whoever asked for it. A model of clips computes each window anew; a streaming
-model (one that has `step`) goes on from the state that an earlier window left, as it does on a device.
+Prediction, target stores and evaluation all use `slide`, so that they get the same map for a frame. A clip model
+computes each window from its frames. A streaming model continues from the state that an earlier window left.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from distill.data.clips import Video
@@ -27,10 +28,13 @@ from distill.models.device import PRECISIONS, device_of
 from distill.models.protocols import SaliencyModel, StreamingModel, is_streaming
 from distill.stride import offsets
 
+Frames = Mapping[int, Tensor]
+"""Frame index -> pixels (3, H, W) uint8 on the device."""
+
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """One clip of the sliding window: its T source frames, and which of its N maps belongs to the asked frame."""
+    """One clip of the sliding window: its T source frames, and the index of the requested frame's map among N."""
 
     frames: tuple[int, ...]
     target: int
@@ -45,25 +49,26 @@ def window_of(
     stride: float = 1,
     first_frames: str = "repeat",
 ) -> ClipFrames:
-    """Return the clip that predicts `frame`: a pure function of the frame, whatever else is asked for.
+    """Return the clip that predicts a frame; it does not depend on what else is requested.
 
-    A model with one map a clip gets the clip whose target is `frame`. A model with N maps, evenly spaced in the
-    video, gets the video cut into blocks of N target frames, counted from frame 0, so that N asked frames cost one
-    pass; with unevenly spaced targets each frame is predicted as the clip's last target.
-    Frames before the first are the first one, repeated; frames after the last are the last one. With `flip`, a
-    clip that would begin before the video is turned round in time instead: it comes to its last target from the
-    frames that follow, as TASED-Net's (Min and Corso, ICCV 2019) published inference does.
+    A model with one map per clip gets the clip whose target is the frame. For a model with N evenly spaced maps the
+    video is divided into blocks of N target frames from frame 0 on, so that N frames cost one forward pass. With
+    unevenly spaced maps each frame is the last target of its own clip.
+
+    Outside the video the first or last frame is repeated. With `flip`, a clip that would begin before the video
+    runs backwards from the following frames to its last target, as in the published inference of TASED-Net (Min and
+    Corso, ICCV 2019).
 
     Args:
-        frame: the asked frame, 0-based.
-        num_frames: frames of the video.
-        target_frames: which of the clip's frames get a map (`model.target_frames`).
+        frame: the requested frame, 0-based.
+        num_frames: number of frames of the video.
+        target_frames: the model's `target_frames`.
         length: T, frames of a clip.
-        stride: frames of the video from one frame of the clip to the next, on the average (`stride.step_of`).
-        first_frames: one of FIRST_FRAMES.
+        stride: average distance of a clip's frames in the video, in frames (`InferenceSettings.step`).
+        first_frames: name in FIRST_FRAMES.
     """
     N = len(target_frames)
-    places = offsets(length, stride)  # of the clip's frames, from its last one
+    places = offsets(length, stride)  # of the clip's frames, relative to its last one
     gaps = {places[after] - places[before] for before, after in pairwise(target_frames)}
     if N > 1 and len(gaps) == 1 and min(gaps) > 0:
         gap = gaps.pop()
@@ -88,144 +93,158 @@ def slide(
     *,
     flipped: bool = False,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Predict the map of every asked frame of one video, a batch at a time.
+    """Predict the maps of the requested frames of a video, one batch at a time.
 
-    Batches are the consecutive slices of `frames` of `batch_size` frames, and the windows of a slice are computed
-    in one call of the model, alone: the maps of a slice do not depend on what was asked before or after it. (A
-    model with N maps a clip wastes nothing when `batch_size` is a multiple of N times the stride.)
-    Each source frame is decoded, resized and sent to the device once, however many windows contain it, and the
-    next batch is read while this one is computed. Memory holds the frames still in use: with ascending `frames`,
-    about (T - 1) * stride + batch_size of them.
+    A batch is `settings.batch_size` consecutive entries of `frames`, computed in one forward pass, so its maps do
+    not depend on other batches. A model with N maps per clip wastes nothing if the batch size is a multiple of N
+    times the stride. Each source frame is decoded, resized and sent to the device once, while the batch before is
+    computed. For ascending `frames` about (T - 1) * stride + batch_size frames are kept in memory.
 
-    A streaming model's window is the `reach` frames on which a map depends, and each map costs one step for every
-    frame that no window before it had: one where all frames are asked for.
+    A streaming model's window is the `reach` frames that a map depends on. A map costs one step for each frame that
+    no earlier window has seen: a single step if all frames are requested.
 
     Args:
-        network: a network or an exported model. It runs in evaluation mode and is returned to the mode it was in.
-        video: a video, which is opened here, or a reader of one.
-        frames: 0-based frames of the video, each at least 0; the first T - 1 are as good as any (`window_of`).
+        network: a network or an exported model. It runs in evaluation mode and is returned to its own mode.
+        video: a video to open, or an open reader.
+        frames: 0-based frames of the video.
         settings: stride, batch size, device of the clips, precision and first frames. The network is not moved.
-        flipped: mirror the input left to right. The maps are those of the mirrored clip, in its coordinates: to
-            compare one with the plain view's, mirror it back (`maps.flip(-1)`).
+        flipped: mirror the frames left to right; the maps stay mirrored (undo with `maps.flip(-1)`).
 
     Yields:
-        (frames, maps): the slice of `frames`, and their log-saliency (n, h, w), float32 on the CPU.
+        The requested frames of a batch, and their log-saliency (n, h, w), float32 on the CPU.
 
     Raises:
-        UserError: a frame that the video does not have, or a model whose maps are not numbers.
+        UserError: if a frame does not exist, or the maps contain NaN.
     """
-    step, batch_size = settings.step(video.fps), settings.batch_size
+    step = settings.step(video.fps)
     reader = open_video(video.path) if isinstance(video, Video) else video
-    frames = [int(frame) for frame in frames]
-    for frame in frames:
-        if not 0 <= frame < reader.num_frames:
-            raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
+    frames = _checked(frames, reader.num_frames)
     device = torch.device(settings.device) if settings.device is not None else device_of(network)
-    memory: Memory | None = None
+    maps_of: Callable[[Sequence[ClipFrames], Frames], Tensor] = partial(_clip_maps, network)
     length, targets = network.num_frames, network.target_frames
     if is_streaming(network):
-        memory = Memory(network, math.ceil(step))
+        maps_of = StreamStates(network, math.ceil(step)).maps
         length, targets = network.reach, (network.reach - 1,)
-    clip: dict[str, Any] = {"length": length, "stride": step, "first_frames": settings.first_frames}
-    windows = [window_of(frame, reader.num_frames, targets, **clip) for frame in frames]
-    slices = [slice(start, start + batch_size) for start in range(0, len(frames), batch_size)]
-    needs = [sorted({source for window in windows[part] for source in window.frames}) for part in slices]
-    last_use = {source: index for index, need in enumerate(needs) for source in need}
-    first_use: dict[int, int] = {}
-    for index, need in enumerate(needs):
-        for source in need:
-            first_use.setdefault(source, index)
-    arrivals = [[source for source in need if first_use[source] == index] for index, need in enumerate(needs)]
 
-    def read(index: int) -> np.ndarray | None:
-        return reader.read(arrivals[index], network.size) if arrivals[index] else None
-
-    ring: dict[int, Tensor] = {}  # frame -> (3, H, W) uint8 on the device
-    with ThreadPoolExecutor(1) as pool, _evaluating(network):
-        ahead: Future[np.ndarray | None] | None = pool.submit(read, 0) if slices else None
-        for index, part in enumerate(slices):
-            assert ahead is not None
-            fresh = ahead.result()
-            ahead = pool.submit(read, index + 1) if index + 1 < len(slices) else None
-            if fresh is not None:
-                images = torch.from_numpy(fresh).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W)
-                ring.update(zip(arrivals[index], images, strict=True))
+    size = settings.batch_size
+    batches = [frames[start : start + size] for start in range(0, len(frames), size)]
+    window = partial(window_of, length=length, stride=step, first_frames=settings.first_frames)
+    windows = [[window(frame, reader.num_frames, targets) for frame in batch] for batch in batches]
+    with _evaluating(network), closing(_read(reader, windows, network.size, device, flipped)) as pixels:
+        for batch, of_batch, pixels_of_batch in zip(batches, windows, pixels, strict=True):
             with torch.inference_mode(), _autocast(device, settings.precision):
-                if memory:
-                    maps = memory.maps_of(windows[part], ring, flipped=flipped)
-                else:
-                    maps = _maps_of(network, windows[part], ring, flipped=flipped)
-            maps = maps.clone()  # a normal tensor: what is made in inference mode could not be trained against
+                maps = maps_of(of_batch, pixels_of_batch)
+            maps = maps.clone()  # outside inference mode, so that autograd accepts the maps as targets
             if torch.isnan(maps).any():
                 raise UserError(
-                    f"the model's maps of frames {frames[part][0] + 1} to {frames[part][-1] + 1} are not numbers "
-                    "(NaN): its weights are broken or its training diverged"
+                    f"frames {batch[0] + 1} to {batch[-1] + 1}: the model's maps contain NaN; its weights are "
+                    "broken or its training diverged"
                 )
-            for source in needs[index]:
-                if last_use[source] == index:
-                    del ring[source]
-            yield frames[part], maps
+            yield batch, maps
 
 
-def _maps_of(
-    network: SaliencyModel, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool
-) -> Tensor:
-    """Compute the log-saliency (n, h, w) of n windows in one call: float32, on the CPU."""
-    clips: dict[tuple[int, ...], int] = {}  # the windows' different clips -> their row in the batch
+def _checked(frames: Sequence[int], num_frames: int) -> list[int]:
+    frames = [int(frame) for frame in frames]
+    for frame in frames:
+        if not 0 <= frame < num_frames:
+            raise UserError(f"frame {frame + 1} does not exist: the video has {num_frames} frames")
+    return frames
+
+
+def _read(
+    reader: VideoReader,
+    windows: Sequence[Sequence[ClipFrames]],
+    size: tuple[int, int],
+    device: torch.device,
+    flipped: bool,
+) -> Generator[Frames, None, None]:
+    """Yield the frames that each batch of windows uses; a thread decodes those of the next batch meanwhile."""
+    arriving, leaving = _first_and_last_uses(windows)
+    frames: dict[int, Tensor] = {}
+
+    def decode(index: int) -> np.ndarray | None:
+        return reader.read(arriving[index], size) if index < len(windows) and arriving[index] else None
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[np.ndarray | None] = pool.submit(decode, 0)
+        for index in range(len(windows)):
+            decoded = ahead.result()
+            ahead = pool.submit(decode, index + 1)
+            if decoded is not None:
+                images = rearrange(torch.from_numpy(decoded).to(device), "n h w c -> n c h w")
+                frames.update(zip(arriving[index], images.flip(-1) if flipped else images, strict=True))
+            yield frames
+            for frame in leaving[index]:
+                del frames[frame]
+
+
+def _first_and_last_uses(windows: Sequence[Sequence[ClipFrames]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return for each batch of windows the frames that no earlier batch uses, and those that no later one uses."""
+    used = [sorted({frame for window in batch for frame in window.frames}) for batch in windows]
+    last = {frame: index for index, batch in enumerate(used) for frame in batch}
+    first = {frame: index for index, batch in reversed(list(enumerate(used))) for frame in batch}
+    arriving, leaving = (
+        [[frame for frame in batch if use[frame] == index] for index, batch in enumerate(used)]
+        for use in (first, last)
+    )
+    return arriving, leaving
+
+
+def _clip_maps(network: SaliencyModel, windows: Sequence[ClipFrames], frames: Frames) -> Tensor:
+    """Compute the log-saliency (n, h, w) of n windows in one forward pass: float32, on the CPU."""
+    clips: dict[tuple[int, ...], int] = {}  # the distinct clips of the windows -> row in the batch
     for window in windows:
         clips.setdefault(window.frames, len(clips))
     sources = sorted({source for clip in clips for source in clip})
     place = {source: row for row, source in enumerate(sources)}
-    images = torch.stack([ring[source] for source in sources])  # (U, 3, H, W)
-    images = images.flip(-1) if flipped else images
-    rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)
-    batch = images[rows].transpose(1, 2).contiguous()  # (B, T, 3, H, W) -> (B, 3, T, H, W)
+    images = torch.stack([frames[source] for source in sources])  # (U, 3, H, W)
+    rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)  # (B, T)
+    batch = rearrange(images[rows], "b t c h w -> b c t h w").contiguous()
     maps = network(batch).float()  # (B, N, h, w)
-    asked: Tensor = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
-    return asked.cpu()
+    requested: Tensor = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
+    return requested.cpu()
 
 
-class Memory:
-    """What a streaming model remembers of the windows that it has been through.
+class StreamStates:
+    """The latest states of a streaming model, from which later windows continue.
 
-    A map depends on the frames of its window alone, so any state that has seen all of them but the last few serves:
-    at a stride of 3, for one, that of three frames ago. What is asked for in between changes nothing.
+    A map depends only on the frames of its window, so every state that has seen these up to the last few is valid:
+    at a stride of 3, the state of three frames ago.
 
     Args:
         network: the streaming model.
-        size: windows remembered, the latest: as many as take turns at the stride.
+        size: number of states to keep: as many windows as alternate at the stride.
     """
 
     def __init__(self, network: StreamingModel, size: int) -> None:
         self.network = network
         self.known: deque[tuple[tuple[int, ...], dict[str, Tensor]]] = deque(maxlen=size)
 
-    def maps_of(self, windows: Sequence[ClipFrames], ring: dict[int, Tensor], *, flipped: bool) -> Tensor:
+    def maps(self, windows: Sequence[ClipFrames], frames: Frames) -> Tensor:
         """Compute the log-saliency (n, h, w) of n windows, one after the other: float32, on the CPU."""
         maps = []
         for window in windows:
-            state, fresh = self.before(window.frames)
-            for source in fresh:
-                image = ring[source][None]  # (1, 3, H, W)
-                map_, state = self.network.step(image.flip(-1) if flipped else image, state)
+            state, remaining = self.before(window.frames)
+            for source in remaining:
+                log_saliency, state = self.network.step(frames[source][None], state)
             self.known.append((window.frames, state))
-            maps.append(map_[0, 0].float().cpu())
+            maps.append(log_saliency[0, 0].float().cpu())
         return torch.stack(maps)
 
     def before(self, window: tuple[int, ...]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-        """Return a state, and the frames of a window that are still to be stepped through: the fewest there can be.
+        """Return the state that leaves the fewest frames of a window to step through, and these frames.
 
-        Nothing but copies of the window's first frame came before the window, as far as its map can tell. So a
-        state from the beginning needs one step for all the copies that the window itself begins with.
+        The initial state stands for copies of the first frame, so it needs one step for all copies at the window's
+        beginning.
         """
-        first = sum(1 for _ in takewhile(lambda frame: frame == window[0], window)) - 1
-        best, fresh = self.network.initial_state(), len(window) - first
+        copies = sum(1 for _ in takewhile(lambda frame: frame == window[0], window)) - 1
+        best, remaining = self.network.initial_state(), len(window) - copies
         for seen, state in self.known:
-            for steps in range(1, fresh):
+            for steps in range(1, remaining):
                 if seen[steps:] == window[:-steps]:
-                    best, fresh = state, steps
+                    best, remaining = state, steps
                     break
-        return best, window[-fresh:]
+        return best, window[-remaining:]
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -235,7 +254,7 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 @contextmanager
 def _evaluating(network: SaliencyModel) -> Iterator[None]:
-    """Put a network into evaluation mode, and back into the mode of each of its parts."""
+    """Put a network into evaluation mode for a block, then restore the mode of each of its modules."""
     training = [part for part in network.modules() if part.training]
     if training:
         network.eval()

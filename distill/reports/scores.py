@@ -22,7 +22,7 @@ from distill.evaluation.map_sources import MapSource
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.scores import AVERAGES, Scores
 from distill.files import refuse_existing
-from distill.inference.predict import overlay
+from distill.inference.overlay import overlay
 from distill.reports import page
 from distill.reports.charts import Curve, line_chart, strip_plot
 from distill.saliency import to_peak

@@ -144,7 +144,7 @@ def test_interrupted_submission_resumes_without_partial_files(tmp_path: Path, to
     maps = Maps()
     done = write(tmp_path / "ours", maps, to=to)
     assert maps.asked == ["702", "1000"]
-    assert done.outcome.stood == ["701"]
+    assert done.outcome.skipped == ["701"]
     assert done.problems == []
 
 
@@ -152,7 +152,7 @@ def test_settings_are_recorded_and_others_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "ours")
     assert json.loads((tmp_path / "ours.json").read_text()) == {**BY, "to": "dhf1k"}
     for change in ({"made_by": {**BY, "weights": "5678"}}, {"to": "ntire"}):
-        with pytest.raises(UserError, match="ours: its results were made by made-up with"):
+        with pytest.raises(UserError, match="ours: contains results of made-up with"):
             write(tmp_path / "ours", **change)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/0701.txt").write_text("mine")
@@ -202,7 +202,7 @@ def test_nonfinite_map_breaks_only_its_video(tmp_path: Path, worst: float) -> No
             return Maps(worst=worst if video.name == "702" else None)(video, frames)
 
     done = write(tmp_path / "ours", Some())
-    assert list(done.outcome.broken) == ["702"]
+    assert list(done.outcome.failed) == ["702"]
     assert done.outcome.made == ["701", "1000"]
     assert done.problems == ["702: not written: 702: the map of frame 1 holds NaN or infinity"]
 
@@ -268,4 +268,4 @@ def test_command_writes_the_scored_split(tmp_path: Path, sample: Path, capsys: p
     assert main.main([*command[:-1], str(tmp_path / "one"), "--videos", "2"]) == 0
     assert tree(tmp_path / "one") == ["0002/0001.png", "0002/0002.png", "0002/0003.png"]
     assert main.main(["submit", "frame-difference", *command[2:]]) == 2
-    assert "its results were made by centre-prior" in capsys.readouterr().err
+    assert "contains results of centre-prior" in capsys.readouterr().err

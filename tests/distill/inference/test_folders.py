@@ -83,7 +83,7 @@ def test_every_video_is_made_as_if_alone(videos: Path, tmp_path: Path) -> None:
     model = SmallModel()
     done = run(model, videos, batch_size=4, first_frames="flip")
     assert sorted(done.made) == sorted(FRAMES)
-    assert (done.frames, done.stood, done.elsewhere, done.broken) == (21, [], [], {})
+    assert (done.frames, done.skipped, done.elsewhere, done.failed) == (21, [], [], {})
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
     predict(
         model,
@@ -110,10 +110,10 @@ def test_what_stands_is_passed_over_and_said(
     model = SmallModel()
     with caplog.at_level("INFO", logger="distill"):
         done = run(model, videos)
-    assert done.stood == ["b"]
+    assert done.skipped == ["b"]
     assert sorted(done.made) == ["deep/a", "frames"]
-    assert "b: its results stand; passed over" in caplog.text
-    assert "1 stood already" in str(done)
+    assert "b: skipped, its results exist" in caplog.text
+    assert "1 skipped (results exist)" in str(done)
     assert (tmp_path / "out/b.mp4").read_bytes() == b"kept"
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_and_leaves_no_halves(videos: Path, tmp_path: Path
     )
     model = SmallModel()
     done = run(model, videos, batch_size=3)
-    assert done.stood == ["b"]
+    assert done.skipped == ["b"]
     assert model.calls == 3 + 2
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
@@ -139,23 +139,25 @@ def test_a_video_that_another_process_holds_is_left_to_it(videos: Path, tmp_path
         done = run(SmallModel(), videos)
         assert done.elsewhere == ["b"]
         assert sorted(done.made) == ["deep/a", "frames"]
-        assert "1 are being made by other processes" in str(done)
+        assert "1 in progress in other processes" in str(done)
     assert run(SmallModel(), videos).made == ["b"]  # the lock fell with its holder, though its file stayed
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
 
 def test_other_weights_or_settings_do_not_mix(videos: Path, tmp_path: Path) -> None:
     run(SmallModel(), videos, out=None)
-    with pytest.raises(UserError, match="maps: its results were made by SmallModel with weights"):
+    with pytest.raises(UserError, match="maps: contains results of SmallModel with weights"):
         run(SmallModel(seed=1), videos, out=None)
-    with pytest.raises(UserError, match="with first_frames 'repeat', this call is of SmallModel with 'flip'"):
+    with pytest.raises(
+        UserError, match="with first_frames 'repeat'; this run is of SmallModel with first_frames 'flip'"
+    ):
         run(SmallModel(), videos, out=None, first_frames="flip")
 
 
 def test_a_broken_video_does_not_stop_the_others(videos: Path, tmp_path: Path) -> None:
     (videos / "a_broken.mp4").write_bytes(b"no video")
     with pytest.raises(
-        UserError, match=r"1 of 4 videos could not be predicted: a_broken; the first: .*a_broken\.mp4"
+        UserError, match=r"1 of 4 videos could not be predicted: a_broken; first error: .*a_broken\.mp4"
     ):
         run(SmallModel(), videos)
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
@@ -166,10 +168,10 @@ def test_mistakes_are_named(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for source, settings, message in (
         (videos, {"out": None, "maps": None}, "nothing to write"),
-        (videos, {"out": tmp_path / "o.mp4"}, r"o\.mp4: .* is a folder of videos, so"),
-        (videos, {"out": tmp_path / "file"}, "file: .* need a folder's name"),
-        (videos, {"maps": videos / "maps"}, "maps: lies in the folder of the videos"),
-        (tmp_path / "empty", {}, "empty: there is no video in this folder"),
+        (videos, {"out": tmp_path / "o.mp4"}, r"o\.mp4: expected the name of a folder"),
+        (videos, {"out": tmp_path / "file"}, "file: expected the name of a folder"),
+        (videos, {"maps": videos / "maps"}, "maps: is inside the folder of videos"),
+        (tmp_path / "empty", {}, "empty: no video in this folder"),
     ):
         with pytest.raises(UserError, match=message):
             predict_folder(
@@ -180,7 +182,7 @@ def test_mistakes_are_named(videos: Path, tmp_path: Path) -> None:
             )
     (videos / "deep/frames.mp4").write_bytes((videos / "b.mp4").read_bytes())
     (videos / "frames/inner.mp4").write_bytes((videos / "b.mp4").read_bytes())
-    with pytest.raises(UserError, match="results of 'frames/inner' would lie in those of 'frames'"):
+    with pytest.raises(UserError, match="results of 'frames/inner' would be inside those of 'frames'"):
         run(SmallModel(), videos)
     assert not (tmp_path / "out").exists()
 
@@ -191,7 +193,7 @@ def test_one_video_and_many_are_told_apart(videos: Path, tmp_path: Path) -> None
     assert not is_folder_of_videos(videos / "b.mp4")
     assert not is_folder_of_videos(tmp_path / "nowhere")
     (videos / "cover.png").write_bytes((videos / "frames/0.png").read_bytes())
-    with pytest.raises(UserError, match=r"holds 1 images and videos too \(b\.mp4 for one\)"):
+    with pytest.raises(UserError, match=r"contains both 1 images and videos, e\.g\. b\.mp4"):
         is_folder_of_videos(videos)
 
 
@@ -232,8 +234,8 @@ def test_two_processes_share_a_folder(videos: Path, weights: str, tmp_path: Path
     assert [process.returncode for process in both] == [0, 0], ended
     made = [int(out.split()[0]) for out, _ in ended]
     assert sum(made) == 12  # none twice, none left out
-    passed = sum(err.count("passed over") for _, err in ended)
-    left = sum("being made by other" in out for out, _ in ended)
+    passed = sum(err.count("skipped, its results exist") for _, err in ended)
+    left = sum("in progress in other" in out for out, _ in ended)
     assert passed + left >= 1
     names = {*FRAMES, *(f"c{index}" for index in range(9))}
     assert {path.removesuffix(".mp4") for path in tree(tmp_path / "out")} == {*names, RECORD}

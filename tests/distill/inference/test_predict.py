@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from distill.data.video.open import open_video
 from distill.errors import UserError
-from distill.inference.predict import overlay, predict, resize_map
+from distill.inference.overlay import overlay, resize_map
+from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import ClipFrames, slide, window_of
 from distill.saliency import peak_map
@@ -214,7 +215,7 @@ def test_half_precision_is_used_when_asked_for() -> None:
         ({"frames": [3, 23]}, "frame 24 does not exist: the video has 23 frames"),
         ({"frames": [-1]}, "frame 0 does not exist"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-        ({"stride": 0}, "stride: expected a whole number of frames"),
+        ({"stride": 0}, "stride: expected"),
         ({"stride": None}, "stride: expected a stride, got None"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
         ({"first_frames": "mirror"}, "first_frames: expected one of repeat, flip, got 'mirror'"),
@@ -229,7 +230,7 @@ def test_slide_names_the_mistake(settings: dict, message: str) -> None:
 def test_broken_weights_are_named() -> None:
     model = SmallModel()
     model.temporal.bias.data.fill_(float("nan"))
-    with pytest.raises(UserError, match="frames 1 to 3 are not numbers"):
+    with pytest.raises(UserError, match="frames 1 to 3: the model's maps contain NaN"):
         list(slide(model, FakeReader(), range(3)))
 
 
@@ -338,11 +339,11 @@ def test_an_interrupted_prediction_leaves_nothing(
 def test_predict_names_the_mistake(tmp_path: Path, frames_folder: Path) -> None:
     for arguments, message in (
         ({}, "nothing to write"),
-        ({"out": frames_folder}, "would replace the video"),
+        ({"out": frames_folder}, "is the input video"),
         ({"out": tmp_path / "o.gif"}, "o.gif"),
         ({"out": tmp_path, "overwrite": True}, "is a folder"),
         ({"maps": REAL_VIDEO, "overwrite": True}, "is a file"),
-        ({"maps": tmp_path / "maps", "out": tmp_path / "maps" / "o.mp4"}, "lies in .*maps, the folder of maps"),
+        ({"maps": tmp_path / "maps", "out": tmp_path / "maps" / "o.mp4"}, "is inside .*maps, the folder for maps"),
     ):
         with pytest.raises(UserError, match=message):
             predict(SmallModel(), frames_folder, progress=False, **arguments)
@@ -361,6 +362,13 @@ def test_overlay_paints_where_the_map_is_and_leaves_the_rest() -> None:
     assert np.array_equal(painted[outside], frame[outside])
     assert (painted[~outside] != frame[~outside]).any()
     assert frame[~outside].std() * 0.2 < painted[~outside].std()  # the background shows through the hottest spot
+
+
+def test_inferno_matches_matplotlib_colours() -> None:
+    assert inferno().shape == (256, 3)
+    assert inferno().dtype == np.float32
+    expected = [[0.37281, 0.11883, 3.53583], [187.599165, 55.05603, 84.212475], [252.03231, 254.58282, 164.45562]]
+    np.testing.assert_allclose(inferno()[[0, 128, 255]], expected, rtol=1e-6)
 
 
 def test_overlay_brightness_grows_with_the_map() -> None:
