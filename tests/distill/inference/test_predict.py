@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from distill.data.video.open import open_video
 from distill.errors import UserError
-from distill.inference.overlay import overlay, resize_map
+from distill.inference.overlay import inferno, overlay, resize_map
 from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import ClipFrames, slide, window_of
