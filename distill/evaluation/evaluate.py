@@ -35,9 +35,6 @@ from distill.fixations import DHF1K_SIGMA
 
 log = logging.getLogger(__name__)
 
-PUBLISHED = PROTOCOLS["official"].metrics
-"""Metrics that are scored by default."""
-
 MIN_FRAMES_PER_WORKER = 500
 """With fewer frames, the second or two that a process takes to start is not worth it."""
 

@@ -14,7 +14,7 @@ frame the two splits are equivalent.
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,6 +36,15 @@ HALVES = {
     "mixed halves": "halves of each video's observers if they are named, otherwise of each frame's points",
 }
 """How the ground truth was split, by its name in the result's name."""
+
+
+@runtime_checkable
+class ObserverNames(Protocol):
+    """Ground truth that names the observer of each point."""
+
+    def observers(self, frame: int) -> np.ndarray:
+        """Return the observer of each of a frame's points, (K,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,19 +81,14 @@ class HalfTruth(Truth):
 
     def _halves(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         points = self.truth.points(frame)
-        if self.first is not None:
-            first = np.isin(_observers(self.truth, frame), self.first)
+        if self.first is not None and isinstance(self.truth, ObserverNames):
+            first = np.isin(self.truth.observers(frame), self.first)
         else:
             order = np.random.default_rng([*self.seed, frame]).permutation(len(points))
             first = order < len(points) // 2
         if first.all() or not first.any():
             return points[:0], points[:0]
         return points[first], points[~first]
-
-
-def names_observers(truth: Truth | None) -> bool:
-    """Whether a truth has the method `observers(frame)`, which says whose each of a frame's points is."""
-    return hasattr(truth, "observers")
 
 
 def halved(videos: Sequence[Video], half: int, *, seed: int = 0) -> list[Video]:
@@ -96,16 +100,10 @@ def _halved(video: Video, half: int, seed: int) -> Video:
     assert video.truth is not None
     seeds = (seed, zlib.crc32(video.name.encode()))
     first = None
-    if names_observers(video.truth):
-        names = np.unique(np.concatenate([_observers(video.truth, frame) for frame in video.frames]))
+    if isinstance(video.truth, ObserverNames):
+        names = np.unique(np.concatenate([video.truth.observers(frame) for frame in video.frames]))
         first = np.random.default_rng(seeds).permutation(names)[: len(names) // 2]
     return replace(video, truth=HalfTruth(video.truth, video.size, half, seeds, first))
-
-
-def _observers(truth: Truth, frame: int) -> np.ndarray:
-    """Return the observer's name of each of a frame's points, (K,)."""
-    names: np.ndarray = truth.observers(frame)  # type: ignore[attr-defined]
-    return names
 
 
 def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -127,19 +125,12 @@ def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any
     Raises:
         UserError: as `evaluate`; frames with fewer than two points count as frames without fixations.
     """
-    named = [names_observers(video.truth) for video in videos if video.truth is not None]
+    named = [isinstance(video.truth, ObserverNames) for video in videos if video.truth is not None]
     kind = "halves by name" if named and all(named) else "mixed halves" if any(named) else "random halves of points"
     name = f"{NAME} ({kind})"
     directions = [
-        evaluate(
-            other_half,
-            halved(videos, half, seed=seed),
-            seed=seed,
-            parallel=True,
-            name=f"{NAME}, direction {half + 1}",
-            **options,
-        )
-        for half in (0, 1)
+        evaluate(other_half, halved(videos, half, seed=seed), seed=seed, parallel=True, name=title, **options)
+        for half, title in enumerate((f"{NAME}, direction 1", f"{NAME}, direction 2"))
     ]
     rows = [
         Row(

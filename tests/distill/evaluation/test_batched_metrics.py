@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from distill.evaluation import batched_forms
 from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import METRICS
+from distill.evaluation.metrics import METRICS, Metric
 
 Truth = dict[str, list[np.ndarray]]
 
@@ -152,6 +152,15 @@ def test_score_frames_is_thread_safe_and_pure() -> None:
             for name, values in task.result().items():
                 np.testing.assert_array_equal(values, alone[name])
     assert all((values == copy).all() for values, copy in zip(everything, copies, strict=True))
+
+
+def test_new_metric_without_batched_form_is_scored_by_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = Metric(
+        name="mse", title="MSE", function=lambda s, d: float(((s - d) ** 2).mean()), truth=("density",), help=""
+    )
+    monkeypatch.setitem(METRICS, "mse", metric)
+    scores = score_frames(["mse", "cc"], [SALIENCY], {"density": [FRAME["density"]]}, seeds=[0])
+    assert scores["mse"][0] == ((SALIENCY - FRAME["density"]) ** 2).mean()
 
 
 def test_score_frames_without_metrics_or_frames() -> None:

@@ -17,9 +17,10 @@ from distill.data.sets import synthetic
 from distill.errors import RunError, UserError
 from distill.evaluation import metrics
 from distill.evaluation.baselines import BASELINES
-from distill.evaluation.evaluate import PUBLISHED, evaluate
+from distill.evaluation.evaluate import evaluate
 from distill.evaluation.frame_scorer import FrameScorer
 from distill.evaluation.map_sources import MapSource, model_maps
+from distill.evaluation.metrics import METRICS
 from distill.evaluation.other_frames import draw_other_frames
 from distill.evaluation.protocols import PROTOCOLS
 from distill.evaluation.scores import Scores
@@ -47,26 +48,10 @@ def test_evaluate_truth_scores_best() -> None:
     assert pooled["nss"] > score(BASELINES["centre-prior"].maps, [ONE]).pooled["nss"]
 
 
-def test_evaluate_rows_equal_single_frame_metrics() -> None:
-    scores = score(noisy, [ONE])
-    assert [row.frame for row in scores.rows] == list(range(10))
-    assert ONE.truth is not None
-    for (frame, saliency), row in zip(noisy(ONE, range(10)), scores.rows, strict=True):
-        fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
-        one_by_one = {
-            "auc_judd": metrics.auc_judd(saliency, fixations, seed=frame),
-            "nss": metrics.nss(saliency, fixations),
-            "cc": metrics.cc(saliency, density),
-            "sim": metrics.sim(saliency, density),
-            "kldiv": metrics.kldiv(saliency, density),
-        }
-        assert row.values == pytest.approx(one_by_one, abs=1e-9)
-
-
 def test_evaluate_pooled_and_per_video_means() -> None:
     scores = score(noisy, [ONE, LONG])
     short, long = (score(noisy, [one]).pooled for one in (ONE, LONG))
-    for metric in PUBLISHED:
+    for metric in PROTOCOLS["official"].metrics:
         assert scores.by_video["one"][metric] == short[metric]
         assert scores.per_video[metric] == pytest.approx((short[metric] + long[metric]) / 2)
         assert scores.pooled[metric] == pytest.approx((10 * short[metric] + 30 * long[metric]) / 40)
@@ -107,22 +92,24 @@ def test_evaluate_constant_maps_are_reported_as_undefined() -> None:
 
 
 def test_evaluate_all_metrics_match_functions_and_depend_on_seed() -> None:
-    """Negatives and baselines are those of the pool; what is random repeats, and the seed moves it."""
-    found = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS))
+    every = tuple(METRICS)
+    found = score(noisy, [ONE, LONG], metrics=every)
     others = draw_other_frames([ONE, LONG])
     assert ONE.truth is not None
+    assert [row.frame for row in found.rows] == [*range(10), *range(30)]
     for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=False):
-        fixations, negatives = ONE.truth.fixation_map(frame, SIZE), others.fixations(ONE, frame)
-        assert row.values["auc_shuffled"] == pytest.approx(
-            metrics.auc_shuffled(saliency, fixations, negatives, seed=frame)
-        )
-        assert row.values["auc_borji"] == pytest.approx(metrics.auc_borji(saliency, fixations, seed=frame))
-        ((_, prior),) = BASELINES["centre-prior"].maps(ONE, [frame])
-        assert row.values["info_gain"] == pytest.approx(metrics.info_gain(saliency, fixations, prior))
-    assert found.rows == score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS)).rows
-    moved = score(noisy, [ONE, LONG], metrics=tuple(metrics.METRICS), seed=7)
-    changed = {m for m in metrics.METRICS if moved.pooled[m] != found.pooled[m]}
-    assert {"auc_shuffled", "auc_borji"} <= changed <= {m for m, record in metrics.METRICS.items() if record.random}
+        truth = {
+            "fixations": ONE.truth.fixation_map(frame, SIZE),
+            "density": ONE.truth.density(frame, SIZE),
+            "other_fixations": others.fixations(ONE, frame),
+            "baseline": dict(BASELINES["centre-prior"].maps(ONE, [frame]))[frame],
+        }
+        expected = {name: metric.score(saliency, truth, seed=frame) for name, metric in METRICS.items()}
+        assert row.values == pytest.approx(expected, abs=1e-9)
+    assert found.rows == score(noisy, [ONE, LONG], metrics=every).rows
+    moved = score(noisy, [ONE, LONG], metrics=every, seed=7)
+    changed = {name for name in every if moved.pooled[name] != found.pooled[name]}
+    assert {"auc_shuffled", "auc_borji"} <= changed <= {name for name in every if METRICS[name].random}
 
 
 def test_info_gain_of_baseline_over_itself_is_zero() -> None:
@@ -218,9 +205,6 @@ def test_evaluate_computes_only_requested_metrics() -> None:
     assert "KL" not in scores.table()
 
 
-# baselines and models
-
-
 class Brightness(torch.nn.Module):
     """Log-saliency from the brightness of the clip's last frame, plus a constant that must not matter."""
 
@@ -249,9 +233,6 @@ def test_brightness_model_beats_centre_prior() -> None:
     assert model["cc"] > prior["cc"]
 
 
-# what is said
-
-
 def test_evaluate_progress_shows_bar_and_logs_speed(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,9 +251,6 @@ def test_how_describes_only_scored_metrics() -> None:
     assert not {"auc_judd", "auc_borji", "info_gain"} & how.keys()
     assert how["frames"] == "one of every 2 frames in use, from the first"
     assert how["frames without fixations"] == "skipped and counted"
-
-
-# mistakes
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -54,7 +54,7 @@ def test_random_halves_depend_on_frame_and_seed() -> None:
 
 
 def test_named_observers_are_split_once_per_video() -> None:
-    """Each observer stands on one side in all frames, whatever the order of a frame's points."""
+    """Each observer is in the same half in all frames, whatever the order of a frame's points."""
     points = {frame: [(5 + i, 10 + frame) for i in range(6)] for frame in range(12)}
     truth = NamedTruth(points)
     named = replace(ONE, truth=truth, frames=range(12))

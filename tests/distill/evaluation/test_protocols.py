@@ -98,7 +98,7 @@ def test_tinyhd_nss_has_ddof_0() -> None:
     assert np.isnan(tinyhd_nss(np.ones((30, 40)), points(1)))
 
 
-# what is done to maps
+# preprocessing
 
 
 def test_bilinear_min_max() -> None:

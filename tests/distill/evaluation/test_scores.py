@@ -13,7 +13,7 @@ from helpers.fake_gaze import LONG, ONE, gaze, noisy, video
 
 from distill.data.clips import Video
 from distill.errors import UserError
-from distill.evaluation.evaluate import PUBLISHED, evaluate
+from distill.evaluation.evaluate import evaluate
 from distill.evaluation.scores import Row, Scores, compare_scores
 from distill.evaluation.statistics import bootstrap_means
 
@@ -123,7 +123,7 @@ def test_save_writes_scores_and_methods(tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [line["frame"] for line in lines[:3]] == ["1", "3", "5"]
     for line, row in zip(lines, scores.rows, strict=True):
-        for metric in PUBLISHED:
+        for metric in scores.metrics:
             written = float(line[metric] or "nan")
             assert written == row.values[metric] or (math.isnan(written) and math.isnan(row.values[metric]))
     with (folder / "videos.csv").open(newline="") as file:
@@ -186,14 +186,14 @@ def test_compare_scores_is_antisymmetric() -> None:
     assert there.per_video["nss"] == -back.per_video["nss"]
 
 
-@pytest.mark.parametrize(("sign", "told"), [(1, "NSS (better), KL (worse)"), (-1, "NSS (worse), KL (better)")])
-def test_comparison_lists_significant_metrics(sign: int, told: str) -> None:
+@pytest.mark.parametrize(("sign", "expected"), [(1, "NSS (better), KL (worse)"), (-1, "NSS (worse), KL (better)")])
+def test_comparison_lists_significant_metrics(sign: int, expected: str) -> None:
     def rows(shift: float) -> Scores:
         values = [(f"v{i}", {"nss": i + shift, "kldiv": i + shift, "cc": i % 2 * shift}) for i in range(8)]
         return Scores("m", ("nss", "kldiv", "cc"), [Row(name, 0, one) for name, one in values])
 
     text = str(compare_scores(rows(0), rows(sign)))
-    assert text.splitlines()[-1].endswith(f"for {told}, CC ({'better' if sign > 0 else 'worse'})")
+    assert text.splitlines()[-1].endswith(f"for {expected}, CC ({'better' if sign > 0 else 'worse'})")
     assert "+1.0000" in text if sign > 0 else "-1.0000" in text
     alternating = replace(
         rows(0), rows=[Row(f"v{i}", 0, {"nss": i + (-1) ** i}) for i in range(8)], metrics=("nss",)

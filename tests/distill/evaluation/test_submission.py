@@ -41,7 +41,7 @@ class Gaze:
 
 
 class Maps:
-    """A source of smooth maps a quarter of the video's size, with a wide faint part; it can be told to stop."""
+    """A source of smooth maps a quarter of the video's size, with a wide faint part; it can stop at a frame."""
 
     def __init__(self, stop_at: tuple[str, int] | None = None, worst: float | None = None) -> None:
         self.stop_at, self.worst, self.asked = stop_at, worst, list[str]()
