@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from distill.benchmark.models import benchmark
+from distill.benchmark.models import benchmark_models
 from distill.data.clips import Video
 from distill.data.video.guard import cores
 from distill.deploy.export import export
@@ -250,7 +250,7 @@ def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[
 
 def measure_costs(references: dict[str, Path], device: str) -> dict[str, dict[str, Any]]:
     """Benchmark models together; return label -> weights, GFLOPs and milliseconds per map."""
-    measured = benchmark(list(references.values()), device=device, memory=False)
+    measured = benchmark_models(list(references.values()), device=device, memory=False)
     print(measured)
     return dict(zip(references, measured, strict=True))
 

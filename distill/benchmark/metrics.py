@@ -1,16 +1,13 @@
-"""What the metrics cost: map by map, over a video at once, and by the textbook's loop over thresholds.
+"""Cost of the metrics: one frame at a time, batched over a video, and with the textbook's loop over thresholds.
 
     saldistill benchmark --of metrics [--json FILE]
 
-Everything is measured on one core, in processor time, in a process of its own, in which the libraries that NumPy
-computes with are told to start no threads.
+Everything runs on one core, in a process whose numerical libraries may start no threads, and is measured in
+processor time.
 """
 
-import json
 import os
 import platform
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -20,32 +17,33 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 
-from distill.benchmark.rows import Benchmark, interleave
+from distill.benchmark.process import run_fresh
+from distill.benchmark.rows import Table, interleave, summarise, timed
 from distill.errors import UserError
 from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
 from distill.evaluation.metrics import JITTER, METRICS
 
 SIZE = (360, 640)
-"""Of the ground truth."""
+"""Size of the ground truth."""
 
 PREDICTIONS = (SIZE, (224, 384), (112, 192))
-"""Sizes of predictions: the ground truth's, and those of networks."""
+"""Sizes of the predictions: the ground truth's, and those of networks."""
 
 FIXATIONS = 150
-"""Fixations in a frame; the negatives of the shuffled AUC are those of ten others."""
+"""Fixations per frame; the negatives of the shuffled AUC come from ten other frames."""
 
 FRAMES = 16
-"""Frames of the video: about what an evaluation scores in one go."""
+"""Frames of the video, about as many as an evaluation scores in one batch."""
 
 FIVE = ("auc_judd", "nss", "cc", "sim", "kldiv")
-"""The metrics that need nothing but the frame's own ground truth."""
+"""The metrics that need only the frame's own ground truth."""
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
     "1",
 )
-"""What keeps OpenBLAS, MKL, BLIS and Accelerate to one thread; they read it when they are loaded."""
+"""Environment that limits OpenBLAS, MKL, BLIS and Accelerate to one thread; they read it when they are loaded."""
 
 COLUMNS = {
     "metrics": ("metrics", "{}"),
@@ -56,14 +54,11 @@ COLUMNS = {
     "frames_per_second": ("frames/s", "{:.0f}"),
     "memory_mb": ("memory MB", "{:.1f}"),
     "speed": ("speed", "{:.2f}x"),
-    "against": ("that of", "{}"),
+    "against": ("relative to", "{}"),
 }
-"""Key of a row -> its head and form in the table."""
 
-PROGRAM = "import sys; from distill.benchmark.metrics import _report; _report(sys.argv[1])"
-
-Frames = dict[str, list[np.ndarray]]
-"""Ground truth of a video: n arrays (h, w) by the name of a metric's argument."""
+Truth = dict[str, list[np.ndarray]]
+"""Name of a metric's argument -> n ground-truth arrays (h, w)."""
 
 
 def benchmark_metrics(
@@ -74,50 +69,34 @@ def benchmark_metrics(
     predictions: Sequence[tuple[int, int]] = PREDICTIONS,
     fixations: int = FIXATIONS,
     progress: bool = True,
-) -> Benchmark:
-    """Measure the metrics on made-up frames, on one core.
+) -> Table:
+    """Measure the metrics on generated frames, on one core.
 
     Args:
         rounds: interleaved rounds.
-        frames: of the video that a call scores.
+        frames: frames of the video that one call scores.
         size: (height, width) of the ground truth.
-        predictions: (h', w') of the predictions, one or several.
-        fixations: how many a frame has.
-        progress: show a bar.
+        predictions: one or more sizes (h', w') of the predictions.
+        fixations: fixations per frame.
+        progress: show a progress bar.
 
     Returns:
-        One row a size of the predictions, a set of metrics and a path (the textbook's loop, one by one with the
-        functions of `distill.metrics`, batched with `distill.evaluation.scoring`). A row has `milliseconds` (median
-        a frame), `p99`, `frames_per_second`, `memory_mb` (the most that a call holds beyond its input), `calls`,
-        and where there is something to compare with `speed`, in that of the row of the path `against`. The setting
-        has under
-        `ratios`, by size of the predictions, the three by which the metrics are judged: `textbook_over_auc_judd`,
-        `one_by_one_over_batched` (of AUC-J + NSS + CC + SIM + KL; both are times, more is faster), and
-        `shuffled_over_the_rest` (the time of the shuffled AUC in that of those five, both batched; less is faster).
+        One row per size of the predictions, set of metrics and path (the textbook's loop, one by one with
+        `distill.evaluation.metrics`, batched with `distill.evaluation.batched_metrics`). Keys: `milliseconds`
+        (median per frame), `p99`, `frames_per_second`, `memory_mb` (peak that a call allocates beyond its input),
+        `calls`, and `speed` relative to the path `against`, if there is one. The setting has under `ratios`, by
+        size of the predictions: `textbook_over_auc_judd` and `one_by_one_over_batched` (time ratios, higher is
+        faster; the latter for AUC-J + NSS + CC + SIM + KL), and `shuffled_over_the_rest` (time of the shuffled AUC
+        divided by the time of those five, both batched; lower is faster).
 
     Raises:
-        UserError: a number below 1.
+        UserError: a number is below 1.
     """
     if min(rounds, frames, fixations, *size) < 1 or not predictions:
         raise UserError(
-            f"rounds, frames, fixations and sizes must be at least 1: {rounds}, {frames}, {fixations}, {size}"
+            f"rounds, frames, fixations and sizes must be at least 1, got {rounds}, {frames}, {fixations}, {size}"
         )
-    case = {
-        "rounds": rounds,
-        "frames": frames,
-        "size": size,
-        "predictions": predictions,
-        "fixations": fixations,
-        "progress": progress,
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(case)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)},
-        check=True,
-    )
-    rows, ratios = json.loads(done.stdout)
+    rows, ratios = run_fresh(_measure, rounds, frames, size, predictions, fixations, progress, env=ONE_THREAD)
     setting = {
         "device": f"cpu ({platform.machine()})",
         "threads": 1,
@@ -126,27 +105,22 @@ def benchmark_metrics(
         "frames": frames,
         "size": list(size),
         "fixations": fixations,
-        "memory": "the most that a call holds beyond its input",
+        "memory": "peak that a call allocates beyond its input",
         "ratios": ratios,
         "numpy": np.__version__,
         "cpus": os.cpu_count(),
     }
     notes = [
-        f"{setting['device']}, one thread, its processor time; {rounds} rounds, {frames} frames of {_name(size)} "
+        f"{setting['device']}, one thread, processor time; {rounds} rounds, {frames} frames of {_name(size)} "
         f"with {fixations} fixations; memory: {setting['memory']}"
     ]
     notes += [
-        f"{prediction}: AUC-J {one['textbook_over_auc_judd']:.1f} times as fast as the textbook's loop; the five "
-        f"{one['one_by_one_over_batched']:.1f} times as fast batched as one by one; the shuffled AUC costs "
-        f"{one['shuffled_over_the_rest']:.2f} times the five"
+        f"{prediction}: AUC-J is {one['textbook_over_auc_judd']:.1f} times as fast as the textbook's loop; the "
+        f"five metrics are {one['one_by_one_over_batched']:.1f} times as fast batched as one by one; the shuffled "
+        f"AUC takes {one['shuffled_over_the_rest']:.2f} times as long as the five"
         for prediction, one in ratios.items()
     ]
-    return Benchmark(rows, COLUMNS, setting, notes)
-
-
-def _report(arguments: str) -> None:
-    """Measure in this process, and print rows and ratios as JSON."""
-    print(json.dumps(_measure(**json.loads(arguments))))
+    return Table(rows, COLUMNS, setting, notes)
 
 
 class _Case(NamedTuple):
@@ -160,7 +134,6 @@ class _Case(NamedTuple):
 
 
 def _measure(
-    *,
     rounds: int,
     frames: int,
     size: tuple[int, int],
@@ -175,23 +148,18 @@ def _measure(
         for prediction in predictions
         for case in _cases([imresize(each, tuple(prediction)).astype(np.float32) for each in maps], truth)
     ]
-    times = interleave([_timed(case.run) for case in cases], rounds, progress=progress)
+    times = interleave([timed(case.run, time.process_time) for case in cases], rounds, progress=progress)
     rows: list[dict[str, Any]] = []
     for case, seconds in zip(cases, times, strict=True):
-        each = np.array(seconds) * 1000 / frames
-        rows.append(
-            {
-                "metrics": case.metrics,
-                "path": case.path,
-                "prediction": case.prediction,
-                "milliseconds": float(np.median(each)),
-                "p99": float(np.percentile(each, 99)),
-                "frames_per_second": float(1000 / np.median(each)),
-                "memory_mb": _memory(case.run),
-                "against": case.against,
-                "calls": len(seconds),
-            }
-        )
+        row = {
+            "metrics": case.metrics,
+            "path": case.path,
+            "prediction": case.prediction,
+            "against": case.against,
+            **summarise(seconds, frames),
+            "memory_mb": _memory(case.run),
+        }
+        rows.append({**row, "frames_per_second": 1000 / row["milliseconds"]})
     cost = {(row["prediction"], row["metrics"], row["path"]): row["milliseconds"] for row in rows}
     for row in rows:
         other = cost.get((row["prediction"], row["metrics"], row["against"]))
@@ -208,7 +176,7 @@ def _measure(
     return rows, ratios
 
 
-def _cases(maps: list[np.ndarray], truth: Frames) -> list[_Case]:
+def _cases(maps: list[np.ndarray], truth: Truth) -> list[_Case]:
     """Return what is measured on predictions of one size."""
     prediction = _name(maps[0].shape)
 
@@ -233,12 +201,12 @@ def _cases(maps: list[np.ndarray], truth: Frames) -> list[_Case]:
 
 
 def textbook_auc_judd(saliency: ArrayLike, fixations: np.ndarray, *, seed: int | None = 0) -> float:
-    """AUC-Judd as the textbook has it, with a loop over thresholds: what `auc_judd` is checked against.
+    """Return AUC-Judd as in the textbook, with a loop over thresholds: the baseline of `auc_judd`.
 
     Args:
-        saliency: (h', w'), the prediction.
-        fixations: (h, w), binary or counts, one fixation at least.
-        seed: of the jitter; none if None, which is right for a map without ties only.
+        saliency: (h', w') prediction.
+        fixations: (h, w) binary map or counts, with at least one fixation.
+        seed: of the jitter. None adds no jitter, which is correct only for maps without ties.
     """
     values = imresize(saliency, fixations.shape)
     if seed is not None:
@@ -257,10 +225,10 @@ def textbook_auc_judd(saliency: ArrayLike, fixations: np.ndarray, *, seed: int |
 
 def make_frames(
     frames: int, size: Sequence[int], fixations: int, *, seed: int = 0
-) -> tuple[list[np.ndarray], Frames]:
-    """Make up predictions (h, w) float32 with a peak of 1, and ground truth in the types that data sets give it.
+) -> tuple[list[np.ndarray], Truth]:
+    """Return generated predictions (h, w) float32 with a peak of 1, and ground truth in the types of the data sets.
 
-    People look around three places of a frame; the prediction knows two of them, and has clutter.
+    Observers look at three places per frame; the prediction knows two of them and has clutter.
     """
     rng = np.random.default_rng(seed)
     height, width = size
@@ -273,7 +241,7 @@ def make_frames(
         return counts
 
     places = rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (frames, 3, 2))
-    truth: Frames = {"fixations": [look(centres) for centres in places]}
+    truth: Truth = {"fixations": [look(centres) for centres in places]}
     truth["density"] = [gaussian_filter(counts, blur, truncate=8) for counts in truth["fixations"]]
     truth["density"] = [density / density.sum() for density in truth["density"]]
     elsewhere = rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (10, 3, 2))
@@ -289,17 +257,8 @@ def make_frames(
     return maps, truth
 
 
-def _timed(run: Callable[[], object]) -> Callable[[], float]:
-    def timed() -> float:
-        started = time.process_time()  # of one thread: what others do on the core meanwhile is not counted
-        run()
-        return time.process_time() - started
-
-    return timed
-
-
 def _memory(run: Callable[[], object]) -> float:
-    """Return the most megabytes that a call holds at a time; NumPy reports its arrays to tracemalloc."""
+    """Return the peak megabytes that a call allocates; NumPy reports its arrays to tracemalloc."""
     tracemalloc.start()
     try:
         run()

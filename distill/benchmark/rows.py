@@ -1,39 +1,50 @@
-"""What every benchmark shares: rounds that interleave, and rows printed as a table and saved as JSON."""
+"""Interleaved timing rounds, and tables of rows that print as text and save as JSON."""
 
+import os
+import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from distill.files import write_json
 
 ROUND_SECONDS = 0.5
-"""What is measured is called in one round until about so much time has passed, once at least, ..."""
+"""Within one round, a call is repeated until about this much time has passed; at least once ..."""
 
-MOST_CALLS = 20
-"""... and so often at most."""
+MAX_CALLS = 20
+"""... and at most this often."""
 
 SETTLE_SECONDS = 0.05
-"""Before each: threads of what ran before may still wait for more work, at full speed (ONNX Runtime's do). On two
-cores, that made another file's median half as long again."""
+"""Pause before each call. ONNX Runtime's threads spin for a moment after a call; on two cores, that made the next
+row's median 50 % longer."""
+
+Call = Callable[[], float]
+"""Runs the measured work once and returns its seconds."""
+
+Columns = Mapping[str, tuple[str, str]]
+"""Key of a row -> its heading and its format, such as ("ms", "{:.4g}")."""
 
 
-class Benchmark(list[dict[str, Any]]):
+class Table(list[dict[str, Any]]):
     """Rows of plain values, printed as a table and saved as JSON.
 
     Args:
-        rows: what was measured, one mapping a row, with the keys that `columns` names at least.
-        columns: key of a row -> its head and form in the table, such as ("ms", "{:.4g}"). None prints as "-".
-        setting: how it was measured: device, threads, rounds and the like.
-        notes: lines under the table.
+        rows: one mapping per row, with at least the keys of `columns`.
+        columns: what is printed; None prints as "-".
+        setting: conditions of the measurement, such as device, threads and rounds.
+        notes: lines below the table.
     """
 
     def __init__(
         self,
         rows: Sequence[dict[str, Any]],
-        columns: Mapping[str, tuple[str, str]],
+        columns: Columns,
         setting: Mapping[str, Any],
         notes: Sequence[str] = (),
     ) -> None:
@@ -41,8 +52,8 @@ class Benchmark(list[dict[str, Any]]):
         self.columns, self.setting, self.notes = dict(columns), dict(setting), list(notes)
 
     def __str__(self) -> str:
-        cells = [[head for head, _ in self.columns.values()]] + [
-            [form.format(row[key]) if row[key] is not None else "-" for key, (_, form) in self.columns.items()]
+        cells = [[heading for heading, _ in self.columns.values()]] + [
+            ["-" if row[key] is None else form.format(row[key]) for key, (_, form) in self.columns.items()]
             for row in self
         ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -52,31 +63,35 @@ class Benchmark(list[dict[str, Any]]):
         ]
         return "\n".join([*lines, *self.notes])
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return setting and rows as plain values for JSON."""
+        return {"setting": self.setting, "rows": list(self)}
+
     def save(self, path: str | Path) -> None:
-        """Write rows and setting as JSON, atomically."""
-        write_json(path, {"setting": self.setting, "rows": list(self)})
+        """Write setting and rows as JSON, atomically."""
+        write_json(path, self.as_dict())
 
 
-class Tables(dict[str, Benchmark]):
-    """Several benchmarks under their titles, printed one after the other and saved in one file."""
+class Tables(dict[str, Table]):
+    """Several tables by title, printed one after the other and saved in one file."""
 
     def __str__(self) -> str:
         return "\n\n".join(f"{title}\n{table}" for title, table in self.items())
 
     def save(self, path: str | Path) -> None:
-        """Write rows and setting of each, under its title, as JSON, atomically."""
-        write_json(path, {title: {"setting": each.setting, "rows": list(each)} for title, each in self.items()})
+        """Write every table under its title as JSON, atomically."""
+        write_json(path, {title: table.as_dict() for title, table in self.items()})
 
 
-def interleave(calls: Sequence[Callable[[], float]], rounds: int, *, progress: bool) -> list[list[float]]:
-    """Time every call once a round, after a round that only warms up.
+def interleave(calls: Sequence[Call], rounds: int, *, progress: bool) -> list[list[float]]:
+    """Time every call once per round, after a warm-up round.
 
-    A machine that slows down slows down all of them, so that their ratios hold.
+    A machine that slows down slows down all calls, so that their ratios hold.
 
     Args:
-        calls: functions that do what is measured once, and return the seconds it took.
-        rounds: how many; a fast call runs several times in each.
-        progress: show a bar.
+        calls: the measured work.
+        rounds: number of rounds; a fast call runs several times in each.
+        progress: show a progress bar.
 
     Returns:
         For each call, the seconds of each time it ran.
@@ -86,13 +101,64 @@ def interleave(calls: Sequence[Callable[[], float]], rounds: int, *, progress: b
         counts = []
         for call in calls:
             usual = min(call(), call())
-            counts.append(max(1, min(MOST_CALLS, int(ROUND_SECONDS / max(usual, 1e-9)))))
+            counts.append(max(1, min(MAX_CALLS, int(ROUND_SECONDS / max(usual, 1e-9)))))
             bar.update()
         for _ in range(rounds):
             for call, count, own in zip(calls, counts, seconds, strict=True):
                 time.sleep(SETTLE_SECONDS)
                 if count > 1:
-                    call()  # the others have emptied the caches; of a slow one that is no matter
+                    call()  # the other calls have evicted the caches, which matters for fast calls only
                 own.extend(call() for _ in range(count))
                 bar.update()
     return seconds
+
+
+def timed(work: Callable[[], object], clock: Call = time.perf_counter) -> Call:
+    """Return a call that does the work and returns the seconds that pass on a clock."""
+
+    def call() -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    return call
+
+
+def summarise(seconds: Sequence[float], units: int = 1) -> dict[str, Any]:
+    """Return `milliseconds` (median per unit), `p99` (milliseconds per unit) and `calls` of timed calls.
+
+    Args:
+        seconds: of each call.
+        units: maps, clips or frames that one call processes.
+    """
+    each = np.asarray(seconds) * 1000 / units
+    return {"milliseconds": float(np.median(each)), "p99": float(np.percentile(each, 99)), "calls": len(seconds)}
+
+
+def device_name(device: torch.device) -> str:
+    """Return how a table calls a device: the GPU's name, or the kind of device and the machine's architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})"
+
+
+def environment() -> dict[str, Any]:
+    """Return the parts of a setting that every table has: number of CPUs and PyTorch's version."""
+    return {"cpus": os.cpu_count(), "torch": str(torch.__version__)}
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """Set the number of PyTorch's CPU threads within a block, and yield it; None leaves it unchanged."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield count or before
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ from distill.cli.verb import Verb
 from distill.errors import UserError
 
 if TYPE_CHECKING:
-    from distill.benchmark.rows import Benchmark, Tables
+    from distill.benchmark.rows import Table, Tables
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,13 +72,13 @@ def _run(arguments: argparse.Namespace) -> None:
         measured.save(arguments.out)
 
 
-def _run_models(arguments: argparse.Namespace) -> "Benchmark | Tables":
-    from distill.benchmark.models import benchmark
-    from distill.benchmark.onnx_layers import layers
+def _run_models(arguments: argparse.Namespace) -> "Table | Tables":
+    from distill.benchmark.models import benchmark_models
+    from distill.benchmark.onnx_files import benchmark_layers
     from distill.benchmark.rows import Tables
 
     sizes, shapes = arguments.batch_size or [1], dict(arguments.shape)
-    measured = benchmark(
+    measured = benchmark_models(
         arguments.subjects,
         rounds=arguments.rounds,
         batch_size=sizes,
@@ -90,22 +90,22 @@ def _run_models(arguments: argparse.Namespace) -> "Benchmark | Tables":
     )
     if not arguments.layers:
         return measured
-    parts = layers(arguments.subjects, batch_size=sizes[0], threads=arguments.threads, shapes=shapes)
+    parts = benchmark_layers(arguments.subjects, batch_size=sizes[0], threads=arguments.threads, shapes=shapes)
     return Tables({"models": measured, **parts})
 
 
-def _run_data(arguments: argparse.Namespace) -> "Benchmark":
-    from distill.benchmark.reader import benchmark
+def _run_data(arguments: argparse.Namespace) -> "Table":
+    from distill.benchmark.data import benchmark_data
 
     if len(arguments.subjects) != 1:
         raise UserError(
             f"benchmark --of data: expected one video file, got {len(arguments.subjects)}; name one, e.g. "
             "saldistill benchmark --of data VIDEO.mp4"
         )
-    return benchmark(arguments.subjects[0], rounds=arguments.rounds)
+    return benchmark_data(arguments.subjects[0], rounds=arguments.rounds)
 
 
-def _run_metrics(arguments: argparse.Namespace) -> "Benchmark":
+def _run_metrics(arguments: argparse.Namespace) -> "Table":
     from distill.benchmark.metrics import benchmark_metrics
 
     if arguments.subjects or arguments.threads:
@@ -116,11 +116,11 @@ def _run_metrics(arguments: argparse.Namespace) -> "Benchmark":
 
 
 def _run_cache(arguments: argparse.Namespace) -> "Tables":
-    from distill.benchmark.cache import benchmark
+    from distill.benchmark.targets import benchmark_targets
 
     if max(map(len, (arguments.subjects, arguments.batch_size or [], arguments.precision))) > 1:
         raise UserError("benchmark --of cache: name at most one teacher or config, batch size and precision")
-    return benchmark(
+    return benchmark_targets(
         *arguments.subjects,
         rounds=arguments.rounds,
         batch_size=(arguments.batch_size or [8])[0],
@@ -130,7 +130,7 @@ def _run_cache(arguments: argparse.Namespace) -> "Tables":
     )
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], "Benchmark | Tables"]] = {
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], "Table | Tables"]] = {
     "models": _run_models,
     "data": _run_data,
     "metrics": _run_metrics,

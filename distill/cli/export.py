@@ -102,7 +102,7 @@ def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_quantize(arguments: argparse.Namespace) -> None:
-    from distill.benchmark.precisions import compare
+    from distill.benchmark.precisions import compare_precisions
     from distill.deploy.openvino_runtime import check_installed
     from distill.deploy.quantize import quantize_files
     from distill.files import refuse_existing
@@ -123,7 +123,7 @@ def _run_quantize(arguments: argparse.Namespace) -> None:
         max_loss=arguments.max_loss,
         threads=arguments.threads,
     )
-    table = compare(
+    table = compare_precisions(
         [arguments.model, *(report.path for report in quantized)],
         clips,
         videos=videos,

@@ -1,6 +1,6 @@
-"""Real frames for quantization: short stretches of videos, some to calibrate on, the others to compare on.
+"""Real frames for quantization: short clips of videos, some for calibration, the others held out for comparison.
 
-A stretch is a row of frames as a camera gives them, so that the state of a streaming model is what it is in use.
+Each clip holds consecutive frames, so that a streaming model reaches the states it has in use.
 """
 
 from collections import Counter
@@ -24,76 +24,74 @@ from distill.training.config import load_config
 from distill.training.sources import training_sources, training_videos, videos_of_argument
 
 FRAMES = 256
-"""Frames to read unless asked otherwise."""
+"""Default number of frames to read."""
 
-SHORTEST = 16
-"""Frames of a stretch of a streaming model, or more where a map depends on more."""
+MIN_LENGTH = 16
+"""Frames per clip for a streaming model; more if a map depends on more."""
 
 HELD_OUT = 4
-"""One stretch of so many is held out of the calibration, one at least."""
+"""One clip in this many is held out; at least one."""
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """Real frames, in stretches (L, 3, H, W), uint8 RGB.
+class CalibrationClips:
+    """Real frames, in clips (L, 3, H, W), uint8 RGB.
 
     Attributes:
-        calibration: those whose activations set the ranges of INT8.
-        held_out: those on which maps are compared.
-        shown: what they show, in words.
+        calibration: clips whose activations set the ranges of INT8.
+        held_out: clips on which maps are compared.
+        source: where the frames come from, for reports.
     """
 
     calibration: list[np.ndarray]
     held_out: list[np.ndarray]
-    shown: str
+    source: str
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Frames to calibrate on, and frames held out."""
+        """Number of frames for calibration, and number of frames held out."""
         return sum(map(len, self.calibration)), sum(map(len, self.held_out))
 
 
-def read_stretches(
+def read_calibration_clips(
     where: str | Path,
     model: OnnxModel,
     *,
     frames: int = FRAMES,
     split: str | None = None,
     progress: bool = True,
-) -> Stretches:
-    """Read frames from all over some videos, at the model's size and its stride in training.
+) -> CalibrationClips:
+    """Read clips spread over videos, at the model's size and training stride.
 
     Args:
-        where: `DATASET:ROOT`, a CONFIG.yaml, whose training videos are meant, a video file, a folder of images, or
-            a folder of videos.
-        model: which they are for; a clip is a stretch of its own.
-        frames: how many to read in all, or fewer where the videos have fewer.
-        split: of the data set.
-        progress: show a bar.
+        where: `DATASET:ROOT`, a CONFIG.yaml (its training videos), a video file, a folder of images, or a folder of
+            videos.
+        model: the model to calibrate. In clip mode, a clip is one input.
+        frames: total number of frames; fewer if the videos are shorter.
+        split: split of the data set.
+        progress: show a progress bar.
 
     Raises:
-        UserError: nothing of this name, or videos too short for two stretches.
+        UserError: `where` does not exist, or its videos are too short for two clips.
     """
     videos = _videos(where, split)
-    step_mode = model.edge.mode == "step"
-    length = max(SHORTEST, model.edge.reach) if step_mode else model.num_frames
-    asked = max(2, -(-frames // length))
-    places = list(_places(videos, length, stride_of(model.notes), asked))
+    length = max(MIN_LENGTH, model.edge.reach) if model.edge.mode == "step" else model.num_frames
+    places = list(_places(videos, length, stride_of(model.notes), max(2, -(-frames // length))))
     if len(places) < 2:
         total = sum(len(video.frames) for video in videos)
         raise UserError(
-            f"{where}: {total} frames are too few to calibrate on and to compare on: expected a video that is long "
-            f"enough for two stretches of {length} frames, or two such videos"
+            f"{where}: {total} frames are too few for calibration and comparison; expected one video long enough "
+            f"for two clips of {length} frames, or two such videos"
         )
     read = [
-        np.ascontiguousarray(open_video(video.path).read(rows, model.size).transpose(0, 3, 1, 2))
-        for video, rows in tqdm(places, desc="reading frames", unit="stretch", disable=not progress)
+        np.ascontiguousarray(open_video(video.path).read(numbers, model.size).transpose(0, 3, 1, 2))
+        for video, numbers in tqdm(places, desc="reading frames", unit="clip", disable=not progress)
     ]
     held_out = set(range(HELD_OUT - 1, len(read), HELD_OUT)) or {len(read) - 1}
-    return Stretches(
-        calibration=[stretch for index, stretch in enumerate(read) if index not in held_out],
-        held_out=[stretch for index, stretch in enumerate(read) if index in held_out],
-        shown=f"{where}, split {split}" if split else str(where),
+    return CalibrationClips(
+        calibration=[clip for index, clip in enumerate(read) if index not in held_out],
+        held_out=[clip for index, clip in enumerate(read) if index in held_out],
+        source=f"{where}, split {split}" if split else str(where),
     )
 
 
@@ -101,18 +99,14 @@ def _videos(where: str | Path, split: str | None) -> list[Video]:
     path = Path(where)
     if path.suffix in (".yaml", ".yml"):
         if split:
-            raise UserError(f"{where}: a config says itself which videos are meant; leave the split out")
+            raise UserError(f"{where}: a config names its own videos; remove the split")
         return training_videos(training_sources(load_config(path).data))
     if not path.exists():
         if ":" not in str(where):
-            raise UserError(
-                f"{where}: no such video or folder; of a data set, give its name too, as in ntire:{where}"
-            )
+            raise UserError(f"{where}: no such video or folder; for a data set, add its name, e.g. ntire:{where}")
         return videos_of_argument(str(where), split=split)
     if split:
-        raise UserError(
-            f"{where}: a file or folder has no splits; name a data set as DATASET:ROOT, or leave it out"
-        )
+        raise UserError(f"{where}: a file or folder has no splits; use DATASET:ROOT, or remove the split")
     if path.is_dir():
         return find_videos("folder", path)
     num_frames, fps, size = open_size(path)
@@ -122,7 +116,7 @@ def _videos(where: str | Path, split: str | None) -> list[Video]:
 def _places(
     videos: Sequence[Video], length: int, stride: int | str, asked: int
 ) -> Iterator[tuple[Video, tuple[int, ...]]]:
-    """Yield (video, frames) of each stretch: one of each video, then a second of each, and so on."""
+    """Yield (video, frames) of each clip: one per video, then a second one per video, and so on."""
     if len(videos) > asked:
         videos = [videos[index] for index in np.linspace(0, len(videos) - 1, asked).round().astype(int)]
     rows = [offsets(length, step_of(stride, video.fps)) for video in videos]
@@ -132,7 +126,7 @@ def _places(
     counts = Counter(index for _, index in order)
     for turn, index in order:
         used = _used(videos[index])
-        part = len(used) / counts[index]  # of the video, in the middle of which the stretch lies
+        part = len(used) / counts[index]  # the clip is in the middle of this part of the video
         last = used[int(part * turn + (part - spans[index]) / 2) + spans[index] - 1]
         yield videos[index], tuple(last + offset for offset in rows[index])
 
@@ -141,22 +135,22 @@ def _used(video: Video) -> range:
     return range(video.frames[0], video.frames[-1] + 1)
 
 
-def calls(edge: Any, stretch: np.ndarray) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Run a model over a stretch from its beginning.
+def run_calls(edge: Any, clip: np.ndarray) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Run a model over a clip, starting from the initial state.
 
     Args:
         edge: a `student.edge.EdgeModel`.
-        stretch: (L, 3, H, W) uint8 RGB; of a clip model, one clip.
+        clip: (L, 3, H, W) uint8 RGB; in clip mode, one input of the model.
 
     Yields:
-        (inputs of the graph by their names, maps (1, N, h, w) in [0, 1]), call by call.
+        For each call, the inputs of the graph by name, and the maps (1, N, h, w) in [0, 1].
     """
     if edge.mode == "clip":
-        clip = np.ascontiguousarray(stretch.transpose(1, 0, 2, 3)[None])
-        yield {"clip": _typed(edge, clip)}, edge(clip)
+        batch = np.ascontiguousarray(clip.transpose(1, 0, 2, 3)[None])
+        yield {"clip": _typed(edge, batch)}, edge(batch)
         return
     state = edge.initial_state()
-    for frame in stretch[:, None]:
+    for frame in clip[:, None]:
         maps, after = edge.step(frame, state)
         yield {"frame": _typed(edge, frame), **state}, maps
         state = after
@@ -166,9 +160,9 @@ def _typed(edge: Any, images: np.ndarray) -> np.ndarray:
     return images if edge.metadata["input"]["type"] == "uint8" else images.astype(np.float32) / np.float32(255)
 
 
-def maps_of(edge: Any, stretches: Sequence[np.ndarray]) -> np.ndarray:
-    """Return a model's maps of stretches, one after the other: (n, h, w) in [0, 1]."""
-    return np.concatenate([maps[0] for stretch in stretches for _, maps in calls(edge, stretch)])
+def predict_maps(edge: Any, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Return a model's maps of all clips, concatenated: (n, h, w) in [0, 1]."""
+    return np.concatenate([maps[0] for clip in clips for _, maps in run_calls(edge, clip)])
 
 
 def agreement(maps: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -179,7 +173,7 @@ def agreement(maps: np.ndarray, reference: np.ndarray) -> np.ndarray:
         reference: (n, h, w).
 
     Returns:
-        (n,) in [-1, 1]. Where one of two maps is constant or not a number: 1 if they are equal, else 0.
+        (n,) in [-1, 1]. If either map is constant or NaN: 1 if they are equal, else 0.
     """
     found = np.array([metrics.cc(a, b) for a, b in zip(np.nan_to_num(maps), reference, strict=True)])
     same = np.array([np.allclose(a, b, atol=1e-6) for a, b in zip(maps, reference, strict=True)])

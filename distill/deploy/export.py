@@ -1,18 +1,19 @@
-"""A model as one ONNX file that is checked before it gets its name.
+"""Export a model as one ONNX file that is verified before it appears under its name.
 
     saldistill export runs/demo/student -o student.onnx
 
-The graph holds the model's normalisation. In clip mode its input `clip` is uint8 (batch, 3, frames, height, width)
-RGB (or float in [0, 1], if asked for), its output `saliency` float32 (batch, targets, h, w) in [0, 1]. A student
-that streams is exported in step mode: `frame` (batch, 3, height, width) and the state go in, `saliency` (batch, 1,
-h, w) and the next state come out, and no tensor has more than four dimensions. What the file is stands in it, as
-JSON under the metadata key "saldistill". student/edge.py runs it with numpy and onnxruntime alone.
+The graph includes the model's normalisation. In clip mode, input `clip` is uint8 (batch, 3, frames, height, width)
+RGB (or float in [0, 1]) and output `saliency` float32 (batch, targets, h, w) in [0, 1]. Streaming students are
+exported in step mode: `frame` (batch, 3, height, width) and the state in, `saliency` (batch, 1, h, w) and the next
+state out; no tensor has more than four dimensions. The file describes itself in JSON under the metadata key
+"saldistill". student/edge.py runs it with numpy and onnxruntime only.
 """
 
 import copy
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,21 @@ import onnx
 import torch
 from torch import Tensor
 
-from distill.deploy.onnx_check import Check, check_file, compare, example_clips, steps_of
+from distill.deploy.onnx_check import Check, check_file, compare_with_network, example_clips, verification_steps
 from distill.deploy.onnx_graph import VALUES, ClipGraph, StepGraph, write
 from distill.errors import UserError
 from distill.files import file_hash, fsync, refuse_existing
 from distill.models.cost import count_weights, gflops_if_known
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
-from distill.models.protocols import is_streaming
+from distill.models.protocols import SaliencyModel, is_streaming
 from distill.models.weight_files import weights_fingerprint
 
 FORMAT = 2
-"""Of the metadata; student/edge.py refuses those that it does not know."""
+"""Version of the metadata; student/edge.py rejects unknown versions."""
 
 OPSET = 18
-"""The newest operator set that PyTorch's exporter writes without converting, and that device runtimes all read."""
+"""The newest opset that PyTorch's exporter writes without conversion and that all device runtimes read."""
 
 MODES = ("clip", "step")
 
@@ -49,7 +50,7 @@ BATCHES = (1, 2, 3)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how far it is from the network it came from."""
+    """The exported file, and its differences from the network."""
 
     path: Path
     megabytes: float
@@ -61,23 +62,22 @@ class ExportReport:
     metadata: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
+        """Return plain values for JSON."""
         return {**asdict(self), "path": str(self.path)}
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.metadata["size"]))
-        seen = f"{self.metadata['frames']} frames of {shape}"
-        compared = self.frames
+        graph, compared = f"{self.metadata['frames']} frames of {shape}", self.frames
         if self.metadata["mode"] == "step":
-            steps, anew = steps_of(self.metadata["reach"])
-            seen = f"step mode, frames of {shape}, a map depends on {self.metadata['reach']} of them"
-            compared = f"{steps} steps through {self.frames}, begun anew after {anew}"
+            steps, reset = verification_steps(self.metadata["reach"])
+            graph = f"step mode, frames of {shape}, a map depends on {self.metadata['reach']} frames"
+            compared = f"{steps} steps through {self.frames}, state reset after {reset}"
         lines = [
-            f"{self.path}: {self.megabytes:.1f} MB, opset {self.opset}, {self.operators} operators, {seen}, "
+            f"{self.path}: {self.megabytes:.1f} MB, opset {self.opset}, {self.operators} operators, {graph}, "
             "onnx.checker passed"
         ]
         lines += [
-            f"  ONNX Runtime against PyTorch on {compared}, batch {check.batch}: "
+            f"  ONNX Runtime vs PyTorch on {compared}, batch {check.batch}: "
             f"max error {check.max_error:.1e}, CC {check.cc:.6f}"
             for check in self.checks
         ]
@@ -97,73 +97,89 @@ def export(
     licence: str | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> ExportReport:
-    """Write a model as an ONNX file, and check it: nothing stands under `path` before every check has passed.
+    """Write a model as an ONNX file and verify it; `path` does not exist before every check has passed.
 
-    Checked are the file (onnx.checker with shape inference), and its maps in ONNX Runtime against PyTorch's at
-    batch 1, 2 and 3; in step mode over a sequence of frames, each side with its own state, begun anew once.
+    The checks are onnx.checker with shape inference, and the maps in ONNX Runtime compared with PyTorch's at batch
+    1, 2 and 3. Step mode is compared over a sequence of frames, where each runtime keeps its own state and resets
+    it once.
 
     Args:
         model: the model, on any device; it is copied, not changed.
-        path: the .onnx file to write. Weights of 2 GB and more go into `path` + ".data".
-        mode: "clip", or "step" of a network that has `step`; the latter where it can be had when None.
-        frames: what to compare on: a video file or folder of frames, or frames (n, H, W, 3) uint8 RGB of the
-            clip's size; moving spots are drawn when None.
-        input_type: "uint8", 0 to 255, or "float32", in [0, 1]; both RGB.
-        values: "peak", "sigmoid" or "log": what the output is (`onnx_graph.VALUES`).
-        opset: ONNX operator set.
-        notes: anything JSON about the training that the file should tell; the model's own notes when None.
+        path: .onnx file to write. Weights of 2 GB or more go into `path` + ".data".
+        mode: "clip" or "step"; defaults to "step" for streaming networks.
+        frames: frames to compare on: a video file, a folder of frames, or frames (n, H, W, 3) uint8 RGB of the
+            clip's size; defaults to generated moving spots.
+        input_type: "uint8" (0 to 255) or "float32" (in [0, 1]); both RGB.
+        values: "peak", "sigmoid" or "log": meaning of the output (`onnx_graph.VALUES`).
+        opset: ONNX opset.
+        notes: JSON values about the training to store in the file; defaults to the model's notes.
         licence: licence of the weights.
-        batches: batch sizes to compare at, of 1, 2 and 3.
+        batches: batch sizes to compare at, out of 1, 2 and 3.
 
     Raises:
-        UserError: an existing output, a bad setting, an .onnx model, or a file that fails its checks (it is
-            removed).
+        UserError: the output exists, a setting is invalid, the model is an .onnx file, or the file fails its checks
+            (it is removed).
     """
     path = Path(path)
     network = model.network
     mode = mode or ("step" if is_streaming(network) else "clip")
     _check_settings(model, path, mode=mode, input_type=input_type, values=values)
     refuse_existing(path, "the ONNX file")
-    data = path.with_name(path.name + ".data")
-    refuse_existing(data, "the ONNX file's weights")
+    refuse_existing(path.with_name(path.name + ".data"), "the ONNX file's weights")
+    metadata = describe(
+        model, mode=mode, input_type=input_type, values=values, opset=opset, notes=notes, licence=licence
+    )
+    graph, example, clips, shown = _trace_inputs(model.network, metadata, frames)
+    with staging_folder(path) as folder:
+        file = folder / path.name
+        write(graph.eval(), file, example, metadata)
+        return ExportReport(
+            path=path,
+            operators=check_file(file),
+            checks=tuple(compare_with_network(graph, file, clips, metadata, batches)),
+            megabytes=sum(each.stat().st_size for each in folder.iterdir()) / 1e6,
+            opset=opset,
+            sha256=file_hash(file),
+            frames=shown,
+            metadata=metadata,
+        )
+
+
+def _trace_inputs(
+    network: SaliencyModel, metadata: Mapping[str, Any], frames: Tensor | np.ndarray | str | Path | None
+) -> tuple[ClipGraph, list[Tensor], Tensor, str]:
+    """Return the graph of a copy of the network, example inputs, the clips to compare on, and their description."""
     twin = copy.deepcopy(network).to("cpu").float().eval()
-    if mode == "step" and is_streaming(twin):
-        length, _ = steps_of(twin.reach)
+    values = metadata["output"]["values"]
+    if metadata["mode"] == "step" and is_streaming(twin):
+        length, _ = verification_steps(twin.reach)
         clips, shown = example_clips(twin.size, length, (length - 1,), frames)
         graph: ClipGraph = StepGraph(twin, values=values)
         example: list[Tensor] = [clips[:2, :, 0], *twin.initial_state(2).values()]
     else:
         clips, shown = example_clips(network.size, network.num_frames, network.target_frames, frames)
         graph, example = ClipGraph(twin, values=values), [clips[:2]]
-    if input_type == "float32":
+    if metadata["input"]["type"] == "float32":
         example[0] = example[0].float() / 255
-    metadata = describe(
-        model, mode=mode, input_type=input_type, values=values, opset=opset, notes=notes, licence=licence
-    )
+    return graph, example, clips, shown
+
+
+@contextmanager
+def staging_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files are moved next to `path` if the block succeeds.
+
+    The files keep their names, because an .onnx file refers to its .data file by name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # names inside a file stay true
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        made = folder / path.name
-        write(graph.eval(), made, example, metadata)
-        operators = check_file(made)
-        checks = tuple(compare(graph, made, clips, metadata, batches))
-        report = ExportReport(
-            path=path,
-            megabytes=sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
-            opset=opset,
-            operators=operators,
-            sha256=file_hash(made),
-            frames=shown,
-            checks=checks,
-            metadata=metadata,
-        )
-        for file in sorted(folder.iterdir(), reverse=True):  # weights first: the .onnx file is the last to appear
+        yield folder
+        for file in sorted(folder.iterdir(), reverse=True):  # weights first: the .onnx file appears last
             fsync(file)
             file.replace(path.parent / file.name)
         fsync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return report
 
 
 def describe(
@@ -176,7 +192,7 @@ def describe(
     notes: dict[str, Any] | None,
     licence: str | None,
 ) -> dict[str, Any]:
-    """Return what an exported file says about itself; student/edge.py's `read_metadata` reads it."""
+    """Return the metadata of an exported file, which `student.edge.read_metadata` reads."""
     network, notes = model.network, dict(model.notes) if notes is None else notes
     step = mode == "step"
     shapes = network.state_shapes if step and is_streaming(network) else {}
@@ -228,9 +244,9 @@ def describe(
 
 def _check_settings(model: LoadedModel, path: Path, *, mode: str, input_type: str, values: str) -> None:
     if isinstance(model.network, OnnxModel):
-        raise UserError("this is an exported model already; export the network that it came from")
+        raise UserError("the model is an exported .onnx file; export the network that it came from")
     if path.suffix != ".onnx":
-        raise UserError(f"{path}: expected a name that ends in .onnx")
+        raise UserError(f"{path}: expected a file name ending in .onnx")
     for key, value, accepted in (
         ("mode", mode, MODES),
         ("input_type", input_type, INPUTS),
@@ -239,4 +255,4 @@ def _check_settings(model: LoadedModel, path: Path, *, mode: str, input_type: st
         if value not in accepted:
             raise UserError(f"{key}: expected one of {', '.join(accepted)}, got {value!r}")
     if mode == "step" and not is_streaming(model.network):
-        raise UserError(f"{model.reference}: reads whole clips and has no step mode; export it in clip mode")
+        raise UserError(f"{model.reference}: does not stream and has no step mode; export it in clip mode")

@@ -1,12 +1,12 @@
-"""A graph in INT8 by ONNX Runtime's own quantizer, and which of its layers to leave in floating point.
+"""INT8 quantization by ONNX Runtime's quantizer, and the choice of layers that stay in floating point.
 
-Static quantization in the QDQ format: weights int8, a scale a channel; activations uint8, with the ranges seen on
-real frames. Quantized are convolutions and products with constant weights (the layers), and what lies between two
-of them: Relu and Clip, which vanish into the rounding, Add, Concat and Resize.
+Static quantization in QDQ format: int8 weights with one scale per channel, uint8 activations with the ranges
+observed on real frames. Quantized are the layers (convolutions and products with constant weights) and what
+connects them: Relu and Clip, which the rounding absorbs, Add, Concat and Resize.
 
-What stays in floating point from the start gains nothing from INT8 where it was measured (ONNX Runtime on x86):
-layers with fewer than four channels on one side, such as the first and the last, and all that leads to the map and
-to the state, which would be rounded for nothing.
+Some parts always stay in floating point because INT8 gains nothing there (measured in ONNX Runtime on x86): layers
+with fewer than four channels on either side, such as the first and the last, and everything that computes the map
+and the state, which would only be rounded.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,42 +25,42 @@ from onnxruntime.quantization import (
 )
 from tqdm import tqdm
 
-from distill.deploy.calibration import calls
+from distill.deploy.calibration import run_calls
 from distill.errors import UserError
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that have weights."""
 
 ACTIVATIONS = ("Relu", "Clip")
-"""Operators that are quantized where a quantized layer is before them."""
+"""Operators that are quantized after a quantized layer."""
 
 JOINS = ("Add", "Concat", "Resize")
-"""Operators that are quantized where they lie between quantized layers."""
+"""Operators that are quantized between quantized layers."""
 
-FEWEST_CHANNELS = 4
-"""An INT8 product takes four numbers at a time."""
+MIN_CHANNELS = 4
+"""INT8 products process four numbers at a time."""
 
 
 class Int8Graph:
-    """A graph with calibrated ranges, which can be quantized again and again with other layers left out.
+    """A graph with calibrated ranges, which can be quantized repeatedly with different layers.
 
     Args:
         path: the .onnx file, in floating point.
         edge: the same file as a `student.edge.EdgeModel`.
-        stretches: (L, 3, H, W) uint8 RGB each, to calibrate on.
-        folder: an empty folder for files in between.
-        threads: to calibrate with; ONNX Runtime's choice when None.
-        progress: show a bar.
+        clips: calibration clips, (L, 3, H, W) uint8 RGB each.
+        folder: empty folder for intermediate files.
+        threads: threads for calibration; defaults to ONNX Runtime's choice.
+        progress: show a progress bar.
 
     Attributes:
-        layers: names of the nodes that can be quantized, in the order of the data.
+        layers: names of the nodes that can be quantized, in data-flow order.
     """
 
     def __init__(
         self,
         path: Path,
         edge: Any,
-        stretches: Sequence[np.ndarray],
+        clips: Sequence[np.ndarray],
         folder: Path,
         *,
         threads: int | None = None,
@@ -71,9 +71,9 @@ class Int8Graph:
         self.layers = [
             node.name
             for node in self.model.graph.node
-            if node.op_type in LAYERS and _channels(node, weights) >= FEWEST_CHANNELS
+            if node.op_type in LAYERS and _channels(node, weights) >= MIN_CHANNELS
         ]
-        watched = folder / "calibration.onnx"  # gives the least and the greatest value of each tensor
+        watched = folder / "calibration.onnx"  # outputs the minimum and maximum of each tensor
         calibrator = create_calibrator(
             str(path),
             [*LAYERS, *ACTIVATIONS, *JOINS],
@@ -83,15 +83,15 @@ class Int8Graph:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
-        # its own session leaves the graph as it is, which takes half as long again, and takes all cores
+        # the calibrator's own session does not optimise the graph (50 % slower) and takes all cores
         calibrator.infer_session = onnxruntime.InferenceSession(
             str(watched), options, providers=["CPUExecutionProvider"]
         )
-        calibrator.collect_data(_Feeds(edge, stretches, progress=progress))
+        calibrator.collect_data(_Feeds(edge, clips, progress=progress))
         self.ranges = calibrator.compute_data()
 
     def quantized(self, layers: Collection[str]) -> onnx.ModelProto:
-        """Return the graph with some of its layers in INT8, and what lies between them."""
+        """Return the graph with the given layers, and the operators between them, in INT8."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         if not layers:
@@ -109,33 +109,33 @@ class Int8Graph:
             extra_options={"MatMulConstBOnly": True},
         )
         quantizer.quantize_model()
-        quantizer.model.topological_sort()  # what it adds stands at the end
+        quantizer.model.topological_sort()  # the quantizer appends new nodes at the end
         quantized: onnx.ModelProto = quantizer.model.model
         return quantized
 
     def choose(
-        self, loss: Callable[[onnx.ModelProto], float], most: float, *, progress: bool = True
+        self, loss: Callable[[onnx.ModelProto], float], max_loss: float, *, progress: bool = True
     ) -> tuple[list[str], dict[str, float]]:
-        """Leave as few layers in floating point as needed, those that hurt most.
+        """Choose as few layers as possible to keep in floating point, those with the largest loss.
 
-        All layers are quantized if that is good enough. If not, each is quantized alone, which gives its own loss;
-        then the worst stay in floating point, so many that the loss of all others together is small enough
-        (found by bisection).
+        If quantizing all layers loses too much, each layer is quantized alone to get its own loss. Bisection then
+        finds how many of the worst layers must stay in floating point.
 
         Args:
-            loss: from a graph to what it loses against the one in floating point.
-            most: loss that is allowed.
-            progress: show a bar.
+            loss: function from a quantized graph to its loss relative to floating point.
+            max_loss: allowed loss.
+            progress: show a progress bar.
 
         Returns:
-            The layers that stay, the worst first, and each layer's own loss; both empty where all are quantized.
+            The layers to keep in floating point, worst first, and each layer's own loss; both empty if all layers
+            can be quantized.
 
         Raises:
-            UserError: if not even one layer can be quantized.
+            UserError: not even one layer can be quantized.
         """
         if not self.layers:
-            raise UserError("there is no layer in this file that can be quantized to INT8; use fp16")
-        if loss(self.quantized(self.layers)) <= most:
+            raise UserError("this file has no layer that can be quantized to INT8; use fp16")
+        if loss(self.quantized(self.layers)) <= max_loss:
             return [], {}
         bar = tqdm(self.layers, desc="loss of each layer", unit="layer", disable=not progress)
         own = {layer: loss(self.quantized([layer])) for layer in bar}
@@ -143,27 +143,27 @@ class Int8Graph:
         too_few, enough = 0, len(worst)
         while enough - too_few > 1:
             count = (too_few + enough) // 2
-            if loss(self.quantized(worst[count:])) <= most:
+            if loss(self.quantized(worst[count:])) <= max_loss:
                 enough = count
             else:
                 too_few = count
         if enough == len(worst):
             raise UserError(
-                f"no layer can be quantized to INT8 with a loss of at most {most:g} CC; allow more, or use fp16"
+                f"no layer can be quantized to INT8 with a loss of at most {max_loss:g} CC; allow more, or use fp16"
             )
         return worst[:enough], own
 
 
 def between(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[str]:
-    """Yield the names of nodes without weights that are to be quantized with the given layers."""
+    """Yield the names of nodes without weights to quantize along with the given layers."""
     layers = set(layers)
     made_by = {output: node for node in graph.node for output in node.output}
-    behind: set[str] = set()  # they get numbers that are quantized
+    behind: set[str] = set()  # nodes with a quantized input
     for node in graph.node:
         sources = {made_by[name].name for name in node.input if name in made_by}
         if node.op_type in (*ACTIVATIONS, *JOINS) and sources & (layers | behind):
             behind.add(node.name)
-    before: set[str] = set()  # and they hand on to what is quantized
+    before: set[str] = set()  # those of them that also feed a quantized node
     for node in reversed(graph.node):
         if node.name in layers | before:
             sources = {made_by[name].name for name in node.input if name in made_by}
@@ -174,7 +174,7 @@ def between(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[str]:
 
 
 def _channels(node: onnx.NodeProto, weights: dict[str, list[int]]) -> int:
-    """Return the channels on a layer's narrower side; 0 where its weights are no constant."""
+    """Return the smaller of a layer's input and output channels; 0 if its weights are not constant."""
     shape = weights.get(node.input[1], [])
     if len(shape) < 2:
         return 0
@@ -183,11 +183,11 @@ def _channels(node: onnx.NodeProto, weights: dict[str, list[int]]) -> int:
 
 
 class _Feeds(CalibrationDataReader):
-    """The inputs of every call of a model over stretches, the state included, one by one."""
+    """The inputs, including the state, of every call of a model over clips."""
 
-    def __init__(self, edge: Any, stretches: Sequence[np.ndarray], *, progress: bool) -> None:
-        total = sum(1 if edge.mode == "clip" else len(stretch) for stretch in stretches)
-        feeds = (feed for stretch in stretches for feed, _ in calls(edge, stretch))
+    def __init__(self, edge: Any, clips: Sequence[np.ndarray], *, progress: bool) -> None:
+        total = sum(1 if edge.mode == "clip" else len(clip) for clip in clips)
+        feeds = (feed for clip in clips for feed, _ in run_calls(edge, clip))
         self.feeds = iter(tqdm(feeds, total=total, desc="calibrating", unit="call", disable=not progress))
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -1,4 +1,4 @@
-"""An exported file against the network that it came from: the same clips through both, and how far apart."""
+"""Compare an exported file with its network on the same clips."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,28 +16,28 @@ from distill.errors import UserError
 from distill.inference.sliding_window import window_of
 
 MAX_ERROR = 1e-3
-"""Largest difference from PyTorch, of maps whose maximum is 1, that an exported file may have."""
+"""Maximum allowed difference from PyTorch, for maps whose maximum is 1."""
 
 MIN_CC = 0.999
-"""Smallest correlation with PyTorch's map that it may have."""
+"""Minimum allowed correlation with PyTorch's map."""
 
 Call = Callable[..., Sequence[np.ndarray]]
-"""A graph, run by whatever: its inputs in order to its outputs in order."""
+"""Runs a graph in any runtime: inputs in order -> outputs in order."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """ONNX Runtime against PyTorch at one batch size: largest error of maps in [0, 1], smallest CC of a map."""
+    """Maximum error of maps in [0, 1], and minimum CC of a map, of ONNX Runtime vs PyTorch at one batch size."""
 
     batch: int
     max_error: float
     cc: float
 
 
-def steps_of(reach: int) -> tuple[int, int]:
-    """Return how many steps step mode is compared over, and before which of them it begins anew.
+def verification_steps(reach: int) -> tuple[int, int]:
+    """Return the number of steps in the comparison of step mode, and the step before which the state is reset.
 
-    Both parts see whatever a map depends on come and go.
+    Both parts are longer than the `reach` frames that a map depends on.
     """
     return max(20, reach + 8), max(10, reach + 2)
 
@@ -48,32 +48,32 @@ def example_clips(
     target_frames: Sequence[int],
     frames: Tensor | np.ndarray | str | Path | None,
 ) -> tuple[Tensor, str]:
-    """Return three different clips (3, 3, T, H, W) uint8, and what they show.
+    """Return three different clips (3, 3, T, H, W) uint8, and a description of their frames.
 
     Args:
         size: (H, W).
         length: T.
-        target_frames: of the model.
-        frames: a video file or folder of frames, or frames (n, H, W, 3) uint8 RGB; moving spots when None.
+        target_frames: target frames of the model.
+        frames: a video file, a folder of frames, or frames (n, H, W, 3) uint8 RGB; defaults to moving spots.
 
     Raises:
-        UserError: frames of another type or shape, or no video.
+        UserError: the frames have another type or shape, or the video does not exist.
     """
     if frames is None:
-        return _moving_spots(length, size), "drawn frames"
+        return _moving_spots(length, size), "generated frames"
     if isinstance(frames, str | Path):
         reader, shown = open_video(frames), f"real frames of {Path(frames).name}"
-        there = reader.num_frames
+        total = reader.num_frames
     else:
         given, shown = torch.as_tensor(frames), "given frames"
-        there = len(given)
-        if given.dtype != torch.uint8 or given.shape[1:] != (*size, 3) or there == 0:
+        total = len(given)
+        if given.dtype != torch.uint8 or given.shape[1:] != (*size, 3) or total == 0:
             raise UserError(
                 f"frames: expected uint8 RGB of shape (n, {size[0]}, {size[1]}, 3), got {given.dtype} of shape "
                 f"{tuple(given.shape)}"
             )
-    asked = [there * part // 4 for part in (1, 2, 3)]
-    windows = [window_of(f, there, target_frames, length=length).frames for f in asked]
+    ends = [total * part // 4 for part in (1, 2, 3)]
+    windows = [window_of(end, total, target_frames, length=length).frames for end in ends]
     needed = sorted({frame for window in windows for frame in window})
     images = (
         torch.from_numpy(reader.read(needed, size)) if isinstance(frames, str | Path) else given[needed]
@@ -83,7 +83,7 @@ def example_clips(
 
 
 def _moving_spots(num_frames: int, size: tuple[int, ...]) -> Tensor:
-    """Draw bright spots that wander over a gradient, and some noise: (3, 3, T, H, W) uint8, the same every time."""
+    """Return bright spots that move over a gradient, with noise: (3, 3, T, H, W) uint8, deterministic."""
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
     start, speed = (torch.rand(3, 3, 1, 2, generator=generator) for _ in range(2))  # (batch, channel, 1, 2)
@@ -94,30 +94,30 @@ def _moving_spots(num_frames: int, size: tuple[int, ...]) -> Tensor:
 
 
 def check_file(path: Path) -> int:
-    """Run onnx.checker with shape inference; returns the number of operators in the graph."""
+    """Run onnx.checker with shape inference and return the number of operators in the graph."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(
-            f"{path.name}: onnx.checker refuses the exported file, nothing was written: {error}"
+            f"{path.name}: onnx.checker rejects the exported file; nothing was written: {error}"
         ) from error
     return len(onnx.load(str(path), load_external_data=False).graph.node)
 
 
-def compare(
+def compare_with_network(
     graph: nn.Module, path: Path, clips: Tensor, metadata: Mapping[str, Any], batches: Sequence[int]
 ) -> Iterator[Check]:
-    """Compare a file's maps with the network's at some batch sizes.
+    """Compare a file's maps with the network's at the given batch sizes.
 
     Args:
-        graph: what was exported.
+        graph: the exported graph.
         path: the file.
-        clips: (n, 3, T, H, W) uint8; in step mode T steps, in which each side carries its own state.
-        metadata: what the file says of itself.
-        batches: sizes, none beyond n.
+        clips: (n, 3, T, H, W) uint8; in step mode, T steps in which each runtime keeps its own state.
+        metadata: metadata of the file.
+        batches: batch sizes of at most n.
 
     Raises:
-        UserError: they differ by more than `MAX_ERROR`, or correlate by less than `MIN_CC`.
+        UserError: a map differs by more than `MAX_ERROR`, or its correlation is below `MIN_CC`.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -134,13 +134,13 @@ def compare(
     images = clips.numpy()
     if metadata["input"]["type"] == "float32":
         images = images.astype(np.float32) / np.float32(255)
-    all_expected = maps_of(network, images[: max(batches)], metadata)
+    all_expected = graph_maps(network, images[: max(batches)], metadata)
     for batch in batches:
-        expected, found = all_expected[:batch], maps_of(runtime, images[:batch], metadata)
+        expected, found = all_expected[:batch], graph_maps(runtime, images[:batch], metadata)
         if found.shape != expected.shape:
             raise UserError(
-                f"{path.name}: the exported graph gives maps of shape {found.shape} at batch {batch}, PyTorch "
-                f"{expected.shape}; nothing was written"
+                f"{path.name}: the exported graph returns maps of shape {found.shape} at batch {batch}; expected "
+                f"{expected.shape}, as from PyTorch; nothing was written"
             )
         peak = expected.max(axis=(-2, -1), keepdims=True)
         if metadata["output"]["values"] == "log":
@@ -153,29 +153,29 @@ def compare(
         if not (error <= MAX_ERROR and correlation >= MIN_CC):  # NaN fails too
             raise UserError(
                 f"{path.name}: the exported graph differs from PyTorch at batch {batch}: max error {error:.1e} "
-                f"(at most {MAX_ERROR} allowed), CC {correlation:.6f} (at least {MIN_CC}); nothing was written"
+                f"(at most {MAX_ERROR}), CC {correlation:.6f} (at least {MIN_CC}); nothing was written"
             )
         yield Check(batch, error, correlation)
 
 
-def maps_of(call: Call, clips: np.ndarray, metadata: Mapping[str, Any]) -> np.ndarray:
-    """Return a graph's maps of clips (B, 3, T, H, W): (B, N, h, w), or (B, T, h, w) of T steps.
+def graph_maps(call: Call, clips: np.ndarray, metadata: Mapping[str, Any]) -> np.ndarray:
+    """Return a graph's maps of clips (B, 3, T, H, W): (B, N, h, w), or (B, T, h, w) for T steps.
 
-    Step mode begins anew once in the middle, as after a cut.
+    In step mode, the state is reset once in the middle, as after a cut.
     """
     if metadata["mode"] == "clip":
         return call(clips)[0]
     initial = [np.zeros((len(clips), *each["shape"][1:]), np.float32) for each in metadata["state"]]
-    _, anew = steps_of(metadata["reach"])
+    _, reset = verification_steps(metadata["reach"])
     state, maps = initial, []
     for t in range(clips.shape[2]):
-        saliency, *state = call(np.ascontiguousarray(clips[:, :, t]), *(initial if t == anew else state))
+        saliency, *state = call(np.ascontiguousarray(clips[:, :, t]), *(initial if t == reset else state))
         maps.append(saliency)
     return np.concatenate(maps, axis=1)
 
 
 def _cc(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation of two maps; 1 where both are constant, which is no difference."""
+    """Return the linear correlation of two maps; 1 if both are constant."""
     a, b = (m.astype(np.float64) - m.mean(dtype=np.float64) for m in (a, b))
     if max(np.abs(a).max(), np.abs(b).max()) < 1e-6:
         return 1.0

@@ -1,7 +1,7 @@
-"""From a network to an ONNX file: what goes in and comes out, how it is traced, and how its nodes are called.
+"""Trace a network into an ONNX file, with its inputs, outputs and node names.
 
-Clip mode takes a clip and gives its maps. Step mode, of networks that stream, takes one frame and what is kept of
-those before it, and gives the frame's map and what to keep: the state stands outside of the graph.
+Clip mode maps a clip to its maps. Step mode, for streaming networks, maps one frame and the state to the frame's
+map and the next state; the caller keeps the state.
 """
 
 import json
@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import onnx_ir
 import torch
+from onnxscript import ir
 from onnxscript import values as onnx_values
 from onnxscript.rewriter import RewriteRule, rewrite
 from torch import Tensor, nn
 
-from distill.models.protocols import SaliencyModel, StreamingModel
+from distill.models.protocols import SaliencyModel
 
 METADATA_KEY = "saldistill"
 
@@ -29,19 +29,19 @@ VALUES = {
     "peak": "exp(log-saliency - its maximum over the map): the maximum of every map is 1",
     "sigmoid": "exp(log-saliency): the network's own sigmoid (the streaming student's softmax, whose sum is 1), "
     "comparable between frames",
-    "log": "log-saliency: the map's logarithm, up to a constant a map",
+    "log": "log-saliency: the map's logarithm, up to a constant per map",
 }
-"""What the output may be."""
+"""Output values -> their meaning, which is part of the metadata."""
 
 EXTERNAL_BYTES = 2**31 - 2**26
-"""Weights from here on go into a .data file beside the .onnx file: protobuf's limit is 2 GiB for all."""
+"""From this size on, weights go into a .data file next to the .onnx file: protobuf's limit is 2 GiB in total."""
 
 
 class ClipGraph(nn.Module):
-    """What is exported in clip mode: the model, and after it what its output is declared to be.
+    """The graph of clip mode: the model, followed by the conversion to the declared output values.
 
     Args:
-        model: clip (B, 3, T, H, W) to log-saliency (B, N, h, w).
+        model: network from clip (B, 3, T, H, W) to log-saliency (B, N, h, w).
         values: a key of `VALUES`.
     """
 
@@ -50,28 +50,28 @@ class ClipGraph(nn.Module):
         self.model, self.values = model, values
 
     def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
-        """Return (B, N, h, w) float32, alone in a tuple: see `VALUES`."""
-        return (as_declared(self.model(clip), self.values),)
+        """Return a tuple of one tensor (B, N, h, w) float32, see `VALUES`."""
+        return (convert_values(self.model(clip), self.values),)
 
 
 class StepGraph(ClipGraph):
-    """What is exported in step mode.
+    """The graph of step mode.
 
     Args:
-        model: with `step`, from frame (B, 3, H, W) and state to log-saliency (B, 1, h, w) and state.
+        model: streaming network, from frame (B, 3, H, W) and state to log-saliency (B, 1, h, w) and next state.
         values: a key of `VALUES`.
     """
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Return (B, 1, h, w) float32, see `VALUES`, and the next state; both states as in `model.state_shapes`."""
-        model = cast(StreamingModel, self.model)
+        """Return (B, 1, h, w) float32, see `VALUES`, and the next state, in the order of `model.state_shapes`."""
+        model: Any = self.model
         names = model.state_shapes
         log_saliency, after = model.step(frame, dict(zip(names, state, strict=True)))
-        return as_declared(log_saliency, self.values), *(after[name] for name in names)
+        return convert_values(log_saliency, self.values), *(after[name] for name in names)
 
 
-def as_declared(log_saliency: Tensor, values: str) -> Tensor:
-    """Turn log-saliency (B, N, h, w) into one of `VALUES`, float32."""
+def convert_values(log_saliency: Tensor, values: str) -> Tensor:
+    """Convert log-saliency (B, N, h, w) to one of `VALUES`, float32."""
     log_saliency = log_saliency.float()
     if values == "log":
         return log_saliency
@@ -81,13 +81,13 @@ def as_declared(log_saliency: Tensor, values: str) -> Tensor:
 
 
 def write(graph: ClipGraph, path: Path, inputs: Sequence[Tensor], metadata: Mapping[str, Any]) -> None:
-    """Trace a graph and save it with its metadata, which name its inputs, outputs and opset.
+    """Trace a graph and save it with its metadata, which define the names of inputs and outputs and the opset.
 
     Args:
         graph: in evaluation mode, on the CPU.
-        path: the .onnx file; weights of `EXTERNAL_BYTES` and more go into `path` + ".data".
-        inputs: an example of each, of a batch of 2 (a batch of 1 would become a constant).
-        metadata: what `export.describe` returns.
+        path: the .onnx file; weights of `EXTERNAL_BYTES` or more go into `path` + ".data".
+        inputs: example inputs with a batch of 2 (a batch of 1 would become a constant).
+        metadata: from `export.describe`.
     """
     batch = {0: torch.export.Dim("batch")}
     opset = metadata["opset"]
@@ -113,11 +113,11 @@ def write(graph: ClipGraph, path: Path, inputs: Sequence[Tensor], metadata: Mapp
 
 
 def translations(opset: int) -> dict[Any, Any]:
-    """Return how some operations are written, where the exporter has no way or a worse one.
+    """Return translations of operators that the exporter does not support or translates less well.
 
-    Attention of any rank: the exporter's own takes four dimensions. The logarithm of the sigmoid as -softplus(-x):
-    the exporter's log(sigmoid(x)) is -inf where the sigmoid underflows, and coarse in half precision. Repetition
-    without an Expand before it that does nothing.
+    Attention of any rank, because the exporter's needs four dimensions. log_sigmoid as -softplus(-x), because the
+    exporter's log(sigmoid(x)) is -inf where the sigmoid underflows, and inaccurate in half precision. repeat
+    without the exporter's redundant Expand.
     """
     op = onnx_values.Opset("", opset)
 
@@ -132,14 +132,16 @@ def translations(opset: int) -> dict[Any, Any]:
         enable_gqa: bool = False,
     ) -> Any:
         if is_causal or enable_gqa:
-            raise NotImplementedError("causal or grouped attention; give the mask, and repeat the heads")
+            raise NotImplementedError(
+                "causal or grouped attention is not supported; pass a mask and repeat the heads"
+            )
         rank = len(query.shape)
         width = int(query.shape[-1])
         factor = scale if scale is not None else width**-0.5
         order = [*range(rank - 2), rank - 1, rank - 2]
         scores = op.MatMul(op.Mul(query, op.Constant(value_float=factor)), op.Transpose(key, perm=order))
         if attn_mask is not None:
-            if attn_mask.dtype == onnx_ir.DataType.BOOL:
+            if attn_mask.dtype == ir.DataType.BOOL:
                 attn_mask = op.Where(
                     attn_mask, op.Constant(value_float=0.0), op.Constant(value_float=float("-inf"))
                 )
@@ -166,10 +168,10 @@ def _three_steps(op: Any, x: Any, full: Any, mean: Any, std: Any) -> Any:
 
 
 def _two_steps(op: Any, x: Any, full: Any, mean: Any, std: Any) -> Any:
-    """Write (x / full - mean) / std as a product and a sum: fewer and faster passes over the whole frame."""
+    """Return (x / full - mean) / std as one product and one sum: fewer and faster passes over the frame."""
     full, mean, std = (each.const_value.numpy().astype(np.float64) for each in (full, mean, std))
-    slope = op.initializer(onnx_ir.tensor((1 / (full * std)).astype(np.float32)), name="normalisation.slope")
-    shift = op.initializer(onnx_ir.tensor((-mean / std).astype(np.float32)), name="normalisation.shift")
+    slope = op.initializer(ir.tensor((1 / (full * std)).astype(np.float32)), name="normalisation.slope")
+    shift = op.initializer(ir.tensor((-mean / std).astype(np.float32)), name="normalisation.shift")
     return op.Add(op.Mul(x, slope), shift)
 
 
@@ -178,14 +180,14 @@ def _all_known(context: Any, x: Any, **constants: Any) -> bool:
 
 
 NORMALISATION = RewriteRule(_three_steps, _two_steps, _all_known)
-"""Of uint8 pixels."""
+"""Rewrites the normalisation of uint8 pixels."""
 
 
-def name_by_module(model: onnx_ir.Model) -> None:
-    """Name nodes, and what they make, after the network's modules: `decoder.reduce.0.time.1/Relu`.
+def name_by_module(model: ir.Model) -> None:
+    """Name nodes and their outputs after the network's modules, e.g. `decoder.reduce.0.time.1/Relu`.
 
-    The exporter's own names are numbers, and what else it notes at every node, such as Python stack traces, tells
-    the paths of this machine: that is removed.
+    The exporter numbers them, and adds metadata such as Python stack traces, which contain local paths; these are
+    removed.
     """
     kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
     count: Counter[str] = Counter()
@@ -208,7 +210,7 @@ def name_by_module(model: onnx_ir.Model) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporter: its warnings are about PyTorch's own code, and what it exports is checked."""
+    """Silence the exporter: its warnings are about PyTorch's own code, and the exported file is verified."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""An exported file in OpenVINO, Intel's runtime for its processors, behind the same call as in ONNX Runtime.
+"""Run exported files in OpenVINO, Intel's runtime for its processors, through the interface of ONNX Runtime.
 
 pip install 'saldistill[openvino]'
 """
@@ -17,54 +17,50 @@ from distill.models.onnx import OnnxModel, load_onnx
 
 
 def is_installed() -> bool:
-    """Tell whether OpenVINO can be imported."""
+    """Return whether OpenVINO can be imported."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def check_installed() -> None:
-    """Refuse to go on where OpenVINO cannot be imported.
-
-    Raises:
-        UserError: it says how to install it.
-    """
+    """Raise a UserError with the installation command if OpenVINO cannot be imported."""
     if not is_installed():
         raise UserError("OpenVINO is not installed; pip install 'saldistill[openvino]'")
 
 
 def load_in_openvino(path: str | Path, *, threads: int | None = None) -> OnnxModel:
-    """Return an exported model of either mode, run by OpenVINO on the CPU.
+    """Load an exported model of either mode in OpenVINO on the CPU.
 
     Args:
         path: the .onnx file.
-        threads: threads of one call; OpenVINO's choice when None.
+        threads: threads per call; defaults to OpenVINO's choice.
 
     Raises:
         UserError: OpenVINO is not installed or cannot read the file, or as `load_onnx`.
     """
     check_installed()
-    model = load_onnx(path, threads=1)  # what the file says of itself, and the checks of what goes in
+    model = load_onnx(path, threads=1)  # for the metadata and the checks of the inputs
     model.edge.session = OpenVinoSession(Path(path), threads)
     return model
 
 
 class OpenVinoSession:
-    """The one call of ONNX Runtime's session that `student.edge.EdgeModel` makes.
+    """The method of ONNX Runtime's session that `student.edge.EdgeModel` calls.
 
-    OpenVINO refuses some graphs that compute constants from constants, as the mask of Swin's shifted windows. ONNX
-    Runtime then folds these first, and leaves the rest as it is.
+    OpenVINO rejects some graphs that compute constants from constants, such as the mask of Swin's shifted windows.
+    ONNX Runtime then folds these constants first and changes nothing else.
 
     Args:
         path: the .onnx file.
-        threads: threads of one call.
+        threads: threads per call; None for OpenVINO's choice.
 
     Raises:
-        UserError: if OpenVINO cannot read or compile the file.
+        UserError: OpenVINO cannot read or compile the file.
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # on some processors it would choose bfloat16 itself
+            "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on some processors
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
@@ -76,7 +72,7 @@ class OpenVinoSession:
         self.request = compiled.create_infer_request()
 
     def run(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Return outputs by their names."""
+        """Return the outputs with the given names."""
         self.request.infer(dict(feed))
         return [self.request.get_tensor(name).data.copy() for name in names]
 

@@ -1,20 +1,21 @@
-"""An exported model made smaller: in fp16, or in INT8 calibrated on real frames; checked before it gets its name.
+"""Convert an exported model to fp16, or to INT8 calibrated on real frames, and verify it before it gets its name.
 
     saldistill quantize student.onnx --to int8 --on ntire:hevc-gaze --on-split train
 
-Inputs, outputs and the state keep their names and types; the metadata stay, with `precision` and, under
-`quantization`, how it was made. The new file has to give the maps of the old one on real frames that were held
-out: what it loses there, in linear correlation (CC), is bounded. Layers that lose too much in INT8 stay in floating
-point.
+Inputs, outputs and state keep their names and types. The metadata gain `precision` and, under `quantization`, how
+the file was made. The new file must reproduce the maps of the old one on held-out real frames, up to a maximum loss
+of linear correlation (CC). Layers that lose too much in INT8 stay in floating point.
 """
 
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ import onnxruntime
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from distill.deploy.calibration import FRAMES, Stretches, agreement, maps_of, read_stretches
+from distill.deploy.calibration import FRAMES, CalibrationClips, agreement, predict_maps, read_calibration_clips
 from distill.deploy.int8 import Int8Graph
 from distill.deploy.onnx_check import check_file
 from distill.deploy.onnx_graph import METADATA_KEY
@@ -30,31 +31,28 @@ from distill.errors import UserError
 from distill.files import atomic_path, file_hash, refuse_existing
 from distill.models.onnx import OnnxModel, load_onnx
 
-log = logging.getLogger(__name__)
-
-PRECISIONS = ("fp16", "int8")
-"""What a file can be made into."""
-
 MAX_LOSS = 0.01
-"""Correlation with the maps of the file in floating point that may be lost, unless asked otherwise."""
+"""Default for the allowed loss of correlation with the maps in fp32."""
 
-NAMED = 5
-"""Layers in floating point that a report names."""
+MAX_NAMED = 5
+"""Number of floating-point layers that a report names."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What was written, and what it lost.
+    """The quantized file, and its loss.
 
     Attributes:
         path: the new file.
-        precision: one of PRECISIONS.
-        megabytes: of the old file and of the new one.
-        cc: correlation of the new maps with the old ones on held-out frames, the mean and the lowest.
-        layers: how many could be quantized; 0 in fp16, where all numbers change.
-        kept: those that stayed in floating point because they hurt, the worst first.
-        losses: what each layer loses alone; empty where nothing had to stay.
-        metadata: of the new file.
+        precision: a key of PRECISIONS.
+        megabytes: size of the old file and of the new one.
+        cc: mean and lowest correlation of the new maps with the old ones on held-out frames.
+        layers: number of layers that can be quantized; 0 in fp16, where all numbers change.
+        kept: layers that stay in floating point because of their loss, worst first.
+        losses: loss of each layer alone; empty if no layer stays in floating point.
+        metadata: metadata of the new file.
     """
 
     path: Path
@@ -70,117 +68,191 @@ class QuantizeReport:
         before, after = self.megabytes
         made = self.metadata["quantization"]
         lines = [
-            f"{self.path}: {self.precision}, {after:.1f} MB of {before:.1f}, onnx.checker passed",
-            f"  against fp32 on {made['held_out']} held-out frames of {made['frames_of']}: "
+            f"{self.path}: {self.precision}, {after:.1f} MB (fp32: {before:.1f} MB), onnx.checker passed",
+            f"  compared with fp32 on {made['held_out']} held-out frames of {made['frames_of']}: "
             f"CC {self.cc[0]:.4f}, lowest {self.cc[1]:.4f}",
         ]
-        if self.precision == "int8":
+        if self.layers:
             lines.append(
                 f"  calibrated on {made['calibrated_on']} frames; "
                 f"{self.layers - len(self.kept)} of {self.layers} layers in INT8"
             )
         if self.kept:
-            worst = ", ".join(f"{layer} ({self.losses[layer]:.4f} alone)" for layer in self.kept[:NAMED])
-            more = f" and {len(self.kept) - NAMED} more" if len(self.kept) > NAMED else ""
-            lines.append(f"  left in floating point, for the CC that they lose: {worst}{more}")
+            worst = ", ".join(f"{layer} ({self.losses[layer]:.4f} alone)" for layer in self.kept[:MAX_NAMED])
+            more = f" and {len(self.kept) - MAX_NAMED} more" if len(self.kept) > MAX_NAMED else ""
+            lines.append(f"  in floating point, because of their loss of CC: {worst}{more}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a conversion works with: the source, the calibration clips, and a comparison with the source's maps.
+
+    Attributes:
+        model: the source, in fp32.
+        clips: real frames.
+        folder: folder for temporary files.
+        max_loss: allowed mean loss of correlation.
+        threads: CPU threads per call; None for ONNX Runtime's choice.
+        progress: show progress bars.
+    """
+
+    model: OnnxModel
+    clips: CalibrationClips
+    folder: Path
+    max_loss: float
+    threads: int | None
+    progress: bool
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Return the source's maps (n, h, w) of the held-out frames."""
+        return predict_maps(self.model.edge, self.clips.held_out)
+
+    def agreement(self, graph: onnx.ModelProto) -> np.ndarray:
+        """Return the correlation (n,) of a graph's maps of the held-out frames with the source's."""
+        path = self.folder / "trial.onnx"
+        onnx.save(graph, str(path))
+        return agreement(
+            predict_maps(load_onnx(path, threads=self.threads).edge, self.clips.held_out), self.reference
+        )
+
+
+class Converted(NamedTuple):
+    """A converted graph, the layers that can be quantized, those that stay in floating point, and their losses."""
+
+    graph: onnx.ModelProto
+    layers: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    losses: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A precision that a file can be converted to.
+
+    Attributes:
+        convert: makes the graph.
+        calibrated: whether it uses the calibration frames.
+    """
+
+    convert: Callable[[Trial], Converted]
+    calibrated: bool
+
+
+def to_fp16(trial: Trial) -> Converted:
+    """Return the graph in fp16, with float32 inputs, outputs and state."""
+    graph = onnx.load(str(trial.model.path))
+    del graph.graph.value_info[:]  # the exporter lists constants there, which the converter would cast twice
+    converted = ONNXModel(convert_float_to_float16(graph, keep_io_types=True))
+    converted.topological_sort()  # the converter appends the casts of inputs and outputs at the end
+    return Converted(converted.model)
+
+
+def to_int8(trial: Trial) -> Converted:
+    """Return the graph in INT8, with as few layers in floating point as the allowed loss requires."""
+    int8 = Int8Graph(
+        trial.model.path,
+        trial.model.edge,
+        trial.clips.calibration,
+        trial.folder,
+        threads=trial.threads,
+        progress=trial.progress,
+    )
+    kept, losses = int8.choose(
+        lambda graph: float(1 - trial.agreement(graph).mean()), trial.max_loss, progress=trial.progress
+    )
+    graph = int8.quantized([layer for layer in int8.layers if layer not in kept])
+    return Converted(graph, int8.layers, kept, losses)
+
+
+PRECISIONS = {
+    "fp16": Precision(to_fp16, calibrated=False),
+    "int8": Precision(to_int8, calibrated=True),
+}
 
 
 def quantize(
     source: str | Path,
     path: str | Path,
-    stretches: Stretches,
+    clips: CalibrationClips,
     *,
     to: str = "int8",
     max_loss: float = MAX_LOSS,
     threads: int | None = None,
     progress: bool = True,
 ) -> QuantizeReport:
-    """Write an exported model in a smaller precision; nothing stands under `path` before every check has passed.
+    """Write an exported model in a smaller precision; `path` does not exist before every check has passed.
 
-    Checked are the file (onnx.checker with shape inference), that its inputs and outputs are those of the source,
-    and its maps in ONNX Runtime against the source's on held-out frames.
+    The checks are onnx.checker with shape inference, inputs and outputs equal to the source's, and the maps in ONNX
+    Runtime compared with the source's on held-out frames.
 
     Args:
-        source: an .onnx file that `saldistill export` wrote.
-        path: the .onnx file to write.
-        stretches: real frames (`read_stretches`).
-        to: one of PRECISIONS.
-        max_loss: the mean correlation that may be lost. In INT8 the layers that lose most alone stay in floating
-            point until this holds.
-        threads: CPU threads of one call; ONNX Runtime's choice when None.
-        progress: show bars.
+        source: .onnx file written by `saldistill export`.
+        path: .onnx file to write.
+        clips: real frames, from `read_calibration_clips`.
+        to: a key of PRECISIONS.
+        max_loss: allowed mean loss of correlation. In INT8, the layers with the largest loss stay in floating point
+            until it holds.
+        threads: CPU threads per call; defaults to ONNX Runtime's choice.
+        progress: show progress bars.
 
     Raises:
-        UserError: a source of something else or quantized already, a `path` that exists or does not end in .onnx,
-            or a loss that stays too large.
+        UserError: the source is not an export in fp32, `path` exists or does not end in .onnx, or the loss is too
+            large.
     """
     source, path = Path(source), Path(path)
     if to not in PRECISIONS:
         raise UserError(f"to: expected one of {', '.join(PRECISIONS)}, got {to!r}")
     if not 0 < max_loss < 1:
-        raise UserError(f"max_loss: expected a correlation between 0 and 1, such as {MAX_LOSS}, got {max_loss}")
+        raise UserError(f"max_loss: expected a correlation between 0 and 1, e.g. {MAX_LOSS}, got {max_loss}")
     if path.suffix != ".onnx":
-        raise UserError(f"{path}: expected a name that ends in .onnx")
+        raise UserError(f"{path}: expected a file name ending in .onnx")
     refuse_existing(path, "a file")
     model = load_source(source, threads=threads)
-    reference = maps_of(model.edge, stretches.held_out)
-
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
-
-        def agreement_of(graph: onnx.ModelProto) -> np.ndarray:
-            trial = Path(folder) / "trial.onnx"
-            onnx.save(graph, str(trial))
-            return agreement(maps_of(load_onnx(trial, threads=threads).edge, stretches.held_out), reference)
-
-        kept: Sequence[str] = ()
-        losses: dict[str, float] = {}
-        layers: Sequence[str] = ()
-        if to == "fp16":
-            graph = half(source)
-        else:
-            int8 = Int8Graph(
-                source, model.edge, stretches.calibration, Path(folder), threads=threads, progress=progress
-            )
-            layers = int8.layers
-            kept, losses = int8.choose(
-                lambda trial: float(1 - agreement_of(trial).mean()), max_loss, progress=progress
-            )
-            graph = int8.quantized([layer for layer in layers if layer not in kept])
-        cc = agreement_of(graph)
-        if not 1 - cc.mean() <= max_loss:
+        trial = Trial(model, clips, Path(folder), max_loss, threads, progress)
+        converted = PRECISIONS[to].convert(trial)
+        cc = trial.agreement(converted.graph)
+        if not 1 - cc.mean() <= max_loss:  # NaN fails too
             raise UserError(
-                f"{path}: in {to} the maps lose {1 - cc.mean():.4f} CC against {source.name}, and at most "
+                f"{path}: in {to}, the maps lose {1 - cc.mean():.4f} CC compared with {source.name}; at most "
                 f"{max_loss:g} is allowed; nothing was written"
             )
-        metadata = {
-            **model.edge.metadata,
-            "precision": to,
-            "quantization": {
-                "of_sha256": file_hash(source),
-                "frames_of": stretches.shown,
-                "calibrated_on": stretches.counts[0] if to == "int8" else 0,
-                "held_out": stretches.counts[1],
-                "cc": {"mean": round(float(cc.mean()), 6), "lowest": round(float(cc.min()), 6)},
-                "in_floating_point": list(kept),
-                "made_with": {"onnxruntime": onnxruntime.__version__},
-            },
-        }
-        del graph.metadata_props[:]
-        onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata)})
-        onnx.save(graph, str(temporary))
+        metadata = _describe(trial, to, cc, converted.kept)
+        del converted.graph.metadata_props[:]
+        onnx.helper.set_model_props(converted.graph, {METADATA_KEY: json.dumps(metadata)})
+        onnx.save(converted.graph, str(temporary))
         check_file(temporary)
-        _check_border(model, load_onnx(temporary), path)
+        _check_interface(model, load_onnx(temporary), path)
     return QuantizeReport(
         path=path,
         precision=to,
         megabytes=(source.stat().st_size / 1e6, path.stat().st_size / 1e6),
         cc=(float(cc.mean()), float(cc.min())),
-        layers=len(layers),
-        kept=tuple(kept),
-        losses=losses,
+        layers=len(converted.layers),
+        kept=tuple(converted.kept),
+        losses=dict(converted.losses),
         metadata=metadata,
     )
+
+
+def _describe(trial: Trial, to: str, cc: np.ndarray, kept: Sequence[str]) -> dict[str, Any]:
+    """Return the metadata of a converted file."""
+    calibrated_on, held_out = trial.clips.counts
+    return {
+        **trial.model.edge.metadata,
+        "precision": to,
+        "quantization": {
+            "of_sha256": file_hash(trial.model.path),
+            "frames_of": trial.clips.source,
+            "calibrated_on": calibrated_on if PRECISIONS[to].calibrated else 0,
+            "held_out": held_out,
+            "cc": {"mean": round(float(cc.mean()), 6), "lowest": round(float(cc.min()), 6)},
+            "in_floating_point": list(kept),
+            "made_with": {"onnxruntime": onnxruntime.__version__},
+        },
+    }
 
 
 def quantize_files(
@@ -194,72 +266,63 @@ def quantize_files(
     max_loss: float = MAX_LOSS,
     threads: int | None = None,
     progress: bool = True,
-) -> tuple[list[QuantizeReport], Stretches]:
-    """Write an exported model in one or more precisions; return what was written, and the frames that were read.
+) -> tuple[list[QuantizeReport], CalibrationClips]:
+    """Write an exported model in one or more precisions, and return the reports and the frames that were read.
 
     Args:
         source: as `quantize`.
-        on: real frames, as `read_stretches` takes them.
-        to: some of PRECISIONS.
-        out: the file to write, of one precision; beside the source, with the precision in its name, when None.
-        on_split: of a data set.
-        frames: how many to read.
+        on: real frames, as `read_calibration_clips` takes them.
+        to: one or more keys of PRECISIONS.
+        out: file to write, for one precision; defaults to the source's name plus the precision.
+        on_split: split of the data set.
+        frames: number of frames to read.
         max_loss: as `quantize`.
         threads: as `quantize`.
-        progress: show bars.
+        progress: show progress bars.
 
     Raises:
-        UserError: as `quantize` and `read_stretches`, or one name for two files. All names are checked first.
+        UserError: as `quantize` and `read_calibration_clips`, or one name for several files. All names are checked
+            first.
     """
     source = Path(source)
     if out is not None and len(to) > 1:
-        raise UserError(f"{out}: one name for {len(to)} files; leave it out, or give one precision")
+        raise UserError(f"{out}: one file name for {len(to)} precisions; remove it, or choose one precision")
     paths = [Path(out) if out else source.with_name(f"{source.stem}-{each}.onnx") for each in to]
     for path in paths:
         refuse_existing(path, "a file")
-    stretches = read_stretches(on, load_source(source), frames=frames, split=on_split, progress=progress)
-    made = []
+    clips = read_calibration_clips(on, load_source(source), frames=frames, split=on_split, progress=progress)
+    reports = []
     for each, path in zip(to, paths, strict=True):
-        made.append(
-            quantize(source, path, stretches, to=each, max_loss=max_loss, threads=threads, progress=progress)
+        reports.append(
+            quantize(source, path, clips, to=each, max_loss=max_loss, threads=threads, progress=progress)
         )
-        log.info("%s", made[-1])
-    return made, stretches
+        log.info("%s", reports[-1])
+    return reports, clips
 
 
 def load_source(path: str | Path, *, threads: int | None = None) -> OnnxModel:
     """Return an exported model that can be quantized.
 
     Raises:
-        UserError: not an exported model, one that is quantized already, or one with its weights in another file.
+        UserError: the file is not an export, is quantized already, or has its weights in another file.
     """
     model = load_onnx(path, threads=threads)
     precision = model.edge.metadata.get("precision", "fp32")
     if precision != "fp32":
-        raise UserError(f"{path}: is in {precision} already; give the file in fp32 that it was made from")
+        raise UserError(f"{path}: is already in {precision}; expected the file in fp32 that it was made from")
     if len(model.files) > 1:
-        raise UserError(f"{path}: weights of 2 GB and more, in a file of their own, are not quantized here")
+        raise UserError(f"{path}: models of 2 GB or more, with a separate weight file, cannot be quantized")
     return model
 
 
-def half(source: Path) -> onnx.ModelProto:
-    """Return a graph in fp16, with float32 inputs, outputs and state."""
-    graph = onnx.load(str(source))
-    del graph.graph.value_info[:]  # the exporter's lists constants too, and the converter would cast these twice
-    converted = ONNXModel(convert_float_to_float16(graph, keep_io_types=True))
-    converted.topological_sort()  # its casts at the border stand at the end
-    model: onnx.ModelProto = converted.model
-    return model
+def _check_interface(old: OnnxModel, new: OnnxModel, path: Path) -> None:
+    """Raise a UserError if names, types or shapes of inputs or outputs differ."""
 
-
-def _check_border(old: OnnxModel, new: OnnxModel, path: Path) -> None:
-    """Compare names, types and shapes of what goes in and comes out."""
-
-    def border(model: OnnxModel) -> list[tuple[str, str, list[Any]]]:
+    def interface(model: OnnxModel) -> list[tuple[str, str, list[Any]]]:
         session = model.edge.session
         return [(each.name, each.type, each.shape) for each in (*session.get_inputs(), *session.get_outputs())]
 
-    if border(old) != border(new):
+    if interface(old) != interface(new):
         raise UserError(
             f"{path}: ONNX Runtime's tools changed the inputs or outputs of {old.path.name}; nothing was written"
         )

@@ -1,4 +1,4 @@
-"""Exported files for the tests of quantization: a streaming student and a clip model, and frames for them."""
+"""Models, frames and exported files for the tests of quantization."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.deploy.calibration import Stretches
+from distill.deploy.calibration import CalibrationClips
 from distill.deploy.export import export
 from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model
 
 BEFORE, SPOILT = "encoder.bn1/Conv", "encoder.blocks.0.0.bn1/Conv"
-"""Two layers of the student; `spoil` makes the second useless in INT8."""
+"""Two layers of the student; `spoil` makes the second inaccurate in INT8."""
 
 
 class ClipModel(nn.Module):
-    """Four frames in, the maps of two of them out."""
+    """A network from clips of four frames to the maps of two of them."""
 
     num_frames, size, target_frames, map_size = 4, (16, 24), (1, 3), (8, 12)
 
@@ -39,24 +39,24 @@ class ClipModel(nn.Module):
 
 
 def stream() -> LoadedModel:
-    """The streaming student of the tests, whose maps follow what it sees though nobody trained it."""
+    """Return an untrained streaming student whose maps depend on the frames."""
     torch.manual_seed(0)
     model = create_model("student/stream", variant="micro")
     network = model.network.train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # one clip tells the statistics, so that no layer's output fades
+            module.momentum = 1.0  # take the statistics of one clip, so that no layer's output vanishes
     with torch.no_grad():
-        network(torch.from_numpy(np.stack(stretches((64, 96), 5).calibration)).transpose(1, 2))
+        network(torch.from_numpy(np.stack(draw_clips((64, 96), 5).calibration)).transpose(1, 2))
     network.decoder.head.weight.data *= 10
     network.eval()
     return model
 
 
 def spoil(source: Path, path: Path) -> Path:
-    """Copy the student's file with one layer that is worth nothing in INT8, and the same maps in fp32.
+    """Copy the student's file with one layer that fails in INT8 but returns the same maps in fp32.
 
-    A channel before the layer SPOILT is made zero, and its weights there so large that beside them all others
+    One input channel of the layer SPOILT is set to zero and its weights to values so large that all other weights
     round to zero.
     """
     model = onnx.load(source)
@@ -76,13 +76,13 @@ def spoil(source: Path, path: Path) -> Path:
 
 
 def write(model: LoadedModel, path: Path) -> Path:
-    """Export a model as quickly as it goes."""
+    """Export a model with the fastest checks."""
     export(model, path, batches=(1,))
     return path
 
 
-def stretches(size: tuple[int, int], length: int, *, calibration: int = 3, held_out: int = 1) -> Stretches:
-    """Draw coloured spots that wander: no real frames, but smooth, and different in each stretch."""
+def draw_clips(size: tuple[int, int], length: int, *, calibration: int = 3, held_out: int = 1) -> CalibrationClips:
+    """Return generated clips of moving coloured spots, different in each clip."""
     rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in size), indexing="ij")
 
     def one(seed: int) -> np.ndarray:
@@ -93,4 +93,4 @@ def stretches(size: tuple[int, int], length: int, *, calibration: int = 3, held_
         return (255 * np.exp(-4 * away)).astype(np.uint8)
 
     drawn = [one(seed) for seed in range(calibration + held_out)]
-    return Stretches(drawn[:calibration], drawn[calibration:], "drawn spots")
+    return CalibrationClips(drawn[:calibration], drawn[calibration:], "generated spots")

@@ -1,4 +1,4 @@
-"""Exported files: equal to the network, telling what they are, and not there when a check fails."""
+"""Export in clip mode: the file equals the network, describes itself, and does not exist if a check fails."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
 
 
 class SmallModel(nn.Module):
-    """A clip network of two maps a clip, with its normalisation in a buffer that no state dict holds."""
+    """A clip network of two maps per clip, with its normalisation in a non-persistent buffer."""
 
     num_frames, size, target_frames, map_size = 4, (16, 24), (1, 3), (8, 12)
 
@@ -60,7 +60,7 @@ def clips(batch: int, seed: int = 3) -> Tensor:
     )
 
 
-def test_the_file_equals_the_network_at_any_batch(tmp_path: Path) -> None:
+def test_export_any_batch_size_equals_network(tmp_path: Path) -> None:
     model = SmallModel()
     report = export(loaded(model), tmp_path / "s.onnx")
     assert names(tmp_path) == ["s.onnx"]
@@ -76,7 +76,7 @@ def test_the_file_equals_the_network_at_any_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", ["sigmoid", "log"])
-def test_other_outputs_and_float_input(tmp_path: Path, values: str) -> None:
+def test_export_other_values_and_float_input_equals_network(tmp_path: Path, values: str) -> None:
     model = SmallModel()
     report = export(loaded(model), tmp_path / "s.onnx", values=values, input_type="float32")
     maps = run(tmp_path / "s.onnx", (clips(2).float() / 255).numpy())
@@ -86,7 +86,7 @@ def test_other_outputs_and_float_input(tmp_path: Path, values: str) -> None:
     assert report.metadata["input"]["range"] == [0.0, 1.0]
 
 
-def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
+def test_export_metadata_describes_file(tmp_path: Path) -> None:
     model = SmallModel()
     report = export(loaded(model), tmp_path / "s.onnx", notes={"run": "demo"}, licence="CC BY 4.0")
     file = onnx.load(tmp_path / "s.onnx")
@@ -117,10 +117,10 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
     assert (given.name, given.type.tensor_type.elem_type) == ("clip", onnx.TensorProto.UINT8)
     assert [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim] == ["batch", 3, 4, 16, 24]
     assert [d.dim_param or d.dim_value for d in made.type.tensor_type.shape.dim] == ["batch", 2, 8, 12]
-    assert b".py" not in (tmp_path / "s.onnx").read_bytes()  # no stack traces: they tell this machine's paths
+    assert b".py" not in (tmp_path / "s.onnx").read_bytes()  # no stack traces, which contain local paths
 
 
-def test_very_low_saliency_stays_a_number(tmp_path: Path) -> None:
+def test_export_very_low_saliency_is_finite(tmp_path: Path) -> None:
     model = SmallModel()
     model.temporal.bias.data.fill_(-200.0)
     export(loaded(model), tmp_path / "s.onnx", values="log")
@@ -145,7 +145,7 @@ class Attention(SmallModel):
 
 
 @pytest.mark.parametrize("mask", ["none", "added", "allowed"])
-def test_attention_of_any_rank(tmp_path: Path, mask: str) -> None:
+def test_export_five_dimensional_attention_equals_network(tmp_path: Path, mask: str) -> None:
     values = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
     allowed = (values > 0) | torch.eye(8, dtype=torch.bool)
     model = Attention({"none": None, "added": values, "allowed": allowed}[mask], 0.3 if mask == "none" else None)
@@ -158,7 +158,7 @@ class TrainingOnly(SmallModel):
         return super().forward(clip) + (torch.rand(1, generator=None) * 0 if self.training else 0)
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+def test_export_leaves_model_unchanged(tmp_path: Path) -> None:
     model = TrainingOnly().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     export(loaded(model), tmp_path / "s.onnx")
@@ -167,7 +167,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_ERROR", -1.0), ("MIN_CC", 1.1)])
-def test_a_failed_comparison_leaves_no_file(
+def test_export_failed_comparison_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
     monkeypatch.setattr(onnx_check, limit, value)
@@ -176,8 +176,8 @@ def test_a_failed_comparison_leaves_no_file(
     assert names(tmp_path) == []
 
 
-def test_a_graph_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong translation of one operation, as a bug of the exporter would be."""
+def test_export_wrong_translation_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong translation of one operator stands for a bug in the exporter."""
     right = onnx_graph.translations
 
     def wrong(opset: int) -> dict[Any, Any]:
@@ -192,7 +192,7 @@ def test_a_graph_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path) == []
 
 
-def test_a_network_that_fails_leaves_no_file(tmp_path: Path) -> None:
+def test_export_network_with_nan_leaves_no_file(tmp_path: Path) -> None:
     model = SmallModel()
     model.temporal.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="max error nan"):
@@ -200,7 +200,7 @@ def test_a_network_that_fails_leaves_no_file(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_weights_of_two_gigabytes_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_large_weights_go_into_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "EXTERNAL_BYTES", 1)
     export(loaded(SmallModel()), tmp_path / "s.onnx")
     assert names(tmp_path) == ["s.onnx", "s.onnx.data"]
@@ -214,18 +214,18 @@ def test_weights_of_two_gigabytes_go_beside_the_file(tmp_path: Path, monkeypatch
         load_model(tmp_path / "s.onnx")
 
 
-def test_export_names_the_mistake(tmp_path: Path) -> None:
+def test_export_invalid_setting_is_rejected(tmp_path: Path) -> None:
     model, path = SmallModel(), tmp_path / "s.onnx"
     path.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"s\.onnx: the ONNX file exists already"):
         export(loaded(model), path)
     assert path.read_bytes() == b"mine"
     for arguments, message in (
-        ({"path": tmp_path / "s.pt"}, r"expected a name that ends in \.onnx"),
+        ({"path": tmp_path / "s.pt"}, r"expected a file name ending in \.onnx"),
         ({"values": "softmax"}, "values: expected one of peak, sigmoid, log, got 'softmax'"),
         ({"input_type": "int8"}, "input_type: expected one of uint8, float32"),
         ({"mode": "stream"}, "mode: expected one of clip, step, got 'stream'"),
-        ({"mode": "step"}, "SmallModel: reads whole clips and has no step mode; export it in clip mode"),
+        ({"mode": "step"}, "SmallModel: does not stream and has no step mode; export it in clip mode"),
         ({"frames": np.zeros((4, 3, 16, 24), np.uint8)}, r"expected uint8 RGB of shape \(n, 16, 24, 3\)"),
         ({"frames": tmp_path / "nowhere.mp4"}, "nowhere"),
     ):
@@ -234,14 +234,14 @@ def test_export_names_the_mistake(tmp_path: Path) -> None:
     assert names(tmp_path) == ["s.onnx"]
 
 
-def test_an_exported_model_is_not_exported_again(tmp_path: Path) -> None:
+def test_export_of_onnx_file_is_rejected(tmp_path: Path) -> None:
     export(loaded(SmallModel()), tmp_path / "s.onnx", frames=np.full((2, 16, 24, 3), 9, np.uint8))
-    with pytest.raises(UserError, match="exported model already"):
+    with pytest.raises(UserError, match="the model is an exported"):
         export(load_model(tmp_path / "s.onnx"), tmp_path / "t.onnx")
 
 
 @pytest.mark.parametrize("name", ["student/thtdnet:micro", "teacher/salfom:micro"])
-def test_the_project_s_models_on_real_frames(tmp_path: Path, name: str) -> None:
+def test_export_project_model_on_real_frames_equals_network(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     model = create_model(name)
     report = export(model, tmp_path / "m.onnx", frames=REAL_VIDEO)

@@ -1,4 +1,4 @@
-"""Step mode: a frame and a state in, a map and the next state out, equal to the network over a whole sequence."""
+"""Export in step mode: frame and state in, map and next state out, equal to the network over a sequence."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from torch import nn
 
 from distill.cli.main import main
 from distill.deploy.export import ExportReport, export
-from distill.deploy.onnx_check import compare, maps_of, steps_of
+from distill.deploy.onnx_check import compare_with_network, graph_maps, verification_steps
 from distill.deploy.onnx_graph import StepGraph
 from distill.errors import UserError
 from distill.models.cost import gflops_per_map
@@ -27,7 +27,7 @@ REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
 
 
 def streaming() -> LoadedModel:
-    """The smallest streaming student, whose maps depend on what they show: a fresh head gives nearly the prior."""
+    """Return the smallest streaming student, with a random head: an initial head returns nearly the prior."""
     torch.manual_seed(0)
     model = create_model("student/stream:micro")
     torch.nn.init.normal_(model.network.eval().decoder.head.weight)
@@ -45,7 +45,7 @@ def frames(count: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (count, batch, 3, 64, 96), dtype=torch.uint8, generator=generator)
 
 
-def test_a_network_that_streams_is_exported_in_step_mode(exported: tuple[Path, ExportReport]) -> None:
+def test_export_streaming_network_uses_step_mode(exported: tuple[Path, ExportReport]) -> None:
     path, report = exported
     metadata = report.metadata
     assert metadata == json.loads({p.key: p.value for p in onnx.load(path).metadata_props}["saldistill"])
@@ -68,35 +68,34 @@ def test_a_network_that_streams_is_exported_in_step_mode(exported: tuple[Path, E
     assert [each.name for each in session.get_outputs()] == ["saliency", *(f"next_{name}" for name in shapes)]
 
 
-def test_it_is_compared_over_a_sequence_begun_anew_in_the_middle(exported: tuple[Path, ExportReport]) -> None:
+def test_export_step_mode_is_compared_over_sequence_with_reset(exported: tuple[Path, ExportReport]) -> None:
     _, report = exported
     assert [check.batch for check in report.checks] == [1, 2, 3]
     assert all(check.max_error < 1e-4 and check.cc > 0.99999 for check in report.checks)
-    assert "20 steps through real frames of 002.AVI, begun anew after 10, batch 3: max error" in str(report)
-    assert "step mode, frames of 64x96, a map depends on 5 of them" in str(report)
+    assert "20 steps through real frames of 002.AVI, state reset after 10, batch 3: max error" in str(report)
+    assert "step mode, frames of 64x96, a map depends on 5 frames" in str(report)
 
 
 @pytest.mark.parametrize("reach", [1, 5, 16, 40])
-def test_the_sequence_is_long_enough_to_forget(reach: int) -> None:
-    steps, anew = steps_of(reach)
+def test_verification_steps_exceed_reach(reach: int) -> None:
+    steps, reset = verification_steps(reach)
     assert steps >= 20
-    assert anew > reach
-    assert steps > anew
+    assert steps > reset > reach
 
 
-def test_the_comparison_carries_the_state_and_drops_it_once() -> None:
-    """A graph that counts: its map is the number of frames since the state was new."""
+def test_graph_maps_step_mode_resets_state_once() -> None:
+    """Each map of this graph is the number of frames since the reset."""
     metadata = {"mode": "step", "reach": 5, "state": [{"shape": ["batch", 1, 1, 1]}]}
 
     def counting(frame: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
         return [state + 1, state + 1]
 
-    maps = maps_of(counting, np.zeros((2, 3, 20, 4, 4), np.uint8), metadata)
+    maps = graph_maps(counting, np.zeros((2, 3, 20, 4, 4), np.uint8), metadata)
     assert maps.shape == (2, 20, 1, 1)
     np.testing.assert_array_equal(maps[1, :, 0, 0], [*range(1, 11), *range(1, 11)])
 
 
-def test_no_tensor_of_the_graph_has_more_than_four_dimensions(exported: tuple[Path, ExportReport]) -> None:
+def test_step_graph_has_at_most_four_dimensions(exported: tuple[Path, ExportReport]) -> None:
     graph = onnx.shape_inference.infer_shapes(onnx.load(exported[0]), data_prop=True).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     made = {name for node in graph.node for name in node.output}
@@ -105,8 +104,8 @@ def test_no_tensor_of_the_graph_has_more_than_four_dimensions(exported: tuple[Pa
     assert max(len(tensor.dims) for tensor in graph.initializer) <= 4
 
 
-def test_the_graph_is_lean(exported: tuple[Path, ExportReport]) -> None:
-    """Normalisation and padding are in the convolutions, the pixels' in one product and one sum."""
+def test_step_graph_has_no_redundant_operators(exported: tuple[Path, ExportReport]) -> None:
+    """Normalisation and padding are folded into convolutions, and pixels are scaled by one product and one sum."""
     graph = onnx.load(exported[0]).graph
     kinds = [node.op_type for node in graph.node]
     assert not {"BatchNormalization", "Pad", "Div", "Loop", "If", "Transpose"} & set(kinds)
@@ -114,11 +113,11 @@ def test_the_graph_is_lean(exported: tuple[Path, ExportReport]) -> None:
     assert kinds.count("Expand") == 1  # of `next_started`
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
-    assert "decoder.reduce.0.time.1/Relu" in names  # what they are part of
+    assert "decoder.reduce.0.time.1/Relu" in names  # names of modules
     assert b".py" not in exported[0].read_bytes()
 
 
-def test_the_file_steps_like_the_network(exported: tuple[Path, ExportReport]) -> None:
+def test_exported_step_equals_network(exported: tuple[Path, ExportReport]) -> None:
     model, file = streaming().network, load_model(exported[0]).network
     assert isinstance(file, OnnxStepModel)
     assert (file.num_frames, file.target_frames, file.reach) == (5, (4,), 5)
@@ -126,7 +125,7 @@ def test_the_file_steps_like_the_network(exported: tuple[Path, ExportReport]) ->
     state, kept = model.initial_state(2), file.initial_state(2)
     assert {name: value.shape for name, value in kept.items()} == {n: v.shape for n, v in state.items()}
     for t, frame in enumerate(frames(9, batch=2)):
-        if t == 6:  # the second video is cut, by its mark alone
+        if t == 6:  # a cut in the second video, marked in the state
             state["started"][1], kept["started"][1] = 0, 0
         with torch.no_grad():
             expected, state = model.step(frame, state)
@@ -135,7 +134,7 @@ def test_the_file_steps_like_the_network(exported: tuple[Path, ExportReport]) ->
         torch.testing.assert_close(maps, expected - expected.amax((-2, -1), keepdim=True), rtol=0, atol=1e-4)
 
 
-def test_a_clip_goes_through_the_file_step_by_step(exported: tuple[Path, ExportReport]) -> None:
+def test_exported_step_file_on_clip_equals_network(exported: tuple[Path, ExportReport]) -> None:
     model, file = streaming().network, load_model(exported[0]).network
     clip = frames(5, batch=2).permute(1, 2, 0, 3, 4)  # (2, 3, 5, 64, 96)
     with torch.inference_mode():
@@ -145,7 +144,7 @@ def test_a_clip_goes_through_the_file_step_by_step(exported: tuple[Path, ExportR
         file(clip[:, :, :4])
 
 
-def test_a_student_that_streams_can_be_exported_in_clip_mode(tmp_path: Path) -> None:
+def test_export_streaming_student_in_clip_mode(tmp_path: Path) -> None:
     model, path = streaming(), tmp_path / "s.onnx"
     report = export(model, path, mode="clip", values="log", input_type="float32", batches=(1,))
     assert [check.batch for check in report.checks] == [1]
@@ -161,20 +160,20 @@ def test_a_student_that_streams_can_be_exported_in_clip_mode(tmp_path: Path) -> 
     np.testing.assert_allclose(np.exp(found).sum((-2, -1)), 1, rtol=1e-5)  # a density's logarithm
 
 
-def test_a_density_is_compared_by_its_shape(exported: tuple[Path, ExportReport]) -> None:
-    """Its values are far below 1, so that a wrong map is near to a right one in absolute terms."""
+def test_comparison_of_densities_is_relative_to_peak(exported: tuple[Path, ExportReport]) -> None:
+    """A density's values are far below 1, so that absolute errors of a wrong map are small."""
     path, report = exported
     graph = StepGraph(streaming().network, values="peak").eval()
     metadata = report.metadata | {"output": {"values": "sigmoid"}}
     clips = frames(12).permute(1, 2, 0, 3, 4)
-    [check] = compare(scaled(graph, 1.0), path, clips, metadata, (1,))
+    [check] = compare_with_network(scaled(graph, 1.0), path, clips, metadata, (1,))
     assert check.max_error < 1e-4
     with pytest.raises(UserError, match=r"differs from PyTorch at batch 1: max error 9\.9e-01"):
-        list(compare(scaled(graph, 100.0), path, clips, metadata, (1,)))
+        list(compare_with_network(scaled(graph, 100.0), path, clips, metadata, (1,)))
 
 
 def scaled(graph: StepGraph, factor: float) -> nn.Module:
-    """The same graph with maps that are larger by a factor."""
+    """Return the graph with its maps multiplied by a factor."""
 
     class Scaled(nn.Module):
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -184,8 +183,7 @@ def scaled(graph: StepGraph, factor: float) -> nn.Module:
     return Scaled()
 
 
-def test_a_state_that_is_lost_is_found(exported: tuple[Path, ExportReport]) -> None:
-    """As a mistake in the graph would be that hands on the wrong past."""
+def test_comparison_with_lost_state_fails(exported: tuple[Path, ExportReport]) -> None:
     path, report = exported
     graph = StepGraph(streaming().network, values="peak").eval()
 
@@ -195,20 +193,20 @@ def test_a_state_that_is_lost_is_found(exported: tuple[Path, ExportReport]) -> N
             return saliency, started, past0, past1 * 0, past2
 
     clips = frames(12).permute(1, 2, 0, 3, 4)
-    assert [check.batch for check in compare(graph, path, clips, report.metadata, (1,))] == [1]
+    assert [check.batch for check in compare_with_network(graph, path, clips, report.metadata, (1,))] == [1]
     with pytest.raises(UserError, match=r"s\.onnx: the exported graph differs from PyTorch at batch 1"):
-        list(compare(Forgetful(), path, clips, report.metadata, (1,)))
+        list(compare_with_network(Forgetful(), path, clips, report.metadata, (1,)))
 
 
-def test_operations_are_those_of_a_step() -> None:
+def test_gflops_of_streaming_student_counts_one_step() -> None:
     every, last = (create_model("student/stream:micro", targets=targets) for targets in ("all", "last"))
     step = gflops_per_map(every)
     assert step == gflops_per_map(every, mode="step") == gflops_per_map(last)
-    assert gflops_per_map(every, mode="clip") == pytest.approx(step)  # each frame once, a map for each
+    assert gflops_per_map(every, mode="clip") == pytest.approx(step)  # each frame once, one map per frame
     assert gflops_per_map(last, mode="clip") > 3 * step  # five frames for one map
 
 
-def test_the_command_tells_licence_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_command_passes_licence_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict = {}
     monkeypatch.setattr(
         "distill.deploy.export.export", lambda model, out, **options: asked.update(options, out=out)

@@ -1,4 +1,4 @@
-"""OpenVINO gives the maps of ONNX Runtime: of files in fp32, fp16 and INT8, in both modes."""
+"""OpenVINO returns the maps of ONNX Runtime, for files in fp32, fp16 and INT8 and in both modes."""
 
 import importlib.util
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.model_cases import loaded
-from helpers.quantized_files import ClipModel, stream, stretches, write
+from helpers.quantized_files import ClipModel, draw_clips, stream, write
 
-from distill.benchmark.precisions import compare
+from distill.benchmark.precisions import compare_precisions
 from distill.deploy import openvino_runtime as module
-from distill.deploy.calibration import agreement, maps_of
+from distill.deploy.calibration import agreement, predict_maps
 from distill.deploy.openvino_runtime import load_in_openvino
 from distill.deploy.quantize import quantize
 from distill.errors import UserError
@@ -22,15 +22,15 @@ needs_openvino = pytest.mark.skipif(
 )
 
 MAX_ERROR = 1e-4
-"""Of maps in [0, 1], in floating point."""
+"""For maps in [0, 1], in floating point."""
 
-# where OpenVINO had been loaded, a worker of the test run died twice in a later test that starts processes
+# once OpenVINO was loaded, a test worker died twice in a later test that starts processes
 pytestmark = pytest.mark.slow
 
 MIN_CC = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.995}
-"""Rounding to INT8 differs: where a number lies between two steps, one runtime takes the upper, one the lower."""
+"""The runtimes round ties to INT8 in different directions."""
 
-SPOTS = {"step": stretches((64, 96), 8), "clip": stretches((16, 24), 4)}
+SPOTS = {"step": draw_clips((64, 96), 8), "clip": draw_clips((16, 24), 4)}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
 @needs_openvino
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("mode", ["step", "clip"])
-def test_openvino_gives_the_maps_of_onnx_runtime(
-    files: dict[tuple[str, str], Path], mode: str, precision: str
-) -> None:
+def test_openvino_maps_equal_onnx_runtime(files: dict[tuple[str, str], Path], mode: str, precision: str) -> None:
     path = files[mode, precision]
     frames = SPOTS[mode].held_out
-    expected = maps_of(load_onnx(path, threads=1).edge, frames)
-    found = maps_of(load_in_openvino(path, threads=1).edge, frames)
+    expected = predict_maps(load_onnx(path, threads=1).edge, frames)
+    found = predict_maps(load_in_openvino(path, threads=1).edge, frames)
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     assert expected.std(axis=(1, 2)).min() > 0.01
@@ -68,7 +66,7 @@ def test_openvino_gives_the_maps_of_onnx_runtime(
 
 
 @needs_openvino
-def test_a_batch_and_its_state_go_through(files: dict[tuple[str, str], Path]) -> None:
+def test_openvino_batch_and_state_equal_onnx_runtime(files: dict[tuple[str, str], Path]) -> None:
     edges = [load(files["step", "fp32"], threads=1).edge for load in (load_onnx, load_in_openvino)]
     frames = np.stack(SPOTS["step"].calibration)  # (3, L, 3, H, W)
     states = [edge.initial_state(3) for edge in edges]
@@ -82,10 +80,10 @@ def test_a_batch_and_its_state_go_through(files: dict[tuple[str, str], Path]) ->
 
 
 @needs_openvino
-def test_both_runtimes_stand_in_one_table(files: dict[tuple[str, str], Path]) -> None:
+def test_compare_precisions_in_both_runtimes_has_row_for_each(files: dict[tuple[str, str], Path]) -> None:
     paths = [files["clip", "fp32"], files["clip", "int8"]]
     runtimes = ["ONNX Runtime", "OpenVINO"]
-    rows = compare(paths, SPOTS["clip"], runtimes=runtimes, threads=1, rounds=1, progress=False)
+    rows = compare_precisions(paths, SPOTS["clip"], runtimes=runtimes, threads=1, rounds=1, progress=False)
     assert [(row["runtime"], row["precision"]) for row in rows] == [
         (r, p) for r in runtimes for p in ("fp32", "int8")
     ]
@@ -94,7 +92,7 @@ def test_both_runtimes_stand_in_one_table(files: dict[tuple[str, str], Path]) ->
 
 
 @needs_openvino
-def test_constants_are_folded_where_a_graph_is_refused(
+def test_openvino_rejected_graph_is_folded_first(
     files: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import openvino
@@ -110,23 +108,22 @@ def test_constants_are_folded_where_a_graph_is_refused(
 
     monkeypatch.setattr(openvino, "Core", Strict)
     path, frames = files["clip", "fp32"], SPOTS["clip"].held_out
-    found = maps_of(load_in_openvino(path, threads=1).edge, frames)
-    np.testing.assert_allclose(found, maps_of(load_onnx(path, threads=1).edge, frames), atol=MAX_ERROR)
+    found = predict_maps(load_in_openvino(path, threads=1).edge, frames)
+    np.testing.assert_allclose(found, predict_maps(load_onnx(path, threads=1).edge, frames), atol=MAX_ERROR)
     assert asked == ["clip.onnx", "folded.onnx"]
 
 
 @needs_openvino
-@pytest.mark.slow
-def test_thtdnet_runs_in_openvino(tmp_path: Path) -> None:
+def test_openvino_thtdnet_equals_onnx_runtime(tmp_path: Path) -> None:
     model = create_model("student/thtdnet", variant="micro")
     path = write(model, tmp_path / "t.onnx")
-    frames = stretches(model.network.size, model.network.num_frames).held_out
-    found = maps_of(load_in_openvino(path, threads=1).edge, frames)
-    np.testing.assert_allclose(found, maps_of(load_onnx(path, threads=1).edge, frames), atol=MAX_ERROR)
+    frames = draw_clips(model.network.size, model.network.num_frames).held_out
+    found = predict_maps(load_in_openvino(path, threads=1).edge, frames)
+    np.testing.assert_allclose(found, predict_maps(load_onnx(path, threads=1).edge, frames), atol=MAX_ERROR)
 
 
 @needs_openvino
-def test_what_openvino_cannot_read_is_one_sentence(files: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+def test_openvino_damaged_file_is_rejected(files: dict[tuple[str, str], Path], tmp_path: Path) -> None:
     path = tmp_path / "s.onnx"
     path.write_bytes(files["clip", "fp32"].read_bytes())
     model = load_onnx(path, threads=1)
@@ -136,7 +133,7 @@ def test_what_openvino_cannot_read_is_one_sentence(files: dict[tuple[str, str], 
     assert "\n" not in str(caught.value)
 
 
-def test_where_it_is_not_installed_the_way_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_openvino_not_installed_names_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "is_installed", lambda: False)
     with pytest.raises(UserError, match=r"OpenVINO is not installed; pip install 'saldistill\[openvino\]'"):
         load_in_openvino(tmp_path / "s.onnx")

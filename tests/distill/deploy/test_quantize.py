@@ -1,4 +1,4 @@
-"""Quantized files: the maps of the file in fp32, behind the same inputs and outputs, or no file at all."""
+"""Quantized files keep the maps, inputs and outputs of the file in fp32, or are not written."""
 
 import json
 import shutil
@@ -9,23 +9,23 @@ import onnx
 import onnxruntime
 import pytest
 from helpers.model_cases import loaded
-from helpers.quantized_files import SPOILT, ClipModel, spoil, stream, stretches, write
+from helpers.quantized_files import SPOILT, ClipModel, draw_clips, spoil, stream, write
 from onnx import TensorProto, helper
 from PIL import Image
 
-from distill.benchmark.precisions import compare
+from distill.benchmark.precisions import compare_precisions
 from distill.cli.main import main
 from distill.deploy import quantize as module
-from distill.deploy.calibration import Stretches, agreement, calls, maps_of, read_stretches
+from distill.deploy.calibration import agreement, predict_maps, read_calibration_clips, run_calls
 from distill.deploy.int8 import LAYERS, Int8Graph, between
-from distill.deploy.quantize import half, quantize, quantize_files
+from distill.deploy.quantize import Converted, Precision, Trial, quantize, quantize_files, to_fp16
 from distill.errors import UserError
 from distill.models.onnx import load_onnx
 
-SPOTS = stretches((64, 96), 8)
+SPOTS = draw_clips((64, 96), 8)
 
 SETTINGS = {"max_loss": 0.02, "threads": 1, "progress": False}
-"""Of a network that nobody trained, rounding costs more than of one that somebody did."""
+"""Rounding costs an untrained network more than a trained one."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def border(path: Path) -> list[tuple[str, str, list]]:
+def interface(path: Path) -> list[tuple[str, str, list]]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return [(each.name, each.type, each.shape) for each in (*session.get_inputs(), *session.get_outputs())]
 
@@ -49,13 +49,13 @@ def constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_file_takes_and_gives_what_it_did(files: dict[str, Path], precision: str) -> None:
-    assert border(files[precision]) == border(files["fp32"])
+def test_quantize_keeps_interface_and_metadata(files: dict[str, Path], precision: str) -> None:
+    assert interface(files[precision]) == interface(files["fp32"])
     old, new = (load_onnx(files[each]).edge for each in ("fp32", precision))
     assert new.metadata["precision"] == precision
-    told = new.metadata["quantization"]
-    assert (told["frames_of"], told["held_out"], told["calibrated_on"]) == (
-        "drawn spots",
+    made = new.metadata["quantization"]
+    assert (made["frames_of"], made["held_out"], made["calibrated_on"]) == (
+        "generated spots",
         8,
         24 * (precision == "int8"),
     )
@@ -67,26 +67,24 @@ def test_a_file_takes_and_gives_what_it_did(files: dict[str, Path], precision: s
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp16", 0.999), ("int8", 0.97)])
-def test_the_maps_are_those_of_fp32_on_other_frames_too(
-    files: dict[str, Path], precision: str, least: float
-) -> None:
-    other = stretches((64, 96), 12, calibration=0, held_out=2).held_out
-    reference = maps_of(load_onnx(files["fp32"]).edge, other)
-    assert reference.std(0).max() > 0.05  # they follow the frames, and are not the prior
-    cc = agreement(maps_of(load_onnx(files[precision]).edge, other), reference)
+def test_quantized_maps_on_new_frames_agree_with_fp32(files: dict[str, Path], precision: str, least: float) -> None:
+    other = draw_clips((64, 96), 12, calibration=0, held_out=2).held_out
+    reference = predict_maps(load_onnx(files["fp32"]).edge, other)
+    assert reference.std(0).max() > 0.05  # the maps depend on the frames
+    cc = agreement(predict_maps(load_onnx(files[precision]).edge, other), reference)
     assert least < cc.mean() < 1
     assert len(cc) == 24
 
 
-def test_any_batch_goes_through_int8(files: dict[str, Path]) -> None:
+def test_int8_batch_equals_single_frames(files: dict[str, Path]) -> None:
     edge = load_onnx(files["int8"]).edge
-    frames = np.stack([stretch[0] for stretch in SPOTS.calibration])
+    frames = np.stack([clip[0] for clip in SPOTS.calibration])
     together, _ = edge.step(frames, edge.initial_state(3))
     alone = [edge.step(frame[None], edge.initial_state())[0][0] for frame in frames]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_int8_has_a_scale_a_channel_and_leaves_narrow_layers_map_and_state_alone(files: dict[str, Path]) -> None:
+def test_int8_has_scale_per_channel_and_keeps_narrow_layers_map_and_state(files: dict[str, Path]) -> None:
     graph = onnx.load(files["int8"]).graph
     values = constants(graph)
     made_by = {output: node for node in graph.node for output in node.output}
@@ -112,10 +110,10 @@ def test_int8_has_a_scale_a_channel_and_leaves_narrow_layers_map_and_state_alone
     assert kinds == {"int8": 27, "float32": 2}
     rounded = {made_by[node.input[0]].op_type for node in graph.node if node.op_type == "QuantizeLinear"}
     assert not rounded & {"LogSoftmax", "Exp", "Sub"}
-    assert made_by["next_past0"].op_type != "DequantizeLinear"  # a state of several steps is not rounded as a whole
+    assert made_by["next_past0"].op_type != "DequantizeLinear"  # the state is not rounded
 
 
-def test_a_layer_that_hurts_is_found_and_stays_in_floating_point(files: dict[str, Path], tmp_path: Path) -> None:
+def test_int8_layer_with_large_loss_stays_in_floating_point(files: dict[str, Path], tmp_path: Path) -> None:
     source = spoil(files["fp32"], tmp_path / "spoilt.onnx")
     report = quantize(source, tmp_path / "q.onnx", SPOTS, **SETTINGS)
     assert report.kept == (SPOILT,)
@@ -123,7 +121,7 @@ def test_a_layer_that_hurts_is_found_and_stays_in_floating_point(files: dict[str
     others = [loss for layer, loss in report.losses.items() if layer != SPOILT]
     assert report.losses[SPOILT] > 5 * max(others)
     assert 1 - report.cc[0] <= 0.02
-    assert f"left in floating point, for the CC that they lose: {SPOILT} (" in str(report)
+    assert f"in floating point, because of their loss of CC: {SPOILT} (" in str(report)
     assert report.metadata["quantization"]["in_floating_point"] == [SPOILT]
     kept = next(node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.name == SPOILT)
     assert kept.input[1] in constants(onnx.load(tmp_path / "q.onnx").graph)
@@ -132,7 +130,7 @@ def test_a_layer_that_hurts_is_found_and_stays_in_floating_point(files: dict[str
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q.onnx", "spoilt.onnx"]
 
 
-def test_the_fewest_layers_stay_by_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_bisection_keeps_fewest_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = Int8Graph.__new__(Int8Graph)
     graph.layers = [f"layer{index}" for index in range(20)]
     cost = {layer: 2.0**-index for index, layer in enumerate(graph.layers)}
@@ -150,7 +148,7 @@ def test_the_fewest_layers_stay_by_bisection(monkeypatch: pytest.MonkeyPatch) ->
     assert graph.choose(loss, 2.0, progress=False) == ([], {})
 
 
-def test_between_are_joins_inside_and_activations_behind_quantized_layers() -> None:
+def test_between_yields_inner_joins_and_following_activations() -> None:
     def node(kind: str, inputs: str, output: str) -> onnx.NodeProto:
         return helper.make_node(kind, inputs.split(), [output], name=output)
 
@@ -176,16 +174,16 @@ def test_between_are_joins_inside_and_activations_behind_quantized_layers() -> N
     assert list(between(graph, [])) == []
 
 
-def test_clips_are_quantized_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantize_clip_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill.deploy.export.gflops_if_known", lambda model, **_: 1.0)
     source = write(loaded(ClipModel()), tmp_path / "clip.onnx")
-    spots = stretches((16, 24), 4)
+    spots = draw_clips((16, 24), 4)
     for precision, layers in (("int8", 1), ("fp16", 0)):
         report = quantize(source, tmp_path / f"{precision}.onnx", spots, to=precision, threads=1, progress=False)
         assert report.layers == layers
         assert report.cc[1] > 0.99
-        assert border(tmp_path / f"{precision}.onnx") == border(source)
-    rows = compare([source, tmp_path / "int8.onnx"], spots, threads=1, rounds=1, progress=False)
+        assert interface(tmp_path / f"{precision}.onnx") == interface(source)
+    rows = compare_precisions([source, tmp_path / "int8.onnx"], spots, threads=1, rounds=1, progress=False)
     assert [row["precision"] for row in rows] == ["fp32", "int8"]
     assert rows[0]["speed"] == rows[0]["agreement"] == 1
     assert rows[1]["agreement"] == pytest.approx(quantized_cc(tmp_path / "int8.onnx"), abs=1e-6)
@@ -195,12 +193,12 @@ def quantized_cc(path: Path) -> float:
     return load_onnx(path).edge.metadata["quantization"]["cc"]["mean"]
 
 
-def test_the_state_is_carried_through_a_stretch(files: dict[str, Path]) -> None:
+def test_run_calls_carries_state_through_clip(files: dict[str, Path]) -> None:
     edge = load_onnx(files["fp32"]).edge
-    (stretch,) = SPOTS.held_out
-    feeds, maps = zip(*calls(edge, stretch), strict=True)
+    (clip,) = SPOTS.held_out
+    feeds, maps = zip(*run_calls(edge, clip), strict=True)
     state = edge.initial_state()
-    for frame, feed, found in zip(stretch, feeds, maps, strict=True):
+    for frame, feed, found in zip(clip, feeds, maps, strict=True):
         np.testing.assert_array_equal(feed["frame"], frame[None])
         for name, value in state.items():
             np.testing.assert_array_equal(feed[name], value)
@@ -208,7 +206,7 @@ def test_the_state_is_carried_through_a_stretch(files: dict[str, Path]) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_agreement_of_equal_constant_and_broken_maps() -> None:
+def test_agreement_of_constant_and_nan_maps() -> None:
     ramp = np.arange(12.0).reshape(3, 4)
     flat, broken = np.full((3, 4), 0.5), np.full((3, 4), np.nan)
     maps = np.stack([ramp, 3 * ramp + 1, 11 - ramp, flat, flat, ramp, broken])
@@ -218,7 +216,7 @@ def test_agreement_of_equal_constant_and_broken_maps() -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Two videos, of 40 and of 24 frames; the red of a frame is its number."""
+    """Two videos of 40 and 24 frames; the red channel is the frame number."""
     for name, count in (("long", 40), ("short", 24)):
         (tmp_path / "videos" / name).mkdir(parents=True)
         for index in range(count):
@@ -226,30 +224,30 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "videos"
 
 
-def test_stretches_lie_all_over_the_videos(files: dict[str, Path], pictures: Path) -> None:
+def test_calibration_clips_are_spread_over_videos(files: dict[str, Path], pictures: Path) -> None:
     model = load_onnx(files["fp32"])
-    found = read_stretches(pictures, model, frames=48, progress=False)
-    first = [stretch[:, 0, 0, 0].tolist() for stretch in (*found.calibration, *found.held_out)]
+    found = read_calibration_clips(pictures, model, frames=48, progress=False)
+    first = [clip[:, 0, 0, 0].tolist() for clip in (*found.calibration, *found.held_out)]
     assert first == [list(range(2, 18)), list(range(4, 20)), list(range(22, 38))]  # long, short, long again
     assert found.counts == (32, 16)
     assert found.calibration[0].shape == (16, 3, 64, 96)
     assert found.calibration[0][0, :, 5, 5].tolist() == [2, 100, 200]
-    with pytest.raises(UserError, match=r"24 frames are too few .* two stretches of 16 frames"):
-        read_stretches(pictures / "short", model, progress=False)
+    with pytest.raises(UserError, match=r"24 frames are too few .* two clips of 16 frames"):
+        read_calibration_clips(pictures / "short", model, progress=False)
 
 
-def test_the_stride_of_training_is_kept(files: dict[str, Path], pictures: Path) -> None:
+def test_calibration_clips_have_training_stride(files: dict[str, Path], pictures: Path) -> None:
     model = load_onnx(files["fp32"])
     model.edge.metadata["notes"] = {"stride": 2}
-    with pytest.raises(UserError, match="too few"):  # a stretch spans 31 frames: one fits into `long`
-        read_stretches(pictures, model, progress=False)
+    with pytest.raises(UserError, match="too few"):  # a clip spans 31 frames: one fits into `long`
+        read_calibration_clips(pictures, model, progress=False)
     model.edge.metadata["notes"] = {"stride": "60fps"}  # folders play at 30, so that each frame comes twice
     model.edge.reach = 16
-    found = read_stretches(pictures, model, frames=32, progress=False)
+    found = read_calibration_clips(pictures, model, frames=32, progress=False)
     assert np.diff(found.held_out[0][:, 0, 0, 0]).tolist() == [0, 1] * 7 + [0]
 
 
-def test_a_stopped_run_leaves_no_file(
+def test_quantize_interrupted_leaves_no_file(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(path: Path) -> None:
@@ -262,23 +260,23 @@ def test_a_stopped_run_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_loses_too_much_gets_no_name(
+def test_quantize_with_large_loss_leaves_no_file(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(source: Path) -> onnx.ModelProto:
-        graph = half(source)
-        for each in graph.graph.initializer:
+    def broken(trial: Trial) -> Converted:
+        converted = to_fp16(trial)
+        for each in converted.graph.graph.initializer:
             if each.name.endswith("head.weight"):
                 each.CopyFrom(onnx.numpy_helper.from_array(np.full(each.dims, np.nan, np.float16), each.name))
-        return graph
+        return converted
 
-    monkeypatch.setattr(module, "half", broken)
-    with pytest.raises(UserError, match=r"in fp16 the maps lose 1\.0000 CC against s\.onnx, and at most 0\.01"):
+    monkeypatch.setitem(module.PRECISIONS, "fp16", Precision(broken, calibrated=False))
+    with pytest.raises(UserError, match=r"in fp16, the maps lose 1\.0000 CC compared with s\.onnx; at most 0\.01"):
         quantize(files["fp32"], tmp_path / "q.onnx", SPOTS, to="fp16", progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_is_one_sentence(files: dict[str, Path], tmp_path: Path) -> None:
+def test_quantize_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Path) -> None:
     taken = tmp_path / "taken.onnx"
     taken.write_bytes(b"mine")
     theirs = tmp_path / "theirs.onnx"
@@ -291,11 +289,11 @@ def test_bad_input_is_one_sentence(files: dict[str, Path], tmp_path: Path) -> No
     new = tmp_path / "new.onnx"
     for source, path, settings, message in (
         (files["fp32"], taken, {}, "taken.onnx: a file exists already"),
-        (files["int8"], new, {}, "s-int8.onnx: is in int8 already; give the file in fp32"),
+        (files["int8"], new, {}, "s-int8.onnx: is already in int8; expected the file in fp32"),
         (theirs, new, {}, "theirs.onnx: an ONNX file of something else"),
         (tmp_path / "none.onnx", new, {}, "none.onnx: no such file"),
-        (weights, new, {}, "big.onnx: weights of 2 GB and more, in a file of their own"),
-        (files["fp32"], tmp_path / "q.tflite", {}, "q.tflite: expected a name that ends in .onnx"),
+        (weights, new, {}, "big.onnx: models of 2 GB or more, with a separate weight file"),
+        (files["fp32"], tmp_path / "q.tflite", {}, "q.tflite: expected a file name ending in .onnx"),
         (files["fp32"], new, {"to": "int4"}, "to: expected one of fp16, int8, got 'int4'"),
         (files["fp32"], new, {"max_loss": 0}, "max_loss: expected a correlation between 0 and 1"),
     ):
@@ -305,15 +303,15 @@ def test_bad_input_is_one_sentence(files: dict[str, Path], tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
     assert taken.read_bytes() == b"mine"
     assert not new.exists()
-    with pytest.raises(UserError, match="one name for 2 files"):
+    with pytest.raises(UserError, match="one file name for 2 precisions"):
         quantize_files(files["fp32"], tmp_path, to=("fp16", "int8"), out=new)
-    with pytest.raises(UserError, match="nowhere: no such video or folder; of a data set, give its name too"):
-        read_stretches("nowhere", load_onnx(files["fp32"]))
+    with pytest.raises(UserError, match="nowhere: no such video or folder; for a data set, add its name"):
+        read_calibration_clips("nowhere", load_onnx(files["fp32"]))
     with pytest.raises(UserError, match="a file or folder has no splits"):
-        read_stretches(tmp_path, load_onnx(files["fp32"]), split="train")
+        read_calibration_clips(tmp_path, load_onnx(files["fp32"]), split="train")
 
 
-def test_the_command_writes_measures_and_says_so(
+def test_quantize_command_writes_and_compares_files(
     files: dict[str, Path], tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "s.onnx"
@@ -345,16 +343,8 @@ def test_the_command_writes_measures_and_says_so(
     assert "s-fp16.onnx: a file exists already" in capsys.readouterr().err
 
 
-def test_files_of_other_input_are_not_compared(files: dict[str, Path], tmp_path: Path) -> None:
-    model = onnx.load(files["fp32"])
-    metadata = json.loads(model.metadata_props[0].value)
-    assert metadata["mode"] == "step"
+def test_compare_precisions_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name at least one"):
-        compare([], SPOTS)
-    with pytest.raises(UserError, match="runtimes: expected some of ONNX Runtime, OpenVINO, got 'TensorRT'"):
-        compare([files["fp32"]], SPOTS, runtimes=["TensorRT"])
-
-
-def test_held_out_frames_are_not_calibrated_on() -> None:
-    frames = Stretches([np.zeros((4, 3, 8, 8), np.uint8)] * 3, [np.zeros((4, 3, 8, 8), np.uint8)], "black")
-    assert frames.counts == (12, 4)
+        compare_precisions([], SPOTS)
+    with pytest.raises(UserError, match="runtimes: expected one or more of ONNX Runtime, OpenVINO, got 'TensorRT'"):
+        compare_precisions([files["fp32"]], SPOTS, runtimes=["TensorRT"])

@@ -1,6 +1,7 @@
-"""The metrics' benchmark: its rows and ratios, and that it keeps to one core."""
+"""The benchmark of metrics: its rows and ratios, and its limit to one core."""
 
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from distill.benchmark import metrics as module
 from distill.benchmark.metrics import ONE_THREAD, benchmark_metrics, make_frames
+from distill.benchmark.process import run_fresh
 from distill.cli.main import main
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS, auc_judd
@@ -18,7 +20,7 @@ from distill.evaluation.metrics import METRICS, auc_judd
 SMALL: dict[str, Any] = {"frames": 2, "size": (18, 32), "predictions": ((18, 32), (9, 16)), "fixations": 12}
 
 
-def test_made_up_frames_are_what_evaluation_meets() -> None:
+def test_make_frames_is_deterministic_and_like_real_data() -> None:
     maps, truth = make_frames(3, (90, 160), 50)
     again, _ = make_frames(3, (90, 160), 50)
     assert all((one == other).all() for one, other in zip(maps, again, strict=True))
@@ -30,11 +32,11 @@ def test_made_up_frames_are_what_evaluation_meets() -> None:
     assert 0.7 < np.mean(good) < 0.98
 
 
-def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that tells every case the number of calls before it, ratios can be foretold."""
+def test_metrics_rows_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case n takes n seconds, so that the ratios are known."""
     seconds = iter(range(1, 1000))
     monkeypatch.setattr(module, "interleave", lambda calls, rounds, progress: [[next(seconds)] for _ in calls])
-    rows, ratios = module._measure(rounds=1, progress=False, **SMALL)
+    rows, ratios = module._measure(1, *SMALL.values(), False)
     assert [(row["metrics"], row["path"]) for row in rows[:8]] == [
         ("AUC-J", "textbook loop"),
         ("AUC-J", "one by one"),
@@ -56,7 +58,7 @@ def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["memory_mb"] > 0 for row in rows)
 
 
-def test_every_case_does_what_its_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_cases_call_metrics_of_row(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     for name, metric in METRICS.items():
         spy = replace(metric, function=lambda *args, name=name, **options: called.append(name) or 0.0)
@@ -77,26 +79,22 @@ def test_every_case_does_what_its_row_says(monkeypatch: pytest.MonkeyPatch) -> N
     assert seen["all eight", "batched"] == list(METRICS)
 
 
-def test_memory_is_what_a_call_holds_at_most() -> None:
+def test_metrics_memory_is_peak_of_call() -> None:
     assert module._memory(lambda: (np.ones(10**6).sum(), np.ones(2 * 10**6).sum())) == pytest.approx(16, abs=0.1)
 
 
-def test_it_runs_in_a_process_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {}
-
-    def run(command: list[str], **options: Any) -> Any:
-        told.update(options["env"], case=json.loads(command[-1]))
-        raise InterruptedError
-
-    monkeypatch.setattr(module.subprocess, "run", run)
+def test_metrics_run_in_process_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    with pytest.raises(InterruptedError):
-        benchmark_metrics(3, **SMALL, progress=False)
-    assert {name: told[name] for name in ONE_THREAD} == dict.fromkeys(ONE_THREAD, "1")
-    assert told["case"]["rounds"] == 3
+    found = run_fresh(os.getenv, "OMP_NUM_THREADS", env=ONE_THREAD)
+    assert found == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "8"
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "run_fresh", lambda *call, env: asked.append((call, env)) or ([], {}))
+    benchmark_metrics(3, **SMALL, progress=False)
+    assert asked == [((module._measure, 3, *SMALL.values(), False), ONE_THREAD)]
 
 
-def test_the_command_prints_and_writes_json(
+def test_metrics_command_prints_and_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "benchmark_metrics", partial(benchmark_metrics, **SMALL, progress=False))
@@ -111,12 +109,14 @@ def test_the_command_prints_and_writes_json(
 
 
 @pytest.mark.parametrize("words", [["student/thtdnet:micro"], ["--threads", "2"]])
-def test_the_command_takes_no_model_and_no_threads(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_command_with_model_or_threads_is_rejected(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["benchmark", *words, "--of", "metrics"]) == 2
     assert "leave out MODEL and --threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"frames": 0}, {"size": (0, 4)}, {"predictions": ()}])
-def test_numbers_below_one_are_refused(wrong: dict[str, Any]) -> None:
+def test_metrics_number_below_one_is_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="must be at least 1"):
         benchmark_metrics(**{**SMALL, **wrong}, progress=False)

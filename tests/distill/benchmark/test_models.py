@@ -1,4 +1,4 @@
-"""The benchmark: what its numbers are, that rounds interleave, and that files and networks stand side by side."""
+"""The benchmark of models: its numbers, interleaved rounds, and networks and files in one table."""
 
 import json
 import time
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from distill.benchmark import models as module
 from distill.benchmark import rows as rows_module
-from distill.benchmark.models import benchmark
-from distill.benchmark.rows import Benchmark
+from distill.benchmark.models import benchmark_models
+from distill.benchmark.rows import Table
 from distill.cli.main import main
 from distill.deploy.export import export
 from distill.errors import UserError
@@ -21,19 +21,19 @@ from distill.models.registry import create_model
 
 
 class Sleeper(nn.Module):
-    """A network that takes a known time and notes when it is called."""
+    """A network that takes a known time and logs its calls."""
 
     num_frames, size, map_size = 2, (8, 8), (8, 8)
 
-    def __init__(self, name: str, seconds: float, diary: list[str], maps: int = 1) -> None:
+    def __init__(self, name: str, seconds: float, log: list[str], maps: int = 1) -> None:
         super().__init__()
-        self.name, self.seconds, self.diary = name, seconds, diary
+        self.name, self.seconds, self.log = name, seconds, log
         self.target_frames = tuple(range(maps))
         self.weight = nn.Parameter(torch.zeros(10))
         self.inference = False
 
     def forward(self, clip: Tensor) -> Tensor:
-        self.diary.append(self.name)
+        self.log.append(self.name)
         self.inference = torch.is_inference_mode_enabled() and not self.training
         self.shape = tuple(clip.shape)
         time.sleep(self.seconds)
@@ -41,7 +41,7 @@ class Sleeper(nn.Module):
 
 
 class Small(nn.Module):
-    """A network that exports in a moment."""
+    """A network that exports quickly."""
 
     num_frames, size, map_size, target_frames = 2, (16, 24), (16, 24), (1,)
 
@@ -58,10 +58,10 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MATRIX", {"cpu": 256})
 
 
-def test_times_are_a_map_s_and_ratios_are_against_the_first() -> None:
-    diary: list[str] = []
-    slow, fast = Sleeper("slow", 0.04, diary), Sleeper("fast", 0.02, diary, maps=2)
-    rows = benchmark(
+def test_models_times_are_per_map_and_ratios_relative_to_first() -> None:
+    log: list[str] = []
+    slow, fast = Sleeper("slow", 0.04, log), Sleeper("fast", 0.02, log, maps=2)
+    rows = benchmark_models(
         [loaded(slow, "slow"), loaded(fast, "fast")],
         rounds=3,
         batch_size=2,
@@ -80,29 +80,29 @@ def test_times_are_a_map_s_and_ratios_are_against_the_first() -> None:
     assert slow.shape == (2, 3, 2, 8, 8)
 
 
-def test_rounds_interleave_and_threads_are_put_back() -> None:
-    diary: list[str] = []
+def test_models_rounds_interleave_and_threads_are_restored() -> None:
+    log: list[str] = []
     before = torch.get_num_threads()
-    rows = benchmark(
-        [loaded(Sleeper(name, 0.3, diary), name) for name in ("a", "b")],
+    rows = benchmark_models(
+        [loaded(Sleeper(name, 0.3, log), name) for name in ("a", "b")],
         rounds=2,
         threads=1,
         device="cpu",
         memory=False,
         progress=False,
     )
-    assert diary == ["a", "a", "b", "b", "a", "b", "a", "b"]
+    assert log == ["a", "a", "b", "b", "a", "b", "a", "b"]
     assert [row["calls"] for row in rows] == [2, 2]
     assert rows.setting["threads"] == 1
     assert torch.get_num_threads() == before
 
 
-def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_networks_and_files_share_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     small = loaded(Small())
     export(small, tmp_path / "s.onnx")
     monkeypatch.chdir(tmp_path)
-    rows = benchmark(
+    rows = benchmark_models(
         ["teacher/salfom:micro", small, "s.onnx"], rounds=2, device="cpu", memory=False, progress=False
     )
     teacher = create_model("teacher/salfom:micro")
@@ -116,28 +116,28 @@ def test_networks_and_files_stand_in_one_table(tmp_path: Path, monkeypatch: pyte
     assert lines[0].split()[:5] == ["model", "runtime", "mode", "weights", "GMACs/map"]
     assert [line.split()[0] for line in lines[1:4]] == ["teacher/salfom:micro", "Small", "s.onnx"]
     assert "2 rounds" in lines[4]
-    assert "product of two matrices of 256 rows: fp32" in lines[5]
+    assert "product of two 256x256 matrices: fp32" in lines[5]
     assert [(row["precision"], row["batch_size"]) for row in rows] == [("fp32", 1), ("fp32", 1), ("fp32", 1)]
     rows.save(tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text()) == {"setting": rows.setting, "rows": list(rows)}
 
 
-def test_memory_is_measured_in_a_fresh_process() -> None:
-    rows = benchmark(["student/thtdnet:micro"], rounds=1, batch_size=8, device="cpu", progress=False)
+def test_models_memory_is_measured_in_fresh_process() -> None:
+    rows = benchmark_models(["student/thtdnet:micro"], rounds=1, batch_size=8, device="cpu", progress=False)
     weights = 4e-6 * rows[0]["weights"]
     assert weights < rows[0]["memory_mb"] < 2000
 
 
-def test_unknown_numbers_show_as_a_dash() -> None:
+def test_table_prints_none_as_dash() -> None:
     columns = {"model": ("model", "{}"), "weights": ("weights", "{:,}"), "ms": ("ms/map", "{:.3g}")}
-    lines = str(Benchmark([{"model": "m", "weights": None, "ms": 1.0}], columns, {}, ["a note"])).splitlines()
+    lines = str(Table([{"model": "m", "weights": None, "ms": 1.0}], columns, {}, ["a note"])).splitlines()
     assert lines[1].split() == ["m", "-", "1"]
     assert lines[-1] == "a note"
 
 
-def test_a_row_for_each_batch_size_and_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_models_row_for_each_batch_size_and_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
-    rows = benchmark(
+    rows = benchmark_models(
         ["teacher/salfom:micro"],
         rounds=2,
         batch_size=[1, 3],
@@ -161,7 +161,7 @@ def test_a_row_for_each_batch_size_and_precision(monkeypatch: pytest.MonkeyPatch
     assert rows[0]["ratio"] == 1
 
 
-def test_the_rate_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_share_is_relative_to_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     products: list[tuple[torch.dtype, tuple[int, ...]]] = []
 
@@ -173,14 +173,14 @@ def test_the_rate_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch, "mm", slow)
     setting = {"rounds": 2, "device": "cpu", "memory": False, "progress": False}
-    rows = benchmark([loaded(Sleeper("a", 0.001, []), "a")], precision=["fp32", "fp16"], **setting)
+    rows = benchmark_models([loaded(Sleeper("a", 0.001, []), "a")], precision=["fp32", "fp16"], **setting)
     assert set(products) == {(torch.float32, (256, 256)), (torch.float16, (256, 256))}
     expected = 2 * 256**3 / 0.02 / 1e9
     assert all(0.7 * expected < rate <= expected for rate in rows.setting["matrix_gflops_per_second"].values())
-    assert rows[0]["share"] is None  # nobody knows this network's operations
+    assert rows[0]["share"] is None  # the operations of this network are unknown
 
 
-def test_the_command_reads_lists_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_command_takes_lists_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "ROUND_SECONDS", 0.01)
     monkeypatch.setattr(module, "_cpu_memory", lambda *case: len(case))  # each costs a process
     out = tmp_path / "m.json"
@@ -211,6 +211,8 @@ def test_the_command_reads_lists_and_writes_json(tmp_path: Path, monkeypatch: py
         ({"device": "cuda:99"}, "cuda:99"),
     ],
 )
-def test_benchmark_names_the_mistake(arguments: dict, message: str) -> None:
+def test_models_invalid_setting_is_rejected(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        benchmark(**{"references": ["student/thtdnet:micro"], "progress": False, "device": "cpu", **arguments})
+        benchmark_models(
+            **{"references": ["student/thtdnet:micro"], "progress": False, "device": "cpu", **arguments}
+        )

@@ -1,6 +1,6 @@
-"""The memory that a step of SalFoM takes, as configs/teacher/salfom_dhf1k.yaml states it: computed, not measured.
+"""Memory of a SalFoM training step as stated in configs/teacher/salfom_dhf1k.yaml, computed rather than measured.
 
-What the backward pass needs is counted on one block of the encoder and on the decoder, at full size on the CPU.
+The activations of one encoder block and of the decoder are counted at full size on the CPU.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 def kept_bytes(module: nn.Module, run: Callable[[], Tensor]) -> int:
-    """Count what a forward pass keeps for the backward pass, weights apart, each storage once."""
+    """Return the bytes that a forward pass keeps for the backward pass, without weights, each storage once."""
     own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -32,7 +32,7 @@ def kept_bytes(module: nn.Module, run: Callable[[], Tensor]) -> int:
 
 
 @pytest.mark.slow
-def test_the_stated_memory_of_a_step() -> None:
+def test_config_states_memory_of_training_step() -> None:
     with torch.device("meta"):
         whole = create_model("teacher/salfom").network
     trained = sum(weight.numel() for weight in whole.parameters() if weight.requires_grad)

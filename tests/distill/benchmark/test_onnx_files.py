@@ -1,4 +1,4 @@
-"""Anybody's ONNX files in the benchmark: their inputs, their cost, their layers, and networks in both runtimes."""
+"""ONNX files in the benchmark: generated inputs, cost, layers, and networks in both runtimes."""
 
 import json
 import shutil
@@ -14,11 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from distill.benchmark import models as module
-from distill.benchmark import onnx_layers
+from distill.benchmark import onnx_files
 from distill.benchmark import rows as rows_module
-from distill.benchmark.models import benchmark
-from distill.benchmark.onnx_files import OnnxFile, multiply_adds
-from distill.benchmark.onnx_layers import layers, module_of, operator_times
+from distill.benchmark.models import benchmark_models
+from distill.benchmark.onnx_files import OnnxFile, benchmark_layers, module_of, multiply_adds, operator_times
 from distill.cli.main import main
 from distill.errors import UserError
 
@@ -39,7 +38,7 @@ def save(
 
 
 def convolution(path: Path, shape: list, kind: int = TensorProto.FLOAT) -> Path:
-    """A convolution of 3 channels to 4 that keeps the size, and a ReLU."""
+    """Write a convolution of 3 to 4 channels that keeps the size, and a ReLU."""
     nodes = [] if kind == TensorProto.FLOAT else [helper.make_node("Cast", ["image"], ["x"], "enter/cast", to=1)]
     image = "image" if kind == TensorProto.FLOAT else "x"
     nodes += [
@@ -59,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------------------ one file
 
 
-def test_inputs_are_made_up_as_declared(tmp_path: Path) -> None:
+def test_draw_generates_declared_inputs(tmp_path: Path) -> None:
     kinds = {"a": TensorProto.FLOAT16, "b": TensorProto.UINT8, "c": TensorProto.INT64, "d": TensorProto.BOOL}
     nodes = [helper.make_node("Cast", [name], [f"{name}_"], to=1) for name in kinds]
     nodes += [helper.make_node("Sum", [f"{name}_" for name in kinds], ["out"])]
@@ -75,28 +74,28 @@ def test_inputs_are_made_up_as_declared(tmp_path: Path) -> None:
     assert feed["a"].min() >= 0
     assert feed["a"].max() <= 1
     assert file.seconds(feed) > 0
-    np.testing.assert_array_equal(file.draw(2)["b"], feed["b"])  # the same every time
+    np.testing.assert_array_equal(file.draw(2)["b"], feed["b"])  # deterministic
 
 
-def test_a_file_tells_weights_operations_and_precision(tmp_path: Path) -> None:
+def test_describe_external_file(tmp_path: Path) -> None:
     file = OnnxFile(convolution(tmp_path / "c.onnx", ["n", 3, 8, 10]))
-    told = file.describe(file.draw(2), 2)
-    assert told["weights"] == 4 * 3 * 9 + 4
-    assert told["gflops"] == pytest.approx(2e-9 * 4 * 8 * 10 * 27)  # of one of the batch
-    assert (told["precision"], told["mode"]) == ("fp32", None)
-    assert told["file_mb"] == pytest.approx((tmp_path / "c.onnx").stat().st_size / 1e6)
+    found = file.describe(file.draw(2), 2)
+    assert found["weights"] == 4 * 3 * 9 + 4
+    assert found["gflops"] == pytest.approx(2e-9 * 4 * 8 * 10 * 27)  # of one of the batch
+    assert (found["precision"], found["mode"]) == ("fp32", None)
+    assert found["file_mb"] == pytest.approx((tmp_path / "c.onnx").stat().st_size / 1e6)
 
 
-def test_weights_beside_the_file_count(tmp_path: Path) -> None:
+def test_describe_counts_external_weights(tmp_path: Path) -> None:
     model = onnx.load(convolution(tmp_path / "c.onnx", [1, 3, 8, 10]))
     onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, location="e.bin", size_threshold=0)
     file = OnnxFile(tmp_path / "e.onnx")
-    told = file.describe(file.draw(1), 1)
-    assert told["file_mb"] == pytest.approx(
+    found = file.describe(file.draw(1), 1)
+    assert found["file_mb"] == pytest.approx(
         sum((tmp_path / name).stat().st_size for name in ("e.onnx", "e.bin")) / 1e6
     )
-    assert told["weights"] == 4 * 3 * 9 + 4
-    assert told["gflops"] == pytest.approx(2e-9 * 4 * 8 * 10 * 27)
+    assert found["weights"] == 4 * 3 * 9 + 4
+    assert found["gflops"] == pytest.approx(2e-9 * 4 * 8 * 10 * 27)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +110,12 @@ def test_weights_beside_the_file_count(tmp_path: Path) -> None:
         (helper.make_node("Sigmoid", ["x"], ["out"]), [5, 7], (1,), 0),
     ],
 )
-def test_products_and_convolutions_are_counted(
-    tmp_path: Path, node: Any, shape: list, weights: tuple, expected: int
-) -> None:
+def test_multiply_adds_of_operator(tmp_path: Path, node: Any, shape: list, weights: tuple, expected: int) -> None:
     path = save(tmp_path / "m.onnx", [node], {"x": (TensorProto.FLOAT, shape)}, {"w": np.ones(weights, np.float32)})
     assert multiply_adds(onnx.load(path), {"x": shape}) == expected
 
 
-def test_what_cannot_be_counted_is_unknown(tmp_path: Path) -> None:
+def test_multiply_adds_with_unknown_shape_is_none(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("NonZero", ["x"], ["places"]),  # as many as there are
         helper.make_node("Cast", ["places"], ["values"], to=1),
@@ -128,16 +125,16 @@ def test_what_cannot_be_counted_is_unknown(tmp_path: Path) -> None:
     assert multiply_adds(onnx.load(path), {"x": (5, 7)}) is None
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_onnx_file_invalid_input_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"\x08\x0anonsense")
     for name, message in (("nowhere.onnx", "no such file"), ("damaged.onnx", "ONNX Runtime cannot load it")):
         with pytest.raises(UserError, match=rf"{name}: {message}"):
             OnnxFile(tmp_path / name)
     free = convolution(tmp_path / "free.onnx", ["n", 3, "height", None])
-    with pytest.raises(UserError, match=r"leaves input image open, .* such as --shape image=1x3x224x224"):
+    with pytest.raises(UserError, match=r"input image: has open dimensions, .* e\.g\. --shape image=1x3x224x224"):
         OnnxFile(free).draw(1)
     assert OnnxFile(free, shapes={"image": (9, 9, 8, 6)}).draw(2)["image"].shape == (2, 3, 8, 6)
-    with pytest.raises(UserError, match="image has 4 dimensions, and the shape given for it 2: 8x6"):
+    with pytest.raises(UserError, match="image: expected a shape of 4 dimensions, got 8x6"):
         OnnxFile(free, shapes={"image": (8, 6)}).draw(1)
     product = helper.make_node("MatMul", ["x", "w"], ["out"])
     weights = {"w": np.ones((7, 3), np.float32)}
@@ -147,14 +144,14 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         file.seconds(file.draw(1))
     fixed = convolution(tmp_path / "fixed.onnx", [1, 3, 8, 8])
     assert OnnxFile(fixed).draw(1)["image"].shape == (1, 3, 8, 8)
-    with pytest.raises(UserError, match=r"takes no batch of 4: image is \(1, 3, 8, 8\)"):
+    with pytest.raises(UserError, match=r"does not take a batch of 4: image is \(1, 3, 8, 8\)"):
         OnnxFile(fixed).draw(4)
     text = helper.make_node("StringNormalizer", ["x"], ["out"])
     path = save(tmp_path / "text.onnx", [text], {"x": (TensorProto.STRING, [3])}, {})
     model = onnx.load(path)
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
     onnx.save(model, path)
-    with pytest.raises(UserError, match=r"input x is a tensor\(string\), which cannot be made up"):
+    with pytest.raises(UserError, match=r"input x: type tensor\(string\) is not supported"):
         OnnxFile(path).draw(1)
     ours = onnx.load(fixed)
     helper.set_model_props(ours, {"saldistill": json.dumps({"format": 99, "mode": "clip"})})
@@ -171,7 +168,7 @@ def test_files_of_anybody_stand_side_by_side(tmp_path: Path, monkeypatch: pytest
     convolution(Path("a.onnx"), ["n", 3, 8, 8])
     convolution(Path("b.onnx"), ["n", 3, "h", "w"], TensorProto.UINT8)
     asked = {"rounds": 2, "batch_size": [1, 3], "threads": 1, "device": "cpu", "memory": False, "progress": False}
-    rows = benchmark(["a.onnx", "b.onnx"], shapes={"image": (1, 3, 16, 8)}, **asked)
+    rows = benchmark_models(["a.onnx", "b.onnx"], shapes={"image": (1, 3, 16, 8)}, **asked)
     assert [(row["model"], row["batch_size"]) for row in rows] == [
         (name, size) for name in ("a.onnx", "b.onnx") for size in (1, 3)
     ]
@@ -180,14 +177,14 @@ def test_files_of_anybody_stand_side_by_side(tmp_path: Path, monkeypatch: pytest
         assert row["gmacs"] == pytest.approx(1e-9 * 4 * 27 * pixels)
         assert row["weights"] == 112
         assert row["p99"] >= row["milliseconds"] > 0
-    assert rows.notes[-1] == "files without a mode are others': each of a batch counts as one map"
+    assert rows.notes[-1] == "files without a mode are external: each item of a batch counts as one map"
     assert rows.setting["threads"] == 1
-    with pytest.raises(UserError, match="shape: no file has an input images; there are image"):
-        benchmark(["a.onnx"], shapes={"images": (1, 3, 8, 8)}, **asked)
+    with pytest.raises(UserError, match="shape: no file has an input images; expected image"):
+        benchmark_models(["a.onnx"], shapes={"images": (1, 3, 8, 8)}, **asked)
 
 
 class Stepper(nn.Module):
-    """A network that streams: its state counts the steps."""
+    """A streaming network whose state marks the first step."""
 
     num_frames, size, map_size, target_frames, reach = 2, (8, 8), (8, 8), (0, 1), 2
     state_shapes = {"started": (1, 1, 1)}  # noqa: RUF012
@@ -205,13 +202,13 @@ class Stepper(nn.Module):
         return frame[:, :1].float(), {"started": torch.ones(len(frame), 1, 1, 1)}
 
 
-def test_a_network_that_streams_is_measured_by_its_step_in_both_runtimes(
+def test_models_streaming_network_is_measured_by_step_in_both_runtimes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = convolution(tmp_path / "exported.onnx", ["n", 3, 8, 8])
-    monkeypatch.setattr(module, "exported", lambda model, folder: shutil.copy(file, folder / "0.onnx"))
+    monkeypatch.setattr(module, "export_temporary", lambda model, folder: shutil.copy(file, folder / "0.onnx"))
     network = Stepper()
-    rows = benchmark(
+    rows = benchmark_models(
         [loaded(network, "stepper")],
         rounds=1,
         batch_size=3,
@@ -222,10 +219,10 @@ def test_a_network_that_streams_is_measured_by_its_step_in_both_runtimes(
     )
     assert [(row["model"], row["runtime"]) for row in rows] == [("stepper", "PyTorch"), ("stepper", "ONNX Runtime")]
     assert (rows[0]["mode"], rows[0]["weights"], rows[0]["file_mb"]) == ("step", 10, None)
-    assert set(network.seen[1:]) == {((3, 3, 8, 8), 1.0)}  # each goes on from the state of a step before
+    assert set(network.seen[1:]) == {((3, 3, 8, 8), 1.0)}  # each call starts from the state after one step
     assert rows[0]["maps_per_second"] == pytest.approx(1000 / rows[0]["milliseconds"])
     assert rows[1]["file_mb"] > 0
-    only = benchmark(
+    only = benchmark_models(
         [loaded(network, "stepper")], rounds=1, runtime="onnx", device="cpu", memory=False, progress=False
     )
     assert [row["runtime"] for row in only] == ["ONNX Runtime"]
@@ -246,13 +243,13 @@ def test_a_network_that_streams_is_measured_by_its_step_in_both_runtimes(
         ("", "(no module)"),
     ],
 )
-def test_operators_belong_to_modules(name: str, module_name: str) -> None:
+def test_module_of_operator_name(name: str, module_name: str) -> None:
     assert module_of(name, "Conv") == module_name
 
 
-def test_times_are_summed_by_operator_and_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_sum_times_by_operator_and_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        onnx_layers,
+        onnx_files,
         "operator_times",
         lambda path, **options: {
             ("a.0.x/Conv", "Conv"): 3e-3,
@@ -260,18 +257,21 @@ def test_times_are_summed_by_operator_and_module(tmp_path: Path, monkeypatch: py
             ("b/Add", "Add"): 4e-3,
         },
     )
-    tables = layers([tmp_path / "t.onnx"])
+    tables = benchmark_layers([tmp_path / "t.onnx"])
     by_operator, by_module = tables.values()
     assert list(tables) == [f"{tmp_path}/t.onnx: by operator", f"{tmp_path}/t.onnx: by module"]
     assert [(row["part"], row["count"]) for row in by_operator] == [("Conv", 2), ("Add", 1)]
     assert [row["part"] for row in by_module] == ["a.0", "b"]
     assert [row["milliseconds"] for row in by_module] == pytest.approx([4, 4])
     assert [row["share"] for row in by_module] == pytest.approx([0.5, 0.5])
-    monkeypatch.setattr(onnx_layers, "ROWS", 1)
-    assert [row["part"] for row in next(iter(layers([tmp_path / "t.onnx"]).values()))] == ["Conv", "1 more"]
+    monkeypatch.setattr(onnx_files, "MAX_ROWS", 1)
+    assert [row["part"] for row in next(iter(benchmark_layers([tmp_path / "t.onnx"]).values()))] == [
+        "Conv",
+        "1 more",
+    ]
 
 
-def test_onnx_runtime_times_every_operator(tmp_path: Path) -> None:
+def test_operator_times_has_every_operator(tmp_path: Path) -> None:
     path = convolution(tmp_path / "c.onnx", [1, 3, 64, 64], TensorProto.UINT8)
     times = operator_times(path, threads=1)
     assert {operator for _, operator in times} >= {"Cast", "Conv"}
@@ -279,7 +279,7 @@ def test_onnx_runtime_times_every_operator(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["c.onnx"]
 
 
-def test_the_command_takes_shapes_and_tells_layers(
+def test_models_command_takes_shapes_and_prints_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -289,7 +289,7 @@ def test_the_command_takes_shapes_and_tells_layers(
     assert main([*words, "--shape", "image=1x3x8x8", "--json", "out.json"]) == 0
     printed = capsys.readouterr().out
     assert "theirs.onnx: by operator" in printed
-    assert "each of a batch counts as one map" in printed
+    assert "each item of a batch counts as one map" in printed
     saved = json.loads(Path("out.json").read_text())
     assert list(saved) == ["models", "theirs.onnx: by operator", "theirs.onnx: by module"]
     [row] = saved["models"]["rows"]

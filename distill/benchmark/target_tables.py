@@ -1,4 +1,4 @@
-"""The tables of `benchmark --of cache`: what codecs lose, what storing and reading add, what DHF1K would take."""
+"""Tables of `benchmark --of cache`: codec errors, overhead of a target store, and an estimate for DHF1K."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.benchmark.rows import Benchmark
+from distill.benchmark.rows import Columns, Table
 from distill.saliency import log_density
 from distill.targets.codec import CODECS
 
 DHF1K_FRAMES = 346_140
 """Frames of DHF1K's 600 training videos."""
 
-CODEC_COLUMNS = {
+CODEC_COLUMNS: Columns = {
     "codec": ("codec", "{}"),
     "kl": ("KL", "{:.1e}"),
-    "kl_max": ("at most", "{:.1e}"),
+    "kl_max": ("max", "{:.1e}"),
     "kl_4": ("KL at T=4", "{:.1e}"),
     "reverse_kl": ("reverse KL", "{:.1e}"),
     "log_error": ("log RMSE", "{:.1e}"),
@@ -29,7 +29,7 @@ TIME_COLUMNS = {
     "part": ("part", "{}"),
     "what": ("what", "{}"),
     "milliseconds": ("ms", "{:.4g}"),
-    "unit": ("a", "{}"),
+    "unit": ("per", "{}"),
     "ratio": ("ratio", "{:.3f}"),
 }
 DHF1K_COLUMNS = {
@@ -41,22 +41,21 @@ DHF1K_COLUMNS = {
     "cached_hours": ("epoch cached h", "{:.2f}"),
     "workers": ("workers", "{:.2f}"),
 }
-"""Key of a row -> its head and form in a table."""
 
 UNITS = {"writing": "map", "reading": "clip", "training": "clip", "opening": "store"}
-"""Part of the table of times -> what its milliseconds are a unit of."""
+"""Part of the table of times -> what its milliseconds are per."""
 
-ALONE, STORING = ("writing", "the teacher alone"), ("writing", "the teacher and a store")
-LOADING, READING = ("reading", "the loader alone"), ("reading", "the loader and stored maps, {}")
-STEP = ("training", "the student, a step")
-"""Part and row of what the table of DHF1K is computed from."""
+TEACHER, TEACHER_AND_STORE = ("writing", "teacher alone"), ("writing", "teacher and store")
+LOADER, LOADER_AND_STORE = ("reading", "loader alone"), ("reading", "loader and target store, {}")
+STEP = ("training", "student, one step")
+"""(part, row) of the times that the DHF1K table is computed from."""
 
 Times = Mapping[tuple[str, str], float]
-"""Part and row -> milliseconds a unit; ("encode", codec) and ("decode", codec): a map."""
+"""(part, row) -> milliseconds per unit; ("encode", codec) and ("decode", codec) -> milliseconds per map."""
 
 
-def codec_table(maps: np.ndarray, times: Times, setting: Mapping[str, Any]) -> Benchmark:
-    """Say what each codec loses of a teacher's maps (n, h, w), log-saliency, and what it takes."""
+def codec_table(maps: np.ndarray, times: Times, setting: Mapping[str, Any]) -> Table:
+    """Return error and cost of each codec on a teacher's maps (n, h, w), log-saliency."""
     n, h, w = maps.shape
     true, rows = torch.from_numpy(maps), []
     for name, codec in CODECS.items():
@@ -77,18 +76,18 @@ def codec_table(maps: np.ndarray, times: Times, setting: Mapping[str, Any]) -> B
             }
         )
     span = float(np.ptp(maps, axis=(1, 2)).mean())
-    note = f"{n} maps {h}x{w} of {setting['teacher']}, {span:.1f} nats from peak to floor; KL in nats, ms a map"
-    return Benchmark(rows, CODEC_COLUMNS, setting, [note])
+    note = f"{n} maps {h}x{w} of {setting['teacher']}, {span:.1f} nats from peak to floor; KL in nats, ms per map"
+    return Table(rows, CODEC_COLUMNS, setting, [note])
 
 
 def kl(true: Tensor, stored: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return KL (n,) in nats of stored against true log-saliency (n, h, w), both divided by a temperature."""
+    """Return KL(true || stored) (n,) in nats of log-saliency (n, h, w), both divided by a temperature."""
     p, q = (log_density(each.double() / temperature) for each in (true, stored))
     return (p.exp() * (p - q)).sum(dim=(-2, -1))
 
 
-def time_table(times: Times, setting: Mapping[str, Any]) -> Benchmark:
-    """Say what a store adds to the teacher and to the loader; each part's ratios are against its first row."""
+def time_table(times: Times, setting: Mapping[str, Any]) -> Table:
+    """Return the overhead of a target store; ratios are relative to the first row of each part."""
     rows: list[dict[str, Any]] = []
     for part, unit in UNITS.items():
         own = {what: taken for (other, what), taken in times.items() if other == part}
@@ -98,46 +97,46 @@ def time_table(times: Times, setting: Mapping[str, Any]) -> Benchmark:
             for what, taken in own.items()
         ]
     notes = [
-        "{device}, {threads} CPU threads, {rounds} rounds; teacher {teacher} in {precision}, stored by {codec}, "
+        "{device}, {threads} CPU threads, {rounds} rounds; teacher {teacher} in {precision}, codec {codec}, "
         "{batch_size} maps at a time; student {student}".format(**setting),
-        "writing: to {disk}; reading: random clips, no decoded frame kept; opening: the index of every shard, "
+        "writing: to {disk}; reading: random clips, decoded frames not cached; opening: the index of every shard, "
         "{index_memory_mb:.0f} MB".format(**setting),
-        "of a CPU it is processor time, of all threads together; of a GPU and of opening the time that passes",
+        "processor time of all threads for CPU work; wall time for a GPU and for opening",
     ]
-    return Benchmark(rows, TIME_COLUMNS, setting, notes)
+    return Table(rows, TIME_COLUMNS, setting, notes)
 
 
 def dhf1k_table(
-    times: Times, bytes_a_map: Mapping[str, float], maps_a_clip: int, setting: Mapping[str, Any]
-) -> Benchmark:
-    """Compute from measured times and sizes what DHF1K's training videos would take.
+    times: Times, bytes_per_map: Mapping[str, float], maps_per_clip: int, setting: Mapping[str, Any]
+) -> Table:
+    """Return what DHF1K's training videos would take, computed from measured times and sizes.
 
     Args:
-        times: as measured.
-        bytes_a_map: codec -> bytes of a store for each of its maps.
-        maps_a_clip: maps that the teacher makes of one clip.
-        setting: as of the other tables.
+        times: measured times.
+        bytes_per_map: codec -> bytes per map of a target store.
+        maps_per_clip: maps that the teacher computes per clip.
+        setting: setting of the other tables.
     """
-    step, teaching = times[STEP], times[ALONE] * maps_a_clip
+    step, teaching = times[STEP], times[TEACHER] * maps_per_clip
     hours = DHF1K_FRAMES / 3.6e6
     rows = []
-    for codec, size in bytes_a_map.items():
+    for codec, size in bytes_per_map.items():
         disk = size * DHF1K_FRAMES / 2**30
         rows.append(
             {
                 "codec": codec,
                 "disk_gib": disk,
                 "both_views_gib": 2 * disk,
-                "caching_hours": times[STORING] * hours,
+                "caching_hours": times[TEACHER_AND_STORE] * hours,
                 "online_hours": (step + teaching) * hours,
                 "cached_hours": step * hours,
-                "workers": times[READING[0], READING[1].format(codec)] / step,
+                "workers": times[LOADER_AND_STORE[0], LOADER_AND_STORE[1].format(codec)] / step,
             }
         )
     notes = [
         f"computed from the times above, not measured: {DHF1K_FRAMES:,} training frames, one view, one GPU or one "
-        "CPU core; an epoch is a clip a frame:",
-        "online the student's step and the teacher's map, cached the step alone, with so many loading workers that "
-        "keep up with it",
+        "CPU core; one epoch is one clip per frame:",
+        "online: the student's step and the teacher's map; cached: the step alone, with enough loader "
+        "workers to keep up with it (number in the last column)",
     ]
-    return Benchmark(rows, DHF1K_COLUMNS, setting, notes)
+    return Table(rows, DHF1K_COLUMNS, setting, notes)

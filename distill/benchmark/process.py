@@ -1,0 +1,71 @@
+"""Calls in a fresh Python process, and how much memory their work needs there."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROGRAM = (
+    "import json, pickle, sys; run, arguments = pickle.load(sys.stdin.buffer); print(json.dumps(run(*arguments)))"
+)
+
+
+def run_fresh(function: Callable[..., Any], *arguments: object, env: Mapping[str, str] | None = None) -> Any:
+    """Call a module-level function in a fresh process and return its result.
+
+    Args:
+        function: returns plain JSON values; standard error is passed through.
+        arguments: its arguments, which must be picklable.
+        env: environment variables to set in the process.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=pickle.dumps((function, arguments)),
+        stdout=subprocess.PIPE,
+        env={**os.environ, **(env or {}), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{function.__name__}{arguments}: failed in a fresh process; see its traceback above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_growth(prepare: Callable[..., Callable[[], object]], *arguments: object) -> float:
+    """Return the megabytes by which work raises the peak resident memory of a fresh process.
+
+    Args:
+        prepare: module-level function that returns the work. Its own memory and its imports are not counted.
+        arguments: its arguments, which must be picklable.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    return float(run_fresh(_measure_growth, prepare, *arguments))
+
+
+def _measure_growth(prepare: Callable[..., Callable[[], object]], *arguments: object) -> float:
+    work = prepare(*arguments)
+    before = psutil.Process().memory_info().rss
+    work()
+    return (_peak_resident() - before) / 1e6
+
+
+def _peak_resident() -> int:
+    """Return the peak of this process's resident memory in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # not getrusage: on Linux a process inherits that peak from its parent
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource  # not available on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
