@@ -1,21 +1,21 @@
-"""Run an exported student without PyTorch: numpy and onnxruntime, and PyAV or OpenCV to open a video or camera.
+"""Run an exported student without PyTorch: needs numpy and onnxruntime, and PyAV or OpenCV for videos and cameras.
 
     python edge.py student.onnx VIDEO|FOLDER|CAMERA [-o overlay.mp4] [--show] [--maps FOLDER] [--threads N]
 
-    CAMERA   a number (0), a device (/dev/video0) or an address (rtsp://...). It does not wait: frames that come
-             while one is being computed are dropped, and counted. `--live` serves a file in the same way.
+    CAMERA   a number (0), a device (/dev/video0) or an address (rtsp://...). Frames that arrive while another one
+             is computed are dropped and counted. `--live` treats a file the same way.
 
-One file that works alone: copy it to the device beside the .onnx file. In a program:
+This file is self-contained: copy it to the device together with the .onnx file. In a program:
 
     stream = Stream(EdgeModel("student.onnx", threads=2), fps=30)
     for frame in camera:              # (height, width, 3) uint8 RGB, any size
-        saliency = stream(frame)      # (h, w) float32 in [0, 1]; its largest value is 1
+        saliency = stream(frame)      # (h, w) float32 in [0, 1] with a maximum of 1
 
-It reads in the order of the data: frames come in, the newest of a live source, made small, looked at for a scene
-cut; the model; the stream that remembers; heat over the frame; a file or a window; the command.
+The sections follow the data: reading frames, resizing and scene cuts, the model, the stream with its state, heat
+maps, output to a file or window, and the command.
 
-The .onnx file says what it is, as JSON under the metadata key "saldistill": mode, frames, size, map size, input,
-output and state. student/README.md tells whoever writes this in another language what to do with them.
+The .onnx file describes itself (mode, sizes, inputs, outputs and state) in JSON under the metadata key
+"saldistill"; student/README.md documents the keys for implementations in other languages.
 """
 
 import argparse
@@ -42,21 +42,21 @@ import onnxruntime
 
 METADATA_KEY = "saldistill"
 FORMATS = (1, 2)
-"""Of the metadata; format 1 had clip mode alone, and did not state `reach` and `state`."""
+"""Known versions of the metadata; version 1 has clip mode only, and neither `reach` nor `state`."""
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 CUT = 0.1
-"""Scene cuts: see `Cuts`."""
+"""Default threshold of `Cuts`."""
 
-PATIENCE = 10.0
-"""Seconds without a frame after which a camera has gone away."""
+TIMEOUT = 10.0
+"""Seconds without a frame after which a camera counts as disconnected."""
 
 _modules: dict[str, Any] = {}
 
 
 def _optional(name: str) -> Any:
-    """Return a module, or None where it is not installed; looked for once."""
+    """Return a module, or None if it is not installed; the result is cached."""
     if name not in _modules:
         try:
             _modules[name] = importlib.import_module(name)
@@ -65,24 +65,24 @@ def _optional(name: str) -> Any:
     return _modules[name]
 
 
-# ---------------------------------------------------------------------------------------------- frames come in
+# ------------------------------------------------------------------------------------------------ reading frames
 
 
 def is_camera(source: str) -> bool:
-    """Tell a camera (a number, a device, an address) from a video file or a folder."""
+    """Return whether a source is a camera (number, device or address) rather than a video file or folder."""
     path = Path(source)
     return path.is_char_device() or (not path.exists() and (source.isdecimal() or "://" in source))
 
 
 def open_camera(source: str) -> tuple[float, Iterator[np.ndarray]]:
-    """Open a camera: an address with PyAV where it is installed, all else with OpenCV.
+    """Open a camera: an address with PyAV if it is installed, everything else with OpenCV.
 
     Returns:
-        Frames a second as the camera tells them (30 where it does not), and its frames, (height, width, 3) uint8
-        RGB. When they end, they raise a ValueError: a camera has no last frame.
+        Frames per second (30 if the camera does not report it), and an iterator of frames, (height, width, 3)
+        uint8 RGB. It raises a ValueError at its end, because a camera has no last frame.
 
     Raises:
-        ValueError: there is no such camera, or nothing to open it with.
+        ValueError: the camera cannot be opened, or the library for it is not installed.
     """
     by_address = "://" in source
     if by_address and _optional("av"):
@@ -97,27 +97,27 @@ def open_camera(source: str) -> tuple[float, Iterator[np.ndarray]]:
 
     def frames() -> Iterator[np.ndarray]:
         yield from found
-        raise ValueError(f"{source}: the camera gives no more frames; it has ended or was taken away")
+        raise ValueError(f"{source}: the camera sends no more frames; it has stopped or was disconnected")
 
     return fps, frames()
 
 
 def open_video(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
-    """Open a video file or a folder of images (in numeric order) with what is installed.
+    """Open a video file, or a folder of images in numeric order, with PyAV or OpenCV.
 
     Returns:
-        Frames a second (30 for a folder), and the frames one by one: (height, width, 3) uint8 RGB, upright. After
-        the last frame of a video that is cut off, they raise a ValueError (with OpenCV they just end).
+        Frames per second (30 for a folder), and an iterator of frames, (height, width, 3) uint8 RGB, upright. At
+        the end of a truncated video it raises a ValueError (with OpenCV, it just ends).
 
     Raises:
-        ValueError: nothing there, no image in the folder, no video in the file, or neither PyAV nor OpenCV.
+        ValueError: the path does not exist, has no image or video, or neither PyAV nor OpenCV is installed.
     """
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path}: no such video file, folder or camera")
     files = _images(path) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"{path}: no image in this folder; expected files ending in {', '.join(IMAGES)}")
+        raise ValueError(f"{path}: the folder has no images; expected files ending in {', '.join(IMAGES)}")
     if not (_optional("av") or _optional("cv2")):
         raise ValueError("opening a video needs PyAV (pip install av) or OpenCV; neither is installed")
     open_one = _open_av if _optional("av") else _open_cv2
@@ -137,38 +137,38 @@ def _images(folder: Path) -> list[Path]:
 def _open_av(source: str) -> tuple[float, Iterator[np.ndarray]]:
     av, by_address = _optional("av"), "://" in source
     try:
-        container = av.open(source, timeout=PATIENCE if by_address else None)
+        container = av.open(source, timeout=TIMEOUT if by_address else None)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{source}: cannot be opened as a video ({error.strerror})") from error
     if not container.streams.video:
-        raise ValueError(f"{source}: there is no picture in it; expected a video or a folder of images")
+        raise ValueError(f"{source}: has no video stream; expected a video or a folder of images")
     stream = container.streams.video[0]
-    stream.thread_type = "SLICE" if by_address else "AUTO"  # decoding several frames at once delays them
+    stream.thread_type = "SLICE" if by_address else "AUTO"  # decoding several frames in parallel delays them
 
     def frames() -> Iterator[np.ndarray]:
-        there = 0
+        count = 0
         with container:
             try:
                 for packet in container.demux(stream):
-                    there += packet.is_discard  # what an editor cut away is in the file, but not shown
+                    count += packet.is_discard  # frames cut by an editor are in the file, but not shown
                     for frame in packet.decode():
-                        # an AVI counts places, and a place may only repeat the frame before it
-                        there = max(there, frame.pts or 0) + 1 if container.format.name == "avi" else there + 1
-                        degrees = getattr(frame, "rotation", 0)  # counter-clockwise; an old PyAV does not say
+                        # an AVI counts positions, and a position may just repeat the previous frame
+                        count = max(count, frame.pts or 0) + 1 if container.format.name == "avi" else count + 1
+                        degrees = getattr(frame, "rotation", 0)  # counter-clockwise; missing in old PyAV
                         turns = degrees // 90 if degrees % 90 == 0 else 0
                         yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
             except av.FFmpegError as error:
-                raise ValueError(f"{source}: cannot be decoded any further ({error.strerror})") from error
-        _refuse_cut(source, stream.frames, there)
+                raise ValueError(f"{source}: cannot be decoded further ({error.strerror})") from error
+        _check_complete(source, stream.frames, count)
 
     return float(stream.average_rate or 30), frames()
 
 
-def _refuse_cut(source: str, promised: int, there: int) -> None:
-    """Compare the frames with the header's number, 0 where it gives none; it is often off by one or two."""
-    if promised - there > max(2, 0.01 * promised):
+def _check_complete(source: str, expected: int, count: int) -> None:
+    """Raise a ValueError if frames are missing; the header's count may be 0 (unknown) or off by one or two."""
+    if expected - count > max(2, 0.01 * expected):
         raise ValueError(
-            f"{source}: the video is cut off or damaged: {there} of its {promised} frames can be decoded"
+            f"{source}: the video is truncated or damaged: {count} of its {expected} frames can be decoded"
         )
 
 
@@ -188,24 +188,24 @@ def _open_cv2(source: str | int) -> tuple[float, Iterator[np.ndarray]]:
 
 
 def live(
-    video: Iterable[np.ndarray], fps: float | None = None, patience: float = PATIENCE
+    video: Iterable[np.ndarray], fps: float | None = None, timeout: float = TIMEOUT
 ) -> Generator[tuple[int, np.ndarray], None, None]:
-    """Give the newest frame of a source that does not wait; those that nobody asked for in time are dropped.
+    """Yield the newest frame of a live source; frames that arrive in between are dropped.
 
     Args:
-        video: the source's frames; they are read in a thread.
-        fps: frames a second at which a file is served as if it were a camera; a camera's own pace when None.
-        patience: seconds without a frame after which the source has gone away.
+        video: frames of the source, which are read in a thread.
+        fps: frames per second at which to play a file; None for a camera's own rate.
+        timeout: seconds without a frame after which the source counts as disconnected.
 
     Yields:
-        (number, frame): frames that were dropped have numbers too.
+        (number, frame), where dropped frames count too.
 
     Raises:
-        ValueError: the source has gone away, or what it raises itself.
+        ValueError: the source is disconnected, or its own error.
     """
-    newest: deque[tuple[int, np.ndarray]] = deque(maxlen=1)  # a frame pushes out the one before it
+    newest: deque[tuple[int, np.ndarray]] = deque(maxlen=1)  # a new frame replaces the previous one
     end: list[Exception | None] = []
-    news, stopped = threading.Event(), threading.Event()
+    arrived, stopped = threading.Event(), threading.Event()
 
     def read() -> None:
         error, started = None, time.monotonic()
@@ -215,19 +215,19 @@ def live(
                 if stopped.wait(max(early, 0.0)):
                     break
                 newest.append((number, frame))
-                news.set()
-        except Exception as found:  # it is raised below, where somebody can see it
+                arrived.set()
+        except Exception as found:  # raised below, in the caller's thread
             error = found
         end.append(error)
-        news.set()
+        arrived.set()
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     try:
         while newest or not end:
-            if not news.wait(patience):
-                raise ValueError(f"no frame came for {patience:g} seconds; the camera has gone away")
-            news.clear()
+            if not arrived.wait(timeout):
+                raise ValueError(f"no frame arrived for {timeout:g} seconds; the camera was disconnected")
+            arrived.clear()
             if newest:
                 yield newest.pop()
         if end[0]:
@@ -237,20 +237,20 @@ def live(
         thread.join(timeout=1)
 
 
-# --------------------------------------------------------------------------------------------- and are made small
+# ----------------------------------------------------------------------------------------- resizing and scene cuts
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a frame (height, width, 3) uint8 RGB to `size`: bicubic and antialiased, as in training.
+    """Resize a frame (height, width, 3) uint8 RGB to `size`, bicubic and antialiased as in training.
 
-    PyAV does it where it is installed, else OpenCV (by areas), else numpy, which is exact but slower.
+    Uses PyAV if it is installed, else OpenCV (area averaging), else numpy, which is exact but slower.
 
     Raises:
-        ValueError: a frame of another type or shape.
+        ValueError: the frame has another type or shape.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise ValueError(
-            f"a frame is uint8 RGB of shape (height, width, 3); got {frame.dtype} of shape {frame.shape}"
+            f"expected a uint8 RGB frame of shape (height, width, 3), got {frame.dtype} of shape {frame.shape}"
         )
     if frame.shape[:2] == tuple(size):
         return frame
@@ -270,15 +270,15 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _scaler(old: tuple[int, int], new: tuple[int, int]) -> Callable[[Any], Any]:
-    """Return PyAV's scaler of frames of one size, which keeps its tables. Starting threads would cost it more."""
+    """Return PyAV's scaler for one frame size, which keeps its tables; single-threaded, as threads cost more."""
     av = _optional("av")
-    threads = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # before, there was only one
+    threads = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # always one before
     reformat = av.video.reformatter.VideoReformatter().reformat
     return partial(reformat, width=new[1], height=new[0], interpolation="BICUBIC", **threads)
 
 
 def _cubic(old: int, new: int) -> np.ndarray:
-    """Return the matrix (new, old) that resizes one axis by the cubic kernel (a = -0.5), widened to shrink."""
+    """Return the matrix (new, old) that resizes one axis with a cubic kernel (a = -0.5), widened for shrinking."""
     scale = max(old / new, 1.0)
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     x = np.abs(centres[:, None] - np.arange(old)) / scale
@@ -288,17 +288,17 @@ def _cubic(old: int, new: int) -> np.ndarray:
 
 
 class Cuts:
-    """Scene cuts: frames that differ from the one before by much more than that one differed from its own.
+    """Scene cut detector: a frame is a cut if its difference from the previous frame rises sharply.
 
-    Two frames are compared by the averages of 12 x 20 blocks, which noise and most motion hardly change: their
-    mean absolute difference, 1 from black to white. It has to rise by more than the threshold from one frame to
-    the next. Measured on 8,903 frames of 32 videos (DHF1K, HEVC test sequences, film): it rises by .12 to .77 at
-    their 11 cuts, and by at most .09 elsewhere; of 992 pairs of frames from two videos, 997 in 1,000 differ by
-    more than .1. Fades are not found, and a flash counts as a cut.
+    The difference is the mean absolute difference between averages of 12 x 20 blocks, which noise and most motion
+    hardly change (1 from black to white). At a cut it rises by more than the threshold from one frame to the next.
+    Measured on 8,903 frames of 32 videos (DHF1K, HEVC test sequences, film): it rises by .12 to .77 at their 11
+    cuts, and by at most .09 elsewhere; 99.7 % of 992 pairs of frames from different videos differ by more than .1.
+    Fades are not detected, and a flash counts as a cut.
 
     Args:
         size: (H, W) of the frames.
-        threshold: of the rise.
+        threshold: minimum rise.
     """
 
     def __init__(self, size: tuple[int, int], threshold: float = CUT) -> None:
@@ -307,7 +307,7 @@ class Cuts:
         self._difference, self.threshold = 0.0, threshold
 
     def __call__(self, image: np.ndarray) -> bool:
-        """Take the next frame, (3, H, W) uint8; tell whether a scene begins with it."""
+        """Return whether the next frame, (3, H, W) uint8, starts a new scene."""
         blocks = self._rows @ image.astype(np.float32) @ self._columns / 255  # (3, 12, 20)
         last, self._blocks = self._blocks, blocks
         difference = float(np.abs(blocks - last).mean()) if last is not None else 0.0
@@ -322,22 +322,22 @@ class EdgeModel:
     """An exported model, run by ONNX Runtime: `model(clip)` in clip mode, `model.step(frame, state)` in step mode.
 
     Args:
-        path: the .onnx file (its .data file, where there is one, lies beside it).
-        threads: threads of one call; ONNX Runtime's choice when None.
-        providers: ONNX Runtime execution providers, in order of preference; the CPU alone when None.
+        path: the .onnx file; a .data file, if any, must be next to it.
+        threads: threads per call; defaults to ONNX Runtime's choice.
+        providers: ONNX Runtime execution providers, in order of preference; defaults to the CPU.
 
     Attributes:
-        mode: "clip", or "step" of a streaming model, which sees one frame at a time and keeps a state.
-        num_frames: T, frames of a clip; 1 in step mode.
-        reach: frames on which a map depends: T in clip mode.
+        mode: "clip", or "step" for a streaming model, which takes one frame and a state at a time.
+        num_frames: T, frames per clip; 1 in step mode.
+        reach: number of frames that a map depends on; T in clip mode.
         size: (H, W) of the frames.
-        target_frames: which of the T frames get a map, N of them.
+        target_frames: indices of the N frames of a clip that have a map.
         map_size: (h, w) of the maps.
-        state_shapes: name -> shape of a state's tensors without the batch; empty in clip mode.
-        metadata: everything the file says about itself.
+        state_shapes: name -> shape of each state tensor without the batch; empty in clip mode.
+        metadata: metadata of the file.
 
     Raises:
-        ValueError: no such file, not an ONNX file, or not one that this project exported.
+        ValueError: the file does not exist, is not an ONNX file, or was not exported by this project.
     """
 
     def __init__(
@@ -345,9 +345,9 @@ class EdgeModel:
     ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise ValueError(f"{path}: no such file; expected a model exported to ONNX")
+            raise ValueError(f"{path}: no such file; expected an exported .onnx model")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
+        options.log_severity_level = 3  # errors only: the warnings concern its optimiser
         if threads is not None:
             options.intra_op_num_threads = int(threads)
             options.inter_op_num_threads = 1
@@ -355,7 +355,7 @@ class EdgeModel:
             self.session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=list(providers or ["CPUExecutionProvider"])
             )
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {first_line}") from error
         self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map, self.path)
@@ -374,9 +374,7 @@ class EdgeModel:
         declared = dict([frame, *self.state_shapes.items()])
         inputs = {each.name: tuple(each.shape[1:]) for each in self.session.get_inputs()}
         if inputs != declared or {each.name for each in self.session.get_outputs()} != set(self._outputs):
-            raise ValueError(
-                f"{path}: its inputs, outputs and state are not those that its metadata declares; export it again"
-            )
+            raise ValueError(f"{path}: inputs, outputs or state differ from the metadata; export the model again")
 
     def __call__(self, clip: np.ndarray) -> np.ndarray:
         """Return the saliency maps of clips, in clip mode.
@@ -385,56 +383,56 @@ class EdgeModel:
             clip: (B, 3, T, H, W) uint8 RGB.
 
         Returns:
-            (B, N, h, w) float32 in [0, 1]. Each map's maximum is 1, unless the file was exported with the
-            network's own sigmoid; a constant map gives all ones.
+            (B, N, h, w) float32 in [0, 1]. The maximum of each map is 1, unless the file was exported with the
+            network's own sigmoid; a constant map is all ones.
 
         Raises:
-            ValueError: a clip of another type or shape, or a file in step mode.
+            ValueError: the clip has another type or shape, or the file is in step mode.
         """
         if self.mode != "clip":
-            raise ValueError(f"{self.path.name} is a file in step mode: call step(frame, state)")
+            raise ValueError(f"{self.path.name}: is in step mode; call step(frame, state)")
         shape = (3, self.num_frames, *self.size)
         images = self._images(clip, "clips", "(batch, RGB, frames, height, width)", shape)
         return self._maps(self.session.run(["saliency"], {"clip": images})[0])
 
     def initial_state(self, batch: int = 1) -> dict[str, np.ndarray]:
-        """Return the state before a video's first frame and after a cut: zeros, which say that nothing started."""
+        """Return the state before a video's first frame and after a cut: zeros."""
         return {name: np.zeros((batch, *shape), np.float32) for name, shape in self.state_shapes.items()}
 
     def step(self, frame: np.ndarray, state: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the saliency map of one frame of each of B videos, given what came before it, in step mode.
+        """Return the saliency map of one frame of each of B videos, given the state, in step mode.
 
         Args:
             frame: (B, 3, H, W) uint8 RGB.
-            state: from the step before, or `initial_state`. It is not changed.
+            state: from the previous step, or `initial_state`; not changed.
 
         Returns:
-            Maps (B, 1, h, w) as of `__call__`, and the state for the next frame.
+            Maps (B, 1, h, w) as in `__call__`, and the state for the next frame.
 
         Raises:
-            ValueError: a frame or state of another type or shape, or a file in clip mode.
+            ValueError: the frame or state has another type or shape, or the file is in clip mode.
         """
         if self.mode != "step":
-            raise ValueError(f"{self.path.name} is a file in clip mode, without a state: call it with a clip")
+            raise ValueError(f"{self.path.name}: is in clip mode, which has no state; call the model with a clip")
         images = self._images(frame, "frames", "(batch, RGB, height, width)", (3, *self.size))
         for name, shape in self.state_shapes.items():
             expected, found = (len(frame), *shape), state.get(name)
             if found is None or found.dtype != np.float32 or found.shape != expected:
                 got = "nothing" if found is None else f"{found.dtype} of shape {found.shape}"
                 raise ValueError(
-                    f"{self.path.name} takes a state with {name}, float32 of shape {expected}; got {got}: begin "
-                    "with initial_state(), and keep a state for each model"
+                    f"{self.path.name}: state {name}: expected float32 of shape {expected}, got {got}; start with "
+                    "initial_state() and keep one state per model"
                 )
         feed = {"frame": images, **{name: state[name] for name in self.state_shapes}}
         saliency, *after = self.session.run(self._outputs, feed)
         return self._maps(saliency), dict(zip(self.state_shapes, after, strict=True))
 
     def _images(self, images: np.ndarray, kind: str, letters: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Check clips or frames, and give them the type that the graph takes."""
+        """Check clips or frames, and convert them to the input type of the graph."""
         if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
             raise ValueError(
-                f"{self.path.name} takes uint8 {kind} of shape (batch, {', '.join(map(str, shape))}), that is "
-                f"{letters}; got {images.dtype} of shape {images.shape}"
+                f"{self.path.name}: expected uint8 {kind} of shape (batch, {', '.join(map(str, shape))}), that is "
+                f"{letters}, got {images.dtype} of shape {images.shape}"
             )
         if self._input_type == "float32":
             return images.astype(np.float32) / np.float32(255)
@@ -447,15 +445,14 @@ class EdgeModel:
 
 
 def read_metadata(properties: dict[str, str], path: Path) -> dict[str, Any]:
-    """Return what an exported file says about itself.
+    """Return the metadata of an exported file.
 
     Raises:
-        ValueError: the file was not written by this project's export, or by one that this runner does not know.
+        ValueError: the file was not exported by this project, or by an unknown version of it.
     """
     if METADATA_KEY not in properties:
         raise ValueError(
-            f'{path}: an ONNX file of something else (it has no "{METADATA_KEY}" metadata); expected one that '
-            "`saldistill export` wrote"
+            f'{path}: has no "{METADATA_KEY}" metadata; expected an ONNX file written by `saldistill export`'
         )
     try:
         metadata: dict[str, Any] = json.loads(properties[METADATA_KEY])
@@ -464,61 +461,61 @@ def read_metadata(properties: dict[str, str], path: Path) -> dict[str, Any]:
         _ = metadata["input"]["type"], metadata["output"]["values"]
         _ = [(each["input"], each["output"], each["shape"][0]) for each in metadata.get("state", [])]
     except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f'{path}: its "{METADATA_KEY}" metadata is broken; export it again') from error
+        raise ValueError(f'{path}: its "{METADATA_KEY}" metadata is invalid; export the model again') from error
     if not known:
         raise ValueError(
-            f"{path}: written in format {metadata['format']}, mode {metadata['mode']!r}; this runner knows formats "
-            f"{' and '.join(map(str, FORMATS))}, modes 'clip' and 'step': use the edge.py of the same version as "
-            "the export"
+            f"{path}: has format {metadata['format']}, mode {metadata['mode']!r}; expected format "
+            f"{' or '.join(map(str, FORMATS))}, mode 'clip' or 'step'; use the edge.py of the version "
+            "that exported it"
         )
     return metadata
 
 
-# ------------------------------------------------------------------------------------------ the stream remembers
+# ------------------------------------------------------------------------------------------------------ the stream
 
 
 def step_of(stride: int | str, fps: float | None) -> float:
-    """Return how many frames of a video lie from one frame to the next of a clip or a state, on the average.
+    """Return the average distance, in frames of the video, between consecutive frames of a clip or state.
 
     Args:
-        stride: as in training: so many frames (2), or as at a rate ("25fps").
-        fps: frames a second of the video; only a rate asks for it.
+        stride: as in training, a number of frames (2) or a rate ("25fps").
+        fps: frames per second of the video; needed for a rate only.
 
     Raises:
-        ValueError: no stride, or a rate without the video's own.
+        ValueError: the stride is invalid, or a rate without `fps`.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?fps|([1-9]\d*)", str(stride))
     if not match or (match[1] and not float(match[1])):
-        raise ValueError(f"stride must be a number of frames from 1 up, or a rate such as 25fps; got {stride!r}")
+        raise ValueError(f"stride: expected a positive number of frames or a rate such as 25fps, got {stride!r}")
     if match[2]:
         return float(match[2])
     if not fps:
-        raise ValueError(f"stride {stride}: say at how many frames a second the video runs (fps)")
+        raise ValueError(f"stride {stride}: a rate needs the frames per second of the video (fps)")
     return fps / float(match[1])
 
 
 class Stream:
-    """What a model remembers of a video, and the map of each new frame.
+    """Run a model over a video frame by frame, keeping the past that it needs.
 
-    It begins as if the first frame had been there for ever, so that a map comes with the very first one; at a scene
-    cut it begins again.
+    A stream starts as if the first frame had always been there, so that the first frame has a map, and starts over
+    at a scene cut.
 
-    In clip mode it keeps the frames of one clip, and copies of a frame where the ones after it were dropped. In
-    step mode it keeps states: at a stride of 2, two of them take turns, each for every second frame. Each state has
-    the time (in frames) of its last frame, and goes on with the first frame that is a step later. So it keeps the
-    pace also at a step of 2.4 frames, where now and then no state is due and a map comes from one that is not kept;
-    and where frames were dropped. A video slower than the training's rate is taken as it is.
+    In clip mode it keeps the frames of one clip, with copies in place of dropped frames. In step mode it keeps one
+    state per frame of the stride: at a stride of 2, two states alternate. Each state has the time (in frames) of
+    its last frame, and continues with the first frame that is at least a step later. This also keeps the rate if
+    frames are dropped, and at fractional steps such as 2.4, where occasionally no state is due and a map comes from
+    a state that is not kept. A video slower than the training's rate is used as it is.
 
     Args:
         model: an `EdgeModel`.
-        stride: how far apart a clip's frames lie, `step_of`; the file's own (its training's) when None.
-        fps: frames a second of the video.
-        cuts: threshold of `Cuts`; None: there are none. A model that predicts an earlier frame than its last has
-            seen past a cut when it matters: there are none for it.
+        stride: distance between frames of a clip, see `step_of`; defaults to the training's.
+        fps: frames per second of the video.
+        cuts: threshold of `Cuts`; None disables them. They are always disabled for a model that predicts an earlier
+            frame than its last, because its clip spans the cut.
 
     Attributes:
-        delay: how many frames ago the frame of the returned map came: 0 for a model that predicts its last frame.
-        resets: how many scene cuts there were.
+        delay: age in frames of the returned map: 0 for a model that predicts its last frame.
+        resets: number of scene cuts.
 
     Raises:
         ValueError: see `step_of`.
@@ -539,18 +536,18 @@ class Stream:
         self._cuts = Cuts(model.size, cuts) if cuts is not None and self.delay == 0 else None
         self._frames: deque[np.ndarray] = deque(maxlen=1 - places[0])
         self._chosen = [place - places[0] for place in places]
-        self._states: dict[float, dict[str, np.ndarray]] = {}  # the time of its last frame -> state
+        self._states: dict[float, dict[str, np.ndarray]] = {}  # time of its last frame -> state
         self._number = -1
 
     def __call__(self, frame: np.ndarray, number: int | None = None) -> np.ndarray:
-        """Take the next frame of a video.
+        """Return the map of the next frame of a video.
 
         Args:
             frame: (height, width, 3) uint8 RGB of any size.
-            number: its place in the video, where frames were dropped before it; else the place after the last.
+            number: its index in the video, if frames may have been dropped; defaults to the next index.
 
         Returns:
-            Its map (h, w) in [0, 1] (or that of the frame `delay` places before it).
+            Map (h, w) in [0, 1] of this frame, or of the frame `delay` frames earlier.
         """
         image = resize(frame, self.model.size).transpose(2, 0, 1)  # (3, H, W)
         if self._cuts and self._cuts(image):
@@ -561,7 +558,7 @@ class Stream:
         return self._clip(image, passed) if self.model.mode == "clip" else self._step(image)
 
     def reset(self) -> None:
-        """Forget the past: the next frame is the first of another video."""
+        """Start over: the next frame is the first of another video."""
         self._forget()
         if self._cuts:
             self._cuts = Cuts(self.model.size, self._cuts.threshold)
@@ -587,13 +584,13 @@ class Stream:
         then = max(due, default=min(self._states))
         maps, state = self.model.step(image[None], self._states[then])
         if due:
-            del self._states[min(due)]  # of several, after a drop, the oldest gives way
+            del self._states[min(due)]  # if several are due after a drop, the oldest is replaced
             now = then + self.step
             self._states[now if now > self._number - 0.5 else self._number] = state
         return maps[0, 0]
 
 
-# --------------------------------------------------------------------------------------------- heat over the frame
+# ------------------------------------------------------------------------------------------------------- heat maps
 
 
 HEAT = np.array(
@@ -607,7 +604,7 @@ HEAT = np.array(
 
 
 def overlay(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.7) -> np.ndarray:
-    """Paint a map (h, w) in [0, 1] over a frame (H, W, 3) uint8 as heat: the hotter, the more opaque."""
+    """Return a frame (H, W, 3) uint8 under the heat map of (h, w) in [0, 1]; hotter areas are more opaque."""
     grey = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
     heat = resize(np.repeat(grey[..., None], 3, axis=2), (frame.shape[0], frame.shape[1]))[..., 0]
     share, paint = _heat(strength)
@@ -616,7 +613,7 @@ def overlay(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.7) -> n
 
 @lru_cache(maxsize=8)
 def _heat(strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return of each of 256 levels the share of the frame that stays (256,), and what is painted on it (256, 3)."""
+    """Return for 256 levels the weight of the frame (256,), and the colour to add (256, 3)."""
     level = np.linspace(0, 1, 256)
     alpha = strength * level * (2 - level)
     places = level * (len(HEAT) - 1)
@@ -625,20 +622,20 @@ def _heat(strength: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Writer:
-    """An H.264 video (MPEG-4 part 2 where only OpenCV is installed), playable whenever it is closed."""
+    """An H.264 video (MPEG-4 Part 2 with OpenCV only), which can be played even if the run was interrupted."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
-        height, width = size[0] // 2 * 2, size[1] // 2 * 2  # video wants even sizes: an odd last line is cut
+        height, width = size[0] // 2 * 2, size[1] // 2 * 2  # codecs need even sizes: an odd last line is cropped
         self._size, self._even = size, (height, width)
-        self._first: int | None = None  # numbers of the first frame, and of the one after the last
+        self._first: int | None = None  # number of the first frame; the next number is in _next
         self._next = 0
         self._av, self._cv2 = _optional("av"), _optional("cv2")
         if not (height and width):
-            raise ValueError(f"{path}: frames of {size[0]} x {size[1]} pixels are too small for a video")
+            raise ValueError(f"{path}: frames of {size[0]}x{size[1]} pixels are too small for a video")
         if self._av:
             try:
                 self._container = self._av.open(str(path), "w")
-            except ValueError as error:  # its name ends in what is no video
+            except ValueError as error:  # the file name does not end in a video format
                 raise ValueError(f"{path}: cannot be written as a video; choose a name ending in .mp4") from error
             codec = next(c for c in ("libx264", "h264", "mpeg4") if c in self._av.codecs_available)
             self._stream = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
@@ -650,7 +647,7 @@ class Writer:
                 raise ValueError(f"{path}: cannot be written as a video")
 
     def write(self, frame: np.ndarray, number: int) -> None:
-        """Append one frame, (height, width, 3) uint8 RGB; where numbers are left out, a neighbour stays longer."""
+        """Append one frame, (height, width, 3) uint8 RGB; a neighbour replaces missing numbers."""
         if frame.shape[:2] != self._size:  # a video that changes its resolution
             frame = resize(frame, self._size)
         frame = np.ascontiguousarray(frame[: self._even[0], : self._even[1]])
@@ -674,15 +671,15 @@ class Writer:
             self._video.release()
 
 
-class WindowClosed(Exception):  # noqa: N818 - no error: somebody has seen enough
-    """The window was closed, or q or Escape pressed."""
+class WindowClosed(Exception):  # noqa: N818 - not an error
+    """The window was closed, or q or Escape was pressed."""
 
 
 class Window:
-    """A window of OpenCV.
+    """An OpenCV window.
 
     Raises:
-        ValueError: no OpenCV, one without windows, or no display.
+        ValueError: OpenCV is not installed or has no window support, or there is no display.
     """
 
     def __init__(self, name: str) -> None:
@@ -690,7 +687,7 @@ class Window:
         if not self._cv2:
             raise ValueError("a window needs OpenCV (pip install opencv-python); write a file with -o instead")
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise ValueError("there is no display for a window; write a file with -o instead")
+            raise ValueError("no display found for a window; write a file with -o instead")
         try:
             self._cv2.namedWindow(name, self._cv2.WINDOW_NORMAL)
         except self._cv2.error as error:
@@ -707,7 +704,7 @@ class Window:
             raise WindowClosed
 
     def close(self) -> None:
-        """Close it."""
+        """Close the window."""
         self._cv2.destroyAllWindows()
 
 
@@ -716,14 +713,14 @@ class Window:
 
 @dataclass
 class Figures:
-    """What a run came to; its text is the command's last line.
+    """Statistics of a run; as text, the last line that the command prints.
 
     Attributes:
-        frames: how many were run.
-        dropped: how many a live source gave while others were being computed.
-        resets: scene cuts.
-        elapsed: seconds of all, with decoding and drawing.
-        seconds: of each of the last 10,000 frames: resizing, and one pass of the network.
+        frames: number of frames processed.
+        dropped: number of frames of a live source that arrived while another one was computed.
+        resets: number of scene cuts.
+        elapsed: total seconds, including decoding and drawing.
+        seconds: latency of each of the last 10,000 frames: resizing and one pass of the network.
     """
 
     frames: int = 0
@@ -734,12 +731,12 @@ class Figures:
 
     def __str__(self) -> str:
         if not self.seconds:
-            return "no frame was run"
+            return "no frames processed"
         p50, p99 = np.percentile(np.array(self.seconds) * 1000, [50, 99])
         return (
-            f"{self.frames} frames in {self.elapsed:.1f} s: {self.frames / self.elapsed:.1f} frames a second with "
-            f"decoding and drawing; latency of a frame p50 {p50:.1f} ms, p99 {p99:.1f} ms; {self.dropped} dropped; "
-            f"{self.resets} scene cuts"
+            f"{self.frames} frames in {self.elapsed:.1f} s: {self.frames / self.elapsed:.1f} frames per second "
+            f"with decoding and drawing; latency per frame p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
+            f"{self.dropped} dropped; {self.resets} scene cuts"
         )
 
 
@@ -749,16 +746,16 @@ def run(
     show: Callable[[np.ndarray, np.ndarray, int], None] | None = None,
     figures: Figures | None = None,
 ) -> Figures:
-    """Send a video through a stream.
+    """Run a stream over a video and return statistics.
 
     Args:
-        stream: where the frames go.
-        video: (number, frame): its place, and (height, width, 3) uint8 RGB. Numbers left out were dropped.
-        show: is given each frame with its map and number.
-        figures: to count in, for whoever needs them of a run that was stopped.
+        stream: the stream.
+        video: (number, frame) pairs; frames are (height, width, 3) uint8 RGB, and missing numbers were dropped.
+        show: called with each frame, its map and its number.
+        figures: statistics to update, so that they are available if the run is interrupted.
     """
     figures = figures or Figures()
-    waiting: deque[tuple[int, np.ndarray]] = deque()  # frames whose map is still to come
+    waiting: deque[tuple[int, np.ndarray]] = deque()  # frames that wait for their map
     began, number, last = time.perf_counter(), -1, None
 
     def step(frame: np.ndarray, number: int) -> None:
@@ -777,30 +774,30 @@ def run(
         figures.frames, figures.dropped = figures.frames + 1, figures.dropped + place - number - 1
         number, last = place, frame
         step(frame, number)
-    if last is not None:  # the last frames' maps, with the last frame repeated
+    if last is not None:  # flush the delayed maps by repeating the last frame
         for late in range(1, stream.delay + 1):
             step(last, number + late)
     return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code: 0; 2 when the input is wrong; 130 when it was stopped by Ctrl-C."""
+    """Run the command and return its exit code: 0; 2 for invalid input; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="edge.py", description="Run an exported student on a video or camera.")
-    parser.add_argument("model", help="the exported model, student.onnx")
-    parser.add_argument("video", help="a video file, a folder of images, or a camera: number, device or address")
-    parser.add_argument("-o", "--out", type=Path, help="write an overlay video here (.mp4)")
-    parser.add_argument("--maps", type=Path, help="write each frame's map into this folder: (h, w) float32 .npy")
+    parser.add_argument("model", help="exported model, e.g. student.onnx")
+    parser.add_argument("video", help="video file, folder of images, or camera (number, device or address)")
+    parser.add_argument("-o", "--out", type=Path, help="overlay video to write (.mp4)")
+    parser.add_argument("--maps", type=Path, help="folder to write every map to, as (h, w) float32 .npy")
     parser.add_argument("--show", action="store_true", help="show the overlay in a window; q closes it")
-    parser.add_argument("--live", action="store_true", help="serve a file at its rate and drop frames, as a camera")
-    parser.add_argument("--threads", type=int, help="threads of the network; ONNX Runtime's choice by default")
-    parser.add_argument("--fps", type=float, help="frames a second, where a folder or camera does not tell (30)")
-    parser.add_argument("--stride", help="frames from one of a clip to the next: 2, or 25fps; else as in training")
-    parser.add_argument("--cuts", default=str(CUT), help="threshold of scene cuts, or off (%(default)s)")
+    parser.add_argument("--live", action="store_true", help="play a file at its frame rate and drop frames")
+    parser.add_argument("--threads", type=int, help="threads of the network (default: ONNX Runtime's choice)")
+    parser.add_argument("--fps", type=float, help="frames per second (default: the source's, or 30 if unknown)")
+    parser.add_argument("--stride", help="distance between frames: 2, or 25fps (default: as in training)")
+    parser.add_argument("--cuts", default=str(CUT), help="threshold of scene cuts, or off (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     figures, code = Figures(), 0
     try:
-        with ExitStack() as at_the_end:
-            _run(chosen, figures, at_the_end)
+        with ExitStack() as stack:
+            _run(chosen, figures, stack)
     except WindowClosed:
         pass
     except OSError as error:
@@ -810,50 +807,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"edge.py: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("edge.py: stopped", file=sys.stderr)
+        print("edge.py: interrupted", file=sys.stderr)
         code = 130
     if figures.frames:
         print(figures)
     return code
 
 
-def _told(video: Iterable[tuple[int, np.ndarray]], figures: Figures) -> Iterator[tuple[int, np.ndarray]]:
-    """Pass frames on, and say on a terminal once a second how far it is."""
-    told = time.monotonic()
+def _with_progress(video: Iterable[tuple[int, np.ndarray]], figures: Figures) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the frames, and print progress once per second if standard error is a terminal."""
+    printed = time.monotonic()
     for each in video:
         yield each
-        if sys.stderr.isatty() and time.monotonic() - told > 1:
-            told, rate = time.monotonic(), figures.frames / figures.elapsed
+        if sys.stderr.isatty() and time.monotonic() - printed > 1:
+            printed, rate = time.monotonic(), figures.frames / figures.elapsed
             print(
-                f"\r{figures.frames} frames, {rate:.1f} a second, {figures.dropped} dropped ",
+                f"\r{figures.frames} frames, {rate:.1f} per second, {figures.dropped} dropped ",
                 end="",
                 file=sys.stderr,
             )
 
 
-def _run(chosen: argparse.Namespace, figures: Figures, at_the_end: ExitStack) -> None:
-    """Put the parts together as the command's options say, and run them."""
+def _run(chosen: argparse.Namespace, figures: Figures, stack: ExitStack) -> None:
+    """Run the command with parsed options."""
     for path in (chosen.out, chosen.maps):
         if path and path.exists():
             raise ValueError(f"{path}: exists already; choose another name or remove it")
         if path and not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent}; make it or choose another place")
+            raise ValueError(f"{path}: folder {path.parent} does not exist; create it or choose another path")
     for name, value in (("--threads", chosen.threads), ("--fps", chosen.fps)):
         if value is not None and value <= 0:
-            raise ValueError(f"{name} {value:g}: expected a number above 0")
+            raise ValueError(f"{name} {value:g}: expected a positive number")
     if chosen.cuts != "off" and not re.fullmatch(r"\d*\.?\d+", chosen.cuts):
         raise ValueError(f"--cuts {chosen.cuts}: expected a number such as {CUT}, or off")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # what it warns of, it also returns
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # its warnings repeat its return values
     model, camera = EdgeModel(chosen.model, chosen.threads), is_camera(chosen.video)
     fps, frames = open_camera(chosen.video) if camera else open_video(chosen.video)
     fps = chosen.fps or fps
     stream = Stream(model, chosen.stride, fps, None if chosen.cuts == "off" else float(chosen.cuts))
     video: Iterable[tuple[int, np.ndarray]] = enumerate(frames)
     if camera or chosen.live:
-        video = at_the_end.enter_context(closing(live(frames, None if camera else fps)))
+        video = stack.enter_context(closing(live(frames, None if camera else fps)))
     sinks: list[Writer | Window] = []
     if chosen.show:
-        sinks.append(at_the_end.enter_context(closing(Window(f"{model.path.name}: {chosen.video}"))))
+        sinks.append(stack.enter_context(closing(Window(f"{model.path.name}: {chosen.video}"))))
     if chosen.maps:
         chosen.maps.mkdir()
 
@@ -862,17 +859,17 @@ def _run(chosen: argparse.Namespace, figures: Figures, at_the_end: ExitStack) ->
             np.save(chosen.maps / f"{number:06d}.npy", saliency)
         if chosen.out and not any(isinstance(sink, Writer) for sink in sinks):
             writer = Writer(chosen.out, (frame.shape[0], frame.shape[1]), fps)
-            sinks.insert(0, at_the_end.enter_context(closing(writer)))
+            sinks.insert(0, stack.enter_context(closing(writer)))
         painted = overlay(frame, saliency) if sinks else frame
         for sink in sinks:
             sink.write(painted, number)
 
     wanted = chosen.out or chosen.show or chosen.maps
-    run(stream, _told(video, figures), show if wanted else None, figures)
+    run(stream, _with_progress(video, figures), show if wanted else None, figures)
     if not figures.frames:
-        raise ValueError(f"{chosen.video}: there is no frame in it")
+        raise ValueError(f"{chosen.video}: has no frames")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped as by Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop a service like Ctrl-C
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""An exported model without PyTorch: the network's maps in both modes, and a clear word about what does not fit."""
+"""EdgeModel: maps equal to the network's in both modes, and errors for invalid input."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from student import edge
 from student.edge import EdgeModel, Stream
 
 
-def test_the_model_says_what_it_is_and_gives_the_network_s_maps(exported: Path) -> None:
+def test_edge_model_in_clip_mode_equals_network(exported: Path) -> None:
     model = EdgeModel(exported, threads=1)
     assert (model.mode, model.num_frames, model.reach, model.state_shapes) == ("clip", 8, 8, {})
     assert (model.size, model.target_frames, model.map_size) == ((16, 24), (7,), (8, 12))
@@ -30,7 +30,7 @@ def test_the_model_says_what_it_is_and_gives_the_network_s_maps(exported: Path) 
 
 
 @pytest.mark.parametrize(("values", "input_type"), [("log", "float32"), ("sigmoid", "uint8")])
-def test_other_exports_give_maps_in_the_same_range(tmp_path: Path, values: str, input_type: str) -> None:
+def test_edge_model_with_other_values_has_maps_in_unit_range(tmp_path: Path, values: str, input_type: str) -> None:
     export(loaded(SmallModel()), tmp_path / "s.onnx", values=values, input_type=input_type, batches=(1,))
     clip = frames(8).transpose(3, 0, 1, 2)[None]
     log_saliency = SmallModel()(torch.from_numpy(clip.copy())).detach()
@@ -39,7 +39,7 @@ def test_other_exports_give_maps_in_the_same_range(tmp_path: Path, values: str, 
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_steps_give_the_network_s_maps_and_states(step_file: Path, batch: int) -> None:
+def test_edge_model_in_step_mode_equals_network(step_file: Path, batch: int) -> None:
     model, network = EdgeModel(step_file, threads=1), small_stream().network
     assert (model.mode, model.num_frames, model.reach, model.target_frames) == ("step", 1, 5, (0,))
     assert (model.size, model.map_size) == ((64, 96), (16, 24))
@@ -69,16 +69,16 @@ def test_steps_give_the_network_s_maps_and_states(step_file: Path, batch: int) -
         (np.zeros((0, 3, 8, 16, 24), np.uint8), r"shape \(0, 3"),
     ],
 )
-def test_a_wrong_clip_is_named(exported: Path, clip: np.ndarray, message: str) -> None:
+def test_edge_model_invalid_clip_is_rejected(exported: Path, clip: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EdgeModel(exported)(clip)
 
 
-def test_a_wrong_frame_or_state_is_named(step_file: Path) -> None:
+def test_edge_model_invalid_frame_or_state_is_rejected(step_file: Path) -> None:
     model = EdgeModel(step_file)
     frame, state = np.zeros((1, 3, 64, 96), np.uint8), model.initial_state()
     for wrong in (frame[:, :, 1:], frame[0], frame.astype(np.float32), frame[:0]):
-        with pytest.raises(ValueError, match=r"takes uint8 frames of shape \(batch, 3, 64, 96\)"):
+        with pytest.raises(ValueError, match=r"expected uint8 frames of shape \(batch, 3, 64, 96\)"):
             model.step(wrong, state)
     for name in state:
         for value, got in (
@@ -86,16 +86,16 @@ def test_a_wrong_frame_or_state_is_named(step_file: Path) -> None:
             (state[name].astype(np.float64), "float64"),
             (model.initial_state(2)[name], r"got float32 of shape \(2, "),
         ):
-            with pytest.raises(ValueError, match=rf"stream\.onnx takes a state with {name}, .*{got}"):
+            with pytest.raises(ValueError, match=rf"stream\.onnx: state {name}: expected .*{got}"):
                 model.step(frame, {**state, name: value})
     with pytest.raises(ValueError, match=r"a state with past1, .*; got nothing"):
         model.step(frame, {name: value for name, value in state.items() if name != "past1"})
 
 
-def test_the_other_mode_s_call_is_named(exported: Path, step_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"stream\.onnx is a file in step mode: call step\(frame, state\)"):
+def test_edge_model_call_of_other_mode_is_rejected(exported: Path, step_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"stream\.onnx: is in step mode; call step\(frame, state\)"):
         EdgeModel(step_file)(np.zeros((1, 3, 5, 64, 96), np.uint8))
-    with pytest.raises(ValueError, match=r"student\.onnx is a file in clip mode, without a state"):
+    with pytest.raises(ValueError, match=r"student\.onnx: is in clip mode, which has no state"):
         EdgeModel(exported).step(np.zeros((1, 3, 16, 24), np.uint8), {})
 
 
@@ -109,7 +109,7 @@ def with_metadata(source: Path, path: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
+def test_edge_model_external_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         EdgeModel(tmp_path / "nowhere.onnx")
     (tmp_path / "text.onnx").write_text("hello")
@@ -124,22 +124,22 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     )
     other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match=r"other\.onnx: an ONNX file of something else"):
+    with pytest.raises(ValueError, match=r"other\.onnx: has no .saldistill. metadata"):
         EdgeModel(tmp_path / "other.onnx")
 
 
-def test_metadata_that_does_not_fit_the_graph_is_named(tmp_path: Path, exported: Path, step_file: Path) -> None:
+def test_edge_model_inconsistent_metadata_is_rejected(tmp_path: Path, exported: Path, step_file: Path) -> None:
     state = EdgeModel(step_file).metadata["state"]
     larger = [*state[:-1], {**state[-1], "shape": ["batch", 8, 16, 25]}]
     renamed = [*state[:-1], {**state[-1], "output": "next_past9"}]
     for source, changes, message in (
-        (step_file, {"state": larger}, "its inputs, outputs and state are not those that its metadata declares"),
+        (step_file, {"state": larger}, "inputs, outputs or state differ from the metadata"),
         (step_file, {"state": renamed}, "its inputs, outputs and state are not"),
         (step_file, {"state": []}, "its inputs, outputs and state are not"),
         (exported, {"frames": 9}, "its inputs, outputs and state are not"),
-        (exported, {"frames": None}, "metadata is broken; export it again"),
-        (step_file, {"state": [{"input": "past0"}]}, "metadata is broken"),
-        (exported, {"format": 9}, r"written in format 9, mode 'clip'.*the same version"),
+        (exported, {"frames": None}, "metadata is invalid; export the model again"),
+        (step_file, {"state": [{"input": "past0"}]}, "metadata is invalid"),
+        (exported, {"format": 9}, r"has format 9, mode 'clip'; .*the version that exported it"),
         (step_file, {"mode": "dream"}, r"mode 'dream'.*the same version"),
     ):
         path = with_metadata(source, tmp_path / "changed.onnx", **changes)
@@ -147,7 +147,7 @@ def test_metadata_that_does_not_fit_the_graph_is_named(tmp_path: Path, exported:
             EdgeModel(path)
 
 
-def test_a_file_of_the_first_format_is_read_as_before(tmp_path: Path, exported: Path) -> None:
+def test_edge_model_reads_format_1(tmp_path: Path, exported: Path) -> None:
     old = with_metadata(exported, tmp_path / "old.onnx", format=1, reach=None, state=None)
     clip = frames(8).transpose(3, 0, 1, 2)[None]
     assert np.array_equal(EdgeModel(old)(clip), EdgeModel(exported)(clip))
@@ -155,7 +155,7 @@ def test_a_file_of_the_first_format_is_read_as_before(tmp_path: Path, exported: 
 
 
 @pytest.mark.parametrize("missing", [(), ("av",), ("av", "cv2")])
-def test_resizing_agrees_with_pillow_whatever_is_installed(
+def test_resize_with_any_library_agrees_with_pillow(
     monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:
     if "av" in missing and "cv2" not in missing:
@@ -173,12 +173,12 @@ def test_resizing_agrees_with_pillow_whatever_is_installed(
 
 
 @pytest.mark.parametrize("shape", [(16, 24), (16, 24, 4), (0, 24, 3)])
-def test_grey_alpha_and_empty_frames_are_named(exported: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"a frame is uint8 RGB of shape \(height, width, 3\)"):
+def test_resize_frame_of_other_shape_is_rejected(exported: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected a uint8 RGB frame of shape \(height, width, 3\)"):
         Stream(EdgeModel(exported))(np.zeros(shape, np.uint8))
 
 
-def test_the_overlay_is_the_toolkit_s() -> None:
+def test_overlay_equals_toolkit() -> None:
     frame = frames(1, (40, 60))[0]
     saliency = np.random.default_rng(1).random((40, 60), np.float32)
     ours, theirs = edge.overlay(frame, saliency), overlay(frame, saliency)

@@ -1,4 +1,4 @@
-"""The runner as a command: alone in a process, stopped, cut off, misused; what it wrote can be played."""
+"""The runner as a command: alone in a process, interrupted, with truncated and invalid input."""
 
 import os
 import signal
@@ -47,13 +47,13 @@ def played(path: Path) -> list[av.VideoFrame]:
 
 
 @pytest.mark.parametrize("mode", ["clip", "step"])
-def test_it_runs_alone_on_a_real_video(bare: Path, short: Path, mode: str) -> None:
+def test_command_alone_on_real_video(bare: Path, short: Path, mode: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         subprocess.run([sys.executable, "-c", "import torch"], cwd=bare, check=True, capture_output=True)
     done = command(bare, f"{mode}.onnx", short, "-o", "overlay.mp4", "--maps", "maps", "--threads", 1)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("40 frames in ")
-    assert "latency of a frame p50 " in done.stdout
+    assert "latency per frame p50 " in done.stdout
     assert "p99" in done.stdout
     assert "0 dropped; 0 scene cuts" in done.stdout
     assert [(frame.height, frame.width) for frame in played(bare / "overlay.mp4")] == [(360, 640)] * 40
@@ -66,7 +66,7 @@ def test_it_runs_alone_on_a_real_video(bare: Path, short: Path, mode: str) -> No
     assert place == 39
 
 
-def test_a_folder_and_odd_frames_become_a_video(
+def test_command_folder_of_odd_sized_images_writes_video(
     tmp_path: Path, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "frames").mkdir()
@@ -78,9 +78,7 @@ def test_a_folder_and_odd_frames_become_a_video(
     assert open_video(tmp_path / "odd.mp4").fps == 10
 
 
-def test_opencv_writes_where_there_is_no_pyav(
-    tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writer_without_pyav_uses_opencv(tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cv2")
     monkeypatch.setattr(edge, "_modules", {"av": None})
     writer = edge.Writer(tmp_path / "o.mp4", (32, 48), 25)
@@ -90,7 +88,7 @@ def test_opencv_writes_where_there_is_no_pyav(
     assert len(list(edge.open_video(tmp_path / "o.mp4")[1])) == 5
 
 
-def test_dropped_frames_leave_the_video_as_long_as_it_was(tmp_path: Path) -> None:
+def test_writer_dropped_frames_keep_duration(tmp_path: Path) -> None:
     writer = edge.Writer(tmp_path / "o.mp4", (32, 48), 25)
     for place in (3, 4, 7, 12):
         writer.write(np.full((32, 48, 3), 10 * place, np.uint8), place)
@@ -98,7 +96,7 @@ def test_dropped_frames_leave_the_video_as_long_as_it_was(tmp_path: Path) -> Non
     assert [round(float(frame.pts * frame.time_base) * 25) for frame in played(tmp_path / "o.mp4")] == [0, 1, 4, 9]
 
 
-def test_a_file_served_live_counts_what_it_drops(
+def test_command_live_file_counts_dropped_frames(
     tmp_path: Path,
     step_file: Path,
     short: Path,
@@ -122,7 +120,7 @@ def test_a_file_served_live_counts_what_it_drops(
 
 
 @pytest.mark.parametrize("mode", ["clip", "step"])
-def test_a_camera_that_goes_away_leaves_a_playable_overlay(
+def test_command_disconnected_camera_leaves_playable_overlay(
     fake_camera: None,
     tmp_path: Path,
     exported: Path,
@@ -133,13 +131,13 @@ def test_a_camera_that_goes_away_leaves_a_playable_overlay(
     path = exported if mode == "clip" else step_file
     assert edge.main([str(path), "0", "-o", str(tmp_path / "o.mp4")]) == 2
     said = capsys.readouterr()
-    assert said.err == "edge.py: 0: the camera gives no more frames; it has ended or was taken away\n"
+    assert said.err == "edge.py: 0: the camera sends no more frames; it has stopped or was disconnected\n"
     assert len(played(tmp_path / "o.mp4")) == int(said.out.split(" frames")[0]) > 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_leaves_a_playable_overlay(bare: Path, number: signal.Signals) -> None:
+def test_command_interrupted_by_signal_leaves_playable_overlay(bare: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "edge.py", "step.onnx", str(REAL_VIDEO), "-o", "o.mp4", "--maps", "maps", "--live"],
         cwd=bare,
@@ -152,13 +150,13 @@ def test_a_run_that_is_stopped_leaves_a_playable_overlay(bare: Path, number: sig
         time.sleep(0.02)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "edge.py: stopped\n")
+    assert (process.returncode, err) == (130, "edge.py: interrupted\n")
     run = int(out.split(" frames")[0])
     assert run - 1 <= len(played(bare / "o.mp4")) <= run
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("the video is broken")])
-def test_a_video_that_stops_leaves_a_playable_overlay(
+def test_command_failing_video_leaves_playable_overlay(
     tmp_path: Path,
     exported: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -176,7 +174,7 @@ def test_a_video_that_stops_leaves_a_playable_overlay(
     assert len(played(tmp_path / "o.mp4")) == 6
 
 
-def test_a_video_that_changes_its_resolution_is_written_in_its_first(tmp_path: Path, step_file: Path) -> None:
+def test_command_video_with_changing_resolution_keeps_first_size(tmp_path: Path, step_file: Path) -> None:
     content = b""
     for height, width in ((64, 96), (48, 64)):
         with av.open(str(tmp_path / "part.ts"), "w", format="mpegts") as container:
@@ -194,7 +192,7 @@ def test_a_video_that_changes_its_resolution_is_written_in_its_first(tmp_path: P
     assert [(frame.height, frame.width) for frame in played(tmp_path / "o.mp4")] == [(64, 96)] * len(shapes)
 
 
-def test_a_video_that_is_cut_off_is_named_and_what_is_written_plays(
+def test_command_truncated_video_is_reported(
     tmp_path: Path, exported: Path, short: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = short.read_bytes()  # its index stands in front, so that it opens when it is cut
@@ -204,13 +202,13 @@ def test_a_video_that_is_cut_off_is_named_and_what_is_written_plays(
     written = len(played(tmp_path / "o.mp4"))
     assert 10 < written < 38
     assert said.err.endswith(
-        f"cut.mp4: the video is cut off or damaged: {written} of its 40 frames can be decoded\n"
+        f"cut.mp4: the video is truncated or damaged: {written} of its 40 frames can be decoded\n"
     )
     assert len(said.err.splitlines()) == 1
     assert f"{written} frames in" in said.out
 
 
-def test_what_the_system_refuses_is_one_sentence(
+def test_command_os_error_is_one_sentence(
     tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(edge, "open_video", lambda path: (25.0, iter(frames(3, (32, 48)))))
@@ -225,7 +223,7 @@ def test_what_the_system_refuses_is_one_sentence(
     assert capsys.readouterr().err == f"edge.py: {tmp_path / 'o.mp4'}: No space left on device\n"
 
 
-def test_the_command_names_the_mistake(
+def test_command_invalid_input_is_rejected(
     tmp_path: Path, exported: Path, step_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.mp4").write_bytes(b"mine")
@@ -242,22 +240,22 @@ def test_the_command_names_the_mistake(
     onnx.save(other, tmp_path / "other.onnx")
     for arguments, message in (
         (("nowhere.onnx", REAL_VIDEO), "nowhere.onnx: no such file"),
-        ((tmp_path / "other.onnx", REAL_VIDEO), "other.onnx: an ONNX file of something else"),
+        ((tmp_path / "other.onnx", REAL_VIDEO), 'other.onnx: has no "saldistill" metadata'),
         ((tmp_path / "text.avi", REAL_VIDEO), "ONNX Runtime cannot load it"),
         ((exported, "nowhere.mp4"), "nowhere.mp4: no such video file, folder or camera"),
-        ((exported, tmp_path / "empty"), "no image in this folder"),
+        ((exported, tmp_path / "empty"), "the folder has no images"),
         ((exported, tmp_path / "text.avi"), "cannot be opened as a video"),
-        ((exported, tmp_path / "zero.avi", "-o", tmp_path / "o.mp4"), "zero.avi: there is no frame in it"),
+        ((exported, tmp_path / "zero.avi", "-o", tmp_path / "o.mp4"), "zero.avi: has no frames"),
         ((exported, tmp_path / "thin", "-o", tmp_path / "o.mp4"), "frames of 32 x 1 pixels are too small"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4"), "mine.mp4: exists already"),
         ((exported, REAL_VIDEO, "--maps", tmp_path / "empty"), "empty: exists already"),
-        ((exported, REAL_VIDEO, "-o", tmp_path / "nodir" / "x.mp4"), "there is no folder"),
-        ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4" / "x.mp4"), "there is no folder"),
+        ((exported, REAL_VIDEO, "-o", tmp_path / "nodir" / "x.mp4"), "does not exist; create it"),
+        ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4" / "x.mp4"), "does not exist; create it"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "o.strange"), "o.strange: cannot be written as a video"),
-        ((exported, REAL_VIDEO, "--stride", 0), "stride must be a number of frames from 1 up"),
+        ((exported, REAL_VIDEO, "--stride", 0), "stride: expected a positive number of frames"),
         ((exported, REAL_VIDEO, "--cuts", "often"), "--cuts often: expected a number such as 0.1, or off"),
-        ((exported, REAL_VIDEO, "--threads", 0), "--threads 0: expected a number above 0"),
-        ((exported, REAL_VIDEO, "--fps", -5), "--fps -5: expected a number above 0"),
+        ((exported, REAL_VIDEO, "--threads", 0), "--threads 0: expected a positive number"),
+        ((exported, REAL_VIDEO, "--fps", -5), "--fps -5: expected a positive number"),
     ):
         assert edge.main([str(argument) for argument in arguments]) == 2
         said = capsys.readouterr().err
@@ -267,7 +265,7 @@ def test_the_command_names_the_mistake(
     assert not (tmp_path / "o.mp4").exists()
 
 
-def test_without_a_display_it_says_so(
+def test_window_without_display_is_rejected(
     exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
@@ -280,7 +278,7 @@ def test_without_a_display_it_says_so(
     headless = SimpleNamespace(namedWindow=named_window, WINDOW_NORMAL=0, error=RuntimeError)
     for module, display, message in (
         (None, ":0", "a window needs OpenCV (pip install opencv-python)"),
-        (headless, "", "there is no display for a window; write a file with -o instead"),
+        (headless, "", "no display found for a window; write a file with -o instead"),
         (headless, ":0", "this OpenCV was built without windows"),
     ):
         monkeypatch.setattr(edge, "_modules", {"cv2": module, "av": av})
@@ -292,7 +290,7 @@ def test_without_a_display_it_says_so(
 
 
 @pytest.mark.parametrize("way", ["key", "closed"])
-def test_a_window_shows_the_overlay_until_it_is_closed(
+def test_window_shows_overlay_until_closed(
     tmp_path: Path,
     exported: Path,
     short: Path,

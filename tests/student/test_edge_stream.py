@@ -1,4 +1,4 @@
-"""The runner's stream: each frame's map as the toolkit's sliding window gives it, strides, cuts, dropped frames."""
+"""Stream: maps equal to the toolkit's sliding window, strides, scene cuts and dropped frames."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def befores(stream: Stream, numbers: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_stream_gives_each_frame_the_map_of_its_window_from_the_first_on(exported: Path, stride: int) -> None:
+def test_stream_maps_equal_sliding_window(exported: Path, stride: int) -> None:
     stream, video = Stream(EdgeModel(exported), stride, cuts=None), frames(20)
     assert stream.delay == 0
     for _ in range(2):  # after a reset, as new
@@ -68,7 +68,7 @@ def test_a_stream_gives_each_frame_the_map_of_its_window_from_the_first_on(expor
         stream.reset()
 
 
-def test_a_model_of_an_earlier_frame_pairs_each_frame_with_its_own_map(middle: Path) -> None:
+def test_stream_delayed_maps_match_their_frames(middle: Path) -> None:
     stream, video = Stream(EdgeModel(middle)), frames(10)
     assert stream.delay == 3
     shown: list[tuple[np.ndarray, np.ndarray, int]] = []
@@ -84,9 +84,7 @@ def test_a_model_of_an_earlier_frame_pairs_each_frame_with_its_own_map(middle: P
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("mode", ["clip", "step"])
-def test_maps_of_a_real_video_are_those_of_the_toolkit(
-    exported: Path, step_file: Path, mode: str, stride: int
-) -> None:
+def test_stream_on_real_video_equals_toolkit(exported: Path, step_file: Path, mode: str, stride: int) -> None:
     path = exported if mode == "clip" else step_file
     model, reader = EdgeModel(path, threads=1), open_video(REAL_VIDEO)
     log_saliency = torch.cat(
@@ -104,7 +102,7 @@ def test_maps_of_a_real_video_are_those_of_the_toolkit(
 
 
 @pytest.mark.parametrize("mode", ["clip", "step"])
-def test_after_a_scene_cut_the_maps_are_those_of_a_new_video(exported: Path, step_file: Path, mode: str) -> None:
+def test_stream_after_scene_cut_equals_new_video(exported: Path, step_file: Path, mode: str) -> None:
     path = exported if mode == "clip" else step_file
     model, other = EdgeModel(path, threads=1), open_video(OTHER_VIDEO)
     expected = peak(
@@ -121,7 +119,7 @@ def test_after_a_scene_cut_the_maps_are_those_of_a_new_video(exported: Path, ste
         assert np.allclose(got, expected, atol=1e-5) == bool(resets)
 
 
-def test_what_the_file_says_is_enough_to_run_it(step_file: Path) -> None:
+def test_metadata_suffices_to_run_file(step_file: Path) -> None:
     """As student/README.md describes it for other languages: by ONNX Runtime and the metadata alone."""
     session = onnxruntime.InferenceSession(str(step_file))
     said = json.loads(session.get_modelmeta().custom_metadata_map["saldistill"])
@@ -139,21 +137,21 @@ def test_what_the_file_says_is_enough_to_run_it(step_file: Path) -> None:
         np.testing.assert_array_equal(saliency[0, 0], stream(frame))
 
 
-def test_states_take_turns_and_begin_with_the_first_frame() -> None:
+def test_stream_states_alternate_from_first_frame() -> None:
     assert befores(Stream(Recorder(), 1, cuts=None), [*range(5)]) == [255, 0, 1, 2, 3]
     assert befores(Stream(Recorder(), 3, cuts=None), [*range(8)]) == [255, 0, 0, 0, 1, 2, 3, 4]
 
 
-def test_the_stride_is_the_file_s_own_unless_another_is_asked_for() -> None:
+def test_stream_stride_defaults_to_file() -> None:
     model = Recorder()
     model.metadata = {"notes": {"stride": "25fps"}}
     assert Stream(model, fps=50).step == 2
     assert Stream(model, 4).step == 4
-    with pytest.raises(ValueError, match="stride 25fps: say at how many frames a second"):
+    with pytest.raises(ValueError, match="stride 25fps: a rate needs the frames per second"):
         Stream(model)
 
 
-def test_a_rate_is_kept_on_the_average() -> None:
+def test_stream_rate_is_kept_on_average() -> None:
     stream = Stream(Recorder(), "25fps", fps=60, cuts=None)  # 2.4 frames a step
     gaps = np.arange(1, 200) - befores(stream, [*range(200)])[1:]
     assert set(gaps[5:]) == {2, 3}
@@ -163,12 +161,12 @@ def test_a_rate_is_kept_on_the_average() -> None:
     assert befores(slow, [*range(6)]) == [255, 0, 1, 2, 3, 4]
 
 
-def test_where_frames_were_dropped_the_nearest_state_that_is_old_enough_goes_on() -> None:
+def test_stream_after_drop_uses_newest_due_state() -> None:
     assert befores(Stream(Recorder(), 2, cuts=None), [0, 1, 2, 3, 6, 9, 12, 13]) == [255, 0, 0, 1, 3, 6, 9, 9]
     assert befores(Stream(Recorder(), 1, cuts=None), [0, 5, 6, 20]) == [255, 0, 5, 6]
 
 
-def test_where_frames_were_dropped_a_clip_repeats_the_one_before(exported: Path) -> None:
+def test_stream_after_drop_clip_repeats_previous_frame(exported: Path) -> None:
     model, video = EdgeModel(exported), frames(12)
     stream = Stream(model, cuts=None)
     for place in (0, 1, 2, 6, 7):
@@ -181,17 +179,17 @@ def test_where_frames_were_dropped_a_clip_repeats_the_one_before(exported: Path)
 @pytest.mark.parametrize(
     ("stride", "fps", "step"), [(2, None, 2), ("2", 30, 2), ("25fps", 50, 2), ("12.5 fps", 30, 2.4)]
 )
-def test_a_stride_is_a_number_of_frames_or_a_rate(stride: int | str, fps: float | None, step: float) -> None:
+def test_step_of_number_or_rate(stride: int | str, fps: float | None, step: float) -> None:
     assert step_of(stride, fps) == step
 
 
 @pytest.mark.parametrize("stride", [0, -1, "0", "1.5", "fast", "0fps", "fps", True])
-def test_what_is_no_stride_is_named(stride: object) -> None:
-    with pytest.raises(ValueError, match="stride must be a number of frames from 1 up, or a rate such as 25fps"):
+def test_step_of_invalid_stride_is_rejected(stride: object) -> None:
+    with pytest.raises(ValueError, match="stride: expected a positive number of frames or a rate such as 25fps"):
         step_of(stride, 30)
 
 
-def test_a_cut_is_a_rise_of_the_difference_not_a_difference() -> None:
+def test_cuts_respond_to_rise_of_difference() -> None:
     dark, light = np.zeros((3, 48, 80), np.uint8), np.full((3, 48, 80), 255, np.uint8)
     cuts = Cuts((48, 80))
     assert [cuts(image) for image in (dark, dark, light, light, dark)] == [False, False, True, False, True]
@@ -202,7 +200,7 @@ def test_a_cut_is_a_rise_of_the_difference_not_a_difference() -> None:
     assert [cuts(image) for image in grey] == [False, True, False, False, False, False]
 
 
-def test_real_videos_have_the_cuts_that_people_see(shared: Path) -> None:
+def test_cuts_of_real_videos(shared: Path) -> None:
     def found(path: Path, stop: int) -> list[int]:
         cuts, there = Cuts((64, 96)), []
         for place, frame in enumerate(edge.open_video(path)[1]):

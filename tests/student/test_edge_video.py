@@ -1,4 +1,4 @@
-"""What the runner reads: files, folders, cameras; upright, whole, and the newest frame of what does not wait."""
+"""The runner's input: files, folders and cameras, rotation, truncation, and the newest frame of live sources."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from distill.data.video.writer import VideoWriter
 from student import edge
 
 
-def test_a_folder_is_read_in_numeric_order(tmp_path: Path) -> None:
+def test_open_video_folder_is_in_numeric_order(tmp_path: Path) -> None:
     for index in range(12):
         Image.fromarray(np.full((33, 45, 3), 20 * index, np.uint8)).save(tmp_path / f"f{index}.png")
     fps, video = edge.open_video(tmp_path)
@@ -28,7 +28,7 @@ def test_a_folder_is_read_in_numeric_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [(), ("av",)])
-def test_grey_and_transparent_images_become_rgb(
+def test_open_video_grey_and_transparent_images_become_rgb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:
     if missing:
@@ -46,14 +46,14 @@ def test_grey_and_transparent_images_become_rgb(
         assert np.abs(frame.astype(int) - 100).max() <= 2
 
 
-def test_a_broken_image_is_named(tmp_path: Path) -> None:
+def test_open_video_damaged_image_is_rejected(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"2\.png: cannot be (opened|decoded)"):
         list(edge.open_video(tmp_path)[1])
 
 
-def test_opencv_reads_where_there_is_no_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_video_without_pyav_uses_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cv2")
     monkeypatch.setattr(edge, "_modules", {"av": None})
     for index in range(5):
@@ -63,7 +63,7 @@ def test_opencv_reads_where_there_is_no_pyav(tmp_path: Path, monkeypatch: pytest
     assert edge.open_video(REAL_VIDEO)[0] == 30
 
 
-def test_without_pyav_and_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_video_without_libraries_names_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "_modules", {"av": None, "cv2": None})
     with pytest.raises(ValueError, match=r"needs PyAV \(pip install av\) or OpenCV; neither is installed"):
         edge.open_video(REAL_VIDEO)
@@ -77,7 +77,7 @@ def test_without_pyav_and_opencv_it_says_what_to_install(monkeypatch: pytest.Mon
     ("matrix", "turns"), [((0, 1, -1, 0, 32, 0), -1), ((-1, 0, 0, -1, 64, 32), 2), ((0, -1, 1, 0, 0, 64), 1)]
 )
 @pytest.mark.parametrize("missing", [(), ("av",)])
-def test_a_video_that_lies_on_its_side_is_shown_upright(
+def test_open_video_applies_rotation(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     missing: tuple[str, ...],
@@ -105,7 +105,7 @@ def test_a_video_that_lies_on_its_side_is_shown_upright(
         assert np.abs(frame.astype(int) - upright).mean() < 8
 
 
-def test_places_of_an_avi_that_repeat_a_frame_are_not_missing(tmp_path: Path) -> None:
+def test_open_video_repeated_avi_positions_are_not_missing(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "gaps.avi"), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuvj420p"
@@ -119,12 +119,12 @@ def test_places_of_an_avi_that_repeat_a_frame_are_not_missing(tmp_path: Path) ->
     assert len(list(edge.open_video(tmp_path / "gaps.avi")[1])) == 20
 
 
-def test_frames_that_an_editor_cut_away_are_not_missing(tmp_path: Path, short: Path) -> None:
+def test_open_video_discarded_frames_are_not_missing(tmp_path: Path, short: Path) -> None:
     trimmed = cut_away(short, tmp_path / "trimmed.mp4", 10)
     assert len(list(edge.open_video(trimmed)[1])) == 30
 
 
-def test_a_camera_is_a_number_a_device_or_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_camera_number_device_or_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert [edge.is_camera(source) for source in ("0", "rtsp://host/1", "http://host/x", "/dev/null")] == [True] * 4
     (tmp_path / "7").mkdir()
@@ -132,19 +132,17 @@ def test_a_camera_is_a_number_a_device_or_an_address(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(("source", "opened"), [("2", "2"), ("/dev/null", "'/dev/null'")])
-def test_a_camera_that_goes_away_is_named_after_its_last_frame(fake_camera: None, source: str, opened: str) -> None:
+def test_open_camera_disconnected_raises_after_last_frame(fake_camera: None, source: str, opened: str) -> None:
     fps, video = edge.open_camera(source)
     assert (fps, FakeCapture.opened) == (30, opened)
     seen = [next(video) for _ in range(6)]
     assert all(tuple(frame[0, 0]) == (3, 2, 1) for frame in seen)
-    with pytest.raises(ValueError, match=rf"{source}: the camera gives no more frames"):
+    with pytest.raises(ValueError, match=rf"{source}: the camera sends no more frames"):
         next(video)
 
 
 @pytest.mark.parametrize("missing", [(), ("av",)])
-def test_an_address_is_read_as_a_camera(
-    monkeypatch: pytest.MonkeyPatch, short: Path, missing: tuple[str, ...]
-) -> None:
+def test_open_camera_reads_address(monkeypatch: pytest.MonkeyPatch, short: Path, missing: tuple[str, ...]) -> None:
     if missing:
         pytest.importorskip("cv2")
     monkeypatch.setattr(edge, "_modules", dict.fromkeys(missing))
@@ -164,14 +162,14 @@ def test_an_address_is_read_as_a_camera(
         fps, video = edge.open_camera(address)
         assert fps == 30
         assert next(video).shape == (360, 640, 3)
-        with pytest.raises(ValueError, match="the camera gives no more frames"):
+        with pytest.raises(ValueError, match="the camera sends no more frames"):
             assert len(list(video)) == 39
         with pytest.raises(ValueError, match=r"nowhere: cannot be opened as a video"):
             edge.open_camera(f"http://127.0.0.1:{server.server_address[1]}/nowhere")
         server.shutdown()
 
 
-def test_of_a_live_source_the_newest_frame_is_taken_and_the_others_are_dropped() -> None:
+def test_live_yields_newest_frame_and_drops_others() -> None:
     go, there, end = threading.Event(), threading.Event(), threading.Event()
 
     def camera() -> Iterator[np.ndarray]:
@@ -194,7 +192,7 @@ def test_of_a_live_source_the_newest_frame_is_taken_and_the_others_are_dropped()
     assert [place for place, _ in source][-1] == 7  # the last frame is never dropped
 
 
-def test_a_file_served_live_keeps_its_pace_and_a_slow_reader_misses_frames() -> None:
+def test_live_file_keeps_rate_and_slow_reader_misses_frames() -> None:
     began = edge.time.perf_counter()
     places = [place for place, _ in edge.live(frames(6), fps=50)]
     assert edge.time.perf_counter() - began >= 5 / 50
@@ -202,7 +200,7 @@ def test_a_file_served_live_keeps_its_pace_and_a_slow_reader_misses_frames() -> 
     assert places == sorted(set(places))
 
 
-def test_what_a_live_source_raises_comes_after_its_last_frame() -> None:
+def test_live_raises_source_error_after_last_frame() -> None:
     def camera() -> Iterator[np.ndarray]:
         yield frames(1)[0]
         raise ValueError("unplugged")
@@ -213,15 +211,15 @@ def test_what_a_live_source_raises_comes_after_its_last_frame() -> None:
         next(source)
 
 
-def test_a_live_source_that_is_silent_has_gone_away() -> None:
+def test_live_silent_source_raises() -> None:
     silence = threading.Event()
 
     def camera() -> Iterator[np.ndarray]:
         yield frames(1)[0]
         silence.wait(10)
 
-    source = edge.live(camera(), patience=0.05)
+    source = edge.live(camera(), timeout=0.05)
     assert next(source)[0] == 0
-    with pytest.raises(ValueError, match=r"no frame came for 0\.05 seconds; the camera has gone away"):
+    with pytest.raises(ValueError, match=r"no frame arrived for 0\.05 seconds; the camera was disconnected"):
         next(source)
     silence.set()

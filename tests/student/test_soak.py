@@ -1,4 +1,4 @@
-"""scripts/soak.py: many frames through the runner, with flat memory and the same maps in every round."""
+"""scripts/soak.py: many frames through the runner, with constant memory and equal maps in every round."""
 
 import csv
 import importlib.util
@@ -39,7 +39,7 @@ def small_video(tmp_path: Path) -> Path:
     return tmp_path / "small.mp4"
 
 
-def test_a_soak_of_a_thousand_frames_passes_and_is_written_down(
+def test_soak_of_1000_frames_passes_and_writes_report(
     soaking: ModuleType, tmp_path: Path, step_file: Path, small_video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(step_file), str(small_video), "-o", str(tmp_path / "out"), "--frames", "1000"]
@@ -60,7 +60,7 @@ def test_a_soak_of_a_thousand_frames_passes_and_is_written_down(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_state_that_outlives_a_round_is_noticed(
+def test_soak_detects_state_kept_between_rounds(
     soaking: ModuleType, step_file: Path, small_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge.Stream, "reset", lambda self: None)
@@ -70,7 +70,7 @@ def test_a_state_that_outlives_a_round_is_noticed(
     assert not found.passed
 
 
-def test_memory_that_grows_is_noticed(soaking: ModuleType) -> None:
+def test_soak_detects_growing_memory(soaking: ModuleType) -> None:
     def found(resident: np.ndarray) -> bool:
         rows = [soaking.Row(100 * (n + 1), 1.0, float(value), 1.0, 1.0) for n, value in enumerate(resident)]
         return bool(soaking.Soak(rows, 3, 0).passed)
@@ -80,7 +80,7 @@ def test_memory_that_grows_is_noticed(soaking: ModuleType) -> None:
     assert not found(np.linspace(100, 120, 200))
 
 
-def test_bad_input_is_one_sentence(
+def test_soak_invalid_input_is_rejected(
     soaking: ModuleType, tmp_path: Path, step_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for model, video, more, message in (

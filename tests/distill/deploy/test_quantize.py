@@ -290,7 +290,7 @@ def test_quantize_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Pa
     for source, path, settings, message in (
         (files["fp32"], taken, {}, "taken.onnx: a file exists already"),
         (files["int8"], new, {}, "s-int8.onnx: is already in int8; expected the file in fp32"),
-        (theirs, new, {}, "theirs.onnx: an ONNX file of something else"),
+        (theirs, new, {}, 'theirs.onnx: has no "saldistill" metadata'),
         (tmp_path / "none.onnx", new, {}, "none.onnx: no such file"),
         (weights, new, {}, "big.onnx: models of 2 GB or more, with a separate weight file"),
         (files["fp32"], tmp_path / "q.tflite", {}, "q.tflite: expected a file name ending in .onnx"),

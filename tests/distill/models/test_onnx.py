@@ -35,7 +35,7 @@ OURS = {
 
 
 def test_a_file_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"m\.onnx: an ONNX file of something else"):
+    with pytest.raises(UserError, match=r"m\.onnx: has no .saldistill. metadata"):
         load_model(identity(tmp_path / "m.onnx"))
 
 
@@ -51,10 +51,10 @@ def test_a_damaged_or_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, r"m\.onnx: written in format 99"),
+        ({"format": 99}, r"m\.onnx: has format 99"),
         ({"mode": "dream"}, "mode 'dream'"),
-        ({"state": [{"input": "past0"}]}, "metadata is broken"),
-        ({}, r"m\.onnx: its inputs.* are not those that its metadata declares"),
+        ({"state": [{"input": "past0"}]}, "metadata is invalid"),
+        ({}, r"m\.onnx: inputs, outputs or state differ from the metadata"),
     ],
 )
 def test_another_format_or_broken_metadata(tmp_path: Path, changes: dict, message: str) -> None:
