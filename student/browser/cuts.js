@@ -1,16 +1,15 @@
-// Scene cuts, as student/edge.py finds them: a frame that differs from the one before by much more than that one
-// differed from its own. Frames are compared by the averages of 12 x 20 blocks, which noise and most motion hardly
-// change.
+// Scene cuts as in student/edge.py: a frame is a cut if its difference from the previous frame rises sharply. Frames
+// are compared by averages of 12 x 20 blocks, which noise and most motion hardly change.
 
 const ROWS = 12;
 const COLUMNS = 20;
-const RISE = 0.1; // of the mean absolute difference, which is 1 from black to white
+const RISE = 0.1; // in the mean absolute difference, which is 1 from black to white
 
 export class Cuts {
   constructor(width, height) {
     this.blocks = null;
     this.difference = 0;
-    this.places = new Uint16Array(width * height); // of each pixel's block among the averages: red, green, blue
+    this.places = new Uint16Array(width * height); // index of each pixel's block in the averages (red, green, blue)
     this.sizes = new Uint32Array(3 * ROWS * COLUMNS);
     for (let pixel = 0; pixel < this.places.length; pixel++) {
       const row = Math.floor((Math.floor(pixel / width) * ROWS) / height);
@@ -20,7 +19,7 @@ export class Cuts {
     }
   }
 
-  /** Take the next frame, RGB or RGBA, row by row; tell whether a scene begins with it. */
+  /** Return whether the next frame (RGB or RGBA, row-major) starts a new scene. */
   next(pixels) {
     const last = this.blocks;
     this.blocks = this.averages(pixels);

@@ -1,10 +1,10 @@
-// Runs an exported student on raw frames under Node, and says how fast it was. In this folder, once, `npm ci`; then
+// Run an exported student on raw frames in Node and print its speed. Run `npm ci` in this folder once, then
 //
 //     ffmpeg -i VIDEO -vf scale=384:224 -pix_fmt rgb24 -f rawvideo frames.rgb
 //     node example.mjs student.onnx frames.rgb [maps.f32]
 //
-// frames.rgb holds frames of the model's size, RGB, one byte a colour; maps.f32 gets float32 maps, one after the
-// other. The network runs in WebAssembly on one thread, as in a browser.
+// frames.rgb has RGB frames of the model's size, one byte per channel; maps.f32 receives float32 maps. The network runs
+// in WebAssembly on one thread, as in a browser.
 
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import * as ort from "onnxruntime-web/wasm";
@@ -21,7 +21,7 @@ try {
   const model = await Model.load(ort, new Uint8Array(readFileSync(modelFile)), modelFile);
   const stream = new Stream(model);
   const frames = openSync(framesFile);
-  const maps = mapsFile && openSync(mapsFile, "wx"); // an existing file is not overwritten
+  const maps = mapsFile && openSync(mapsFile, "wx"); // does not overwrite an existing file
   const pixels = new Uint8Array(3 * model.width * model.height);
   const times = [];
   while (readSync(frames, pixels) === pixels.length) {
@@ -35,8 +35,8 @@ try {
   const seconds = times.reduce((sum, time) => sum + time, 0) / 1000;
   const half = times[Math.floor(times.length / 2)];
   console.log(
-    `${times.length} frames of ${model.width} x ${model.height}: ${(times.length / seconds).toFixed(1)} maps a ` +
-      `second, half of them in at most ${half?.toFixed(1)} ms`,
+    `${times.length} frames of ${model.width} x ${model.height}: ${(times.length / seconds).toFixed(1)} maps per ` +
+      `second, median ${half?.toFixed(1)} ms`,
   );
 } catch (error) {
   console.error(`example.mjs: ${error.message}`);

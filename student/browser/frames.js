@@ -1,13 +1,13 @@
-// From a playing <video> to maps: whenever the network is free, it gets the frame that is on the screen.
+// From a playing <video> to maps: whenever the network is idle, it gets the current frame.
 
-const WINDOW = 2000; // ms: the rate is that of the last two seconds
-const KEPT = 500; // so many latencies the percentiles are taken of
+const WINDOW = 2000; // ms: the rate is measured over the last two seconds
+const KEPT = 500; // number of latencies kept for the percentiles
 
 export class Frames {
   /**
-   * @param {HTMLVideoElement} video where the frames come from.
-   * @param {function} onMap gets a map, and the model that made it.
-   * @param {function} onFailure gets an error, after which the network rests.
+   * @param {HTMLVideoElement} video source of the frames.
+   * @param {function} onMap called with a map and its model.
+   * @param {function} onFailure called with an error, after which the network stops.
    */
   constructor(video, { onMap, onFailure }) {
     [this.video, this.onMap, this.onFailure] = [video, onMap, onFailure];
@@ -15,18 +15,18 @@ export class Frames {
     this.busy = false;
     this.canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     this.restart();
-    const hear = (now, frame) => {
-      video.requestVideoFrameCallback(hear);
+    const onFrame = (now, frame) => {
+      video.requestVideoFrameCallback(onFrame);
       if (this.stream && this.before && !isDue(frame, this.before, this.stride)) return;
       this.before = frame;
       if (this.waiting) this.missed++;
       this.waiting = true;
       this.work();
     };
-    video.requestVideoFrameCallback?.(hear); // an old browser has none: the page says so
+    video.requestVideoFrameCallback?.(onFrame); // missing in old browsers: the page reports it
   }
 
-  /** Send the frames through another network from now on, beginning with the one on the screen. */
+  /** Switch to another stream, starting with the current frame. */
   use(stream) {
     this.stream = stream;
     this.stride = stream.model.metadata.notes?.stride ?? 1;
@@ -35,20 +35,20 @@ export class Frames {
     this.work();
   }
 
-  /** Begin anew with another video: figures from zero, no past. */
+  /** Start over with another video: reset statistics and past. */
   restart() {
     [this.latencies, this.ends, this.missed] = [[], [], 0];
     this.forget();
   }
 
-  /** Forget the past, as after a jump to another place of the video: the next frame is a first frame. */
+  /** Reset the past, e.g. after seeking: the next frame is a first frame. */
   forget() {
     this.before = null; // the last frame that was due
-    this.waiting = false; // whether a frame waits for the network
-    this.fresh = true; // whether the next frame is a first one
+    this.waiting = false; // whether a frame is waiting for the network
+    this.fresh = true; // whether the next frame is a first frame
   }
 
-  /** Run the frame on the screen, and the next one when it is done. */
+  /** Run the network on the current frame, and on the next one when it is done. */
   async work() {
     if (this.busy || !this.waiting || !this.stream) return;
     const { stream } = this;
@@ -74,16 +74,16 @@ export class Frames {
     this.work();
   }
 
-  /** Return the frame on the screen at the network's size: RGBA, row by row. */
+  /** Return the current frame at the network's size: RGBA, row-major. */
   grab({ width, height }) {
     const { canvas } = this.canvas;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    this.canvas.imageSmoothingQuality = "high"; // a new size makes a new canvas of it
+    this.canvas.imageSmoothingQuality = "high"; // resizing the canvas resets this
     this.canvas.drawImage(this.video, 0, 0, width, height);
     return this.canvas.getImageData(0, 0, width, height).data;
   }
 
-  /** Return maps a second, two percentiles of a frame's latency in ms, and how many frames got no map. */
+  /** Return maps per second, two percentiles of the latency in ms, and the number of frames without a map. */
   figures() {
     const now = performance.now();
     const recent = this.ends.filter((end) => now - end < WINDOW);
@@ -99,14 +99,14 @@ export class Frames {
 }
 
 /**
- * Say whether a frame is as far from the one before as the network was trained with.
+ * Return whether the distance between two frames has reached the stride of the network's training.
  *
- * @param frame what `requestVideoFrameCallback` tells about it; `before` alike.
- * @param {number | string} stride a number of frames, or a rate such as "25fps": the frames that are on the screen
- *     at so many ticks a second.
+ * @param frame metadata from `requestVideoFrameCallback`; `before` likewise.
+ * @param {number | string} stride a number of frames, or a rate such as "25fps": the frames that are shown at
+ *     25 ticks per second.
  */
 export function isDue(frame, before, stride) {
   if (typeof stride === "number") return frame.presentedFrames - before.presentedFrames >= stride;
-  const tick = ({ mediaTime }) => Math.floor(mediaTime * parseFloat(stride) + 0.25); // not at the edge of a frame
+  const tick = ({ mediaTime }) => Math.floor(mediaTime * parseFloat(stride) + 0.25); // away from frame boundaries
   return tick(frame) !== tick(before);
 }

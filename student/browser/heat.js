@@ -1,4 +1,4 @@
-// A map as heat: the colours and the opacity of student/edge.py's `overlay`.
+// Heat maps with the colours and opacity of `overlay` in student/edge.py.
 
 /** Nine evenly spaced colours of the "inferno" map, cold to hot. */
 export const HEAT = [
@@ -6,7 +6,7 @@ export const HEAT = [
   [228, 90, 49], [249, 142, 9], [249, 203, 53], [252, 255, 164],
 ];
 
-/** Red, green, blue and opacity of 256 levels: the hotter, the more opaque. */
+/** Red, green, blue and opacity of 256 levels; hotter levels are more opaque. */
 const LEVELS = Uint8ClampedArray.from({ length: 256 * 4 }, (_, place) => {
   const share = Math.floor(place / 4) / 255;
   const channel = place % 4;
@@ -16,7 +16,7 @@ const LEVELS = Uint8ClampedArray.from({ length: 256 * 4 }, (_, place) => {
   return HEAT[step][channel] * (1 - rest) + HEAT[step + 1][channel] * rest;
 });
 
-/** Write a map with values in [0, 1] into the RGBA bytes of an image as large. */
+/** Write a map with values in [0, 1] into the RGBA bytes of an image of the same size. */
 export function paint(map, rgba) {
   for (let place = 0; place < map.length; place++) {
     const level = 4 * Math.round(255 * map[place]);

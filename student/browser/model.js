@@ -1,31 +1,30 @@
-// A streaming student that was exported to ONNX, run by onnxruntime-web. Nothing in here knows a page, so it runs in
-// a browser and in Node alike:
+// Run an exported streaming student in onnxruntime-web, in a browser or in Node:
 //
 //     import * as ort from "onnxruntime-web/wasm";
-//     const model = await Model.load(ort, bytes);    // a Uint8Array: the .onnx file
+//     const model = await Model.load(ort, bytes);    // Uint8Array: the .onnx file
 //     const stream = new Stream(model);
 //     const map = await stream.next(pixels);         // Float32Array of model.mapWidth * model.mapHeight, in [0, 1]
 //
-// `pixels` are the bytes of one frame, RGB or RGBA, row by row, model.width by model.height. What the file is stands
-// in it, as JSON under the metadata key "saldistill"; student/README.md describes its inputs, outputs and state.
+// `pixels` are the bytes of one frame, RGB or RGBA, row-major, model.width by model.height. The file describes itself in
+// JSON under the metadata key "saldistill"; student/README.md documents its inputs, outputs and state.
 
 import { Cuts } from "./cuts.js";
 
 const METADATA_KEY = "saldistill";
 const FORMAT = 2;
 
-/** A mistake that its sentence explains to whoever chose the file. */
+/** An error whose message is meant for the user. */
 export class UserError extends Error {}
 
-/** An exported student in step mode: a frame and a state go in, a map and the next state come out. */
+/** An exported student in step mode: frame and state in, map and next state out. */
 export class Model {
   /**
    * Load a model.
    *
-   * @param ort the module of onnxruntime-web.
-   * @param {Uint8Array} bytes the .onnx file; empty afterwards where the network runs on a thread of its own.
-   * @param {string} name what to call the file in sentences.
-   * @throws {UserError} it is no ONNX file, not one of ours, or not in step mode.
+   * @param ort module of onnxruntime-web.
+   * @param {Uint8Array} bytes the .onnx file; empty afterwards if the network runs in a separate thread.
+   * @param {string} name name of the file in messages.
+   * @throws {UserError} the file is not an ONNX file, not exported by this project, or not in step mode.
    */
   static async load(ort, bytes, name = "the file") {
     const metadata = readMetadata(bytes, name);
@@ -39,13 +38,13 @@ export class Model {
   constructor(ort, session, metadata) {
     this.ort = ort;
     this.session = session;
-    /** Everything the file says about itself. */
+    /** Metadata of the file. */
     this.metadata = metadata;
     [this.height, this.width] = metadata.size;
     [this.mapHeight, this.mapWidth] = metadata.map_size;
   }
 
-  /** Return the state before a video's first frame and after a cut: zeros, which say that nothing started. */
+  /** Return the state before a video's first frame and after a cut: zeros. */
   initialState() {
     const zeros = ({ input, shape }) => {
       const sizes = [1, ...shape.slice(1)];
@@ -58,9 +57,9 @@ export class Model {
   /**
    * Return the map of one frame, and the state for the next one.
    *
-   * @param {Uint8Array | Uint8ClampedArray} pixels RGB or RGBA, row by row.
-   * @param state from the step before, or `initialState`. It must not be used again: a browser may move its memory
-   *     to the thread that runs the network.
+   * @param {Uint8Array | Uint8ClampedArray} pixels RGB or RGBA, row-major.
+   * @param state from the previous step, or `initialState`. It must not be used again: a browser may transfer its
+   *     memory to the network's thread.
    */
   async step(pixels, state) {
     const { input, output, state: states } = this.metadata;
@@ -70,13 +69,13 @@ export class Model {
     return { map: inUnitRange(results[output.name].data, output.values), state: Object.fromEntries(next) };
   }
 
-  /** Return pixels, RGB or RGBA, as the network takes them: all red values, then all green, then all blue. */
+  /** Convert RGB or RGBA pixels to the network's input: planes of red, green and blue. */
   planes(pixels) {
     const area = this.height * this.width;
     const channels = pixels.length / area;
     if (channels !== 3 && channels !== 4) {
       throw new UserError(
-        `a frame of ${pixels.length} bytes; expected ${this.width} x ${this.height} pixels, RGB or RGBA`,
+        `frame: expected ${this.width} x ${this.height} pixels, RGB or RGBA, got ${pixels.length} bytes`,
       );
     }
     const floats = this.metadata.input.type === "float32"; // in [0, 1]; else bytes
@@ -91,7 +90,7 @@ export class Model {
   }
 }
 
-/** A video's frames, one after the other: keeps the state between them, and begins anew at scene cuts. */
+/** Runs a model over the frames of a video: keeps the state, and starts over at scene cuts. */
 export class Stream {
   constructor(model) {
     this.model = model;
@@ -99,12 +98,12 @@ export class Stream {
     this.reset();
   }
 
-  /** Forget the past: the next frame is a first frame. */
+  /** Start over: the next frame is a first frame. */
   reset() {
     this.state = null;
   }
 
-  /** Return the map of the next frame. The one before must be finished. */
+  /** Return the map of the next frame. The previous call must have finished. */
   async next(pixels) {
     if (this.cuts.next(pixels)) this.reset();
     const { map, state } = await this.model.step(pixels, this.state ?? this.model.initialState());
@@ -114,10 +113,10 @@ export class Stream {
 }
 
 /**
- * Read what an exported file says about itself. onnxruntime-web does not tell, so this walks the outermost fields of
- * the file, a protobuf message; `metadata_props` is field 14 of ONNX's ModelProto.
+ * Return the metadata of an exported file. onnxruntime-web does not provide it, so this reads the outermost fields of the
+ * file, a protobuf message; `metadata_props` is field 14 of ONNX's ModelProto.
  *
- * @throws {UserError} it is no ONNX file, not one of ours, or not in step mode.
+ * @throws {UserError} the file is not an ONNX file, not exported by this project, or not in step mode.
  */
 export function readMetadata(bytes, name = "the file") {
   let metadata = null;
@@ -128,29 +127,28 @@ export function readMetadata(bytes, name = "the file") {
       if (entry[1] === METADATA_KEY) metadata = JSON.parse(entry[2]);
     }
   } catch {
-    throw new UserError(`${name}: not an ONNX file; expected one that \`saldistill export\` wrote`);
+    throw new UserError(`${name}: not an ONNX file; expected one written by \`saldistill export\``);
   }
   if (metadata === null) {
     throw new UserError(
-      `${name}: an ONNX file of something else; expected one that \`saldistill export\` wrote`,
+      `${name}: has no "${METADATA_KEY}" metadata; expected an ONNX file written by \`saldistill export\``,
     );
   }
   if (metadata.mode === "clip") {
     throw new UserError(
-      `${name}: it needs ${metadata.frames} frames at once for each map; expected a streaming student ` +
-        "(exported in step mode), which takes them one by one",
+      `${name}: takes clips of ${metadata.frames} frames; expected a streaming student exported in step mode`,
     );
   }
   if (metadata.format !== FORMAT || metadata.mode !== "step") {
     throw new UserError(
-      `${name}: written in format ${metadata.format}, mode ${metadata.mode}; this page knows format ${FORMAT}, ` +
-        "mode step: build the page with the version that exported the file",
+      `${name}: has format ${metadata.format}, mode ${metadata.mode}; expected format ${FORMAT}, mode step; build the ` +
+        "page with the version that exported the file",
     );
   }
   return metadata;
 }
 
-/** Go through the fields of a protobuf message: [number, bytes], the bytes null where the value is a number. */
+/** Yield the fields of a protobuf message as [number, bytes]; the bytes are null for numeric values. */
 function* fields(bytes) {
   let place = 0;
   const varint = () => {
@@ -175,7 +173,7 @@ const decode = (bytes) => new TextDecoder().decode(bytes);
 
 const firstLine = (error) => String(error?.message ?? error).split("\n")[0];
 
-/** Return a map's values in [0, 1]; a log-map becomes exp(log - its maximum). */
+/** Return a map's values in [0, 1]; log-saliency becomes exp(value - maximum). */
 function inUnitRange(values, meaning) {
   if (meaning === "log") {
     const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);

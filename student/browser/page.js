@@ -1,4 +1,4 @@
-// The page: a video or the webcam goes through the network, and its map is laid over the picture.
+// The page: runs the network on a video or the webcam, and draws the map over the picture.
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
 import { Frames } from "./frames.js";
@@ -9,11 +9,11 @@ const element = (id) => document.getElementById(id);
 const video = element("video");
 const overlay = element("overlay");
 
-ort.env.wasm.proxy = true; // the network gets a thread of its own: the page stays quick
+ort.env.wasm.proxy = true; // run the network in a separate thread, so that the page stays responsive
 
-let camera = null; // the webcam's stream while it is in use
-let chosen = null; // the object URL of the video file in use
-let shown = "the video"; // what to call it in sentences
+let camera = null; // stream of the webcam, if it is in use
+let chosen = null; // object URL of the video file, if it is in use
+let shown = "the video"; // its name in messages
 
 const frames = new Frames(video, {
   onMap(map, { mapWidth, mapHeight }) {
@@ -24,24 +24,24 @@ const frames = new Frames(video, {
     paint(map, image.data);
     context.putImageData(image, 0, 0);
   },
-  onFailure: (error) => say(sentence(error), "bad"),
+  onFailure: (error) => showMessage(userMessage(error), "bad"),
 });
 
-function say(text, kind = "") {
+function showMessage(text, kind = "") {
   const message = element("message");
   message.textContent = text;
   message.className = kind;
   message.hidden = text === "";
 }
 
-/** Turn what went wrong into a sentence for the person at the page. */
-function sentence(error) {
+/** Return an error message for the user. */
+function userMessage(error) {
   if (error instanceof UserError) return error.message;
   return (
     {
-      NotAllowedError: "The camera was refused: allow it for this page in the browser, or choose a video.",
-      NotFoundError: "There is no camera: connect one, or choose a video.",
-      NotReadableError: "The camera cannot be read: another program may be using it.",
+      NotAllowedError: "Camera access was denied: allow it for this page in the browser, or choose a video.",
+      NotFoundError: "No camera found: connect one, or choose a video.",
+      NotReadableError: "The camera cannot be opened: another program may be using it.",
     }[error.name] ?? `Something went wrong: ${error.message}`
   );
 }
@@ -49,23 +49,22 @@ function sentence(error) {
 // The network
 
 async function loadModel(bytes, name) {
-  say("Loading the network ...");
-  const length = bytes.length; // 0 afterwards: the network's thread takes the bytes over
+  showMessage("Loading the network ...");
+  const length = bytes.length; // read it first: the bytes are transferred to the network's thread
   const model = await Model.load(ort, bytes, name);
   const before = frames.stream;
   frames.use(new Stream(model));
   before?.model.session.release();
   describe(model.metadata, length);
-  say("");
+  showMessage("");
 }
 
-async function loadModelBeside() {
+async function loadDefaultModel() {
   const name = "student.onnx";
   const answer = await fetch(name);
   if (!answer.ok) {
     throw new UserError(
-      `There is no ${name} beside this page: build the page again with scripts/build_browser_page, or choose a ` +
-        "model below.",
+      `${name} is missing: rebuild the page with scripts/build_browser_page, or choose a model below.`,
     );
   }
   await loadModel(new Uint8Array(await answer.arrayBuffer()), name);
@@ -79,7 +78,7 @@ function describe(metadata, bytes) {
     Model: [model.name, model.variant].filter(Boolean).join("/") || "unnamed",
     Size: `${millions(bytes)} MB` + (weights ? `, ${millions(weights)} million weights` : ""),
     Precision: precision ?? "not stated",
-    Frames: `${size[1]} x ${size[0]} pixels, one by one; a map depends on ${reach} of them`,
+    Frames: `${size[1]} x ${size[0]} pixels, one at a time; a map depends on ${reach} frames`,
     Maps: `${mapSize[1]} x ${mapSize[0]}`,
     Licence: licence ?? "not stated",
     Threads: threads === 1 && !self.crossOriginIsolated ? "1 (the server does not allow more)" : threads,
@@ -103,26 +102,26 @@ function release() {
   video.load();
   if (chosen) URL.revokeObjectURL(chosen);
   chosen = null;
-  overlay.width = 1; // clears it
+  overlay.width = 1; // clears the canvas
   element("stage").className = "empty";
   element("pause").disabled = true;
 }
 
 async function play() {
   if (!video.requestVideoFrameCallback) {
-    throw new UserError("This browser does not tell which frame it shows: update it, or use another.");
+    throw new UserError("This browser does not support requestVideoFrameCallback: update it, or use another one.");
   }
   element("stage").className = "";
   element("pause").disabled = false;
   video.controls = chosen !== null;
   frames.restart();
-  // what the browser cannot play tells an `error` event, and what it does not start by itself has a button
+  // playback errors raise an `error` event; if autoplay is blocked, there is a button
   await video.play().catch(() => {});
 }
 
 async function playFile(file) {
   release();
-  say("");
+  showMessage("");
   shown = file.name;
   chosen = URL.createObjectURL(file);
   video.src = chosen;
@@ -131,16 +130,16 @@ async function playFile(file) {
 
 async function playWebcam() {
   if (!navigator.mediaDevices) {
-    throw new UserError("A browser opens the camera for pages from https or localhost only: open this one so.");
+    throw new UserError("Browsers allow the camera on https and localhost only: open this page from one of them.");
   }
   const stream = await navigator.mediaDevices.getUserMedia({ video: true });
   release();
-  say("");
+  showMessage("");
   camera = stream;
   shown = "the camera";
   stream.getVideoTracks()[0].addEventListener("ended", () => {
     release();
-    say("The camera went away: connect it again and press the button, or choose a video.", "bad");
+    showMessage("The camera was disconnected: connect it again and press the button, or choose a video.", "bad");
   });
   video.srcObject = stream;
   await play();
@@ -155,38 +154,38 @@ async function open(file) {
   }
 }
 
-function refuseVideo(why) {
+function rejectVideo(why) {
   release();
-  say(`${shown}: ${why}`, "bad");
+  showMessage(`${shown}: ${why}`, "bad");
 }
 
 video.addEventListener("error", () => {
-  if (chosen) refuseVideo("this browser cannot play it; expected a video such as H.264 in .mp4 or VP9 in .webm.");
+  if (chosen) rejectVideo("this browser cannot play it; expected a video such as H.264 in .mp4 or VP9 in .webm.");
 });
 video.addEventListener("loadedmetadata", () => {
-  if (video.videoWidth === 0) refuseVideo("there is sound in it but no picture; expected a video.");
+  if (video.videoWidth === 0) rejectVideo("has sound but no video; expected a video.");
 });
 video.addEventListener("resize", () => {
   element("stage").style.setProperty("--ratio", video.videoWidth / video.videoHeight);
 });
-video.addEventListener("seeking", () => frames.forget()); // a video that loops seeks its beginning
+video.addEventListener("seeking", () => frames.forget()); // looping seeks to the start
 
-// What the person does
+// User input
 
-/** Run what a person asked for; what goes wrong is said on the page. */
-const ask = (action) => (event) => Promise.resolve(action(event)).catch((error) => say(sentence(error), "bad"));
+/** Run an action and show its error, if any. */
+const ask = (action) => (event) => Promise.resolve(action(event)).catch((error) => showMessage(userMessage(error), "bad"));
 
 for (const id of ["video-file", "model-file"]) {
   element(id).addEventListener("change", ask(async ({ target }) => {
     const [file] = target.files;
     await open(file);
-    target.value = ""; // the same file may be chosen again
+    target.value = ""; // so that the same file can be chosen again
   }));
 }
 element("webcam").addEventListener("click", ask(playWebcam));
 element("pause").addEventListener("click", ask(() => (video.paused ? video.play() : video.pause())));
 for (const name of ["play", "pause"]) {
-  video.addEventListener(name, () => (element("pause").textContent = video.paused ? "Go on" : "Pause"));
+  video.addEventListener(name, () => (element("pause").textContent = video.paused ? "Resume" : "Pause"));
 }
 
 const fade = () => (overlay.style.opacity = element("strength").value);
@@ -213,4 +212,4 @@ setInterval(() => {
   element("missed").textContent = text(missed, 0);
 }, 500);
 
-ask(loadModelBeside)();
+ask(loadDefaultModel)();

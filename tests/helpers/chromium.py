@@ -1,4 +1,4 @@
-"""Drives a headless Chromium over its debugging pipe, with nothing but the standard library."""
+"""Control headless Chromium through its debugging pipe, with the standard library only."""
 
 import base64
 import itertools
@@ -20,11 +20,11 @@ EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"
 
 
 class Chromium:
-    """One browser with one page.
+    """A browser with one page.
 
     Args:
-        profile: an empty folder for what the browser keeps.
-        flags: more of its command-line flags.
+        profile: empty folder for the browser's profile.
+        flags: additional command-line flags.
     """
 
     def __init__(self, profile: Path, *flags: str) -> None:
@@ -32,7 +32,7 @@ class Chromium:
         read_commands, self._commands = os.pipe()
         self._answers, write_answers = os.pipe()
 
-        # the browser reads commands from 3 and writes answers to 4
+        # the browser reads commands from descriptor 3 and writes answers to 4
         connect = f'exec "$@" 3<&{read_commands} 4>&{write_answers}'
         self._process = subprocess.Popen(
             [
@@ -68,7 +68,7 @@ class Chromium:
         self._reader.close()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command of the Chrome DevTools Protocol and return its answer."""
+        """Send a Chrome DevTools Protocol command and return its result."""
         number = next(self._numbers)
         command = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -99,7 +99,7 @@ class Chromium:
             self.log.append(" ".join(str(value.get("value")) for value in parameters["args"]))
 
     def open(self, address: str) -> None:
-        """Go to a page and wait until it is loaded."""
+        """Open a page and wait until it is loaded."""
         self.log = []
         self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
@@ -126,13 +126,13 @@ class Chromium:
         self.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=node["objectId"])
 
     def drop(self, file: Path) -> None:
-        """Drag a file onto the page and let it fall."""
+        """Drag and drop a file onto the page."""
         data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=200, y=300, data=data)
 
     def picture(self, path: Path, width: int, height: int, *, dark: bool = False) -> None:
-        """Save what a window of this size shows."""
+        """Save a screenshot of a window of this size."""
         scheme = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call(
@@ -144,7 +144,7 @@ class Chromium:
 
 @contextmanager
 def serve(folder: Path, *, isolated: bool = False) -> Iterator[str]:
-    """Serve a folder on this machine alone; `isolated` sends the headers that let a page use threads."""
+    """Serve a folder on localhost; `isolated` sends the headers that allow threads."""
 
     class Handler(SimpleHTTPRequestHandler):
         def end_headers(self) -> None:

@@ -1,7 +1,7 @@
-"""The browser page: the network's maps in WebAssembly are those of student/edge.py, and the page shows them.
+"""The browser page: its maps in WebAssembly equal those of student/edge.py, and the page shows them.
 
-The tests run what `scripts/build_browser_page` builds, in Node and in a headless Chromium. They skip where either
-is not installed, and where onnxruntime-web was not fetched (`npm ci` in student/browser): no test uses the network.
+The tests run the output of `scripts/build_browser_page` in Node and in headless Chromium. They are skipped if either
+is not installed or onnxruntime-web is missing (`npm ci` in student/browser). No test uses the network.
 """
 
 import json
@@ -32,7 +32,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is
 
 @pytest.fixture(scope="module")
 def page(step_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script builds."""
+    """The page that the script builds."""
     if shutil.which("npm") is None:
         pytest.skip("Node.js and npm are not installed")
     wanted = json.loads((SOURCES / "package.json").read_text())["dependencies"]["onnxruntime-web"]
@@ -69,7 +69,7 @@ def build(*arguments: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def node(script: str) -> Any:
-    """Run a module in the sources' folder and return what it printed as JSON."""
+    """Run a module in the source folder and return the JSON that it prints."""
     command = ["node", "--input-type=module", "-e", script]
     done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def message(browser: Chromium) -> str:
     return str(browser.run("document.querySelector('#message').innerText"))
 
 
-def test_maps_in_the_browser_are_those_of_the_runner(step_file: Path, page: Path, browser: Chromium) -> None:
+def test_browser_maps_equal_runner(step_file: Path, page: Path, browser: Chromium) -> None:
     frames = real_frames((64, 96))
     expected = edge_maps(step_file, frames)
     frames.tofile(page / "frames.rgb")
@@ -116,10 +116,10 @@ def test_maps_in_the_browser_are_those_of_the_runner(step_file: Path, page: Path
             return maps;
         })()""")
     assert np.abs(np.array(maps).reshape(expected.shape) - expected).max() < 1e-4
-    assert np.abs(expected - expected[0]).max() > 0.05  # they follow the frames
+    assert np.abs(expected - expected[0]).max() > 0.05  # they depend on the frames
 
 
-def test_maps_in_node_are_those_of_the_runner(step_file: Path, page: Path, tmp_path: Path) -> None:
+def test_node_maps_equal_runner(step_file: Path, page: Path, tmp_path: Path) -> None:
     frames = real_frames((64, 96))
     frames.tofile(tmp_path / "frames.rgb")
     done = subprocess.run(
@@ -136,12 +136,12 @@ def test_maps_in_node_are_those_of_the_runner(step_file: Path, page: Path, tmp_p
 
 
 def opacity(browser: Chromium) -> np.ndarray:
-    """How opaque the heat over the picture is, (16, 24) in [0, 1]."""
+    """Return the opacity of the overlay, (16, 24) in [0, 1]."""
     rgba = browser.run("[...overlay.getContext('2d').getImageData(0, 0, 24, 16).data]")
     return np.array(rgba).reshape(16, 24, 4)[..., 3] / 255
 
 
-def test_a_video_plays_under_its_maps(step_file: Path, opened: Chromium, tmp_path: Path) -> None:
+def test_page_video_shows_maps(step_file: Path, opened: Chromium, tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "two scenes.mp4", (360, 640), 10) as writer:
         writer.write(real_frames((360, 640)))
     frames = list(edge.open_video(tmp_path / "two scenes.mp4")[1])
@@ -149,14 +149,14 @@ def test_a_video_plays_under_its_maps(step_file: Path, opened: Chromium, tmp_pat
     opened.wait("rate.innerText > 0 && p99.innerText > 0")
     assert message(opened) == ""
     opened.run("pause.click()")
-    opened.wait("video.paused && pause.innerText === 'Go on' && !(rate.innerText > 0)")  # and no map is on its way
+    opened.wait("video.paused && pause.innerText === 'Resume' && !(rate.innerText > 0)")  # no map is pending
     maps = {n: edge_maps(step_file, edge.resize(frames[n], (64, 96))[None])[0] for n in (2, 11)}
     expected = {n: saliency * (2 - saliency) for n, saliency in maps.items()}  # as `edge.overlay` has it
     assert np.abs(expected[2] - expected[11]).max() > 0.1
-    for place in (2, 11):  # on a pause, what is shown is the frame that was jumped to, without a past
+    for place in (2, 11):  # seeking while paused shows the map of that frame without a past
         opened.run(f"overlay.width = 1; video.currentTime = {(place + 0.5) / 10}")
         opened.wait("overlay.width === 24")
-        # two decoders, two ways to resize
+        # different decoders and resizing
         assert np.abs(opacity(opened) - expected[place]).max() < 0.03
     about = opened.run("about.innerText")
     for text in ("stream/micro", "fp32", "96 x 64 pixels", "a map depends on 5", "not stated"):
@@ -164,30 +164,30 @@ def test_a_video_plays_under_its_maps(step_file: Path, opened: Chromium, tmp_pat
     assert opened.log == []
 
 
-def test_the_webcam(step_file: Path, opened: Chromium) -> None:
+def test_page_webcam_shows_maps(step_file: Path, opened: Chromium) -> None:
     opened.run("webcam.click()")
     opened.wait("rate.innerText > 0")
     opened.run("rate.innerText = 0")
-    opened.choose("#model-file", step_file)  # another network while the first one runs
+    opened.choose("#model-file", step_file)  # switch the network while it runs
     opened.wait("rate.innerText > 0")
     assert message(opened) == ""
     assert opened.log == []
     opened.run("video.srcObject.getVideoTracks()[0].dispatchEvent(new Event('ended'))")
-    assert message(opened).startswith("The camera went away")
+    assert message(opened).startswith("The camera was disconnected")
 
 
 @pytest.mark.parametrize(
     ("failure", "said"),
-    [("NotAllowedError", "The camera was refused"), ("NotFoundError", "There is no camera")],
+    [("NotAllowedError", "Camera access was denied"), ("NotFoundError", "No camera found")],
 )
-def test_no_camera(opened: Chromium, failure: str, said: str) -> None:
+def test_page_without_camera_shows_message(opened: Chromium, failure: str, said: str) -> None:
     opened.run(f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('', '{failure}'); }}")
     opened.run("webcam.click()")
     opened.wait("message.innerText !== ''")
     assert message(opened).startswith(said)
 
 
-def test_files_that_the_page_cannot_use(opened: Chromium, tmp_path: Path) -> None:
+def test_page_invalid_file_shows_message(opened: Chromium, tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("no video")
     (tmp_path / "words.onnx").write_text("no model")
     node_of_theirs = helper.make_node("Relu", ["x"], ["y"])
@@ -197,24 +197,24 @@ def test_files_that_the_page_cannot_use(opened: Chromium, tmp_path: Path) -> Non
     for name, said in (
         ("words.mp4", "words.mp4: this browser cannot play it"),
         ("words.onnx", "words.onnx: not an ONNX file"),
-        ("theirs.onnx", "theirs.onnx: an ONNX file of something else"),
+        ("theirs.onnx", 'theirs.onnx: has no "saldistill" metadata'),
     ):
         opened.choose("#model-file" if name.endswith(".onnx") else "#video-file", tmp_path / name)
         opened.wait(f"message.innerText.startsWith('{said}')")
 
 
-def test_a_page_without_a_model_takes_one(page: Path, step_file: Path, browser: Chromium, tmp_path: Path) -> None:
+def test_page_without_model_accepts_one(page: Path, step_file: Path, browser: Chromium, tmp_path: Path) -> None:
     shutil.copytree(page, tmp_path / "page")
     (tmp_path / "page" / "student.onnx").unlink()
     with serve(tmp_path / "page") as address:
         browser.open(address)
-        browser.wait("message.innerText.startsWith('There is no student.onnx beside this page')")
+        browser.wait("message.innerText.startsWith('student.onnx is missing')")
         browser.choose("#model-file", step_file)
         browser.wait("about.innerText.includes('stream/micro')")
         assert message(browser) == ""
 
 
-def test_threads_where_the_server_allows_them(page: Path, browser: Chromium) -> None:
+def test_page_on_isolated_server_uses_threads(page: Path, browser: Chromium) -> None:
     with serve(page, isolated=True) as address:
         browser.open(address)
         browser.wait("about.children.length > 0")
@@ -223,14 +223,14 @@ def test_threads_where_the_server_allows_them(page: Path, browser: Chromium) -> 
 
 
 @needs_node
-def test_metadata_that_the_page_does_not_know(step_file: Path, exported: Path, tmp_path: Path) -> None:
+def test_read_metadata_unknown_format_is_rejected(step_file: Path, exported: Path, tmp_path: Path) -> None:
     model = onnx.load(step_file)
     (entry,) = (entry for entry in model.metadata_props if entry.key == "saldistill")
     entry.value = json.dumps(json.loads(entry.value) | {"format": 9})
     onnx.save(model, tmp_path / "newer.onnx")
     for path, said in (
-        (exported, "it needs 8 frames at once for each map; expected a streaming student"),
-        (tmp_path / "newer.onnx", "written in format 9, mode step; this page knows format 2"),
+        (exported, "takes clips of 8 frames; expected a streaming student"),
+        (tmp_path / "newer.onnx", "has format 9, mode step; expected format 2"),
     ):
         words = node(f"""
             import {{ readFileSync }} from "node:fs";
@@ -246,7 +246,7 @@ def test_metadata_that_the_page_does_not_know(step_file: Path, exported: Path, t
 
 
 @needs_node
-def test_metadata_is_read_as_the_file_has_it(step_file: Path) -> None:
+def test_read_metadata_equals_runner(step_file: Path) -> None:
     found = node(f"""
         import {{ readFileSync }} from "node:fs";
         import {{ readMetadata }} from "./model.js";
@@ -257,7 +257,7 @@ def test_metadata_is_read_as_the_file_has_it(step_file: Path) -> None:
 
 
 @needs_node
-def test_the_colours_are_those_of_the_runner() -> None:
+def test_heat_colours_equal_runner() -> None:
     ramp = np.arange(256) / 255
     pixels = node("""
         import { paint } from "./heat.js";
@@ -275,7 +275,7 @@ def test_the_colours_are_those_of_the_runner() -> None:
 
 
 @needs_node
-def test_scenes_begin_where_the_runner_says(tmp_path: Path) -> None:
+def test_cuts_equal_runner(tmp_path: Path) -> None:
     frames = real_frames((64, 96))
     frames[3] = 255 - frames[3]  # a flash
     cuts = edge.Cuts((64, 96))
@@ -306,7 +306,7 @@ def test_scenes_begin_where_the_runner_says(tmp_path: Path) -> None:
         ("30fps", 24, [0, 1, 2, 3, 4, 5, 6, 7]),
     ],
 )
-def test_frames_are_taken_as_far_apart_as_in_training(stride: int | str, fps: int, taken: list[int]) -> None:
+def test_is_due_keeps_training_stride(stride: int | str, fps: int, taken: list[int]) -> None:
     found = node(f"""
         import {{ isDue }} from "./frames.js";
         const frames = Array.from({{ length: 8 }}, (_, n) => ({{ presentedFrames: n + 1, mediaTime: n / {fps} }}));
@@ -319,7 +319,7 @@ def test_frames_are_taken_as_far_apart_as_in_training(stride: int | str, fps: in
     assert found == taken
 
 
-def test_the_script_refuses_what_it_cannot_build(page: Path, step_file: Path, tmp_path: Path) -> None:
+def test_build_script_invalid_input_is_rejected(page: Path, step_file: Path, tmp_path: Path) -> None:
     (tmp_path / "words.onnx").write_text("no model")
     for arguments, said in (
         ((step_file,), "expected two arguments"),
@@ -334,7 +334,7 @@ def test_the_script_refuses_what_it_cannot_build(page: Path, step_file: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["words.onnx"]
 
 
-def test_the_version_is_pinned() -> None:
+def test_onnxruntime_web_version_is_pinned() -> None:
     lock = json.loads((SOURCES / "package-lock.json").read_text())
     wanted = json.loads((SOURCES / "package.json").read_text())["dependencies"]
     runtime = lock["packages"]["node_modules/onnxruntime-web"]

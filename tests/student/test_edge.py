@@ -88,7 +88,7 @@ def test_edge_model_invalid_frame_or_state_is_rejected(step_file: Path) -> None:
         ):
             with pytest.raises(ValueError, match=rf"stream\.onnx: state {name}: expected .*{got}"):
                 model.step(frame, {**state, name: value})
-    with pytest.raises(ValueError, match=r"a state with past1, .*; got nothing"):
+    with pytest.raises(ValueError, match=r"state past1: expected .*, got nothing"):
         model.step(frame, {name: value for name, value in state.items() if name != "past1"})
 
 
@@ -134,9 +134,9 @@ def test_edge_model_inconsistent_metadata_is_rejected(tmp_path: Path, exported: 
     renamed = [*state[:-1], {**state[-1], "output": "next_past9"}]
     for source, changes, message in (
         (step_file, {"state": larger}, "inputs, outputs or state differ from the metadata"),
-        (step_file, {"state": renamed}, "its inputs, outputs and state are not"),
-        (step_file, {"state": []}, "its inputs, outputs and state are not"),
-        (exported, {"frames": 9}, "its inputs, outputs and state are not"),
+        (step_file, {"state": renamed}, "inputs, outputs or state differ"),
+        (step_file, {"state": []}, "inputs, outputs or state differ"),
+        (exported, {"frames": 9}, "inputs, outputs or state differ"),
         (exported, {"frames": None}, "metadata is invalid; export the model again"),
         (step_file, {"state": [{"input": "past0"}]}, "metadata is invalid"),
         (exported, {"format": 9}, r"has format 9, mode 'clip'; .*the version that exported it"),

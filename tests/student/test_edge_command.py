@@ -246,7 +246,7 @@ def test_command_invalid_input_is_rejected(
         ((exported, tmp_path / "empty"), "the folder has no images"),
         ((exported, tmp_path / "text.avi"), "cannot be opened as a video"),
         ((exported, tmp_path / "zero.avi", "-o", tmp_path / "o.mp4"), "zero.avi: has no frames"),
-        ((exported, tmp_path / "thin", "-o", tmp_path / "o.mp4"), "frames of 32 x 1 pixels are too small"),
+        ((exported, tmp_path / "thin", "-o", tmp_path / "o.mp4"), "frames of 32x1 pixels are too small"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4"), "mine.mp4: exists already"),
         ((exported, REAL_VIDEO, "--maps", tmp_path / "empty"), "empty: exists already"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "nodir" / "x.mp4"), "does not exist; create it"),
