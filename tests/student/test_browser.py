@@ -1,7 +1,7 @@
 """The browser page: its maps in WebAssembly equal those of student/edge.py, and the page shows them.
 
-The tests run the output of `scripts/build_browser_page` in Node and in headless Chromium. They are skipped if either
-is not installed or onnxruntime-web is missing (`npm ci` in student/browser). No test uses the network.
+The tests run the output of `scripts/build_browser_page` in Node and in headless Chromium. They are skipped if
+either is not installed or onnxruntime-web is missing (`npm ci` in student/browser). No test uses the network.
 """
 
 import json
