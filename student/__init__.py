@@ -1,1 +1,0 @@
-"""Students: light networks and the weights that fit them. Imports nothing of `distill` or `teacher`."""

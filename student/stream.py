@@ -5,23 +5,21 @@
          `lag` frames ago are reduced to one step and projected to the next width
       -> log-saliency (B, 1, H/4, W/4) of the frame
 
-The decoder follows THTD-Net (`student/thtdnet.py`): all time steps enter one decoder, which reduces them gradually.
-There, convolutions of temporal stride 2 reduce 16 steps to 8, 4, 2 and 1 for the single map of a clip. Here each
-scale combines two steps that are 8, 4, 2 and 1 frames apart. For a single map this is the same tree of 16, 8, 4, 2
-and 1 steps, but the trees of neighbouring maps share branches, so every step is computed once and buffered. Coarse
-scales have a long memory; the finest sees motion between consecutive frames.
+The decoder follows THTD-Net (`student/thtdnet.py`), whose convolutions of temporal stride 2 reduce 16 steps to 8,
+4, 2 and 1 for the single map of a clip. Here each scale combines two steps that are 8, 4, 2 and 1 frames apart:
+for a single map the same tree, but neighbouring maps share branches, so every step is computed once and buffered.
+Coarse scales have a long memory; the finest sees motion between consecutive frames.
 
 Two modes share one set of weights:
 
     clip   model(clip (B, 3, T, H, W)) -> (B, N, h, w)                       training: all frames of a clip at once
     step   model.step(frame (B, 3, H, W), state) -> ((B, 1, h, w), state)    inference: at most four dimensions
 
-Both start as if the first frame had been repeated forever before it. Clip mode repeats each scale's first step:
-while all frames are equal, so are the steps of every scale. Step mode fills a state that has not `started` with
-the frame's own steps. In evaluation mode, a clip's maps therefore equal those of steps through its frames from
-the initial state. A map depends on `reach` frames, its own and the `reach` - 1 before it; `reach` is 1 + the sum
-of the lags. A sliding window of at least `reach` frames, padded with a video's first frame, gives the same map
-for its last frame as streaming the video from its start.
+Both start as if the first frame had been repeated forever before it: clip mode repeats each scale's first step,
+and step mode fills a state that has not `started` with the frame's own steps. In evaluation mode, a clip's maps
+therefore equal those of steps through its frames. A map depends on `reach` = 1 + sum(lags) frames, its own and
+those before it: a sliding window of at least that length, padded with a video's first frame, gives the map of the
+stream.
 
 Source: buffers of past features as in Kondratyuk et al., "MoViNets", CVPR 2021 (Section 3.2), and Hedegaard and
 Iosifidis, "Continual 3D Convolutional Neural Networks", ECCV 2022; a learned Gaussian prior as in Droste et al.,
@@ -170,9 +168,8 @@ class Model(nn.Module):
         memory = ClipMemory(self.lags, T, self.target_frames)
         x = self.decoder([memory.select(scale, stage) for scale, stage in enumerate(stages)], memory)
         named = {f"stride{stride}": stage for stride, stage in zip(self.strides, stages, strict=True)}
-        return {name: by_clip(stage, T) for name, stage in named.items()} | {
-            "decoder": by_clip(x, len(self.target_frames))
-        }
+        features = {name: by_clip(stage, T) for name, stage in named.items()}
+        return features | {"decoder": by_clip(x, len(self.target_frames))}
 
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
         """Map the decoder's features (B, c, N, ., .) to log-saliency (B, N, h, w)."""
@@ -307,8 +304,7 @@ class Reduce(nn.Module):
         """Reduce two steps (n, width, h, w) to one (n, out, h, w)."""
         x = now + self.time(torch.cat([past, now], 1))
         x = x + self.space(x)
-        narrow: Tensor = self.narrow(x)
-        return narrow
+        return self.narrow(x)
 
 
 class ClipMemory:

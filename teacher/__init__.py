@@ -1,1 +1,0 @@
-"""Teachers: SalFoM and the weights that fit it. Imports nothing of `distill` or `student`."""
