@@ -101,8 +101,6 @@ def import_maps(
     mean: str = "linear",
     codec: str = DEFAULT_CODEC,
     map_size: tuple[int, int] | None = None,
-    batch_size: int = 8,
-    batches_per_shard: int = 64,
     progress: bool = True,
 ) -> TargetStore:
     """Create a target store from published maps, or from the mean of several sources' maps.
@@ -115,8 +113,6 @@ def import_maps(
         codec: name in `CODECS`.
         map_size: (h, w) to store at; defaults to the size of the first source's first map. Larger maps are
             averaged over areas, smaller ones interpolated.
-        batch_size: maps per batch.
-        batches_per_shard: batches per shard.
         progress: show a progress bar.
 
     Returns:
@@ -144,8 +140,6 @@ def import_maps(
             videos=frames,
             map_size=map_size,
             codec=codec,
-            batch_size=batch_size,
-            batches_per_shard=batches_per_shard,
             notes={"imported": [str(source) for source in sources], "mean": mean},
         )
         with store, tqdm(total=store.plan.num_records, unit="map", desc="importing", disable=not progress) as bar:

@@ -99,7 +99,6 @@ def verify(
     videos: Sequence[Video],
     *,
     sample: int = 32,
-    seed: int = 0,
     device: str | torch.device | None = None,
 ) -> VerifyReport:
     """Check every checksum of a store, and recompute a random sample of its maps.
@@ -111,7 +110,6 @@ def verify(
         model: the teacher of the store.
         videos: videos of the store, or some of them.
         sample: smallest number of maps to recompute; 0 only checks the checksums.
-        seed: seed of the sample.
         device: device to run on; defaults to the network's.
 
     Raises:
@@ -119,7 +117,7 @@ def verify(
     """
     store = opened(store)
     if not sample:
-        return _verify(store, None, [], 0, seed)
+        return _verify(store, None, [], 0)
     spec_of_store = store.fingerprint.get("input")
     if spec_of_store is None:
         raise UserError(f"{store.path}: the maps were imported; there is no teacher to recompute them with")
@@ -132,29 +130,7 @@ def verify(
         stride=spec.stride, batch_size=store.plan.batch_size, device=device, precision=precision
     )
     return _verify(
-        store, lambda batches: teacher_maps(model.network, by_name, batches, settings), list(by_name), sample, seed
-    )
-
-
-def verify_imported(store: TargetStore | str | Path, *, sample: int = 32, seed: int = 0) -> VerifyReport:
-    """Check every checksum of a store from `import_maps`, and read a random sample of its maps again.
-
-    Args:
-        store: a store or its folder.
-        sample: smallest number of maps to read again; 0 only checks the checksums.
-        seed: seed of the sample.
-
-    Raises:
-        UserError: the imported maps were moved or changed.
-    """
-    store = opened(store)
-    if not sample:
-        return _verify(store, None, [], 0, seed)
-    mean, size = store.notes["mean"], store.map_size
-    sources = open_sources(store.notes["imported"])
-    store.require(import_fingerprint(sources, mean), REMEDY)
-    return _verify(
-        store, lambda batches: mean_maps(sources, mean, batches, size), list(store.plan.videos), sample, seed
+        store, lambda batches: teacher_maps(model.network, by_name, batches, settings), list(by_name), sample
     )
 
 
@@ -166,7 +142,7 @@ def verify_store(
     Args:
         path: folder of the store.
         teacher: reference of the teacher; defaults to the one that the store names.
-        sample: smallest number of maps to recompute.
+        sample: smallest number of maps to recompute, or to read again if they were imported.
         device: device to run on.
 
     Raises:
@@ -174,7 +150,7 @@ def verify_store(
     """
     store = TargetStore.open(path)
     if "imported" in store.notes:
-        return verify_imported(store, sample=sample)
+        return _verify_imported(store, sample)
     reference = teacher or store.notes.get("teacher")
     if reference is None:
         raise UserError(f"{path}: the target store does not name its teacher; pass it with --teacher MODEL")
@@ -182,6 +158,15 @@ def verify_store(
     return verify(
         store, load_model(reference, device=where), list(_stored_videos(store)), sample=sample, device=where
     )
+
+
+def _verify_imported(store: TargetStore, sample: int) -> VerifyReport:
+    mean, size = store.notes["mean"], store.map_size
+    if not sample:
+        return _verify(store, None, [], 0)
+    sources = open_sources(store.notes["imported"])
+    store.require(import_fingerprint(sources, mean), REMEDY)
+    return _verify(store, lambda batches: mean_maps(sources, mean, batches, size), list(store.plan.videos), sample)
 
 
 def _stored_videos(store: TargetStore) -> Iterator[Video]:
@@ -193,13 +178,11 @@ def _stored_videos(store: TargetStore) -> Iterator[Video]:
         yield Video(name, Path(note["path"]), num_frames, fps, size, span, None, note["dataset"])
 
 
-def _verify(
-    store: TargetStore, recompute: Recompute | None, videos: Sequence[str], sample: int, seed: int
-) -> VerifyReport:
+def _verify(store: TargetStore, recompute: Recompute | None, videos: Sequence[str], sample: int) -> VerifyReport:
     damage = store.damage()
     errors = []
     if recompute is not None:
-        for batch, maps in recompute(_sample(store, videos, sample, seed)):
+        for batch, maps in recompute(_sample(store, videos, sample)):
             for frame, true in zip(batch.frames, maps, strict=True):
                 try:
                     errors.append(map_errors(true, store.read(batch.video, frame, batch.view)))
@@ -211,10 +194,10 @@ def _verify(
     return VerifyReport(damage, committed, planned, errors, CODECS[store.codec].tolerance)
 
 
-def _sample(store: TargetStore, videos: Sequence[str], count: int, seed: int) -> list[StoreBatch]:
+def _sample(store: TargetStore, videos: Sequence[str], count: int) -> list[StoreBatch]:
     """Return random committed batches of these videos with at least `count` maps, or all if there are fewer."""
     chosen: list[StoreBatch] = []
-    for index in np.random.default_rng(seed).permutation(len(store.plan)):
+    for index in np.random.default_rng(0).permutation(len(store.plan)):
         batch = store.plan[int(index)]
         try:
             committed = batch.video in videos and store.has(batch.video, batch.frames[-1], batch.view)

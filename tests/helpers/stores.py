@@ -66,3 +66,10 @@ def build_small(path: Path, videos, network: TinyTeacher | None = None, **option
 
 def content(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def flip_byte(file: Path, position: int) -> None:
+    """Change one byte of a file; doing so twice restores it."""
+    content = bytearray(file.read_bytes())
+    content[position] ^= 16
+    file.write_bytes(content)

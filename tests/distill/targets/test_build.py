@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.places import REPOSITORY
-from helpers.stores import TinyTeacher, build_small, content
+from helpers.stores import TinyTeacher, build_small, content, flip_byte
 from PIL import Image
 
 from distill.cli.main import main
@@ -18,11 +18,6 @@ from distill.targets.fingerprint import fingerprint
 from distill.targets.info import info
 from distill.targets.store import TargetStore
 from distill.targets.verify import verify
-
-
-@pytest.fixture
-def videos():
-    return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
 
 
 def test_store_has_the_maps_of_the_sliding_window(tmp_path, videos):
@@ -154,13 +149,12 @@ def test_verify_of_an_intact_store_is_ok(tmp_path, videos, codec, views):
 def test_verify_detects_a_flipped_byte_and_wrong_maps(tmp_path, videos):
     path = build_small(tmp_path / "store", videos).path
     shard = path / "shards" / "00001.shard"
-    good = shard.read_bytes()
-    shard.write_bytes(good[:150] + bytes([good[150] ^ 16]) + good[151:])
+    flip_byte(shard, 150)
     report = verify(path, TinyTeacher().loaded(), videos, sample=23)
     assert not report.ok
     assert "00001.shard" in str(report)
     assert 0 < len(report.errors) < 23
-    shard.write_bytes(good)
+    flip_byte(shard, 150)
 
     store = TargetStore.open(path)
     with TargetStore.create(

@@ -22,19 +22,6 @@ from distill.targets.store import TargetStore
 TINY = {**ARGUMENTS, "videos": {"a": range(4)}, "views": ("plain",), "batch_size": 2, "batches_per_shard": 2}
 
 
-@pytest.fixture
-def store(tmp_path) -> TargetStore:
-    return TargetStore.create(tmp_path / "store", **ARGUMENTS)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> dict[str, bytes]:
-    """Return the files of a store written without interruption."""
-    with TargetStore.create(tmp_path_factory.mktemp("finished") / "store", **ARGUMENTS) as store:
-        fill(store)
-    return content(store.path)
-
-
 # -- power cuts
 
 
@@ -93,7 +80,7 @@ def written_until(disk: Disk, path: Path) -> list[tuple[str, int, str]]:
     return promised
 
 
-def lose_power(tmp_path: Path, monkeypatch, finished: dict[str, bytes], cut_at: int, seed: int) -> int:
+def lose_power(tmp_path: Path, monkeypatch, finished: Path, cut_at: int, seed: int) -> int:
     """Cut the power at one call, then twice more; return the number of maps left after the first cut."""
     path, promised, left = tmp_path / f"{cut_at}", set(), []
     for attempt in range(3):
@@ -119,7 +106,7 @@ def lose_power(tmp_path: Path, monkeypatch, finished: dict[str, bytes], cut_at: 
     with monkeypatch.context() as patch, TargetStore.open(path) as store:
         patch.setattr(os, "fsync", lambda file: None)
         fill(store)
-    assert content(path) == finished
+    assert content(path) == content(finished)
     shutil.rmtree(path)
     return left[0]
 
@@ -131,7 +118,7 @@ def test_power_cut_at_any_call_keeps_committed_maps(tmp_path, monkeypatch, finis
     with monkeypatch.context() as patch:
         disk = Disk(patch, None)
         written_until(disk, TargetStore.create(tmp_path / "straight", **ARGUMENTS).path)
-    assert content(tmp_path / "straight") == finished
+    assert content(tmp_path / "straight") == content(finished)
     cuts = range(4, disk.calls, step)  # the first four calls create the store
     left = [lose_power(tmp_path, monkeypatch, finished, cut_at, seed) for cut_at in cuts]
     assert len(set(left)) > 3  # early and late
@@ -210,7 +197,7 @@ def test_full_disk_raises_and_the_next_run_resumes(store, finished, monkeypatch,
     assert reader.count_committed() > 0
     with TargetStore.open(store.path) as writer:
         fill(writer)
-    assert content(store.path) == finished
+    assert content(store.path) == content(finished)
 
 
 def test_file_size_limit_raises_and_the_next_run_resumes(store, finished):
@@ -224,7 +211,7 @@ def test_file_size_limit_raises_and_the_next_run_resumes(store, finished):
     assert 0 < store.count_committed() < 10
     store.close()
     fill(store)
-    assert content(store.path) == finished
+    assert content(store.path) == content(finished)
 
 
 def test_create_on_a_full_disk_raises_and_can_be_repeated(tmp_path, monkeypatch):

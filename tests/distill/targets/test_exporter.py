@@ -7,16 +7,10 @@ from helpers.stores import TinyTeacher, build_small
 from PIL import Image
 
 from distill.data.map_files import find_maps, frames_of, read_maps
-from distill.data.sets import synthetic
 from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.saliency import peak_map
 from distill.targets.exporter import export_maps
-
-
-@pytest.fixture
-def videos():
-    return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
 
 
 def listed(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.stores import flip_byte
 from PIL import Image
 
 from distill.cli.main import main
@@ -12,7 +13,7 @@ from distill.errors import UserError
 from distill.targets.fingerprint import describe_video
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
-from distill.targets.verify import verify_imported
+from distill.targets.verify import verify_store
 from distill.training.teachers import CachedTeacher
 
 
@@ -153,10 +154,10 @@ def test_import_of_a_repaired_folder_succeeds(tmp_path):
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"0011\.png"):
-        imported(folder, out=tmp_path / "store", batch_size=4)
+        imported(folder, out=tmp_path / "store")
     assert [path.name for path in tmp_path.iterdir()] == ["maps"]
     broken.write_bytes(whole)
-    assert imported(folder, out=tmp_path / "store", batch_size=4).complete
+    assert imported(folder, out=tmp_path / "store").complete
     with pytest.raises(UserError, match="a store exists already"):
         imported(folder, out=tmp_path / "store")
     (tmp_path / "empty").mkdir()
@@ -166,14 +167,14 @@ def test_import_of_a_repaired_folder_succeeds(tmp_path):
 def test_verify_of_an_imported_store_compares_with_its_sources(tmp_path):
     folders = [write(tmp_path / name, VIDEOS) for name in ("a", "b")]
     store = imported(*folders, out=tmp_path / "store", codec="log8")
-    report = verify_imported(store.path, sample=8)
+    report = verify_store(store.path, sample=8)
     assert report.ok
     assert len(report.errors) == 8
     assert 0 < report.kl_max < 1e-3
     Image.fromarray(levels("x", 9)).save(folders[1] / "other" / "0003.png")
     with pytest.raises(UserError, match=r"teacher\.weights was .* verify it with the teacher"):
-        verify_imported(store.path)
-    assert verify_imported(store.path, sample=0).ok
+        verify_store(store.path)
+    assert verify_store(store.path, sample=0).ok
 
 
 def test_imported_store_matches_any_videos_but_no_other_teacher(tmp_path):
@@ -192,9 +193,6 @@ def test_cache_import_and_verify_commands_report_a_flipped_byte(tmp_path, monkey
     assert "8 of 8, 3x4" in capsys.readouterr().out
     assert main(["cache", "verify", "store"]) == 0
     assert "they match" in capsys.readouterr().out
-    shard = tmp_path / "store" / "shards" / "00000.shard"
-    bad = bytearray(shard.read_bytes())
-    bad[len(bad) // 2] ^= 1
-    shard.write_bytes(bad)
+    flip_byte(tmp_path / "store" / "shards" / "00000.shard", 300)
     assert main(["cache", "verify", "store"]) == 1
     assert "00000.shard" in capsys.readouterr().out

@@ -5,12 +5,11 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.places import REPOSITORY
-from helpers.stores import EVERYTHING, assert_readable, content, stored
+from helpers.stores import EVERYTHING, assert_readable, content, flip_byte, stored
 from helpers.writer_process import ARGUMENTS, batch_maps, fill
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,21 +17,6 @@ from hypothesis import strategies as st
 from distill.errors import UserError
 from distill.targets.plan import Plan
 from distill.targets.store import TargetStore
-
-
-@pytest.fixture
-def store(tmp_path) -> TargetStore:
-    return TargetStore.create(tmp_path / "store", **ARGUMENTS)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """Return a complete store; copy it before changing it."""
-    path = tmp_path_factory.mktemp("finished") / "store"
-    with TargetStore.create(path, **ARGUMENTS) as store:
-        fill(store)
-    return path
-
 
 # -- the plan
 
@@ -290,9 +274,7 @@ def test_damaged_shard_is_recomputed_after_removal(finished, tmp_path):
     path = tmp_path / "store"
     shutil.copytree(finished, path)
     shard = path / "shards" / "00001.shard"
-    bad = bytearray(shard.read_bytes())
-    bad[100] ^= 1
-    shard.write_bytes(bad)
+    flip_byte(shard, 100)
     with TargetStore.open(path) as store:
         (message,) = store.damage()
         assert "00001.shard: batch 1 of 3 is damaged" in message
