@@ -4,16 +4,18 @@
 
 Weights, gradients and optimiser state take one process's share of the memory, at the price of sending the weights
 twice per step. A whole copy of the model exists next to the sharded one on each host (and, after a validation, on
-the main process's device); it is updated before it is written or validated.
+the main process's device); the main process's is updated before it is written or validated.
 
 Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023; torch's
 fully_shard.
 """
 
 import copy
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -40,22 +42,22 @@ def shard(learner: Learner, device: torch.device, processes: int) -> Learner:
     return sharded
 
 
-@torch.no_grad()
 def gather(trained: Network, model: Network) -> None:
-    """Copy the weights of the trained model to the whole one, unless they are one; every process calls this."""
+    """Copy the weights of a sharded model to the main process's whole one; every process calls this.
+
+    Nothing happens if both are one model.
+    """
     if trained is not model:
-        targets = model.state_dict()
-        for key, value in trained.state_dict().items():
-            targets[key].copy_(whole(value))
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)  # values on the main process only
+        if values := get_model_state_dict(cast(nn.Module, trained), options=options):
+            model.load_state_dict(values)
 
 
-@torch.no_grad()
 def scatter(model: Network, trained: Network) -> None:
-    """Copy the whole model's weights to the trained one, the inverse of `gather`."""
+    """Copy the whole model's weights, equal on all processes, to the sharded one."""
     if trained is not model:
-        values = model.state_dict()
-        for key, target in trained.state_dict().items():
-            target.copy_(like(values[key], target))
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(cast(nn.Module, trained), model.state_dict(), options=options)
 
 
 def whole(value: Tensor) -> Tensor:
