@@ -56,7 +56,8 @@ class Report:
         Args:
             every_video: list every video, however many there are.
         """
-        lines = [f"{self.root}: {self.scan.dataset.name}, {self.scan.layout.title}", ""]
+        dataset = self.scan.dataset
+        lines = [f"{self.root}: {dataset.name} ({dataset.title}), {self.scan.layout.title}", ""]
         lines += [f"  {what:<18}{value}" for what, value in self._summary()]
         lines += ["", *self._splits()]
         if self.scan.videos and (every_video or len(self.scan.videos) <= MAX_LISTED):
