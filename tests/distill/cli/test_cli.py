@@ -268,7 +268,7 @@ INVALID = [
     ("evaluate centre-prior dhf1k:missing", "missing"),
     (f"evaluate nobody dhf1k:{SAMPLE} --videos 002", "nobody"),
     (f"evaluate centre-prior dhf1k:{SAMPLE} --videos 999", "999"),
-    (f"evaluate centre-prior {TEACHER} --videos 002", "leave the options"),
+    (f"evaluate centre-prior {TEACHER} --videos 002", "selects its own videos"),
     ("predict nobody video.mp4 -o out.mp4", "nobody"),
     ("predict student/thtdnet:micro missing.mp4 -o out.mp4", "missing.mp4"),
     (f"predict student/thtdnet:micro {SAMPLE}/video/002.AVI", "-o"),
