@@ -93,10 +93,10 @@ def publish_weights(name: str | None, source: str, out: str) -> str:
     """
     from distill.models.references import load_model, save_published
     from distill.models.registry import create_model
-    from distill.models.weight_files import is_ours
+    from distill.models.weight_files import is_saldistill_file
 
     name = checked(name, source, out, "--to-published", (".pth", ".safetensors"))
-    if Path(source).is_dir() or is_ours(source):
+    if Path(source).is_dir() or is_saldistill_file(source):
         model = load_model(source)
         found, variant = model.identity["name"], model.identity["variant"]
         if name not in (found, f"{found}:{variant}"):

@@ -1,4 +1,4 @@
-"""What a model costs: number of weights and GFLOPs per map."""
+"""Cost of a model: number of weights and GFLOPs per map."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,19 +11,19 @@ from distill.models.registry import rebuild
 
 
 def count_weights(model: Network) -> int:
-    """Return the number of weights: elements of all parameters, whether they are trained or not."""
+    """Return the number of elements of all parameters, trainable or not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def gflops_per_map(model: LoadedModel, *, mode: str | None = None) -> float:
-    """Return 10^9 floating-point operations a saliency map costs: 2 per multiply-add of products and convolutions.
+    """Return the GFLOPs per saliency map, counting 2 per multiply-add of matrix products and convolutions.
 
-    Counted on the meta device, on a model built anew, so that it takes neither time nor memory.
+    A copy is built and run on the meta device, which takes neither time nor memory.
 
     Args:
         model: a model that `create_model` built.
-        mode: "step": of one step of a network that streams; "clip": of a clip, divided by its maps. When None, of
-            a step where there is one: that is how such a network runs.
+        mode: "step" for one step of a streaming model, or "clip" for a clip divided by its number of maps; defaults
+            to "step" if the model has it.
     """
     if isinstance(model.network, OnnxModel):
         raise UserError(

@@ -6,14 +6,14 @@ from distill.errors import UserError
 from distill.models.protocols import Network
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a network computes in: float32, or autocast to a half format."""
+"""Precision -> dtype of autocast; None computes in float32."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
+    """Return the device of a name: `auto` (a GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
-        UserError: if there is no such device here.
+        UserError: if this machine has no such device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     there = ["cpu"] + [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else [])
@@ -27,11 +27,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_precision(name: str) -> None:
-    """Refuse a precision that is none of PRECISIONS.
-
-    Raises:
-        UserError: it lists what there is.
-    """
+    """Raise UserError if a precision is not in PRECISIONS."""
     if name not in PRECISIONS:
         raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
 

@@ -1,4 +1,4 @@
-"""An exported model behind the same call as every network of the project; it runs in ONNX Runtime, on the CPU."""
+"""Exported models as networks: ONNX Runtime on the CPU behind the interface of `SaliencyModel`."""
 
 import importlib
 from pathlib import Path
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from distill.errors import UserError
 
 LOG_FLOOR = 1e-12
-"""What a map of an exported model is raised to before its logarithm is taken."""
+"""Minimum of a map before the logarithm is taken."""
 
 
 class OnnxModel(nn.Module):
     """An exported model in clip mode.
 
-    Its maps are in [0, 1]; their logarithm is taken here, of a map raised to at least 1e-12.
+    The file gives maps in [0, 1]; `forward` returns their logarithm, clamped at LOG_FLOOR.
 
     Args:
-        edge: the `student.edge.EdgeModel` that runs it.
+        edge: the `student.edge.EdgeModel` that runs the file.
     """
 
     no_gradient: tuple[str, ...] = ("*",)
@@ -42,7 +42,7 @@ class OnnxModel(nn.Module):
 
     @property
     def files(self) -> list[Path]:
-        """The .onnx file and, where its weights lie beside it, the .data file."""
+        """The .onnx file and, if its weights are stored separately, the .data file."""
         data = self.path.with_name(self.path.name + ".data")
         return [self.path, *([data] if data.is_file() else [])]
 
@@ -60,9 +60,9 @@ class OnnxModel(nn.Module):
 
 
 class OnnxStepModel(OnnxModel):
-    """An exported model in step mode: a frame and a state in, a map and a state out.
+    """An exported model in step mode: a frame and a state in, a map and the next state out.
 
-    As a network of clips it has those of `reach` frames, the ones on which the last frame's map depends.
+    As a clip model it takes clips of `reach` frames, on which the map of the last frame depends.
     """
 
     def __init__(self, edge: Any) -> None:
@@ -72,27 +72,27 @@ class OnnxStepModel(OnnxModel):
         self.state_shapes: dict[str, tuple[int, ...]] = edge.state_shapes
 
     def initial_state(self, batch: int = 1) -> dict[str, Tensor]:
-        """Return the state before a video's first frame, and after a cut: zeros."""
+        """Return the state before the first frame of a video or after a cut: zeros."""
         return {name: torch.from_numpy(value) for name, value in self.edge.initial_state(batch).items()}
 
     def step(self, frame: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Predict one frame, given what came before it.
+        """Predict the map of one frame.
 
         Args:
             frame: (B, 3, H, W) uint8 RGB.
-            state: from the step before, or `initial_state`. It is not changed.
+            state: state after the previous frame, or `initial_state`; not modified.
 
         Returns:
             Log-saliency (B, 1, h, w) float32 on the frame's device, and the state for the next frame.
 
         Raises:
-            ValueError: a frame or a state of another shape.
+            ValueError: if a frame or state has the wrong shape.
         """
         maps, after = self.edge.step(_array(frame), {name: _array(value) for name, value in state.items()})
         return _log(maps, frame.device), {name: torch.from_numpy(value) for name, value in after.items()}
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Step through a uint8 clip (B, 3, reach, H, W); return its last frame's log-saliency (B, 1, h, w)."""
+        """Step through a uint8 clip (B, 3, reach, H, W); return the log-saliency (B, 1, h, w) of its last frame."""
         frames, state = _array(clip), self.edge.initial_state(len(clip))
         if frames.ndim != 5 or frames.shape[2] != self.reach:
             raise ValueError(f"{self.path.name}: expected clips of {self.reach} frames, got {tuple(clip.shape)}")
@@ -103,14 +103,14 @@ class OnnxStepModel(OnnxModel):
 
 
 def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
-    """Return an exported model of either mode.
+    """Load an exported model in clip or step mode.
 
     Args:
         path: the .onnx file.
-        threads: threads of one call; ONNX Runtime's choice when None.
+        threads: CPU threads; defaults to the choice of ONNX Runtime.
 
     Raises:
-        UserError: no such file, a damaged one, or one of something else.
+        UserError: if the file is missing, damaged, or not an exported model.
     """
     try:
         edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads)

@@ -1,4 +1,4 @@
-"""From a model reference (run folder, weight file, .onnx file or name) to a loaded model."""
+"""Load a model from a reference: a run folder, weight file, .onnx file or name."""
 
 import logging
 import re
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def save_published(model: LoadedModel, path: str | Path) -> None:
-    """Write a model's weights under its authors' keys, atomically: as .safetensors by the suffix, else as a pickle.
+    """Write a model's weights with the keys of its authors' code, atomically, as .safetensors or a pickle.
 
     Raises:
-        UserError: if the authors have no keys for this model.
+        UserError: if the authors published no code for this model.
     """
     identity = model.identity
     module = _module(identity["name"])
@@ -43,18 +43,18 @@ def save_published(model: LoadedModel, path: str | Path) -> None:
 
 
 def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
-    """Return the model that a reference stands for, in evaluation mode, on a device.
+    """Load a model in evaluation mode.
 
     Args:
-        reference: a model's name (`teacher/salfom:tiny`: its initial, untrained weights), a run folder (its best
-            weights, else its newest checkpoint's), a .safetensors file of ours, or an exported .onnx file.
-        device: where the model goes; an .onnx file runs on the CPU whatever this says.
+        reference: the name of a model, such as `teacher/salfom:tiny`, for random weights; a run folder, for its
+            best weights or else its newest checkpoint; a weight file of this project; or an exported .onnx file.
+        device: device of the network; an .onnx file always runs on the CPU.
 
     Returns:
-        The model, with `reference` as given and, if it comes from a file, the file's `notes` about its training.
+        The model, with the given reference and, if it comes from a file, the notes of its training.
 
     Raises:
-        UserError: if the reference stands for nothing; it lists what there is.
+        UserError: if there is no such model or file; it lists the models.
     """
     text = str(reference)
     path = Path(text)
@@ -88,7 +88,7 @@ def _load_file(path: Path) -> LoadedModel:
 
 
 def _weights_of_run(folder: Path) -> Path:
-    """Return the best weights of a run folder, else those of its newest checkpoint, averaged where they are."""
+    """Return the best weights of a run folder, else those of its newest checkpoint, if possible averaged."""
     best = folder / "best.safetensors"
     if best.is_file():
         return best

@@ -20,7 +20,7 @@ from distill.errors import UserError
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import check_model
 from distill.models.tensor_files import load_published_weights
-from distill.models.weight_files import is_ours, load_weights_into
+from distill.models.weight_files import is_saldistill_file, load_weights_into
 
 PACKAGES = ("teacher", "student")
 
@@ -39,7 +39,7 @@ def list_variants(name: str) -> list[str]:
     """Return the names of a model's variants in the order of its file.
 
     Raises:
-        UserError: for an unknown model; it lists the models that there are.
+        UserError: if the model is unknown; it lists all models.
     """
     return list(_module(name).VARIANTS)
 
@@ -47,21 +47,21 @@ def list_variants(name: str) -> list[str]:
 def create_model(
     name: str, *, variant: str | None = None, weights: str | Path | None = None, **arguments: Any
 ) -> LoadedModel:
-    """Build a model, with initial or given weights.
+    """Build a model with random or given weights.
 
     Args:
-        name: a model, such as `teacher/salfom`, or with its variant, `teacher/salfom:tiny`.
-        variant: name of a variant; the model's default when neither is given.
-        weights: a file of ours, or a published one that the model's `load_weights` reads, by its path or a name
-            that the model knows.
-        **arguments: keyword arguments of the model's `Model`, which go before the variant's.
+        name: name of the model, such as `teacher/salfom`, with or without a variant, `teacher/salfom:tiny`.
+        variant: name of the variant, if `name` has none; defaults to the model's DEFAULT.
+        weights: a weight file of this project, or published weights that the model's `load_weights` takes: a path,
+            or a name that the model knows.
+        **arguments: keyword arguments of the model's `Model`, which override those of the variant.
 
     Returns:
-        The model, its network in training mode; after loading weights, `loaded` says in one line what was loaded.
+        The model, its network in training mode.
 
     Raises:
-        UserError: for an unknown name, variant or argument (it lists what there is), a value that the model does
-            not take, or a file that does not fit.
+        UserError: if a name, variant or argument is unknown, a value is invalid, or the weights do not fit; it
+            lists the accepted names.
     """
     name, _, suffix = name.partition(":")
     if suffix and variant and suffix != variant:
@@ -80,7 +80,7 @@ def create_model(
     model = LoadedModel(network, identity, f"{name}:{variant}")
     if weights is None:
         return model
-    if is_ours(weights):
+    if is_saldistill_file(weights):
         load_weights_into(model, weights)
         return replace(model, loaded=f"{weights}: all weights loaded")
     try:
@@ -95,7 +95,7 @@ def rebuild(identity: Mapping[str, Any]) -> LoadedModel:
 
 
 def _is_model(file: Path) -> bool:
-    """Tell by a file's text, without importing it, whether it defines VARIANTS and Model."""
+    """Tell from its source, without importing it, whether a file defines VARIANTS and Model."""
     names = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
@@ -107,14 +107,14 @@ def _is_model(file: Path) -> bool:
 
 
 def _module(name: str) -> types.ModuleType:
-    """Import the file of a model, of that model alone."""
+    """Import the file of a model."""
     if name not in (models := list_models()):
         raise UserError(f"no model '{name}'{_suggest(name, models)}")
     return importlib.import_module(name.replace("/", "."))
 
 
 def _check_arguments(where: str, model: type[nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Check arguments against the signature of `Model`; convert them as its annotations say (lists to tuples)."""
+    """Check arguments against the signature of `Model`; convert them to its annotations, e.g. lists to tuples."""
     accepted = [key for key in inspect.signature(model.__init__).parameters if key != "self"]
     hints = typing.get_type_hints(model.__init__)
     checked = {}

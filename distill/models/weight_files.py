@@ -1,4 +1,4 @@
-"""Weight files: safetensors with a JSON header that names the model they belong to."""
+"""Weight files of this project: safetensors with a JSON header that identifies the model."""
 
 import contextlib
 import hashlib
@@ -18,14 +18,14 @@ from distill.models.onnx import OnnxModel
 from distill.models.protocols import Network
 
 HEADER = "saldistill"
-"""Key of a .safetensors file's metadata under which a model's identity and spec stand as JSON."""
+"""Metadata key of a .safetensors file that holds the header."""
 
 
 def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None) -> None:
-    """Write a model's weights as one .safetensors file, atomically; an existing file is replaced.
+    """Write a model's weights to a .safetensors file, atomically, replacing an existing one.
 
-    The header holds, under `saldistill`, JSON of {identity, spec, notes}: what `load_model` rebuilds the model
-    from, its clip and its maps, and whatever the caller wants to note.
+    The header is JSON: `identity`, from which `load_model` rebuilds the model, `spec` of its clips and maps, and
+    `notes` about the training.
     """
     spec = {key: getattr(model.network, key) for key in ("num_frames", "size", "target_frames", "map_size")}
     header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
@@ -35,10 +35,10 @@ def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = Non
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Return {identity, spec, notes} of one of our files.
+    """Return the header {identity, spec, notes} of a weight file of this project.
 
     Raises:
-        UserError: if the file is missing, damaged, or not one of ours.
+        UserError: if the file is missing, damaged, or of another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,18 +56,18 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return json.loads(metadata[HEADER])
 
 
-def is_ours(path: str | Path) -> bool:
-    """Tell whether a file is one that `save_model` wrote."""
+def is_saldistill_file(path: str | Path) -> bool:
+    """Tell whether `save_model` wrote a file."""
     with contextlib.suppress(UserError):
         return Path(path).suffix == ".safetensors" and bool(read_header(path))
     return False
 
 
 def load_weights_into(model: LoadedModel, path: str | Path) -> None:
-    """Load one of our files into a model of the same architecture.
+    """Load a weight file of this project into a model of the same architecture.
 
     Raises:
-        UserError: if the file holds the weights of another model; it names both.
+        UserError: if the file contains the weights of another model; it names both.
     """
     path = Path(path)
     identity = read_header(path)["identity"]
@@ -86,10 +86,7 @@ def load_weights_into(model: LoadedModel, path: str | Path) -> None:
 
 
 def weights_fingerprint(model: Network) -> str:
-    """Return the SHA-256 of a model's state dict: its keys, types, shapes and bytes, in the order of the keys.
-
-    Of an exported model, that of its files.
-    """
+    """Return the SHA-256 of a network's state dict (sorted keys, dtypes, shapes, bytes), or of the exported files."""
     if isinstance(model, OnnxModel):
         return hashlib.sha256(b"".join(file.read_bytes() for file in model.files)).hexdigest()
     digest = hashlib.sha256()
@@ -107,7 +104,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fixed_by_size(model: Network) -> set[str]:
-    """Keys that depend on the clip's size alone and are made anew for another (fixed position tables)."""
+    """Keys of constants that depend on the clip size only, such as position tables; their shape may differ."""
     return set(getattr(model, "fixed_by_size", ()))
 
 
