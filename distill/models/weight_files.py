@@ -86,7 +86,7 @@ def load_weights_into(model: LoadedModel, path: str | Path) -> None:
 
 
 def weights_fingerprint(model: Network) -> str:
-    """Return the SHA-256 of a network's state dict (sorted keys, dtypes, shapes, bytes), or of the exported files."""
+    """Return the SHA-256 of a network's state dict (sorted keys, dtypes, shapes, bytes), or of exported files."""
     if isinstance(model, OnnxModel):
         return hashlib.sha256(b"".join(file.read_bytes() for file in model.files)).hexdigest()
     digest = hashlib.sha256()
