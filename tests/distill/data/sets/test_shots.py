@@ -204,7 +204,7 @@ def test_share_applies_to_the_selected_videos(hollywood):
     source = {"dataset": "hollywood2", "root": str(hollywood), "split": "train"}
     train, held_out = (videos_of_source(TrainSource(**source, share=share)) for share in ((0, 0.5), (0.5, 1)))
     assert sorted(len(part) for part in (train, held_out)) == [1, 3]
-    with pytest.raises(UserError, match=r"a share of \[0\.9, 0\.95\] of 4 videos is none of them"):
+    with pytest.raises(UserError, match=r"share \[0\.9, 0\.95\] of 4 videos selects none"):
         videos_of_source(TrainSource(**source, share=(0.9, 0.95)))
 
 
