@@ -35,6 +35,15 @@ MAX_GROWTH = 10.0
 """Largest accepted growth of resident memory, in MB."""
 
 
+PAGE = """{% extends "page.html.j2" %}
+{% from "pieces.html.j2" import section, chart_grid %}
+{% block title %}Soak test of an exported student{% endblock %}
+{% block content %}
+{% call section("Memory and latency") %}{{ chart_grid(charts) }}{% endcall %}
+{% endblock %}"""
+"""Template of soak.html."""
+
+
 @dataclass(frozen=True)
 class Row:
     """Measurements of EVERY frames: frames and seconds since the start, memory at their end, and their latency."""
@@ -132,8 +141,9 @@ def soak(
 
 def write(result: Soak, folder: Path) -> None:
     """Write soak.csv and soak.html into a new folder."""
-    from distill.reports.charts import Curve, chart_grid, line_chart  # after the run: they load PyTorch
-    from distill.reports.page import Verdict, section, write_report
+    from distill.reports.charts import Curve, line_chart  # after the run: they load PyTorch
+    from distill.reports.page import Verdict, write_report
+    from distill.reports.templating import TEMPLATES
 
     frames = [row.frames for row in result.rows]
     memory = [Curve("resident memory", frames, [row.resident_mb for row in result.rows])]
@@ -152,9 +162,9 @@ def write(result: Soak, folder: Path) -> None:
             writer.writerows([round(value, 3) for value in astuple(row)] for row in result.rows)
         write_report(
             temporary / "soak.html",
-            title="Soak test of an exported student",
+            TEMPLATES.from_string(PAGE),
             verdict=Verdict(str(result), result.passed),
-            sections=[section("Memory and latency", chart_grid(charts))],
+            charts=charts,
         )
 
 
