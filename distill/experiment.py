@@ -32,7 +32,8 @@ from distill.models.references import load_model
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
 from distill.training import config_errors
-from distill.training.config import RunConfig, Section, load_config
+from distill.training.config import RunConfig, load_config
+from distill.training.config_errors import Section
 from distill.training.setup import build_store
 from distill.training.sources import scored_videos
 from distill.training.train import train

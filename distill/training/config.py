@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     FiniteFloat,
     field_validator,
@@ -29,21 +27,15 @@ from distill.models.registry import list_models, list_variants
 from distill.stride import Stride, read_stride
 from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.training import config_errors
+from distill.training.config_errors import Section
 from distill.training.losses import LOSSES
+from distill.training.terms import LossSection, Share
 
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 FrameStride = Annotated[Stride, BeforeValidator(read_stride)]
 DataSetName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, DATASETS, "data set"))]
 CodecName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, CODECS, "codec"))]
-LossName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, LOSSES, "loss"))]
-
-
-class Section(BaseModel):
-    """A section of a config: immutable, with no keys other than its fields; their docstrings are the reference."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSection(Section):
@@ -55,7 +47,7 @@ class ModelSection(Section):
     """Variant of the model; defaults to the model's default variant."""
     weights: str | None = None
     """Weight file to start from, or the name of published weights; random weights by default."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field({})
     """Keyword arguments of the model that override those of the variant."""
 
     @model_validator(mode="after")
@@ -150,9 +142,9 @@ class DataSection(Section):
 
     train: list[TrainSource] = Field(min_length=1)
     """Videos to train on."""
-    validation: list[ScoredSource] = []
+    validation: list[ScoredSource] = Field([])
     """Videos to score during training, to select the best weights; none by default."""
-    test: list[ScoredSource] = []
+    test: list[ScoredSource] = Field([])
     """Videos for `saldistill evaluate MODEL CONFIG`; training never reads them."""
     stride: FrameStride = 1
     """Step between the frames of a clip: 2 takes every second frame, 30fps resamples to 30 frames per second of any
@@ -188,7 +180,7 @@ class TeacherSection(Section):
     """Folder of the target store, as built by `saldistill cache build`."""
     codec: CodecName = DEFAULT_CODEC
     """Encoding of the maps when the target store is built."""
-    views: list[Literal["plain", "flipped"]] = ["plain"]
+    views: list[Literal["plain", "flipped"]] = Field(["plain"])
     """Views to store; data.flip needs flipped as well, or `mirror`."""
     mirror: bool = False
     """Pair a mirrored clip with the mirrored map of the plain one if the target store has no flipped view, as with
@@ -211,50 +203,6 @@ class TeacherSection(Section):
             raise ValueError("source: cached needs 'store', the folder of the target store")
         if self.source == "online" and self.model is None:
             raise ValueError("source: online needs 'model', the teacher to run")
-        return self
-
-
-class LossSection(Section):
-    """One term of the objective."""
-
-    name: LossName
-    """Name of the loss (distill/training/losses.py)."""
-    against: Literal["truth", "teacher"] = "truth"
-    """Compare with the ground truth or with the teacher."""
-    weight: FiniteFloat = 1.0
-    """Factor of the term in the sum."""
-    final_weight: FiniteFloat | None = None
-    """Weight at the end of the ramp; constant by default."""
-    ramp: tuple[Share, Share] = (0.0, 1.0)
-    """Part of the run in which the weight changes, as fractions: [0, 0.1] is the first tenth, [0.5, 0.5] a jump."""
-    shape: Literal["linear", "cosine"] = "linear"
-    """Shape of the ramp; a cosine is slow at both ends."""
-    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    """Softening of both densities, for kldiv and reverse_kldiv; 1 leaves them as they are."""
-    student: str | None = None
-    """Name of the model's features: a hint projects them, any other loss compares a side map read from them in
-    place of the model's own map."""
-    teacher: str | None = None
-    """Name of the teacher's features that a hint compares with."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "LossSection":
-        loss, of_features = LOSSES[self.name], LOSSES[self.name].target == "features"
-        if self.temperature != 1 and "temperature" not in loss.options:
-            softened = [name for name, other in LOSSES.items() if "temperature" in other.options]
-            raise ValueError(f"{self.name} has no temperature; {' and '.join(softened)} have one")
-        if self.against == "teacher" and loss.target == "fixations":
-            raise ValueError(f"{self.name} compares with fixations, which a teacher lacks; use against: truth")
-        if self.against == "truth" and loss.teacher_only:
-            raise ValueError(f"{self.name} compares with a teacher only; use against: teacher")
-        if of_features and (self.student is None or self.teacher is None):
-            raise ValueError(f"{self.name} needs 'student' and 'teacher', the names of the features to compare")
-        if not of_features and self.teacher is not None:
-            raise ValueError(f"{self.name} compares maps; remove 'teacher', which names features")
-        if self.final_weight is None and (self.ramp, self.shape) != ((0, 1), "linear"):
-            raise ValueError("ramp and shape need 'final_weight', the weight at the end of the ramp")
-        if self.ramp[0] > self.ramp[1]:
-            raise ValueError(f"ramp: expected [from, to] such as [0, 0.1], got {list(self.ramp)}")
         return self
 
 
@@ -370,8 +318,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _losses_fit_the_teacher(self) -> "RunConfig":
-        terms = [(loss.against, loss.name, loss.temperature, loss.student, loss.teacher) for loss in self.losses]
-        if len(set(terms)) < len(terms):
+        if len({loss.label for loss in self.losses}) < len(self.losses):
             raise ValueError("losses: two terms are the same; merge them and add up their weights")
         if all(loss.student is not None for loss in self.losses):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Strict YAML with `key=value` overrides, and pydantic's validation errors as sentences that a user can act on."""
+"""Strict sections, YAML with `key=value` overrides, and validation errors as sentences that a user can act on."""
 
 import difflib
 import re
@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill.errors import UserError
 
 Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A section of a config: immutable, with no keys other than its fields; their docstrings are the reference."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -8,7 +8,7 @@ and the loop sums the counts before the first backward pass.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,61 +16,10 @@ from torch import Tensor
 
 from distill import saliency
 from distill.training.losses import LOSSES
-from distill.training.schedule import ramp
+from distill.training.terms import LossSection
 
 ClipBatch = Mapping[str, Any]
 """A collated batch of clips (`distill/data/loader.py`)."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """One weighted loss against the ground truth or the teacher.
-
-    Attributes:
-        loss: a name in LOSSES.
-        against: `truth` or `teacher`.
-        weight: factor in the sum, at the start of the run.
-        options: keyword arguments of the loss.
-        student: name of the model's features that a side map reads or a hint projects; empty for its own map.
-        teacher: name of the teacher's features that a hint compares with; empty for its map.
-        final_weight: weight at the end of the ramp; None keeps `weight`.
-        over: start and end of the ramp, from 0 (first step) to 1 (last step).
-        shape: shape of the ramp, `linear` or `cosine`.
-    """
-
-    loss: str
-    against: str = "truth"
-    weight: float = 1.0
-    options: Mapping[str, float] = field(default_factory=dict)
-    student: str = ""
-    teacher: str = ""
-    final_weight: float | None = None
-    over: tuple[float, float] = (0.0, 1.0)
-    shape: str = "linear"
-
-    @property
-    def name(self) -> str:
-        """The term's name in logs: `teacher/kldiv@4`, `teacher/kldiv:stage2`, `teacher/hint:stage4-encoder`.
-
-        A temperature other than 1 follows an @, the name of the head a colon.
-        """
-        suffix = "".join(f"@{value:g}" for value in self.options.values())
-        return f"{self.against}/{self.loss}{suffix}" + (f":{self.head}" if self.head else "")
-
-    @property
-    def head(self) -> str:
-        """Name of the head whose output is compared, such as `stage4-encoder`; empty for the model's own map."""
-        return f"{self.student}-{self.teacher}" if self.teacher else self.student
-
-    def weight_at(self, progress: float) -> float:
-        """Return the weight at a point of the run, from 0 (first step) to 1 (last step)."""
-        if self.final_weight is None:
-            return self.weight
-        return ramp(progress, first=self.weight, last=self.final_weight, over=self.over, shape=self.shape)
-
-    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Return the unreduced loss: (B, N) maps, (B, N - 1) pairs of maps, or (B, 1) clips."""
-        return LOSSES[self.loss](predicted, target, **self.options)
 
 
 @dataclass(frozen=True)
@@ -88,7 +37,7 @@ class StepLoss:
 class Objective:
     """A weighted sum of terms."""
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[LossSection]) -> None:
         self.terms = list(terms)
 
     def counts(self, batch: ClipBatch) -> Tensor:
@@ -98,7 +47,7 @@ class Objective:
 
     def weights(self, progress: float) -> dict[str, float]:
         """Return the current weights of the terms whose weight changes over the run."""
-        return {term.name: term.weight_at(progress) for term in self.terms if term.final_weight is not None}
+        return {term.label: term.weight_at(progress) for term in self.terms if term.final_weight is not None}
 
     def __call__(
         self,
@@ -144,13 +93,13 @@ class Objective:
                 values = term(predicted, features[term.teacher] if term.teacher else teacher_density)
                 share = values.sum() / (all_count * values.shape[1] / maps.shape[1])  # of all maps, pairs or clips
             else:
-                truth = batch[LOSSES[term.loss].target][labelled]  # (M, h, w), the labelled maps only
+                truth = batch[LOSSES[term.name].target][labelled]  # (M, h, w), the labelled maps only
                 share = term(predicted[labelled][None], truth[None]).sum() / labelled_count
                 if teacher_density is not None and not term.head:
                     log_teacher = teacher_density[labelled].clamp_min(torch.finfo(maps.dtype).tiny).log()
-                    of_teacher[term.name] = term(log_teacher[None], truth[None]).sum() / labelled_count
+                    of_teacher[term.label] = term(log_teacher[None], truth[None]).sum() / labelled_count
             loss = loss + term.weight_at(progress) * share
-            shares[term.name] = share.detach()
+            shares[term.label] = share.detach()
         if teacher_density is not None:
             of_teacher["entropy"] = torch.special.entr(teacher_density).sum() / all_count
         return StepLoss(loss, shares, of_teacher)

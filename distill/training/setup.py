@@ -28,10 +28,10 @@ from distill.targets.build import build
 from distill.targets.fingerprint import describe_video, fingerprint
 from distill.targets.store import TargetStore
 from distill.training import encoder_layers, sharding
-from distill.training.config import LossSection, OptimizerSection, RunConfig, TeacherSection
+from distill.training.config import OptimizerSection, RunConfig, TeacherSection
 from distill.training.heads import Learner, Projection, SideMap, feature_shape, feature_shapes, shared_fractions
 from distill.training.losses import LOSSES
-from distill.training.objective import Objective, Term
+from distill.training.objective import Objective
 from distill.training.sources import scored_videos, training_sources, training_videos
 from distill.training.teachers import CachedTeacher, OnlineTeacher, Teacher, check_alignment
 
@@ -78,7 +78,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if steps is None:
         assert config.training.epochs is not None
         steps = max(1, math.ceil(config.training.epochs * len(clips) / clips_per_step))
-    objective = build_objective(config.losses)
+    objective = Objective(config.losses)
     return Parts(model, learner, optimizer, objective, teacher, clips, validation, steps, clips_per_step)
 
 
@@ -261,26 +261,6 @@ def build_clips(
     )
 
 
-def build_objective(losses: list[LossSection]) -> Objective:
-    """Return the weighted sum of the configured terms."""
-    return Objective(
-        [
-            Term(
-                loss.name,
-                loss.against,
-                loss.weight,
-                {} if loss.temperature == 1 else {"temperature": loss.temperature},
-                student=loss.student or "",
-                teacher=loss.teacher or "",
-                final_weight=loss.final_weight,
-                over=loss.ramp,
-                shape=loss.shape,
-            )
-            for loss in losses
-        ]
-    )
-
-
 def frame_rates(sources: Sequence[ClipSource]) -> set[float]:
     """Return the frame rates of all videos, in frames per second."""
     return {video.fps for source in sources for video in source.videos}
@@ -308,7 +288,7 @@ def build_learner(
                 f"losses: {loss.name} needs at least {needed} maps per clip, and {config.model.name} predicts "
                 f"{maps}; use a model with more target frames, or remove the loss"
             )
-    terms = [term for term in build_objective(config.losses).terms if term.head]
+    terms = [(term, term.student) for term in config.losses if term.student is not None]
     shapes = feature_shapes(model) if terms else {}
     of_teacher: dict[str, tuple[int, ...]] = {}
     fractions = (1.0, 1.0)
@@ -317,13 +297,13 @@ def build_learner(
         fractions = shared_fractions(spec, teacher.spec, frame_rates(sources))
     torch.manual_seed(config.seed)
     heads: dict[str, nn.Module] = {}
-    for term in terms:
-        shape = feature_shape(term.student, shapes, f"losses: {term.name}: the model")
+    for term, student in terms:
+        shape = feature_shape(student, shapes, f"losses: {term.label}: the model")
         if term.teacher:
-            target = feature_shape(term.teacher, of_teacher, f"losses: {term.name}: the teacher")
-            heads[term.head] = Projection(term.student, shape, target, fractions)
+            target = feature_shape(term.teacher, of_teacher, f"losses: {term.label}: the teacher")
+            heads[term.head] = Projection(student, shape, target, fractions)
         else:
-            heads[term.head] = SideMap(term.student, shape, maps=maps, size=spec.map_size)
+            heads[term.head] = SideMap(student, shape, maps=maps, size=spec.map_size)
     learner = Learner(model.network, heads)
     if heads and config.training.compile:
         learner.compile()  # without heads the compiled model itself runs

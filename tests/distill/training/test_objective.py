@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,9 +7,14 @@ from torch import Tensor
 
 from distill.saliency import density
 from distill.training.losses import LOSSES, hint
-from distill.training.objective import Objective, StepLoss, Term
+from distill.training.objective import Objective, StepLoss
+from distill.training.terms import LossSection
 
 B, N, h, w = 3, 2, 6, 8
+
+
+def term(name: str, against: str = "truth", **more: Any) -> LossSection:
+    return LossSection.model_validate({"name": name, "against": against, **more})
 
 
 def make_batch(seed: int = 0, labelled: list[list[bool]] | None = None) -> dict[str, Tensor]:
@@ -30,7 +36,7 @@ def maps(seed: int, batch: int = B) -> Tensor:
 
 def test_perfect_map_has_kl_zero_and_cc_minus_one() -> None:
     batch = make_batch()
-    objective = Objective([Term("kldiv"), Term("cc", weight=2.0)])
+    objective = Objective([term("kldiv"), term("cc", weight=2.0)])
     result = objective(batch, batch["density"].log(), None, objective.counts(batch))
     assert result.terms["truth/kldiv"].item() == pytest.approx(0, abs=1e-6)
     assert result.terms["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
@@ -40,7 +46,7 @@ def test_perfect_map_has_kl_zero_and_cc_minus_one() -> None:
 def test_unlabelled_maps_do_not_change_truth_terms() -> None:
     labelled = [[True, True], [False, False], [True, False]]
     batch = make_batch(labelled=labelled)
-    objective = Objective([Term("kldiv"), Term("nss")])
+    objective = Objective([term("kldiv"), term("nss")])
     counts = objective.counts(batch)
     assert counts.tolist() == [3, 6]
     prediction = maps(1)
@@ -52,7 +58,7 @@ def test_unlabelled_maps_do_not_change_truth_terms() -> None:
 
 def test_batch_without_labels_gives_zero_loss_and_gradient() -> None:
     batch = make_batch(labelled=[[False] * N] * B)
-    objective = Objective([Term("kldiv"), Term("cc"), Term("sim"), Term("nss")])
+    objective = Objective([term("kldiv"), term("cc"), term("sim"), term("nss")])
     prediction = maps(1).requires_grad_()
     result = objective(batch, prediction, None, objective.counts(batch))
     result.loss.backward()
@@ -64,7 +70,7 @@ def test_batch_without_labels_gives_zero_loss_and_gradient() -> None:
 def test_batches_with_unequal_labels_sum_to_the_mean_of_the_step() -> None:
     whole = make_batch(labelled=[[True, True], [False, False], [True, False]])
     prediction, teacher = maps(1), maps(2)
-    objective = Objective([Term("kldiv"), Term("kldiv", against="teacher", weight=0.5)])
+    objective = Objective([term("kldiv"), term("kldiv", against="teacher", weight=0.5)])
     counts = objective.counts(whole)
     at_once = objective(whole, prediction, teacher, counts)
     parts = [{key: value[i : i + 1] for key, value in whole.items()} for i in range(B)]
@@ -75,7 +81,7 @@ def test_batches_with_unequal_labels_sum_to_the_mean_of_the_step() -> None:
 
 def test_swapping_teacher_and_student_changes_the_loss() -> None:
     batch, student, teacher = make_batch(), maps(1), 2 * maps(2)
-    objective = Objective([Term("kldiv", against="teacher")])
+    objective = Objective([term("kldiv", against="teacher")])
     counts = objective.counts(batch)
     right = objective(batch, student, teacher, counts).loss
     p, q = density(teacher), density(student)
@@ -86,7 +92,7 @@ def test_swapping_teacher_and_student_changes_the_loss() -> None:
 
 def test_teacher_score_and_entropy_are_reported() -> None:
     batch = make_batch()
-    objective = Objective([Term("cc"), Term("kldiv", against="teacher", options={"temperature": 2.0})])
+    objective = Objective([term("cc"), term("kldiv", against="teacher", temperature=2)])
     result = objective(batch, maps(1), batch["density"].log(), objective.counts(batch))
     assert set(result.terms) == {"truth/cc", "teacher/kldiv@2"}
     assert result.teacher["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
@@ -95,20 +101,20 @@ def test_teacher_score_and_entropy_are_reported() -> None:
 
 
 def test_teacher_maps_of_another_size_are_resized() -> None:
-    batch, objective = make_batch(), Objective([Term("kldiv", against="teacher")])
+    batch, objective = make_batch(), Objective([term("kldiv", against="teacher")])
     flat = objective(batch, torch.zeros(B, N, h, w), torch.zeros(B, N, 2 * h, 3 * w), objective.counts(batch))
     assert flat.loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_teacher_with_other_target_frames_raises() -> None:
-    batch, objective = make_batch(), Objective([Term("kldiv", against="teacher")])
+    batch, objective = make_batch(), Objective([term("kldiv", against="teacher")])
     with pytest.raises(ValueError, match=r"one shape \(B, N, h, w\), got \(3, 2, 6, 8\) and \(3, 1, 6, 8\)"):
         objective(batch, maps(1), maps(2)[:, :1], objective.counts(batch))
 
 
 def test_teacher_output_with_gradient_raises() -> None:
     """A symmetric loss would not show that the student's maps were passed in its place."""
-    batch, objective = make_batch(), Objective([Term("cc", against="teacher")])
+    batch, objective = make_batch(), Objective([term("cc", against="teacher")])
     student, teacher = maps(1).requires_grad_(), maps(2)
     with pytest.raises(ValueError, match="are teacher and student swapped"):
         objective(batch, teacher, student, objective.counts(batch))
@@ -121,21 +127,21 @@ def test_teacher_output_with_gradient_raises() -> None:
 HEADS = {"stage2": maps(3), "stage4-encoder": torch.randn(B, 5, 2, 3, 4)}
 FEATURES = {"encoder": torch.randn(B, 5, 4, 6, 8)}
 EVERY_TERM = [
-    Term("kldiv"),
-    Term("nss"),
-    Term("kldiv", "teacher", options={"temperature": 4.0}),
-    Term("reverse_kldiv", "teacher"),
-    Term("cc", "teacher"),
-    Term("log_mse", "teacher"),
-    Term("temporal", "teacher"),
-    Term("kldiv", "teacher", student="stage2"),
-    Term("nss", student="stage2"),
-    Term("hint", "teacher", student="stage4", teacher="encoder"),
+    term("kldiv"),
+    term("nss"),
+    term("kldiv", "teacher", temperature=4),
+    term("reverse_kldiv", "teacher"),
+    term("cc", "teacher"),
+    term("log_mse", "teacher"),
+    term("temporal", "teacher"),
+    term("kldiv", "teacher", student="stage2"),
+    term("nss", student="stage2"),
+    term("hint", "teacher", student="stage4", teacher="encoder"),
 ]
 
 
-def test_term_names() -> None:
-    assert [term.name for term in EVERY_TERM] == [
+def test_term_labels() -> None:
+    assert [each.label for each in EVERY_TERM] == [
         "truth/kldiv",
         "truth/nss",
         "teacher/kldiv@4",
@@ -192,9 +198,9 @@ def test_terms_sum_over_the_batches_of_a_step() -> None:
 
 def test_loss_is_the_weighted_sum_along_the_ramps() -> None:
     terms = [
-        Term("kldiv", weight=2.0),
-        Term("cc", "teacher", weight=1.0, final_weight=0.0, over=(0.5, 1.0)),
-        Term("hint", "teacher", 0.0, student="stage4", teacher="encoder", final_weight=3.0, shape="cosine"),
+        term("kldiv", weight=2.0),
+        term("cc", "teacher", weight=1.0, final_weight=0.0, ramp=(0.5, 1.0)),
+        term("hint", "teacher", weight=0, student="stage4", teacher="encoder", final_weight=3.0, shape="cosine"),
     ]
     batch, objective = make_batch(), Objective(terms)
     counts = objective.counts(batch)
@@ -205,16 +211,16 @@ def test_loss_is_the_weighted_sum_along_the_ramps() -> None:
         assert objective.weights(progress) == pytest.approx(
             {"teacher/cc": weights[1], "teacher/hint:stage4-encoder": weights[2]}, rel=1e-4
         )
-    assert Objective([Term("kldiv")]).weights(0.5) == {}
+    assert Objective([term("kldiv")]).weights(0.5) == {}
 
 
 def test_zero_weight_leaves_the_gradient_bit_identical() -> None:
     batch, counts = make_batch(), None
     gradients = []
     against_teacher = [
-        Term(name, "teacher", 0.0) for name in ("kldiv", "reverse_kldiv", "cc", "log_mse", "temporal")
+        term(name, "teacher", weight=0) for name in ("kldiv", "reverse_kldiv", "cc", "log_mse", "temporal")
     ]
-    for terms in ([Term("kldiv")], [Term("kldiv"), *against_teacher]):
+    for terms in ([term("kldiv")], [term("kldiv"), *against_teacher]):
         objective = Objective(terms)
         counts = objective.counts(batch)
         prediction = maps(1).requires_grad_()

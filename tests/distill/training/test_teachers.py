@@ -18,10 +18,11 @@ from distill.errors import UserError
 from distill.saliency import density
 from distill.targets.store import TargetStore
 from distill.training.config import RunConfig
-from distill.training.objective import Objective, Term
+from distill.training.objective import Objective
 from distill.training.setup import build_clips, build_teacher
 from distill.training.sources import training_sources, training_videos
 from distill.training.teachers import CachedTeacher, OnlineTeacher, check_alignment
+from distill.training.terms import LossSection
 
 STUDENT = ClipSpec(num_frames=2, size=(16, 20), target_frames=(1,), map_size=(8, 10))
 
@@ -135,7 +136,10 @@ def test_cached_and_online_teacher_give_equal_losses_and_gradients(tmp_path, vid
     assert online.views == ("plain", "flipped")
     online.views = views
     objective = Objective(
-        [Term("kldiv", "teacher"), Term("cc", "teacher"), Term("kldiv", "teacher", 1, {"temperature": 4})]
+        [
+            LossSection(name=name, against="teacher", temperature=temperature)
+            for name, temperature in (("kldiv", 1), ("cc", 1), ("kldiv", 4))
+        ]
     )
     losses, gradients, maps = [], [], []
     for teacher in (online, cached):

@@ -1,0 +1,82 @@
+"""A term of the objective: its config section, its name in logs and its weight over the run."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
+from torch import Tensor
+
+from distill.training.config_errors import Section, one_of
+from distill.training.losses import LOSSES
+from distill.training.schedule import ramp
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+LossName = Annotated[str, AfterValidator(lambda name: one_of(name, LOSSES, "loss"))]
+
+
+class LossSection(Section):
+    """One weighted loss, against the ground truth or against the teacher."""
+
+    name: LossName
+    """Name of the loss (distill/training/losses.py)."""
+    against: Literal["truth", "teacher"] = "truth"
+    """Compare with the ground truth or with the teacher."""
+    weight: FiniteFloat = 1.0
+    """Factor of the term in the sum."""
+    final_weight: FiniteFloat | None = None
+    """Weight at the end of the ramp; constant by default."""
+    ramp: tuple[Share, Share] = (0.0, 1.0)
+    """Part of the run in which the weight changes, as fractions: [0, 0.1] is the first tenth, [0.5, 0.5] a jump."""
+    shape: Literal["linear", "cosine"] = "linear"
+    """Shape of the ramp; a cosine is slow at both ends."""
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    """Softening of both densities, for kldiv and reverse_kldiv; 1 leaves them as they are."""
+    student: str | None = None
+    """Name of the model's features: a hint projects them, any other loss compares a side map read from them in
+    place of the model's own map."""
+    teacher: str | None = None
+    """Name of the teacher's features that a hint compares with."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LossSection":
+        loss, of_features = LOSSES[self.name], LOSSES[self.name].target == "features"
+        if self.temperature != 1 and "temperature" not in loss.options:
+            softened = [name for name, other in LOSSES.items() if "temperature" in other.options]
+            raise ValueError(f"{self.name} has no temperature; {' and '.join(softened)} have one")
+        if self.against == "teacher" and loss.target == "fixations":
+            raise ValueError(f"{self.name} compares with fixations, which a teacher lacks; use against: truth")
+        if self.against == "truth" and loss.teacher_only:
+            raise ValueError(f"{self.name} compares with a teacher only; use against: teacher")
+        if of_features and (self.student is None or self.teacher is None):
+            raise ValueError(f"{self.name} needs 'student' and 'teacher', the names of the features to compare")
+        if not of_features and self.teacher is not None:
+            raise ValueError(f"{self.name} compares maps; remove 'teacher', which names features")
+        if self.final_weight is None and (self.ramp, self.shape) != ((0, 1), "linear"):
+            raise ValueError("ramp and shape need 'final_weight', the weight at the end of the ramp")
+        if self.ramp[0] > self.ramp[1]:
+            raise ValueError(f"ramp: expected [from, to] such as [0, 0.1], got {list(self.ramp)}")
+        return self
+
+    @property
+    def head(self) -> str:
+        """Name of the head whose output is compared, such as `stage4-encoder`; empty for the model's own map."""
+        return "-".join(name for name in (self.student, self.teacher) if name)
+
+    @property
+    def label(self) -> str:
+        """The term's name in logs: `teacher/kldiv@4`, `teacher/kldiv:stage2`, `teacher/hint:stage4-encoder`.
+
+        A temperature other than 1 follows an @, the name of the head a colon.
+        """
+        temperature = "" if self.temperature == 1 else f"@{self.temperature:g}"
+        return f"{self.against}/{self.name}{temperature}" + (f":{self.head}" if self.head else "")
+
+    def weight_at(self, progress: float) -> float:
+        """Return the weight at a point of the run, from 0 (first step) to 1 (last step)."""
+        if self.final_weight is None:
+            return self.weight
+        return ramp(progress, first=self.weight, last=self.final_weight, over=self.ramp, shape=self.shape)
+
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Return the unreduced loss: (B, N) maps, (B, N - 1) pairs of maps, or (B, 1) clips."""
+        options = {} if self.temperature == 1 else {"temperature": self.temperature}
+        return LOSSES[self.name](predicted, target, **options)
