@@ -2,7 +2,7 @@
 
 import argparse
 
-from distill.cli.options import add_config, add_device, add_output, count, map_size
+from distill.cli.options import add_config, add_device, add_list, add_output, count, map_size
 from distill.cli.verb import Group, Verb
 from distill.errors import RunError
 
@@ -12,10 +12,12 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
-    from distill.targets.codec import codec_help
+    from distill.targets.codec import CODECS, DEFAULT_CODEC
 
     add_config(parser)
-    parser.add_argument_group("values of teacher.codec, measured with a trained SalFoM", codec_help())
+    codecs = {name: f"{codec.summary}: {codec.help}" for name, codec in CODECS.items()}
+    codecs[DEFAULT_CODEC] += " (default)"
+    add_list(parser, "values of teacher.codec, measured with a trained SalFoM", codecs)
 
 
 def _run_build(arguments: argparse.Namespace) -> None:

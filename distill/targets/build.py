@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from distill.data.clips import ClipSpec, Video
+from distill.data.clips import Video
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
@@ -73,9 +73,7 @@ def build(
         raise UserError("videos: expected distinct names, because a target store finds maps by name; rename one")
     store = _open_or_create(
         Path(path),
-        fingerprint=fingerprint(
-            model, ClipSpec.of(model.network, settings.stride), videos, precision=settings.precision
-        ),
+        fingerprint=fingerprint(model, settings.stride, videos, precision=settings.precision),
         notes={
             "teacher": model.reference,
             "videos": {video.name: {"dataset": video.dataset, "path": str(video.path)} for video in videos},

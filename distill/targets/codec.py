@@ -37,7 +37,6 @@ class Codec:
     """One encoding of maps.
 
     Attributes:
-        name: name in configs and on the command line.
         encode: log-saliency (h, w) -> record; deterministic.
         decode: record and map size (h, w) -> log-saliency, float32 (h, w), finite.
         tolerance: KL in nats from the stored to the true map above which `cache verify` reports a mismatch.
@@ -45,7 +44,6 @@ class Codec:
         help: typical size and error.
     """
 
-    name: str
     encode: Callable[[np.ndarray], bytes]
     decode: Callable[[bytes, tuple[int, int]], np.ndarray]
     tolerance: float
@@ -113,10 +111,6 @@ def _decode(record: bytes, size: tuple[int, int], *, dtype: str) -> np.ndarray:
     return table.astype(np.float32)[codes]
 
 
-def _half_size(size: tuple[int, int]) -> tuple[int, int]:
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
-
-
 def _encode_half(log_map: np.ndarray) -> bytes:
     """Encode at half the size: each value is the logarithm of the mean of four (odd sizes repeat the edge).
 
@@ -133,7 +127,7 @@ def _encode_half(log_map: np.ndarray) -> bytes:
 
 def _decode_half(record: bytes, size: tuple[int, int]) -> np.ndarray:
     """Decode a map stored at half the size: bilinear interpolation of the logarithm, pixel centres aligned."""
-    values = _decode(record, _half_size(size), dtype="u1")
+    values = _decode(record, ((size[0] + 1) // 2, (size[1] + 1) // 2), dtype="u1")
     return np.ascontiguousarray(_double(_double(values, axis=0), axis=1)[: size[0], : size[1]])
 
 
@@ -157,42 +151,28 @@ def _double(values: np.ndarray, axis: int) -> np.ndarray:
 #   exact   4.5e-10  2.4e-10  4.5e-10     0.0001    1.06         0.53 ms  0.43 ms
 #   half    1.6e-03  3.0e-03  1.8e-03     0.38      0.06         0.26 ms  0.13 ms
 CODECS = {
-    codec.name: codec
-    for codec in (
-        Codec(
-            name="log8",
-            encode=partial(_encode, dtype="u1"),
-            decode=partial(_decode, dtype="u1"),
-            tolerance=1e-3,
-            summary="8 bits of log-saliency per pixel",
-            help="0.2 bytes per pixel, KL 5e-5 nats",
-        ),
-        Codec(
-            name="exact",
-            encode=partial(_encode, dtype="<u2"),
-            decode=partial(_decode, dtype="<u2"),
-            tolerance=1e-6,
-            summary="16 bits of log-saliency per pixel",
-            help="1.1 bytes per pixel, KL 1e-9 nats",
-        ),
-        Codec(
-            name="half",
-            encode=_encode_half,
-            decode=_decode_half,
-            tolerance=5e-2,
-            summary="8 bits of log-saliency per pixel at half the height and width",
-            help="0.06 bytes per pixel, KL 2e-3 to 1e-2 nats",
-        ),
-    )
+    "log8": Codec(
+        partial(_encode, dtype="u1"),
+        partial(_decode, dtype="u1"),
+        tolerance=1e-3,
+        summary="8 bits of log-saliency per pixel",
+        help="0.2 bytes per pixel, KL 5e-5 nats",
+    ),
+    "exact": Codec(
+        partial(_encode, dtype="<u2"),
+        partial(_decode, dtype="<u2"),
+        tolerance=1e-6,
+        summary="16 bits of log-saliency per pixel",
+        help="1.1 bytes per pixel, KL 1e-9 nats",
+    ),
+    "half": Codec(
+        _encode_half,
+        _decode_half,
+        tolerance=5e-2,
+        summary="8 bits of log-saliency per pixel at half the height and width",
+        help="0.06 bytes per pixel, KL 2e-3 to 1e-2 nats",
+    ),
 }
-"""Codecs by name."""
+"""Codecs by their name in configs."""
 
 DEFAULT_CODEC = "log8"
-
-
-def codec_help() -> str:
-    """Return one line per codec, for help texts."""
-    return "\n".join(
-        f"{codec.name:<7}{codec.summary}: {codec.help}{' (default)' if codec.name == DEFAULT_CODEC else ''}"
-        for codec in CODECS.values()
-    )

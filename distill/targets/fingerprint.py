@@ -13,24 +13,25 @@ from distill.data.clips import ClipSpec, Video
 from distill.files import file_hash
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
+from distill.stride import Stride
 
 PREPROCESSING = "whole frames, RGB, bicubic to the size; before the video its first frame"
 """Preprocessing of frames for a cached teacher. Stores are compared by this text: change it only with the code."""
 
 
 def fingerprint(
-    model: LoadedModel, spec: ClipSpec, videos: Sequence[Video], *, precision: str, content: bool = True
+    model: LoadedModel, stride: Stride, videos: Sequence[Video], *, precision: str, content: bool = True
 ) -> dict[str, Any]:
     """Return what a teacher's maps of videos depend on, as JSON values.
 
     Args:
         model: the teacher.
-        spec: its clips: number of frames, size and stride.
+        stride: stride of its clips.
         videos: videos with maps.
         precision: "fp32", "bf16" or "fp16".
         content: include a hash of each video's content, which reads the whole file; else only its size.
     """
-    identity = model.identity
+    identity, spec = model.identity, ClipSpec.of(model.network, stride)
     name = "onnx" if identity.get("variant") == "onnx" else identity["name"]
     return {
         "teacher": {

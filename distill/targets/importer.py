@@ -163,25 +163,22 @@ def open_sources(paths: Sequence[str | Path]) -> list[ImportSource]:
     ]
     first = opened[0]
     for other in opened[1:]:
-        for a, b in ((first, other), (other, first)):
-            _require_frames_of(a, b)
+        _require_frames_of(first, other)
+        _require_frames_of(other, first)
     return opened
 
 
 def _require_frames_of(a: ImportSource, b: ImportSource) -> None:
     """Refuse `b` if `a` has frames that it lacks."""
-    missing = [video for video in a.frames if video not in b.frames]
-    what = f"maps of {first_few(missing)}"
-    if not missing:
-        for video, frames in a.frames.items():
-            if missing_frames := sorted(set(frames) - set(b.frames[video])):
-                what = f"map of {video}, frame {first_few([frame + 1 for frame in missing_frames])}"
-                break
-        else:
-            return
-    raise UserError(
-        f"{b.path}: has no {what}, but {a.path} has; all sources must have the same frames to be averaged"
-    )
+    absent = [video for video in a.frames if video not in b.frames]
+    what = f"maps of {first_few(absent)}" if absent else ""
+    for video, frames in a.frames.items():
+        if not what and (lacking := sorted(set(frames) - set(b.frames[video]))):
+            what = f"map of {video}, frame {first_few(frame + 1 for frame in lacking)}"
+    if what:
+        raise UserError(
+            f"{b.path}: has no {what}, but {a.path} has; all sources must have the same frames to be averaged"
+        )
 
 
 def import_fingerprint(sources: Sequence[ImportSource], mean: str) -> dict[str, Any]:
@@ -220,10 +217,7 @@ def mean_map(maps: Sequence[np.ndarray], mean: str) -> np.ndarray:
     if len(maps) == 1:
         return maps[0]
     logs = log_density(torch.from_numpy(np.stack(maps)))  # (n, h, w)
-    averaged: np.ndarray = (
-        logs.mean(dim=0) if mean == "log" else logs.logsumexp(dim=0) - np.log(len(maps))
-    ).numpy()
-    return averaged
+    return (logs.mean(dim=0) if mean == "log" else logs.logsumexp(dim=0) - np.log(len(maps))).numpy()
 
 
 def _resized(values: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

@@ -5,6 +5,7 @@ consecutive frames, the last one possibly shorter; `batches_per_shard` consecuti
 position of a map follows from this alone, not from who computed it or when, so that no per-map table is stored.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ class Plan:
             raise UserError(f"views: expected distinct names from {', '.join(VIEWS)}, got {list(views)}")
         if not videos:
             raise UserError("videos: expected at least one video for the target store, got none")
-        self.videos = {name: _frames(name, frames) for name, frames in videos.items()}
+        self.videos = {name: _checked_frames(name, frames) for name, frames in videos.items()}
         self.views = tuple(views)
         self.batch_size = batch_size
         self.batches_per_shard = batches_per_shard
@@ -97,15 +98,6 @@ class Plan:
         start = shard * self.batches_per_shard
         return range(start, min(start + self.batches_per_shard, len(self)))
 
-    def batch_sizes(self, batches: range) -> list[int]:
-        """Return the number of maps in each of the batches."""
-        indices = np.arange(batches.start, batches.stop)
-        rows = np.searchsorted(self._first_batch, indices, side="right") - 1
-        left = self._first_record[rows + 1] - self._first_record[rows]
-        left = left - (indices - self._first_batch[rows]) * self.batch_size
-        sizes: list[int] = np.minimum(left, self.batch_size).tolist()
-        return sizes
-
     def records_of(self, batches: range) -> int:
         """Return the number of maps in consecutive batches."""
         return self._records_before(batches.stop) - self._records_before(batches.start)
@@ -120,14 +112,9 @@ class Plan:
         frames = self.videos.get(video)
         if frames is None or view not in self.views:
             return None
-        if isinstance(frames, range):
-            if frame not in frames:
-                return None
-            position = frames.index(frame)
-        else:
-            position = int(np.searchsorted(np.asarray(frames), frame))
-            if position == len(frames) or frames[position] != frame:
-                return None
+        position = bisect_left(frames, frame)
+        if position == len(frames) or frames[position] != frame:
+            return None
         row = self._rows[video] * len(self.views) + self.views.index(view)
         shard = (int(self._first_batch[row]) + position // self.batch_size) // self.batches_per_shard
         record = int(self._first_record[row]) + position
@@ -150,28 +137,21 @@ class Plan:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
         """Return the plan that `to_json` wrote."""
-        videos: dict[str, Sequence[int]] = {}
-        for name, frames in values["videos"].items():
-            if "run" in frames:
-                first, last, step = frames["run"]
-                videos[name] = range(first, last + 1, step)
-            else:
-                videos[name] = frames["list"]
-        return cls(
-            videos,
-            views=values["views"],
-            batch_size=values["batch_size"],
-            batches_per_shard=values["batches_per_shard"],
-        )
+        videos: dict[str, Sequence[int]] = {
+            name: range(frames["run"][0], frames["run"][1] + 1, frames["run"][2])
+            if "run" in frames
+            else frames["list"]
+            for name, frames in values["videos"].items()
+        }
+        return cls(videos, **{name: values[name] for name in ("views", "batch_size", "batches_per_shard")})
 
 
-def _frames(name: str, frames: Sequence[int]) -> Sequence[int]:
+def _checked_frames(name: str, frames: Sequence[int]) -> Sequence[int]:
     """Check a video's frames, and return evenly spaced ones as a range, which takes no list of 350,000 numbers."""
     values = np.asarray(frames, dtype=np.int64)
     steps = np.diff(values)
     if values.ndim != 1 or len(values) == 0 or values[0] < 0 or (steps <= 0).any():
         raise UserError(f"video {name}: expected at least one frame, in ascending order, with no negative numbers")
-    if len(values) == 1 or (steps == steps[0]).all():
-        step = int(steps[0]) if len(steps) else 1
-        return range(int(values[0]), int(values[-1]) + 1, step)
+    if (steps == steps[:1]).all():
+        return range(int(values[0]), int(values[-1]) + 1, int(steps[0]) if len(steps) else 1)
     return tuple(values.tolist())

@@ -7,12 +7,13 @@ Maps are recomputed with the teacher, or read again from their source if they we
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from distill.data.clips import ClipSpec, Video
+from distill.data.clips import Video
 from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.evaluation.metrics import cc
@@ -117,21 +118,17 @@ def verify(
     """
     store = opened(store)
     if not sample:
-        return _verify(store, None, [], 0)
-    spec_of_store = store.fingerprint.get("input")
-    if spec_of_store is None:
+        return _verify(store)
+    made_with = store.fingerprint.get("input")
+    if made_with is None:
         raise UserError(f"{store.path}: the maps were imported; there is no teacher to recompute them with")
-    spec, precision = ClipSpec.of(model.network, spec_of_store["stride"]), spec_of_store["precision"]
-    store.require(fingerprint(model, spec, videos, precision=precision), REMEDY)
+    stride, precision = made_with["stride"], made_with["precision"]
+    store.require(fingerprint(model, stride, videos, precision=precision), REMEDY)
     if device is not None:
         model.network.to(device)
     by_name = {video.name: video for video in videos}
-    settings = InferenceSettings(
-        stride=spec.stride, batch_size=store.plan.batch_size, device=device, precision=precision
-    )
-    return _verify(
-        store, lambda batches: teacher_maps(model.network, by_name, batches, settings), list(by_name), sample
-    )
+    settings = InferenceSettings(stride, store.plan.batch_size, device, precision)
+    return _verify(store, partial(teacher_maps, model.network, by_name, settings=settings), list(by_name), sample)
 
 
 def verify_store(
@@ -149,8 +146,13 @@ def verify_store(
         UserError: the teacher, a video or the imported maps were moved or changed.
     """
     store = TargetStore.open(path)
+    if not sample:
+        return _verify(store)
     if "imported" in store.notes:
-        return _verify_imported(store, sample)
+        sources, mean = open_sources(store.notes["imported"]), store.notes["mean"]
+        store.require(import_fingerprint(sources, mean), REMEDY)
+        recompute = partial(mean_maps, sources, mean, size=store.map_size)
+        return _verify(store, recompute, list(store.plan.videos), sample)
     reference = teacher or store.notes.get("teacher")
     if reference is None:
         raise UserError(f"{path}: the target store does not name its teacher; pass it with --teacher MODEL")
@@ -158,15 +160,6 @@ def verify_store(
     return verify(
         store, load_model(reference, device=where), list(_stored_videos(store)), sample=sample, device=where
     )
-
-
-def _verify_imported(store: TargetStore, sample: int) -> VerifyReport:
-    mean, size = store.notes["mean"], store.map_size
-    if not sample:
-        return _verify(store, None, [], 0)
-    sources = open_sources(store.notes["imported"])
-    store.require(import_fingerprint(sources, mean), REMEDY)
-    return _verify(store, lambda batches: mean_maps(sources, mean, batches, size), list(store.plan.videos), sample)
 
 
 def _stored_videos(store: TargetStore) -> Iterator[Video]:
@@ -178,7 +171,9 @@ def _stored_videos(store: TargetStore) -> Iterator[Video]:
         yield Video(name, Path(note["path"]), num_frames, fps, size, span, None, note["dataset"])
 
 
-def _verify(store: TargetStore, recompute: Recompute | None, videos: Sequence[str], sample: int) -> VerifyReport:
+def _verify(
+    store: TargetStore, recompute: Recompute | None = None, videos: Sequence[str] = (), sample: int = 0
+) -> VerifyReport:
     damage = store.damage()
     errors = []
     if recompute is not None:

@@ -212,8 +212,7 @@ def _cached_teacher(
     expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
     if section.model is not None:
         model = load_model(section.model)
-        seen = ClipSpec.of(model.network, section.stride)
-        expected = fingerprint(model, seen, videos, precision=section.precision, content=False)
+        expected = fingerprint(model, section.stride, videos, precision=section.precision, content=False)
     differences = store.check(expected)
     if differences and not section.accept:
         raise UserError(

@@ -9,7 +9,6 @@ from helpers.stores import TinyTeacher, build_small, content, flip_byte
 from PIL import Image
 
 from distill.cli.main import main
-from distill.data.clips import ClipSpec
 from distill.data.sets import synthetic
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
@@ -98,7 +97,6 @@ def test_build_into_a_store_with_another_fingerprint_or_plan_raises(tmp_path, vi
 
 def test_fingerprint_depends_on_content_not_on_names(tmp_path, videos):
     model = TinyTeacher()
-    spec = ClipSpec.of(model)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for frame in range(3):
@@ -106,7 +104,7 @@ def test_fingerprint_depends_on_content_not_on_names(tmp_path, videos):
 
     def fingerprint_of(folder: str, content: bool = True):
         video = replace(videos[0], path=tmp_path / folder)
-        return fingerprint(model.loaded(), spec, [video], precision="fp32", content=content)
+        return fingerprint(model.loaded(), 1, [video], precision="fp32", content=content)
 
     assert fingerprint_of("a") == fingerprint_of("b")
     assert "sha256" in fingerprint_of("a")["videos"]["one"]
