@@ -188,14 +188,14 @@ def _open_cv2(source: str | int) -> tuple[float, Iterator[np.ndarray]]:
 
 
 def live(
-    video: Iterable[np.ndarray], fps: float | None = None, timeout: float = TIMEOUT
+    video: Iterable[np.ndarray], fps: float | None = None, patience: float = TIMEOUT
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """Yield the newest frame of a live source; frames that arrive in between are dropped.
 
     Args:
         video: frames of the source, which are read in a thread.
         fps: frames per second at which to play a file; None for a camera's own rate.
-        timeout: seconds without a frame after which the source counts as disconnected.
+        patience: seconds without a frame after which the source counts as disconnected.
 
     Yields:
         (number, frame), where dropped frames count too.
@@ -225,8 +225,8 @@ def live(
     thread.start()
     try:
         while newest or not end:
-            if not arrived.wait(timeout):
-                raise ValueError(f"no frame arrived for {timeout:g} seconds; the camera was disconnected")
+            if not arrived.wait(patience):
+                raise ValueError(f"no frame arrived for {patience:g} seconds; the camera was disconnected")
             arrived.clear()
             if newest:
                 yield newest.pop()

@@ -1,4 +1,4 @@
-"""Cost of the metrics: one frame at a time, batched over a video, and with the textbook's loop over thresholds.
+"""Cost of the metrics: one frame at a time, and batched over a video.
 
     saldistill benchmark --of metrics [--json FILE]
 
@@ -10,19 +10,18 @@ import os
 import platform
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 
 from distill.benchmark.process import run_fresh
 from distill.benchmark.rows import Table, interleave, summarise, timed
-from distill.errors import UserError
 from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import JITTER, METRICS
+from distill.evaluation.metrics import METRICS
 
 SIZE = (360, 640)
 """Size of the ground truth."""
@@ -54,9 +53,9 @@ COLUMNS = {
     "frames_per_second": ("frames/s", "{:.0f}"),
     "memory_mb": ("memory MB", "{:.1f}"),
     "speed": ("speed", "{:.2f}x"),
-    "against": ("relative to", "{}"),
 }
 
+Size = tuple[int, int]
 Truth = dict[str, list[np.ndarray]]
 """Name of a metric's argument -> n ground-truth arrays (h, w)."""
 
@@ -65,9 +64,8 @@ def benchmark_metrics(
     rounds: int = 5,
     *,
     frames: int = FRAMES,
-    size: tuple[int, int] = SIZE,
-    predictions: Sequence[tuple[int, int]] = PREDICTIONS,
-    fixations: int = FIXATIONS,
+    size: Size = SIZE,
+    predictions: Sequence[Size] = PREDICTIONS,
     progress: bool = True,
 ) -> Table:
     """Measure the metrics on generated frames, on one core.
@@ -76,27 +74,18 @@ def benchmark_metrics(
         rounds: interleaved rounds.
         frames: frames of the video that one call scores.
         size: (height, width) of the ground truth.
-        predictions: one or more sizes (h', w') of the predictions.
-        fixations: fixations per frame.
+        predictions: sizes (h', w') of the predictions.
         progress: show a progress bar.
 
     Returns:
-        One row per size of the predictions, set of metrics and path (the textbook's loop, one by one with
-        `distill.evaluation.metrics`, batched with `distill.evaluation.batched_metrics`). Keys: `milliseconds`
-        (median per frame), `p99`, `frames_per_second`, `memory_mb` (peak that a call allocates beyond its input),
-        `calls`, and `speed` relative to the path `against`, if there is one. The setting has under `ratios`, by
-        size of the predictions: `textbook_over_auc_judd` and `one_by_one_over_batched` (time ratios, higher is
-        faster; the latter for AUC-J + NSS + CC + SIM + KL), and `shuffled_over_the_rest` (time of the shuffled AUC
-        divided by the time of those five, both batched; lower is faster).
-
-    Raises:
-        UserError: a number is below 1.
+        One row per size of the predictions, set of metrics and path: one by one with `evaluation.metrics`, or
+        batched with `evaluation.batched_metrics`. Keys: `metrics`, `path`, `prediction`, `milliseconds` (median per
+        frame), `p99`, `calls`, `frames_per_second`, `memory_mb` (peak that a call allocates beyond its input), and
+        `speed` relative to the path `against`, if there is one. The setting has `ratios` by size of the
+        predictions: `one_by_one_over_batched` (time of AUC-J + NSS + CC + SIM + KL; higher is faster) and
+        `shuffled_over_the_rest` (time of the shuffled AUC divided by that of those five, batched; lower is faster).
     """
-    if min(rounds, frames, fixations, *size) < 1 or not predictions:
-        raise UserError(
-            f"rounds, frames, fixations and sizes must be at least 1, got {rounds}, {frames}, {fixations}, {size}"
-        )
-    rows, ratios = run_fresh(_measure, rounds, frames, size, predictions, fixations, progress, env=ONE_THREAD)
+    rows, ratios = run_fresh(_measure, rounds, frames, size, predictions, progress, env=ONE_THREAD)
     setting = {
         "device": f"cpu ({platform.machine()})",
         "threads": 1,
@@ -104,128 +93,82 @@ def benchmark_metrics(
         "rounds": rounds,
         "frames": frames,
         "size": list(size),
-        "fixations": fixations,
+        "fixations": FIXATIONS,
         "memory": "peak that a call allocates beyond its input",
         "ratios": ratios,
         "numpy": np.__version__,
         "cpus": os.cpu_count(),
     }
     notes = [
-        f"{setting['device']}, one thread, processor time; {rounds} rounds, {frames} frames of {_name(size)} "
-        f"with {fixations} fixations; memory: {setting['memory']}"
+        "{device}, one thread, {clock}; {rounds} rounds, {frames} frames of {size[0]}x{size[1]} with {fixations} "
+        "fixations; speed: relative to one by one; memory: {memory}".format(**setting)
     ]
     notes += [
-        f"{prediction}: AUC-J is {one['textbook_over_auc_judd']:.1f} times as fast as the textbook's loop; the "
-        f"five metrics are {one['one_by_one_over_batched']:.1f} times as fast batched as one by one; the shuffled "
-        f"AUC takes {one['shuffled_over_the_rest']:.2f} times as long as the five"
+        f"{prediction}: the five metrics are {one['one_by_one_over_batched']:.1f} times as fast batched as one by "
+        f"one; the shuffled AUC takes {one['shuffled_over_the_rest']:.2f} times as long as the five"
         for prediction, one in ratios.items()
     ]
     return Table(rows, COLUMNS, setting, notes)
 
 
-class _Case(NamedTuple):
-    """What one row measures; `against` is the path, of the same metrics, that it is compared with."""
-
-    metrics: str
-    path: str
-    prediction: str
-    run: Callable[[], object]
-    against: str | None = None
-
-
 def _measure(
-    rounds: int,
-    frames: int,
-    size: tuple[int, int],
-    predictions: Sequence[tuple[int, int]],
-    fixations: int,
-    progress: bool,
+    rounds: int, frames: int, size: Size, predictions: Sequence[Size], progress: bool
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
     """Return the rows, and the ratios by size of the predictions."""
-    maps, truth = make_frames(frames, size, fixations)
-    cases = [
-        case
-        for prediction in predictions
-        for case in _cases([imresize(each, tuple(prediction)).astype(np.float32) for each in maps], truth)
-    ]
-    times = interleave([timed(case.run, time.process_time) for case in cases], rounds, progress=progress)
+    maps, truth = make_frames(frames, size)
+    cases = []
+    for prediction in predictions:
+        resized = [imresize(each, tuple(prediction)).astype(np.float32) for each in maps]
+        cases += [("{}x{}".format(*prediction), *case) for case in _cases(resized, truth)]
+    calls = [timed(run, time.process_time) for *_, run in cases]
     rows: list[dict[str, Any]] = []
-    for case, seconds in zip(cases, times, strict=True):
-        row = {
-            "metrics": case.metrics,
-            "path": case.path,
-            "prediction": case.prediction,
-            "against": case.against,
-            **summarise(seconds, frames),
-            "memory_mb": _memory(case.run),
-        }
-        rows.append({**row, "frames_per_second": 1000 / row["milliseconds"]})
-    cost = {(row["prediction"], row["metrics"], row["path"]): row["milliseconds"] for row in rows}
-    for row in rows:
-        other = cost.get((row["prediction"], row["metrics"], row["against"]))
-        row["speed"] = other / row["milliseconds"] if other else None
+    cost: dict[tuple[str, str, str], float] = {}
+    for (prediction, metrics, path, run), seconds in zip(
+        cases, interleave(calls, rounds, progress=progress), strict=True
+    ):
+        timing = summarise(seconds, frames)
+        own = cost[prediction, metrics, path] = timing["milliseconds"]
+        single = cost.get((prediction, metrics, "one by one")) if path == "batched" else None
+        rows.append(
+            {
+                "metrics": metrics,
+                "path": path,
+                "prediction": prediction,
+                "against": "one by one" if single else None,
+                "speed": single / own if single else None,
+                "frames_per_second": 1000 / own,
+                "memory_mb": _memory(run),
+                **timing,
+            }
+        )
     ratios = {}
-    for prediction in dict.fromkeys(case.prediction for case in cases):
-        loop, judd = (cost[prediction, "AUC-J", path] for path in ("textbook loop", "one by one"))
-        single, batched = (cost[prediction, _title(FIVE), path] for path in ("one by one", "batched"))
+    for prediction in dict.fromkeys(row["prediction"] for row in rows):
+        batched = cost[prediction, _title(FIVE), "batched"]
         ratios[prediction] = {
-            "textbook_over_auc_judd": loop / judd,
-            "one_by_one_over_batched": single / batched,
+            "one_by_one_over_batched": cost[prediction, _title(FIVE), "one by one"] / batched,
             "shuffled_over_the_rest": cost[prediction, "sAUC", "batched"] / batched,
         }
     return rows, ratios
 
 
-def _cases(maps: list[np.ndarray], truth: Truth) -> list[_Case]:
-    """Return what is measured on predictions of one size."""
-    prediction = _name(maps[0].shape)
+def _cases(maps: list[np.ndarray], truth: Truth) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """Yield (metrics, path, work) for predictions of one size."""
 
-    def textbook() -> list[float]:
-        return [textbook_auc_judd(*each) for each in zip(maps, truth["fixations"], strict=True)]
+    def one_by_one(metrics: Sequence[str]) -> None:
+        for i, each in enumerate(maps):
+            for metric in metrics:
+                METRICS[metric].score(each, {kind: values[i] for kind, values in truth.items()})
 
-    def one_by_one(*metrics: str) -> Callable[[], object]:
-        return lambda: [
-            METRICS[metric].score(each, {kind: values[i] for kind, values in truth.items()})
-            for i, each in enumerate(maps)
-            for metric in metrics
-        ]
+    def batched(metrics: Sequence[str]) -> None:
+        score_frames(metrics, maps, truth, seeds=range(len(maps)))
 
-    def batched(*metrics: str) -> Callable[[], object]:
-        return lambda: score_frames(metrics, maps, truth, seeds=range(len(maps)))
-
-    cases = [_Case("AUC-J", "textbook loop", prediction, textbook)]
-    for metrics, against in ((("auc_judd",), "textbook loop"), (FIVE, None), (("auc_shuffled",), None)):
-        cases.append(_Case(_title(metrics), "one by one", prediction, one_by_one(*metrics), against))
-        cases.append(_Case(_title(metrics), "batched", prediction, batched(*metrics), against or "one by one"))
-    return [*cases, _Case("all eight", "batched", prediction, batched(*METRICS))]
+    for metrics in (("auc_judd",), FIVE, ("auc_shuffled",)):
+        yield _title(metrics), "one by one", partial(one_by_one, metrics)
+        yield _title(metrics), "batched", partial(batched, metrics)
+    yield "all eight", "batched", partial(batched, tuple(METRICS))
 
 
-def textbook_auc_judd(saliency: ArrayLike, fixations: np.ndarray, *, seed: int | None = 0) -> float:
-    """Return AUC-Judd as in the textbook, with a loop over thresholds: the baseline of `auc_judd`.
-
-    Args:
-        saliency: (h', w') prediction.
-        fixations: (h, w) binary map or counts, with at least one fixation.
-        seed: of the jitter. None adds no jitter, which is correct only for maps without ties.
-    """
-    values = imresize(saliency, fixations.shape)
-    if seed is not None:
-        values = values + np.random.default_rng(seed).random(values.shape) * JITTER
-    values = (values - values.min()) / (values.max() - values.min())
-    thresholds = np.sort(values[fixations > 0])[::-1]
-    count = len(thresholds)
-    true, false = np.zeros(count + 2), np.zeros(count + 2)
-    true[-1] = false[-1] = 1
-    for i, threshold in enumerate(thresholds, start=1):
-        above = (values >= threshold).sum()
-        true[i] = i / count
-        false[i] = (above - i) / (values.size - count)
-    return float(np.trapezoid(true, false))
-
-
-def make_frames(
-    frames: int, size: Sequence[int], fixations: int, *, seed: int = 0
-) -> tuple[list[np.ndarray], Truth]:
+def make_frames(frames: int, size: Size, *, seed: int = 0) -> tuple[list[np.ndarray], Truth]:
     """Return generated predictions (h, w) float32 with a peak of 1, and ground truth in the types of the data sets.
 
     Observers look at three places per frame; the prediction knows two of them and has clutter.
@@ -234,27 +177,32 @@ def make_frames(
     height, width = size
     blur = 12.74 * width / 640
 
+    def places(number: int) -> np.ndarray:
+        return rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (number, 3, 2))
+
     def look(centres: np.ndarray) -> np.ndarray:
-        points = centres[rng.integers(len(centres), size=fixations)] + rng.normal(0, width / 15, (fixations, 2))
+        points = centres[rng.integers(len(centres), size=FIXATIONS)] + rng.normal(0, width / 15, (FIXATIONS, 2))
         counts = np.zeros((height, width), dtype=np.float32)
         np.add.at(counts, tuple(points.astype(np.int64).clip(0, (height - 1, width - 1)).T), 1)
         return counts
 
-    places = rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (frames, 3, 2))
-    truth: Truth = {"fixations": [look(centres) for centres in places]}
-    truth["density"] = [gaussian_filter(counts, blur, truncate=8) for counts in truth["fixations"]]
-    truth["density"] = [density / density.sum() for density in truth["density"]]
-    elsewhere = rng.uniform((0.2 * height, 0.2 * width), (0.8 * height, 0.8 * width), (10, 3, 2))
-    negatives = np.sum([look(centres) for centres in elsewhere], axis=0) > 0
-    truth["other_fixations"] = [negatives] * frames
-    truth["baseline"] = [gaussian_filter(negatives.astype(np.float32), 2 * blur)] * frames
-    maps = []
-    for centres in places:
+    def predict(centres: np.ndarray) -> np.ndarray:
         clutter = gaussian_filter(rng.random((height, width)), blur)
         guess = gaussian_filter(look(centres[:2]), 2 * blur)
-        guess = guess / guess.max() + (clutter - clutter.min()) / (clutter.max() - clutter.min()) / 4
-        maps.append((guess / guess.max()).astype(np.float32))
-    return maps, truth
+        guess = guess / guess.max() + (clutter - clutter.min()) / np.ptp(clutter) / 4
+        return (guess / guess.max()).astype(np.float32)
+
+    seen = places(frames)
+    fixations = [look(centres) for centres in seen]
+    densities = [gaussian_filter(counts, blur, truncate=8) for counts in fixations]
+    negatives = np.sum([look(centres) for centres in places(10)], axis=0) > 0
+    truth: Truth = {
+        "fixations": fixations,
+        "density": [density / density.sum() for density in densities],
+        "other_fixations": [negatives] * frames,
+        "baseline": [gaussian_filter(negatives.astype(np.float32), 2 * blur)] * frames,
+    }
+    return [predict(centres) for centres in seen], truth
 
 
 def _memory(run: Callable[[], object]) -> float:
@@ -269,7 +217,3 @@ def _memory(run: Callable[[], object]) -> float:
 
 def _title(metrics: Sequence[str]) -> str:
     return " + ".join(METRICS[metric].title for metric in metrics)
-
-
-def _name(size: Sequence[int]) -> str:
-    return "{}x{}".format(*size)

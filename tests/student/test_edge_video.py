@@ -218,7 +218,7 @@ def test_live_silent_source_raises() -> None:
         yield frames(1)[0]
         silence.wait(10)
 
-    source = edge.live(camera(), timeout=0.05)
+    source = edge.live(camera(), patience=0.05)
     assert next(source)[0] == 0
     with pytest.raises(ValueError, match=r"no frame arrived for 0\.05 seconds; the camera was disconnected"):
         next(source)
