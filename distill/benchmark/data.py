@@ -12,7 +12,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +103,16 @@ def benchmark_data(video: str | Path, *, rounds: int = 5, memory: bool = True, p
         progress: show progress bars.
 
     Returns:
-        For each size one row per reader, and one per loader with one worker, without and with augmentation. Keys:
-        `reader`, `size`, `clips_per_second`, `frames_per_second`, `milliseconds` (per clip; all three from the
-        median call), `ratio` (clips per second divided by those of the PNG files at that size), `memory_mb` (growth
-        of a fresh process's peak resident memory while it reads 16 clips; a loader's worker caches its frames
-        there) and `clips` (number timed). OpenCV is left out, with a note, if it is not installed or cannot open
-        the file.
+        For each size one row per reader and loader. Keys: `reader`, `size`, `clips_per_second`,
+        `frames_per_second`, `milliseconds` (per clip; all three from the median call), `p99`, `calls`, `ratio`
+        (clips per second divided by those of the PNG files at that size), `memory_mb` (growth of a fresh process's
+        peak resident memory while it reads 16 clips; None if not measured) and `clips` (number timed). OpenCV is
+        left out, with a note, if it is not installed or cannot open the file.
 
     Raises:
         UserError: the video file does not exist or has fewer than 16 frames.
     """
     path = Path(video)
-    if rounds < 1:
-        raise UserError(f"rounds: expected at least 1, got {rounds}")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; expected a video file")
     num_frames, _, size = open_size(path)
@@ -159,8 +156,8 @@ def _measure(source: Clips, rounds: int, *, memory: bool, progress: bool) -> tup
         cases += [(name, size, _loader_call(source, size, name), BATCHES * BATCH_SIZE) for name in LOADERS]
     times = interleave([call for _, _, call, _ in cases], rounds, progress=progress)
     rows: list[dict[str, Any]] = []
-    for (name, size, _, units), seconds in zip(cases, times, strict=True):
-        timing = summarise(seconds, units)
+    for (name, size, _, clips), seconds in zip(cases, times, strict=True):
+        timing = summarise(seconds, clips)
         rate = 1000 / timing["milliseconds"]
         rows.append(
             {
@@ -170,13 +167,11 @@ def _measure(source: Clips, rounds: int, *, memory: bool, progress: bool) -> tup
                 "frames_per_second": LENGTH * rate,
                 **timing,
                 "memory_mb": memory_growth(reading_work, name, source, size) if memory else None,
-                "clips": units * len(seconds),
+                "clips": clips * len(seconds),
             }
         )
     habit = {row["size"]: row["clips_per_second"] for row in rows if row["reader"] == HABIT}
-    for row in rows:
-        row["ratio"] = row["clips_per_second"] / habit[row["size"]]
-    return rows, missing
+    return [{**row, "ratio": row["clips_per_second"] / habit[row["size"]]} for row in rows], missing
 
 
 def extract(path: Path, folder: Path, number: int, *, progress: bool) -> None:
@@ -195,10 +190,8 @@ def png_reader(_path: Path, folder: Path) -> Read:
     """Return the field's habit: open, convert and resize one PNG file per frame."""
 
     def read(frames: Sequence[int], size: Size) -> np.ndarray:
-        images = [Image.open(folder / f"{frame + 1:04d}.png").convert("RGB") for frame in frames]
-        return np.stack(
-            [np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC)) for image in images]
-        )
+        images = (Image.open(folder / f"{frame + 1:04d}.png").convert("RGB") for frame in frames)
+        return np.stack([np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC)) for image in images])
 
     return read
 
@@ -224,7 +217,7 @@ def opencv_reader(path: Path, _folder: Path) -> Read:
         cv2.setNumThreads(1)
         try:
             capture.set(cv2.CAP_PROP_POS_FRAMES, frames[0])
-            images = [cv2.resize(capture.read()[1], (size[1], size[0])) for _ in frames]
+            images = [cv2.resize(capture.read()[1], size[::-1]) for _ in frames]
             return np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
         finally:
             cv2.setNumThreads(threads)
@@ -251,6 +244,17 @@ class UncachedClips(Dataset[dict[str, Any]]):
         return self.dataset[index]
 
 
+class NextBatches:
+    """Batches of clip numbers, new ones in each round."""
+
+    first = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(BATCHES):
+            yield list(range(self.first, self.first + BATCH_SIZE))
+            self.first += BATCH_SIZE
+
+
 def _reader_call(read: Read, source: Clips, size: Size) -> Call:
     """Return a call that reads the next random clip."""
     following = iter(source)
@@ -259,16 +263,7 @@ def _reader_call(read: Read, source: Clips, size: Size) -> Call:
 
 def _loader_call(source: Clips, size: Size, name: str) -> Call:
     """Return a call that loads the next batches in a persistent worker."""
-    numbers = count()
-
-    class Batches:
-        """New clips in each round."""
-
-        def __iter__(self) -> Iterator[list[int]]:
-            for _ in range(BATCHES):
-                yield [next(numbers) for _ in range(BATCH_SIZE)]
-
-    loader = make_loader(UncachedClips(source.dataset(size, name)), Batches(), workers=1)
+    loader = make_loader(UncachedClips(source.dataset(size, name)), NextBatches(), workers=1)
     return timed(lambda: [None for _ in loader])
 
 
@@ -281,11 +276,10 @@ def reading_work(name: str, source: Clips, size: Size) -> Callable[[], object]:
     if name in LOADERS:
         dataset = source.dataset(size, name)
         return lambda: [dataset[index] and None for index in range(number)]
-    following = iter(source)
 
     def work() -> None:
         read = READERS[name](source.path, source.folder)
-        for _ in range(number):
-            read(next(following), size)
+        for clip in islice(source, number):
+            read(clip, size)
 
     return work
