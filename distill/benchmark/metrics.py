@@ -116,10 +116,10 @@ def _measure(
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
     """Return the rows, and the ratios by size of the predictions."""
     maps, truth = make_frames(frames, size)
-    cases = []
-    for prediction in predictions:
-        resized = [imresize(each, tuple(prediction)).astype(np.float32) for each in maps]
-        cases += [("{}x{}".format(*prediction), *case) for case in _cases(resized, truth)]
+    cases: list[tuple[str, str, str, Callable[[], object]]] = []
+    for shape in predictions:
+        resized = [imresize(each, tuple(shape)).astype(np.float32) for each in maps]
+        cases += [("{}x{}".format(*shape), *case) for case in _cases(resized, truth)]
     calls = [timed(run, time.process_time) for *_, run in cases]
     rows: list[dict[str, Any]] = []
     cost: dict[tuple[str, str, str], float] = {}
