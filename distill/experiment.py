@@ -25,7 +25,7 @@ from distill.data.video.guard import cores
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import same_scene, score
-from distill.evaluation.scores import Comparison, Row, Scores, compare_scores, read_scores, without_nan
+from distill.evaluation.scores import Comparison, Scores, compare_scores, mean_scores, read_scores, without_nan
 from distill.files import write_json, write_text
 from distill.inference.settings import InferenceSettings
 from distill.models.references import load_model
@@ -250,7 +250,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
         scored(reference, reference, out / "scores" / "beside" / reference.strip("/").replace("/", "_"))
         for reference in experiment.beside
     ]
-    means = {name: mean_of(name, runs) for name, runs in seeds.items()}
+    means = {name: mean_scores(name, runs) for name, runs in seeds.items()}
     pairs = [compare_scores(means[first], means[second]) for first, second in experiment.compare]
     results = {
         "experiment": experiment.model_dump(mode="json"),
@@ -277,15 +277,6 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
     write_text(out / "results.md", text)
     print("\n" + text, flush=True)
     return out / "results.md"
-
-
-def mean_of(name: str, seeds: Sequence[Scores]) -> Scores:
-    """Return the mean of several seeds' scores on the same frames, frame by frame."""
-    rows = []
-    for same in zip(*(each.rows for each in seeds), strict=True):
-        values = {metric: mean([row.values[metric] for row in same]) for metric in same[0].values}
-        rows.append(Row(same[0].video, same[0].frame, values))
-    return replace(seeds[0], name=name, rows=rows)
 
 
 def tables(

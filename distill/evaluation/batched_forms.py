@@ -27,7 +27,7 @@ class FrameMaps:
     """One frame's prediction and ground truth, with the quantities that several metrics need; all maps are (h, w).
 
     Attributes:
-        truth: ground truth by kind, as given.
+        truth: ground truth by kind, as arrays of their own dtype.
         values: the prediction, resized to the ground truth's size.
         low: its minimum.
         high: its maximum.
@@ -39,19 +39,16 @@ class FrameMaps:
     """
 
     def __init__(self, saliency: ArrayLike, truth: Mapping[str, ArrayLike], seed: int, scratch: Scratch) -> None:
-        self.truth, self.seed, self.scratch = truth, seed, scratch
-        arrays = {kind: np.asarray(array) for kind, array in truth.items() if kind != "baseline"}
-        for array in arrays.values():
-            if array.ndim != 2 or array.size == 0:
-                check_truth(array)
-        shapes = {array.shape for array in arrays.values()}
+        self.seed, self.scratch = seed, scratch
+        self.truth = {
+            kind: np.asarray(values) if kind == "baseline" else check_truth(values)
+            for kind, values in truth.items()
+        }
+        shapes = {values.shape for kind, values in self.truth.items() if kind != "baseline"}
         if len(shapes) > 1:
             raise ValueError(f"ground truth of one frame: expected one shape, got {sorted(shapes)}")
         (self.shape,) = shapes
         self.pixels = self.shape[0] * self.shape[1]
-        self._arrays = arrays
-        self._fixated = {kind: _fixated(array) for kind, array in arrays.items() if kind != "density"}
-        self._floor = _floor(arrays["density"]) if "density" in arrays else 0.0
         self.values = np.asarray(saliency)
         if self.values.shape != self.shape:
             self.values = imresize(saliency, self.shape, scratch=scratch["prediction"])
@@ -63,15 +60,15 @@ class FrameMaps:
         """Return a scratch array (h, w); its contents are arbitrary."""
         return scratch_array(self.scratch["work"], name, self.shape)
 
-    @property
+    @cached_property
     def hits(self) -> NDArray[np.intp]:
         """Row-major indices (N,) of the fixated pixels."""
-        return self._fixated["fixations"]
+        return np.flatnonzero(self.truth["fixations"] != 0)
 
-    @property
+    @cached_property
     def other_hits(self) -> NDArray[np.intp]:
         """Row-major indices (M,) of the pixels that were fixated in other frames."""
-        return self._fixated["other_fixations"]
+        return np.flatnonzero(self.truth["other_fixations"] != 0)
 
     @cached_property
     def above(self) -> "ShiftedMap":
@@ -80,29 +77,15 @@ class FrameMaps:
 
     @cached_property
     def density(self) -> "ShiftedMap":
-        """The density minus its minimum."""
-        return ShiftedMap(self._arrays["density"], self._floor, self.array("density"))
+        """The density minus its minimum, or minus 0 if the minimum is lost in the rounding of the sum."""
+        density = self.truth["density"]
+        low = float(density.min())
+        floor = low if low * density.size > 1e-13 * float(density.max()) else 0.0
+        return ShiftedMap(density, floor, self.array("density"))
 
     def unit(self, pixels: NDArray[np.intp]) -> Array:
         """Return the min-max normalised prediction at some pixels."""
         return (self.values.ravel()[pixels].astype(np.float64) - self.low) / (self.high - self.low)
-
-
-def _fixated(counts: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the row-major indices of fixated pixels; invalid counts raise as in `check_truth`."""
-    pixels = np.flatnonzero(counts != 0)
-    found = counts.ravel()[pixels]
-    if not ((found > 0) & np.isfinite(found)).all():
-        check_truth(counts)
-    return pixels
-
-
-def _floor(density: NDArray[Any]) -> float:
-    """Return the minimum, or 0 if it is lost in the rounding of the sum; invalid values raise as `check_truth`."""
-    low, high = float(density.min()), float(density.max())
-    if not (low >= 0 and np.isfinite(high)):
-        check_truth(density)
-    return low if low * density.size > 1e-13 * high else 0.0
 
 
 class ShiftedMap:

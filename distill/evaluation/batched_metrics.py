@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from distill.evaluation.batched_forms import NAN, FrameMaps, Scratch
 from distill.evaluation.metric_parts import Array
-from distill.evaluation.metrics import METRICS
+from distill.evaluation.metrics import METRICS, Metric
 
 
 def score_frames(
@@ -25,15 +25,17 @@ def score_frames(
     truth: Mapping[str, Sequence[ArrayLike]],
     *,
     seeds: Sequence[int],
+    definitions: Mapping[str, Metric] = METRICS,
 ) -> dict[str, Array]:
-    """Score n predicted maps, each as `METRICS[name].score(map, truth, seed=seed)` would.
+    """Score n predicted maps, each as `definitions[name].score(map, truth, seed=seed)` would.
 
     Args:
-        metrics: names from METRICS.
+        metrics: names from `definitions`.
         saliency: n predictions (h', w').
         truth: n arrays for each kind of ground truth that the metrics need (`Metric.truth`): fixations,
             other_fixations and density of one shape (h, w), baseline of any shape.
         seeds: n seeds, for the metrics that draw random numbers.
+        definitions: metrics by name, e.g. those of a protocol.
 
     Returns:
         For each metric its n values, equal to the single-frame ones to rounding (1e-9, AUCs 1e-12), NaN where those
@@ -43,7 +45,12 @@ def score_frames(
         ValueError: unknown metric, missing ground truth, lengths other than n, ground truth of one frame with
             different shapes, or whatever the single-frame functions raise.
     """
-    needed = _needed(metrics, truth)
+    for metric in metrics:
+        if metric not in definitions:
+            raise ValueError(f"metrics: expected some of {', '.join(definitions)}; got {metric!r}")
+        if missing := [kind for kind in definitions[metric].truth if kind not in truth]:
+            raise ValueError(f"truth: {metric} needs {' and '.join(missing)}, got {', '.join(truth) or 'nothing'}")
+    needed = sorted({kind for metric in metrics for kind in definitions[metric].truth})
     counts = {"seeds": len(seeds), **{kind: len(truth[kind]) for kind in needed}}
     if wrong := {name: count for name, count in counts.items() if count != len(saliency)}:
         raise ValueError(f"expected {len(saliency)} of everything, as there are {len(saliency)} maps; got {wrong}")
@@ -53,23 +60,8 @@ def score_frames(
     scratch: Scratch = defaultdict(dict)
     for i, (prediction, seed) in enumerate(zip(saliency, seeds, strict=True)):
         frame = FrameMaps(prediction, {kind: truth[kind][i] for kind in needed}, seed, scratch)
-        if frame.finite:
-            for metric in metrics:
-                scores[metric][i] = _score(metric, frame)
+        for metric in metrics if frame.finite else ():
+            record = definitions[metric]
+            score = None if record.batched is None else record.batched(frame)
+            scores[metric][i] = record.score(frame.values, frame.truth, seed=seed) if score is None else score
     return scores
-
-
-def _score(metric: str, frame: FrameMaps) -> float:
-    record = METRICS[metric]
-    score = None if record.batched is None else record.batched(frame)
-    return record.score(frame.values, frame.truth, seed=frame.seed) if score is None else score
-
-
-def _needed(metrics: Sequence[str], truth: Mapping[str, Sequence[ArrayLike]]) -> list[str]:
-    """Return the kinds of ground truth that the metrics need; raise if one is missing."""
-    for metric in metrics:
-        if metric not in METRICS:
-            raise ValueError(f"metrics: expected some of {', '.join(METRICS)}; got {metric!r}")
-        if missing := [kind for kind in METRICS[metric].truth if kind not in truth]:
-            raise ValueError(f"truth: {metric} needs {' and '.join(missing)}, got {', '.join(truth) or 'nothing'}")
-    return sorted({kind for metric in metrics for kind in METRICS[metric].truth})

@@ -12,10 +12,10 @@ next maps.
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -24,13 +24,13 @@ from distill.data.clips import Video
 from distill.data.text import plural
 from distill.errors import RunError, UserError
 from distill.evaluation.baselines import INFO_GAIN_BASELINES
-from distill.evaluation.frame_scorer import FrameScorer, FrameScores, map_chunks
+from distill.evaluation.frame_scorer import FrameScorer, map_chunks
 from distill.evaluation.map_sources import MapSource
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.other_frames import NEGATIVES, draw_other_frames, recording_of
 from distill.evaluation.protocols import PROTOCOLS
 from distill.evaluation.scores import Row, Scores, describe_intervals
-from distill.evaluation.worker_pool import worker_pool
+from distill.evaluation.worker_pool import run_ahead, worker_pool
 from distill.fixations import DHF1K_SIGMA
 
 log = logging.getLogger(__name__)
@@ -83,47 +83,40 @@ def evaluate(
             requested frame or yields NaN or infinity.
         RunError: if a scoring process was killed.
     """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"protocol: expected one of {', '.join(PROTOCOLS)}; got {protocol!r}")
+    for setting, value, accepted in (("protocol", protocol, PROTOCOLS), ("over", over, INFO_GAIN_BASELINES)):
+        if value not in accepted:
+            raise UserError(f"{setting}: expected one of {', '.join(accepted)}; got {value!r}")
     metrics = tuple(PROTOCOLS[protocol].metrics if metrics is None else metrics)
-    _check(metrics, every, over)
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise UserError(f"metrics: expected some of {', '.join(METRICS)}; got {unknown[0]!r}")
+    if not metrics or len(set(metrics)) < len(metrics):
+        raise UserError(f"metrics: expected distinct names, at least one; got {list(metrics)}")
+    if every < 1:
+        raise UserError(f"every: expected a positive number of frames, got {every}")
+
     labels = _labels(videos)
-    without_truth = [label for label, video in labels.items() if video.truth is None]
     work = [(label, video, video.frames[::every]) for label, video in labels.items() if video.truth is not None]
     if not any(frames for _, _, frames in work):
         raise UserError(f"nothing to score against: no ground truth in {', '.join(labels) or 'an empty list'}")
     work = _sample_frames(work, PROTOCOLS[protocol].most_frames, seed)
     scorer = _scorer(metrics, protocol, over, videos, seed)
     scored = _score(scorer, maps, work, workers, parallel=parallel, progress=progress, name=name)
-    total = sum(len(frames) for _, _, frames in work)
-    rows = [Row(label, frame, values) for label, frame, values in scored if values is not None]
+    rows = [row for row in scored if row.values]
     if not rows:
-        raise UserError(f"nothing to score against: no fixation in {total} frames of {', '.join(labels)}")
-    order = {label: place for place, (label, _, _) in enumerate(work)}
+        raise UserError(f"nothing to score against: no fixation in {len(scored)} frames of {', '.join(labels)}")
+    order = {label: place for place, label in enumerate(labels)}
     rows.sort(key=lambda row: (order[row.video], row.frame))
     return Scores(
         name,
         metrics,
         rows,
-        frames_without_fixations=total - len(rows),
-        videos_without_truth=without_truth,
-        how=_describe(scorer, every, total),
+        frames_without_fixations=len(scored) - len(rows),
+        videos_without_truth=[label for label, video in labels.items() if video.truth is None],
+        how=_describe(scorer, every, len(scored)),
         recordings={label: recording_of(video) for label, video, _ in work},
         average=PROTOCOLS[protocol].average,
         seed=seed,
     )
-
-
-def _check(metrics: Sequence[str], every: int, over: str) -> None:
-    for metric in metrics:
-        if metric not in METRICS:
-            raise UserError(f"metrics: expected some of {', '.join(METRICS)}; got {metric!r}")
-    if not metrics or len(set(metrics)) < len(metrics):
-        raise UserError(f"metrics: expected distinct names, at least one; got {list(metrics)}")
-    if every < 1:
-        raise UserError(f"every: expected a positive number of frames, got {every}")
-    if over not in INFO_GAIN_BASELINES:
-        raise UserError(f"over: expected one of {', '.join(INFO_GAIN_BASELINES)}; got {over!r}")
 
 
 def _labels(videos: Sequence[Video]) -> dict[str, Video]:
@@ -140,24 +133,18 @@ def _sample_frames(work: Work, most: int | None, seed: int) -> Work:
     total = sum(len(frames) for _, _, frames in work)
     if most is None or total <= most:
         return work
-    chosen = np.zeros(total, dtype=bool)
-    chosen[np.random.default_rng([seed, 1]).choice(total, most, replace=False)] = True
-    drawn: Work = []
-    start = 0
-    for label, video, frames in work:
-        keep = chosen[start : start + len(frames)]
-        drawn.append((label, video, [frame for frame, kept in zip(frames, keep, strict=True) if kept]))
-        start += len(frames)
-    return drawn
+    drawn = np.zeros(total, dtype=bool)
+    drawn[np.random.default_rng([seed, 1]).choice(total, most, replace=False)] = True
+    kept = iter(drawn)
+    return [(label, video, [frame for frame in frames if next(kept)]) for label, video, frames in work]
 
 
 def _scorer(metrics: tuple[str, ...], protocol: str, over: str, videos: Sequence[Video], seed: int) -> FrameScorer:
     """Return a frame scorer, with a pool of other frames' fixations if a metric needs one."""
-    scorer = FrameScorer(metrics, protocol, over, seed=seed)
-    baseline_needs = "baseline" in scorer.kinds and INFO_GAIN_BASELINES[over].needs_other_frames
-    if "other_fixations" in scorer.kinds or baseline_needs:
-        return FrameScorer(metrics, protocol, over, draw_other_frames(videos, seed=seed), seed)
-    return scorer
+    kinds = {kind for metric in metrics for kind in METRICS[metric].truth}
+    baseline_needs = "baseline" in kinds and INFO_GAIN_BASELINES[over].needs_other_frames
+    others = draw_other_frames(videos, seed=seed) if "other_fixations" in kinds or baseline_needs else None
+    return FrameScorer(metrics, protocol, over, others, seed)
 
 
 def _score(
@@ -169,61 +156,43 @@ def _score(
     parallel: bool,
     progress: bool,
     name: str,
-) -> list[tuple[str, int, dict[str, float] | None]]:
-    """Return (label, frame, scores) of all frames, and log the speed."""
+) -> list[Row]:
+    """Score all frames, and log the speed."""
     total, started = sum(len(frames) for _, _, frames in work), time.perf_counter()
     workers = max(1, min(workers, total // MIN_FRAMES_PER_WORKER))
-    scored = []
+    rows: list[Row] = []
     with (
         tqdm(total=total, desc=name, unit="frame", disable=not progress) as bar,
         worker_pool(workers, [__name__]) as pool,
     ):
-        for each in _results(pool, AHEAD * workers, scorer, maps, work, parallel=parallel):
-            scored.append(each)
-            bar.update()
+        try:
+            for scored in run_ahead(pool, _parts(scorer, maps, work, parallel=parallel), AHEAD * workers):
+                rows += scored
+                bar.update(len(scored))
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a scoring process was killed, perhaps for lack of memory; try fewer workers (a script with "
+                'several must do its work under `if __name__ == "__main__":`)'
+            ) from error
     if progress:
         seconds = time.perf_counter() - started
         processes = "1 process" if workers == 1 else f"{workers} processes"
         rate = f"{plural(total, 'frame')} in {seconds:.1f} s, {total / seconds:.1f} per second"
         log.info("%s: %s, scored by %s", name, rate, processes)
-    return scored
+    return rows
 
 
-def _results(
-    pool: Executor, ahead: int, scorer: FrameScorer, maps: MapSource, work: Work, *, parallel: bool
-) -> Iterator[tuple[str, int, dict[str, float] | None]]:
-    """Yield (label, frame, scores) in the order of the work, at most `ahead` parts behind what is submitted."""
-    pending: deque[tuple[str, Future[FrameScores]]] = deque()
-
-    def finished(most: int) -> Iterator[tuple[str, int, dict[str, float] | None]]:
-        while len(pending) > most:
-            label, future = pending.popleft()
-            for frame, values in future.result():
-                yield label, frame, values
-
-    try:
-        for label, video, frames in work:
-            for future in _submit(pool, scorer, maps, video, frames, parallel=parallel):
-                pending.append((label, future))
-                yield from finished(ahead)
-        yield from finished(0)
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a scoring process was killed, perhaps for lack of memory; try fewer workers (a script with several "
-            'must do its work under `if __name__ == "__main__":`)'
-        ) from error
-
-
-def _submit(
-    pool: Executor, scorer: FrameScorer, maps: MapSource, video: Video, frames: Sequence[int], *, parallel: bool
-) -> Iterator[Future[FrameScores]]:
-    """Submit a video's frames in parts, with the source itself or with the maps that it yields here."""
-    if parallel:
-        for start in range(0, len(frames), PART):
-            yield pool.submit(scorer.score_source, maps, video, frames[start : start + PART])
-    else:
-        for chunk in map_chunks(maps, video, frames):
-            yield pool.submit(scorer.score_maps, video, *chunk)
+def _parts(
+    scorer: FrameScorer, maps: MapSource, work: Work, *, parallel: bool
+) -> Iterator[Callable[[], list[Row]]]:
+    """Yield the calls that score the work, with the source itself or with the maps that it yields here."""
+    for label, video, frames in work:
+        if parallel:
+            for start in range(0, len(frames), PART):
+                yield partial(scorer.score_source, label, video, frames[start : start + PART], maps)
+        else:
+            for chunk in map_chunks(maps, video, frames):
+                yield partial(scorer.score_maps, label, video, *chunk)
 
 
 def _describe(scorer: FrameScorer, every: int, total: int) -> dict[str, str]:
@@ -239,14 +208,13 @@ def _describe(scorer: FrameScorer, every: int, total: int) -> dict[str, str]:
         "per_video": "mean over a video's frames, then over videos",
         "intervals": describe_intervals(scorer.seed),
         "frames without fixations": "skipped and counted",
-        **protocol.how,
+        "resize": protocol.resize_how,
+        "blur": protocol.blur,
     }
     if protocol.most_frames is not None and total == protocol.most_frames:
         how["frames"] += f", of these {total} drawn (seed {scorer.seed})"
     baseline = INFO_GAIN_BASELINES[scorer.over].how
     for metric in scorer.metrics:
-        if metric in protocol.variants:
-            how[metric] = protocol.variants[metric].how
-        elif METRICS[metric].how:
-            how[metric] = METRICS[metric].how.format(seed=scorer.seed, negatives=NEGATIVES, baseline=baseline)
+        if text := protocol.definitions[metric].how:
+            how[metric] = text.format(seed=scorer.seed, negatives=NEGATIVES, baseline=baseline)
     return how

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from distill.data.clips import Video
+from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.protocols import SaliencyModel
@@ -24,3 +25,22 @@ def model_maps(network: SaliencyModel, settings: InferenceSettings = InferenceSe
                 yield frame, peak_map(log_map)
 
     return maps
+
+
+def checked_maps(maps: MapSource, video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the maps of a source, every requested frame once.
+
+    Raises:
+        UserError: if the source skips a frame, yields one twice or one that was not requested, or if a map holds
+            NaN or infinity; skipping it would flatter the source.
+    """
+    missing = set(frames)
+    for frame, saliency in maps(video, frames):
+        if frame not in missing:
+            raise UserError(f"{video.name}: got a map for frame {frame + 1}, which was not requested or came twice")
+        if not np.isfinite(saliency).all():
+            raise UserError(f"{video.name}: the map of frame {frame + 1} holds NaN or infinity")
+        missing.remove(frame)
+        yield frame, saliency
+    if missing:
+        raise UserError(f"{video.name}: no map for frame {min(missing) + 1}; {len(missing)} frames have none")

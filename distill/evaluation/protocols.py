@@ -11,7 +11,7 @@ al., WACV 2023). Whatever they compute in 8 bits is rounded here where they roun
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from scipy.ndimage import convolve1d
 from torch.nn import functional as F
 
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import nss
+from distill.evaluation.metrics import METRICS, Metric, nss
 
 Size = tuple[int, int]
 
@@ -28,19 +28,6 @@ NTIRE_EPS = 1e-7
 
 TINYHD_KERNEL = np.array([1, 4, 6, 4, 1]) / 16
 """One side of TinyHD's blur: OpenCV's Gaussian of 5 pixels."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A protocol's own definition of a metric.
-
-    Attributes:
-        function: (map, ground truth) -> score.
-        how: how it differs from the official definition, for reports.
-    """
-
-    function: Callable[[np.ndarray, np.ndarray], float]
-    how: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +40,8 @@ class EvaluationProtocol:
         metrics: metrics that it publishes, in its order.
         average: key of `scores.AVERAGES` that it publishes; None for both.
         resize: (map, size) -> map (h, w) of that size, with all its processing before scoring.
-        how: what reports say of `resize` and `blur`.
+        resize_how: what `resize` does, for reports.
+        blur: its blur of maps, for reports.
         variants: its own definitions of metrics, by name.
         most_frames: if there are more frames, this many are drawn and scored; None for no limit.
     """
@@ -63,9 +51,15 @@ class EvaluationProtocol:
     metrics: tuple[str, ...]
     average: str | None
     resize: Callable[[np.ndarray, Size], np.ndarray]
-    how: Mapping[str, str]
-    variants: Mapping[str, Variant] = field(default_factory=dict)
+    resize_how: str
+    blur: str = "none"
+    variants: Mapping[str, Metric] = field(default_factory=dict)
     most_frames: int | None = None
+
+    @property
+    def definitions(self) -> Mapping[str, Metric]:
+        """METRICS with its own definitions."""
+        return {**METRICS, **self.variants}
 
 
 def to_8_bits(saliency: np.ndarray, size: Size) -> np.ndarray:
@@ -168,6 +162,14 @@ def _interpolate(values: np.ndarray, size: Size, mode: str) -> np.ndarray:
     return resized
 
 
+def _variants(**definitions: tuple[Callable[[np.ndarray, np.ndarray], float], str]) -> dict[str, Metric]:
+    """Return metrics by name with another function, and how it differs from the official one."""
+    return {
+        name: replace(METRICS[name], function=function, batched=None, how=how)
+        for name, (function, how) in definitions.items()
+    }
+
+
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     protocol.name: protocol
     for protocol in (
@@ -177,10 +179,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             metrics=("auc_judd", "nss", "cc", "sim", "kldiv"),
             average=None,
             resize=imresize,
-            how={
-                "resize": "to the video's own size, bicubic, antialiased when shrunk (MATLAB's imresize)",
-                "blur": "none",
-            },
+            resize_how="to the video's own size, bicubic, antialiased when shrunk (MATLAB's imresize)",
         ),
         EvaluationProtocol(
             name="dhf1k",
@@ -188,11 +187,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             metrics=("auc_judd", "sim", "auc_shuffled", "cc", "nss"),
             average="pooled",
             resize=to_8_bits,
-            how={
-                "resize": "to the video's own size, bicubic (MATLAB's imresize), then to 8 bits with a "
-                "peak of 255, as the PNG files of a submission",
-                "blur": "none",
-            },
+            resize_how="to the video's own size, bicubic (MATLAB's imresize), then to 8 bits with a peak of 255, as "
+            "the PNG files of a submission",
             most_frames=50_000,
         ),
         EvaluationProtocol(
@@ -201,21 +197,16 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             metrics=("auc_judd", "cc", "sim", "nss"),
             average="per_video",
             resize=bilinear_min_max,
-            how={
-                "resize": "min-max to [0, 1], then to the video's own size, bilinear, not antialiased (OpenCV's)",
-                "blur": "none",
-            },
-            variants={
-                "auc_judd": Variant(
+            resize_how="min-max to [0, 1], then to the video's own size, bilinear, not antialiased (OpenCV's)",
+            variants=_variants(
+                auc_judd=(
                     ntire_auc_judd,
                     "repeated fixations counted, no jitter; false positives over all pixels but two, as scripted",
                 ),
-                "nss": Variant(
-                    ntire_nss, "ddof 0, repeated fixations counted, 1e-7 added to the standard deviation"
-                ),
-                "cc": Variant(ntire_cc, "1e-7 added to the standard deviations"),
-                "sim": Variant(ntire_sim, "normalised by the sum alone, the density after min-max"),
-            },
+                nss=(ntire_nss, "ddof 0, repeated fixations counted, 1e-7 added to the standard deviation"),
+                cc=(ntire_cc, "1e-7 added to the standard deviations"),
+                sim=(ntire_sim, "normalised by the sum alone, the density after min-max"),
+            ),
         ),
         EvaluationProtocol(
             name="tinyhd",
@@ -223,12 +214,10 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             metrics=("auc_judd", "auc_borji", "cc", "nss", "sim"),
             average="per_video",
             resize=tinyhd_picture,
-            how={
-                "resize": "min-max to 8 bits, then to the video's own size, bicubic, not antialiased "
-                "(OpenCV's); maps of the video's size are used as they are, without blur",
-                "blur": "Gaussian of 5 x 5 pixels (OpenCV's, sigma 1.1) after the resize, in 8 bits",
-            },
-            variants={"nss": Variant(tinyhd_nss, "ddof 0")},
+            resize_how="min-max to 8 bits, then to the video's own size, bicubic, not antialiased (OpenCV's); maps "
+            "of the video's size are used as they are, without blur",
+            blur="Gaussian of 5 x 5 pixels (OpenCV's, sigma 1.1) after the resize, in 8 bits",
+            variants=_variants(nss=(tinyhd_nss, "ddof 0")),
         ),
     )
 }

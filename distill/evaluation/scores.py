@@ -1,19 +1,14 @@
-"""Scores of an evaluation: means, bootstrap intervals, text table, files, and the paired difference of two.
-
-scores = evaluate(model_maps(model), videos)
-print(scores.table())
-scores.save("runs/demo/scores")
-print(compare_scores(baseline, scores))
-"""
+"""Scores of an evaluation: means, bootstrap intervals, text table, files, and the paired difference of two."""
 
 import csv
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -45,7 +40,7 @@ class Row:
 
     video: str
     frame: int
-    values: dict[str, float]
+    values: Means
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,13 @@ class Scores:
     def intervals(self) -> dict[str, Intervals]:
         """95% bootstrap intervals of both averages (keys of AVERAGES), over recordings."""
         frames = [(row.video, row.values) for row in self.rows]
-        return {"per_video": _intervals(self.by_video.items(), self), "pooled": _intervals(frames, self)}
+        return {"per_video": self._intervals(list(self.by_video.items())), "pooled": self._intervals(frames)}
+
+    def _intervals(self, rows: Sequence[tuple[str, Means]]) -> Intervals:
+        """Return the intervals of the means of rows (video, values)."""
+        values = np.array([[means[metric] for metric in self.metrics] for _, means in rows])
+        ends = bootstrap_means(values, [self.recording(video) for video, _ in rows], seed=self.seed)
+        return {metric: (float(low), float(high)) for metric, low, high in zip(self.metrics, *ends, strict=True)}
 
     @property
     def undefined(self) -> dict[str, int]:
@@ -114,11 +115,28 @@ class Scores:
 
     def table(self) -> str:
         """Return the scores as text: one line per video, both averages with intervals, and footnotes."""
-        videos = self.by_video
-        lines = list(videos.items()) if len(videos) <= VIDEO_ROWS else []
-        for average, label in _labels(len(videos), len(self.rows), self.average).items():
-            lines += _with_interval(label, getattr(self, average), self.intervals[average], self.count_recordings)
-        return "\n".join([*_lines(self.name, lines, self.metrics), *self._notes()])
+        videos = self.by_video if len(self.by_video) <= VIDEO_ROWS else {}
+        return "\n".join([*self.lines(videos), *self._notes()])
+
+    def lines(self, videos: Mapping[str, Means], form: str = "{:>9.4f}") -> list[str]:
+        """Lay out a heading, the means of some videos, and both averages with intervals, in lines of equal length."""
+        lines = list(videos.items())
+        labels = {
+            "per_video": f"mean over {plural(len(self.by_video), 'video')}",
+            "pooled": f"pooled over {plural(len(self.rows), 'frame')}",
+        }
+        for average, label in labels.items():
+            lines.append((label + " *" * (average == self.average), getattr(self, average)))
+            if self.count_recordings > 1:
+                ends = self.intervals[average]
+                lower, upper = ({metric: pair[end] for metric, pair in ends.items()} for end in (0, 1))
+                lines.append((f"  {LEVEL:.0%} over {self.count_recordings} recordings, lower", lower))
+                lines.append(("  upper", upper))
+        width = max(len(self.name), *(len(label) for label, _ in lines))
+        text = [f"{self.name:<{width}}" + "".join(f"{METRICS[metric].title:>9}" for metric in self.metrics)]
+        for label, means in lines:
+            text.append(f"{label:<{width}}" + "".join(form.format(means[metric]) for metric in self.metrics))
+        return text
 
     def _notes(self) -> list[str]:
         """Return footnotes: the published average, missing intervals, and what was left out."""
@@ -148,19 +166,18 @@ class Scores:
             UserError: if one of the files exists.
         """
         folder = Path(folder)
-        paths = folder / "scores.json", folder / "scores.csv", folder / "videos.csv"
-        for path in paths:
-            refuse_existing(path, "a file of scores")
-        frames = ([row.video, row.frame + 1, *_cells(row.values, self.metrics)] for row in self.rows)
-        _write_csv(paths[1], ["video", "frame", *self.metrics], frames)
+        for name in ("scores.json", "scores.csv", "videos.csv"):
+            refuse_existing(folder / name, "a file of scores")
         counts = Counter(row.video for row in self.rows)
+        frames = ({"video": row.video, "frame": row.frame + 1, **without_nan(row.values)} for row in self.rows)
         videos = (
-            [video, self.recording(video), counts[video], *_cells(means, self.metrics)]
+            {"video": video, "recording": self.recording(video), "frames": counts[video], **without_nan(means)}
             for video, means in self.by_video.items()
         )
-        _write_csv(paths[2], ["video", "recording", "frames", *self.metrics], videos)
+        _write_csv(folder / "scores.csv", ["video", "frame", *self.metrics], frames)
+        _write_csv(folder / "videos.csv", ["video", "recording", "frames", *self.metrics], videos)
         write_json(
-            paths[0],
+            folder / "scores.json",
             {
                 "name": self.name,
                 **self.summary(),
@@ -193,15 +210,12 @@ def read_scores(folder: str | Path) -> Scores:
     folder = Path(folder)
     try:
         found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-        with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
-            recordings = {line["video"]: line["recording"] for line in csv.DictReader(file)}
         metrics = tuple(found["per_video"])
         rows = [
             Row(line["video"], int(line["frame"]) - 1, {m: float(line[m] or "nan") for m in metrics})
-            for line in lines
+            for line in _read_csv(folder / "scores.csv")
         ]
+        recordings = {line["video"]: line["recording"] for line in _read_csv(folder / "videos.csv")}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: expected scores written by `saldistill evaluate -o` ({error})") from error
     return Scores(
@@ -231,21 +245,15 @@ class Comparison:
     difference: Scores
 
     def __str__(self) -> str:
-        found, metrics = self.difference, self.difference.metrics
-        lines = []
-        for average, label in _labels(len(found.by_video), len(found.rows), found.average).items():
-            lines += _with_interval(
-                label, getattr(found, average), found.intervals[average], found.count_recordings
-            )
         significant = [
             f"{METRICS[metric].title} ({'better' if (low > 0) == METRICS[metric].higher_is_better else 'worse'})"
-            for metric, (low, high) in found.intervals["per_video"].items()
+            for metric, (low, high) in self.difference.intervals["per_video"].items()
             if low > 0 or high < 0
         ]
         note = "mean over videos: the interval excludes zero for " + (", ".join(significant) or "no metric")
-        if found.count_recordings < 2:
+        if self.difference.count_recordings < 2:
             note = ONE_RECORDING
-        return "\n".join([*_lines(f"{self.second} minus {self.first}", lines, metrics, "{:>+9.4f}"), note])
+        return "\n".join([*self.difference.lines({}, "{:>+9.4f}"), note])
 
     def save(self, path: str | Path) -> None:
         """Write the differences and their intervals as JSON.
@@ -275,19 +283,25 @@ def compare_scores(first: Scores, second: Scores) -> Comparison:
             f"{first.name} and {second.name}: cannot be compared, as they share no "
             f"{'frame' if metrics else 'metric'}; score both on the same data"
         )
-    return Comparison(
-        first.name,
-        second.name,
-        Scores(
-            f"{second.name} minus {first.name}",
-            metrics,
-            rows,
-            how=second.how | {"difference": f"from {first.name}, frame by frame"},
-            recordings=first.recordings,
-            average=first.average,
-            seed=first.seed,
-        ),
+    difference = Scores(
+        f"{second.name} minus {first.name}",
+        metrics,
+        rows,
+        how=second.how | {"difference": f"from {first.name}, frame by frame"},
+        recordings=first.recordings,
+        average=first.average,
+        seed=first.seed,
     )
+    return Comparison(first.name, second.name, difference)
+
+
+def mean_scores(name: str, several: Sequence[Scores]) -> Scores:
+    """Return the mean of several scores of the same frames, frame by frame."""
+    rows = []
+    for same in zip(*(each.rows for each in several), strict=True):
+        values = {metric: fmean([row.values[metric] for row in same]) for metric in same[0].values}
+        rows.append(Row(same[0].video, same[0].frame, values))
+    return replace(several[0], name=name, rows=rows)
 
 
 def describe_intervals(seed: int) -> str:
@@ -298,7 +312,7 @@ def describe_intervals(seed: int) -> str:
     )
 
 
-def _means(rows: Iterable[Mapping[str, float]], metrics: Sequence[str]) -> Means:
+def _means(rows: Iterable[Means], metrics: Sequence[str]) -> Means:
     """Return the mean of each metric over the rows where it is defined; NaN if there are none."""
     rows, means = list(rows), {}
     for metric in metrics:
@@ -307,58 +321,19 @@ def _means(rows: Iterable[Mapping[str, float]], metrics: Sequence[str]) -> Means
     return means
 
 
-def _intervals(rows: Iterable[tuple[str, Mapping[str, float]]], scores: Scores) -> Intervals:
-    """Return the intervals of the means of rows (video, values)."""
-    rows = list(rows)
-    values = np.array([[one[metric] for metric in scores.metrics] for _, one in rows])
-    ends = bootstrap_means(values, [scores.recording(video) for video, _ in rows], seed=scores.seed)
-    return {metric: (float(low), float(high)) for metric, low, high in zip(scores.metrics, *ends, strict=True)}
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace undefined means or intervals by None, since JSON has no NaN."""
+    return {metric: None if np.isnan(value).any() else value for metric, value in values.items()}
 
 
-def _labels(videos: int, frames: int, published: str | None) -> dict[str, str]:
-    """Return the averages' labels (by key of AVERAGES); a star marks the one that the protocol publishes."""
-    labels = {
-        "per_video": f"mean over {plural(videos, 'video')}",
-        "pooled": f"pooled over {plural(frames, 'frame')}",
-    }
-    return {average: label + " *" * (average == published) for average, label in labels.items()}
-
-
-def _with_interval(label: str, means: Means, ends: Intervals, recordings: int) -> list[tuple[str, Means]]:
-    """Return the lines of one average, with its interval if there are at least two recordings."""
-    if recordings < 2:
-        return [(label, means)]
-    lower, upper = ({metric: pair[end] for metric, pair in ends.items()} for end in (0, 1))
-    return [(label, means), (f"  {LEVEL:.0%} over {recordings} recordings, lower", lower), ("  upper", upper)]
-
-
-def _lines(
-    head: str, lines: Sequence[tuple[str, Means]], metrics: Sequence[str], form: str = "{:>9.4f}"
-) -> list[str]:
-    """Lay out labelled means as lines of equal length under a heading."""
-    width = max(len(label) for label, _ in [*lines, (head, {})])
-    text = [f"{head:<{width}}" + "".join(f"{METRICS[metric].title:>9}" for metric in metrics)]
-    for label, means in lines:
-        text.append(f"{label:<{width}}" + "".join(form.format(means[metric]) for metric in metrics))
-    return text
-
-
-def _cells(values: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    """Format values so that they can be read back exactly; undefined ones are empty."""
-    return ["" if math.isnan(values[metric]) else repr(values[metric]) for metric in metrics]
-
-
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows; numbers can be read back exactly, None is empty."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
         writer.writerows(rows)
 
 
-def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace undefined means or intervals by None, since JSON has no NaN."""
-
-    def known(value: Any) -> bool:
-        return all(not math.isnan(part) for part in (value if isinstance(value, tuple) else (value,)))
-
-    return {metric: value if known(value) else None for metric, value in values.items()}
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

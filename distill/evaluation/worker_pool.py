@@ -3,15 +3,18 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from distill.data.video.guard import ONE_THREAD
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -32,8 +35,16 @@ def worker_pool(workers: int, imports: Sequence[str]) -> Iterator[Executor]:
         return
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(imports))
-    with _environment(ONE_THREAD):  # read when NumPy is imported
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # for the server, which reads it when it imports NumPy
+    try:
         forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         yield pool
@@ -41,19 +52,15 @@ def worker_pool(workers: int, imports: Sequence[str]) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for processes that start within the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def run_ahead(pool: Executor, calls: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
+    """Yield the results of calls in order; at most `ahead` calls are submitted before their results are taken."""
+    pending: deque[Future[T]] = deque()
+    for call in calls:
+        pending.append(pool.submit(call))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _start_worker() -> None:
