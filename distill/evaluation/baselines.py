@@ -32,7 +32,7 @@ DIFFERENCE_FLOOR = 1e-3
 DIFFERENCE_CENTRE_SIGMA = 0.25
 """Standard deviation of the Gaussian that weights the difference, as a fraction of each side."""
 
-LUMA = (0.299, 0.587, 0.114)
+LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue (ITU-R BT.601)."""
 
 
@@ -46,7 +46,7 @@ def centre_gaussian(size: tuple[int, int], sigma: float = CENTRE_SIGMA) -> np.nd
 
 
 def centre_prior(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the centre Gaussian (sigma .16 of width and height) for every frame, at the video's size."""
+    """Yield the centre Gaussian for every frame, at the video's size."""
     for frame in frames:
         yield frame, centre_gaussian(video.size)
 
@@ -54,15 +54,14 @@ def centre_prior(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.
 def frame_difference(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield what moves near the centre: (blur(|grey(k) - grey(k-2)|) + floor) * centre Gaussian.
 
-    Grey levels are integers in [0, 255]. Frames before the first repeat the first, which leaves only the
-    centre Gaussian. The blur has a sigma of 12 px at a width of 640, the Gaussian one of .25 of each side. Maps
-    have the video's size and a peak of at most 255.
+    Grey levels are integers in [0, 255]. Frames before the first repeat the first, which leaves only the centre
+    Gaussian. Maps have the video's size and a peak of at most 255.
     """
     reader = open_video(video.path)
     sigma = DIFFERENCE_SIGMA * video.size[1] / 640
     centre = centre_gaussian(video.size, DIFFERENCE_CENTRE_SIGMA)
     for frame in frames:
-        before, now = np.rint(reader.read([max(frame - DIFFERENCE_LAG, 0), frame]) @ np.array(LUMA))
+        before, now = np.rint(reader.read([max(frame - DIFFERENCE_LAG, 0), frame]) @ LUMA)
         yield frame, (gaussian_filter(np.abs(now - before), sigma) + DIFFERENCE_FLOOR) * centre
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from distill.data.clips import Video
 from distill.data.truth import Truth
 from distill.evaluation.evaluate import evaluate
-from distill.evaluation.scores import Row, Scores
+from distill.evaluation.scores import Scores, mean_scores
 from distill.fixations import density_from_points
 
 NAME = "observers"
@@ -59,6 +59,7 @@ class HalfTruth(Truth):
         half: half that is the ground truth here, 0 or 1.
         seed: seed of the split: the user's and one of the video.
         first: observers of half 0; None if they are not named and each frame's points are split.
+        sigma: standard deviation for densities, the full ground truth's.
     """
 
     truth: Truth
@@ -66,6 +67,7 @@ class HalfTruth(Truth):
     half: int
     seed: tuple[int, int]
     first: np.ndarray | None = None
+    sigma: float | None = None
 
     def points(self, frame: int) -> np.ndarray:
         """Return this half's points; see `Truth.points`."""
@@ -74,10 +76,6 @@ class HalfTruth(Truth):
     def others(self, frame: int) -> np.ndarray:
         """Return the other half's points (K, 2)."""
         return self._halves(frame)[1 - self.half]
-
-    def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
-        """Return the density of this half's points, with the data set's sigma; see `Truth.density`."""
-        return density_from_points(self.points(frame), self.size, map_size, sigma=self.truth.sigma)
 
     def _halves(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         points = self.truth.points(frame)
@@ -103,7 +101,7 @@ def _halved(video: Video, half: int, seed: int) -> Video:
     if isinstance(video.truth, ObserverNames):
         names = np.unique(np.concatenate([video.truth.observers(frame) for frame in video.frames]))
         first = np.random.default_rng(seeds).permutation(names)[: len(names) // 2]
-    return replace(video, truth=HalfTruth(video.truth, video.size, half, seeds, first))
+    return replace(video, truth=HalfTruth(video.truth, video.size, half, seeds, first, video.truth.sigma))
 
 
 def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -127,21 +125,16 @@ def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any
     """
     named = [isinstance(video.truth, ObserverNames) for video in videos if video.truth is not None]
     kind = "halves by name" if named and all(named) else "mixed halves" if any(named) else "random halves of points"
-    name = f"{NAME} ({kind})"
-    directions = [
-        evaluate(other_half, halved(videos, half, seed=seed), seed=seed, parallel=True, name=title, **options)
-        for half, title in enumerate((f"{NAME}, direction 1", f"{NAME}, direction 2"))
-    ]
-    rows = [
-        Row(
-            one.video, one.frame, {metric: (one.values[metric] + other.values[metric]) / 2 for metric in one.values}
-        )
-        for one, other in zip(directions[0].rows, directions[1].rows, strict=True)
-    ]
-    how = directions[0].how | {
+    directions = []
+    for half in (0, 1):
+        name = f"{NAME}, direction {half + 1}"
+        halves = halved(videos, half, seed=seed)
+        directions.append(evaluate(other_half, halves, seed=seed, parallel=True, name=name, **options))
+    scores = mean_scores(f"{NAME} ({kind})", directions)
+    how = scores.how | {
         "truth": f"{HALVES[kind]} (seed {seed}); each predicts the other, and a frame's score is the mean of both",
         "prediction": f"the other half's points, blurred with a sigma of {SIGMA:g} px at a width of 640",
         "frames without fixations": "skipped and counted, with those of a single point",
-        "densities": f"built from the half's points; {directions[0].how['densities'].partition('; ')[2]}",
+        "densities": f"built from the half's points; {scores.how['densities'].partition('; ')[2]}",
     }
-    return replace(directions[0], name=name, rows=rows, how=how)
+    return replace(scores, how=how)

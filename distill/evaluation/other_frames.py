@@ -76,24 +76,19 @@ class OtherFrames:
 
     def _pixels(self, places: Sequence[int] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Return the fixations (K, 2) of frames of the pool, scaled to a frame of that size."""
-        moved = [rescale(points, own, size) for points, own in (self.points[place] for place in places)]
-        return np.concatenate([np.zeros((0, 2)), *moved])
+        drawn = [self.points[place] for place in places]
+        return np.concatenate([np.zeros((0, 2)), *(rescale(points, own, size) for points, own in drawn)])
 
 
 def draw_other_frames(videos: Sequence[Video], *, seed: int = 0, count: int = POOL) -> OtherFrames:
     """Draw a pool uniformly from all frames in use of videos with ground truth."""
-    videos = [video for video in videos if video.truth is not None]
-    ends = np.cumsum([len(video.frames) for video in videos])
-    total = int(ends[-1]) if len(videos) else 0
-    drawn = np.sort(np.random.default_rng([seed, 0]).choice(total, min(count, total), replace=False))
-    names, recordings, points = [], [], []
-    for place in drawn.tolist():
-        index = int(np.searchsorted(ends, place, side="right"))
-        video = videos[index]
-        frame = int(video.frames[place - int(ends[index] - len(video.frames))])
+    every = [(video, int(frame)) for video in videos if video.truth is not None for frame in video.frames]
+    places = np.sort(np.random.default_rng([seed, 0]).choice(len(every), min(count, len(every)), replace=False))
+    recordings, names, points = [], [], []
+    for video, frame in (every[place] for place in places):
         assert video.truth is not None
-        names.append((video.name, frame))
         recordings.append(recording_of(video))
+        names.append((video.name, frame))
         points.append((video.truth.points(frame).astype(np.int32), video.size))
     return OtherFrames(np.array(recordings, dtype=object), names, points, seed)
 

@@ -15,10 +15,10 @@ instead of the 36 KB of lossless.
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from distill.data.text import plural, ranges
 from distill.data.video.image_folder import read_image
 from distill.data.video.open import open_size
 from distill.errors import UserError
-from distill.evaluation.map_sources import MapSource
+from distill.evaluation.map_sources import MapSource, checked_maps
 from distill.evaluation.protocols import PROTOCOLS, Size
+from distill.evaluation.worker_pool import run_ahead
 from distill.files import atomic_folder, refuse_existing
 from distill.inference.shared_work import WorkSummary, check_record, exists, make_each
 
@@ -127,8 +128,9 @@ def submit(
     with tqdm(total=frames, initial=done, desc=out.name, unit="frame", disable=not progress) as bar:
 
         def make(name: str, missing: list[Path]) -> int:
-            form.write(missing[0], by_name[name], _resized_maps(maps, by_name[name], resize, bar))
-            return by_name[name].num_frames
+            video = by_name[name]
+            form.write(missing[0], video, _resized_maps(maps, video, resize, bar))
+            return video.num_frames
 
         outcome = make_each({name: [path] for name, path in places.items()}, make)
     problems = _problems(out, videos, form, outcome, expected, progress=progress)
@@ -163,34 +165,20 @@ def _resized_maps(
     maps: MapSource, video: Video, resize: Callable[[np.ndarray, Size], np.ndarray], bar: tqdm
 ) -> Iterator[np.ndarray]:
     """Yield every map of a video, in order, at its size; a thread resizes while the next are computed."""
-    waiting: deque[Future[np.ndarray]] = deque()
+    calls = (partial(resize, saliency, video.size) for saliency in _every_map(maps, video))
     with ThreadPoolExecutor(1) as pool:
-        for saliency in _every_map(maps, video):
-            waiting.append(pool.submit(resize, saliency, video.size))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
+        for resized in run_ahead(pool, calls, AHEAD):
             bar.update()
-        for future in waiting:
-            yield future.result()
+            yield resized
 
 
 def _every_map(maps: MapSource, video: Video) -> Iterator[np.ndarray]:
-    """Yield the map of every frame of a video, in order.
-
-    Raises:
-        UserError: if a map is missing, out of order, or holds NaN or infinity.
-    """
+    """Yield the map of every frame of a video, in order; errors as `checked_maps`."""
     frames = range(video.num_frames)
-    following = iter(frames)
-    for frame, saliency in maps(video, frames):
-        if frame != next(following, None):
+    for following, (frame, saliency) in zip(frames, checked_maps(maps, video, frames), strict=True):
+        if frame != following:
             raise UserError(f"{video.name}: the map of frame {frame + 1} came out of order")
-        if not np.isfinite(saliency).all():
-            raise UserError(f"{video.name}: the map of frame {frame + 1} holds NaN or infinity")
         yield saliency
-    missing = next(following, None)
-    if missing is not None:
-        raise UserError(f"{video.name}: no map of frame {missing + 1} and those after it")
 
 
 def _problems(
