@@ -19,9 +19,8 @@ from scipy.ndimage import gaussian_filter
 
 from distill.benchmark.process import run_fresh
 from distill.benchmark.rows import Table, interleave, summarise, timed
-from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import METRICS
+from distill.evaluation.metrics import METRICS, score_frames
 
 SIZE = (360, 640)
 """Size of the ground truth."""
@@ -79,7 +78,7 @@ def benchmark_metrics(
 
     Returns:
         One row per size of the predictions, set of metrics and path: one by one with `evaluation.metrics`, or
-        batched with `evaluation.batched_metrics`. Keys: `metrics`, `path`, `prediction`, `milliseconds` (median per
+        batched with `score_frames`. Keys: `metrics`, `path`, `prediction`, `milliseconds` (median per
         frame), `p99`, `calls`, `frames_per_second`, `memory_mb` (peak that a call allocates beyond its input), and
         `speed` relative to the path `against`, if there is one. The setting has `ratios` by size of the
         predictions: `one_by_one_over_batched` (time of AUC-J + NSS + CC + SIM + KL; higher is faster) and

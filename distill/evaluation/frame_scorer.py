@@ -8,9 +8,8 @@ import numpy as np
 
 from distill.data.clips import Video
 from distill.evaluation.baselines import INFO_GAIN_BASELINES
-from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.map_sources import MapSource, checked_maps
-from distill.evaluation.metrics import METRICS
+from distill.evaluation.metrics import METRICS, score_frames
 from distill.evaluation.other_frames import OtherFrames
 from distill.evaluation.protocols import PROTOCOLS
 from distill.evaluation.scores import Row

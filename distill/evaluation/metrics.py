@@ -3,10 +3,15 @@
 A metric takes a prediction (any size, any scale) and the ground truth of one frame, and returns one number, in
 float64, as the official MATLAB code defines it. The prediction is first resized to the ground truth's size.
 Nothing here is shared with `training/losses.py`: a choice made for training must not change a published number.
-`batched_metrics.py` computes the same numbers for many frames, faster.
+`score_frames` computes the same numbers for many frames, faster:
+
+    truth = {"fixations": fixations, "density": densities}
+    scores = score_frames(["auc_judd", "nss", "cc"], maps, truth, seeds=range(len(maps)))
+    scores["nss"]  # (n,)
 
 Shapes: saliency and baseline (h', w'); fixations, other_fixations and density (h, w). Fixations may be a binary map
-or counts: the official code asks whether a pixel was fixated, not how often.
+or counts: the official code asks whether a pixel was fixated, not how often. Densities may have any scale. AUCs are
+in [0, 1], CC in [-1, 1], SIM in [0, 1]; `seed` determines all random draws.
 
 Degenerate input, for all metrics unless a function states otherwise:
 
@@ -24,21 +29,22 @@ Source: MATLAB code of the DHF1K and MIT/Tuebingen saliency benchmarks; Bylinski
 evaluation metrics tell us about saliency models?", TPAMI 2019.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distill.evaluation import batched_forms
-from distill.evaluation.batched_forms import FrameMaps
+from distill.evaluation.batched_forms import NAN, FrameMaps, Scratch
 from distill.evaluation.imresize import imresize
 from distill.evaluation.metric_parts import EPS, SPLITS, Array, check_truth, draw_negatives, judd_area, mean_area
 
 JITTER = 1e-7  # AUC-Judd's noise is uniform in [0, JITTER)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """Everything that the project knows of a metric. Adding one to METRICS adds it everywhere.
 
@@ -79,19 +85,13 @@ class Metric:
 def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = False, seed: int = 0) -> float:
     """Return the area under the ROC curve that separates fixated pixels from all others.
 
-    The thresholds are the map's values at the fixated pixels; between them the curve is straight.
+    The thresholds are the map's values at the fixated pixels; between them the curve is straight. That favours few
+    fixations: a constant map gives .5 + .5 / (N + 1) for N fixated pixels (with jitter: on average). NaN without a
+    fixation, or if every pixel is fixated.
 
-    Args:
-        saliency: (h', w') prediction.
-        fixations: (h, w) binary map or counts.
-        jitter: break ties by uniform noise below 1e-7, as the official code does. The noise is absolute: it drowns
-            densities, so pass maps with a peak of 1 or 255. Without jitter ties are handled exactly, as the mean
-            area over all orders of tied pixels (what the official code gives on average) at any scale.
-        seed: seed of the noise.
-
-    Returns:
-        The area in [0, 1]. The straight segments favour few fixations: a constant map gives .5 + .5 / (N + 1) for N
-        fixated pixels (with jitter: on average). NaN without a fixation, or if every pixel is fixated.
+    `jitter` breaks ties by uniform noise below 1e-7, as the official code does. The noise is absolute: it drowns
+    densities, so pass maps with a peak of 1 or 255. Without jitter ties are handled exactly, as the mean area over
+    all orders of tied pixels (what the official code gives on average) at any scale.
 
     Source: AUC_Judd.m.
     """
@@ -99,7 +99,7 @@ def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = False,
     values = imresize(saliency, fixated.shape)
     others = fixated.size - int(fixated.sum())
     if not fixated.any() or others == 0 or not np.isfinite(values).all():
-        return float("nan")
+        return NAN
     if jitter:
         values = values + np.random.default_rng(seed).random(values.shape) * JITTER
     # The official code min-max normalises here, which does not change the order of the pixels.
@@ -109,22 +109,13 @@ def auc_judd(saliency: ArrayLike, fixations: ArrayLike, *, jitter: bool = False,
     return judd_area(hits, at_least, above, others)
 
 
-def auc_shuffled(
-    saliency: ArrayLike, fixations: ArrayLike, other_fixations: ArrayLike, *, splits: int = SPLITS, seed: int = 0
-) -> float:
+def auc_shuffled(saliency: ArrayLike, fixations: ArrayLike, other_fixations: ArrayLike, *, seed: int = 0) -> float:
     """Return the area under the ROC curve against fixations of other frames, which cancels the centre bias.
 
-    Args:
-        saliency: (h', w') prediction.
-        fixations: (h, w) binary map or counts.
-        other_fixations: (h, w) union of the fixations of other frames, by convention 10 random ones. As many
-            negatives are drawn from it as there are fixated pixels, or all of them if there are fewer.
-        splits: number of draws to average over.
-        seed: seed of the draws.
-
-    Returns:
-        The mean area in [0, 1], at 11 fixed thresholds, so that small differences between pixels are lost. NaN
-        without a fixation, without other fixations, and for a constant map.
+    `other_fixations` is the union of other frames' fixations, by convention of 10 random ones. As many negatives
+    are drawn from it as there are fixated pixels, or all of them if there are fewer. The area is the mean over 100
+    draws, at 11 fixed thresholds, so that small differences between pixels are lost. NaN without a fixation,
+    without other fixations, and for a constant map.
 
     Source: AUC_shuffled.m.
     """
@@ -133,23 +124,16 @@ def auc_shuffled(
         raise ValueError(f"other_fixations: expected the shape of fixations {fixated.shape}, got {elsewhere.shape}")
     values = _min_max(imresize(saliency, fixated.shape))
     if not (fixated.any() and elsewhere.any()) or values is None:
-        return float("nan")
+        return NAN
     pool = values[elsewhere]
-    return mean_area(values[fixated], pool[draw_negatives(len(pool), int(fixated.sum()), splits, seed)])
+    return mean_area(values[fixated], pool[draw_negatives(len(pool), int(fixated.sum()), SPLITS, seed)])
 
 
-def auc_borji(saliency: ArrayLike, fixations: ArrayLike, *, splits: int = SPLITS, seed: int = 0) -> float:
+def auc_borji(saliency: ArrayLike, fixations: ArrayLike, *, seed: int = 0) -> float:
     """Return the area under the ROC curve against as many uniformly drawn pixels as are fixated.
 
-    Args:
-        saliency: (h', w') prediction.
-        fixations: (h, w) binary map or counts.
-        splits: number of draws to average over.
-        seed: seed of the draws.
-
-    Returns:
-        The mean area in [0, 1], at 11 fixed thresholds. NaN with fewer than two fixated pixels (as in the official
-        code) and for a constant map.
+    The mean over 100 draws, at 11 fixed thresholds. NaN with fewer than two fixated pixels (as in the official
+    code) and for a constant map.
 
     Source: AUC_Borji.m.
     """
@@ -157,41 +141,31 @@ def auc_borji(saliency: ArrayLike, fixations: ArrayLike, *, splits: int = SPLITS
     values = _min_max(imresize(saliency, fixated.shape))
     count = int(fixated.sum())
     if count < 2 or values is None:
-        return float("nan")
-    draws = np.random.default_rng(seed).integers(values.size, size=(splits, count))
+        return NAN
+    draws = np.random.default_rng(seed).integers(values.size, size=(SPLITS, count))
     return mean_area(values[fixated], values.ravel()[draws])
 
 
 def nss(saliency: ArrayLike, fixations: ArrayLike) -> float:
     """Return the normalised scanpath saliency: the mean z-score (ddof 1) of the map at the fixated pixels.
 
-    Args:
-        saliency: (h', w') prediction.
-        fixations: (h, w) binary map or counts.
-
-    Returns:
-        Standard deviations above the map's mean. NaN without a fixation and for a constant map.
+    NaN without a fixation and for a constant map.
 
     Source: NSS.m.
     """
     fixated = _fixated_pixels(fixations)
     values = imresize(saliency, fixated.shape)
     if not fixated.any() or _is_flat(values):
-        return float("nan")
+        return NAN
     return float((values[fixated].mean() - values.mean()) / values.std(ddof=1))
 
 
 def info_gain(saliency: ArrayLike, fixations: ArrayLike, baseline: ArrayLike) -> float:
     """Return the information gain over a baseline map, in bits per fixation.
 
-    Args:
-        saliency: (h', w') prediction.
-        fixations: (h, w) binary map or counts.
-        baseline: (h'', w'') map to beat, by convention the blurred fixations of all other frames.
-
-    Returns:
-        The mean over fixated pixels of log2(p + eps) - log2(b + eps), for maps that are min-max normalised and then
-        divided by their sums. NaN without a fixation, and if either map is constant.
+    The mean over fixated pixels of log2(p + eps) - log2(b + eps), for maps that are min-max normalised and then
+    divided by their sums. The baseline is by convention the blurred fixations of all other frames. NaN without a
+    fixation, and if either map is constant.
 
     Source: InfoGain.m; Kümmerer et al., PNAS 2015.
     """
@@ -199,27 +173,20 @@ def info_gain(saliency: ArrayLike, fixations: ArrayLike, baseline: ArrayLike) ->
     values = _min_max(imresize(saliency, fixated.shape))
     reference = _min_max(imresize(baseline, fixated.shape))
     if not fixated.any() or values is None or reference is None:
-        return float("nan")
+        return NAN
     gain = np.log2(EPS + values[fixated] / values.sum()) - np.log2(EPS + reference[fixated] / reference.sum())
     return float(gain.mean())
 
 
 def cc(saliency: ArrayLike, density: ArrayLike) -> float:
-    """Return Pearson's linear correlation coefficient of the two maps.
-
-    Args:
-        saliency: (h', w') prediction.
-        density: (h, w) non-negative, any scale.
-
-    Returns:
-        The coefficient in [-1, 1]. NaN if either map is constant (an all-zero density too).
+    """Return Pearson's linear correlation coefficient; NaN if either map is constant (an all-zero density too).
 
     Source: CC.m.
     """
     truth = _density(density)
     values = imresize(saliency, truth.shape)
     if _is_flat(truth) or _is_flat(values):
-        return float("nan")
+        return NAN
     values, truth = (values - values.mean()).ravel(), (truth - truth.mean()).ravel()
     return float(values @ truth / np.sqrt((values @ values) * (truth @ truth)))
 
@@ -227,42 +194,31 @@ def cc(saliency: ArrayLike, density: ArrayLike) -> float:
 def sim(saliency: ArrayLike, density: ArrayLike) -> float:
     """Return the similarity: the mass that the two maps share.
 
-    Both are min-max normalised, so that a constant offset of the prediction costs nothing, then divided by their
-    sums.
-
-    Args:
-        saliency: (h', w') prediction.
-        density: (h, w) non-negative, any scale.
-
-    Returns:
-        The sum of minima in [0, 1]. An all-zero prediction gives 0, any other constant NaN (as in the official
-        code); a constant density gives NaN (the official code returns 0 for zeros).
+    The sum of minima of the maps, min-max normalised, so that a constant offset of the prediction costs nothing,
+    and then divided by their sums. An all-zero prediction gives 0, any other constant NaN (as in the official
+    code); a constant density gives NaN (the official code returns 0 for zeros).
 
     Source: similarity.m.
     """
     truth = _min_max(_density(density))
     if truth is None:
-        return float("nan")
+        return NAN
     values = imresize(saliency, truth.shape)
     if not values.any():
         return 0.0
     values_01 = _min_max(values)
     if values_01 is None:
-        return float("nan")
+        return NAN
     return float(np.minimum(values_01 / values_01.sum(), truth / truth.sum()).sum())
 
 
 def kldiv(saliency: ArrayLike, density: ArrayLike) -> float:
     """Return the Kullback-Leibler divergence of prediction s from density g: sum g log(eps + g / (s + eps)).
 
-    Args:
-        saliency: (h', w') prediction. Negative values (bicubic resizing can create them) count as zero, as MATLAB
-            treats 8-bit maps; on others the official sum has no real value.
-        density: (h, w) non-negative, any scale.
-
-    Returns:
-        Nats, 0 at equality, bounded only by eps (about 36 where the prediction is zero). A constant prediction is
-        the uniform density; an all-zero one stays zero. NaN for an all-zero density (the official code returns 0).
+    In nats, 0 at equality, bounded only by eps (about 36 where the prediction is zero). Negative values of the
+    prediction (bicubic resizing can create them) count as zero, as MATLAB treats 8-bit maps; on others the official
+    sum has no real value. A constant prediction is the uniform density; an all-zero one stays zero. NaN for an
+    all-zero density (the official code returns 0).
 
     Source: KLdiv.m.
     """
@@ -270,7 +226,7 @@ def kldiv(saliency: ArrayLike, density: ArrayLike) -> float:
     values = imresize(saliency, truth.shape)
     total = truth.sum()
     if total == 0 or not np.isfinite(values).all():
-        return float("nan")
+        return NAN
     seen = truth > 0  # elsewhere the summand is exactly 0
     values = np.maximum(values, 0)
     guess, truth = values[seen] / (values.sum() or 1.0), truth[seen] / total
@@ -303,61 +259,105 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(
-            name="auc_judd",
-            title="AUC-J",
-            function=auc_judd,
+            "auc_judd",
+            "AUC-J",
+            auc_judd,
+            ("fixations",),
+            "[0, 1], chance .5",
             batched=batched_forms.auc_judd,
-            truth=("fixations",),
-            help="[0, 1], chance .5",
             how="ties exactly, as the official jitter breaks them on average",
         ),
         Metric(
-            name="auc_shuffled",
-            title="sAUC",
-            function=auc_shuffled,
-            batched=batched_forms.auc_shuffled,
-            truth=("fixations", "other_fixations"),
-            help="[0, 1], chance .5",
+            "auc_shuffled",
+            "sAUC",
+            auc_shuffled,
+            ("fixations", "other_fixations"),
+            "[0, 1], chance .5",
             random=True,
+            batched=batched_forms.auc_shuffled,
             how="negatives: {negatives}; 100 splits; seed {seed}",
         ),
         Metric(
-            name="auc_borji",
-            title="AUC-B",
-            function=auc_borji,
-            batched=batched_forms.auc_borji,
-            truth=("fixations",),
-            help="[0, 1], chance .5",
+            "auc_borji",
+            "AUC-B",
+            auc_borji,
+            ("fixations",),
+            "[0, 1], chance .5",
             random=True,
+            batched=batched_forms.auc_borji,
             how="100 splits; seed {seed} and the frame's number (from 0)",
         ),
+        Metric("nss", "NSS", nss, ("fixations",), "standard deviations, chance 0", batched=batched_forms.nss),
+        Metric("cc", "CC", cc, ("density",), "[-1, 1]", batched=batched_forms.cc),
+        Metric("sim", "SIM", sim, ("density",), "[0, 1]", batched=batched_forms.sim),
         Metric(
-            name="nss",
-            title="NSS",
-            function=nss,
-            batched=batched_forms.nss,
-            truth=("fixations",),
-            help="standard deviations, chance 0",
-        ),
-        Metric(name="cc", title="CC", function=cc, batched=batched_forms.cc, truth=("density",), help="[-1, 1]"),
-        Metric(name="sim", title="SIM", function=sim, batched=batched_forms.sim, truth=("density",), help="[0, 1]"),
-        Metric(
-            name="kldiv",
-            title="KL",
-            function=kldiv,
-            batched=batched_forms.kldiv,
-            truth=("density",),
-            help="nats, 0 at equality",
+            "kldiv",
+            "KL",
+            kldiv,
+            ("density",),
+            "nats, 0 at equality",
             higher_is_better=False,
+            batched=batched_forms.kldiv,
         ),
         Metric(
-            name="info_gain",
-            title="IG",
-            function=info_gain,
+            "info_gain",
+            "IG",
+            info_gain,
+            ("fixations", "baseline"),
+            "bits per fixation, 0 at the baseline",
             batched=batched_forms.info_gain,
-            truth=("fixations", "baseline"),
-            help="bits per fixation, 0 at the baseline",
             how="over {baseline}",
         ),
     )
 }
+
+
+def score_frames(
+    metrics: Sequence[str],
+    saliency: Sequence[ArrayLike],
+    truth: Mapping[str, Sequence[ArrayLike]],
+    *,
+    seeds: Sequence[int],
+    definitions: Mapping[str, Metric] = METRICS,
+) -> dict[str, Array]:
+    """Score n predictions in the calling thread, each as `definitions[name].score(map, truth, seed=seed)` would.
+
+    Quantities that several metrics need are computed once per frame, and working arrays are reused from frame to
+    frame: allocating a fresh megabyte takes longer than filling it.
+
+    Args:
+        metrics: names from `definitions`.
+        saliency: n predictions (h', w').
+        truth: n arrays for each kind of ground truth that the metrics need (`Metric.truth`): fixations,
+            other_fixations and density of one shape (h, w), baseline of any shape.
+        seeds: n seeds, for the metrics that draw random numbers.
+        definitions: metrics by name, e.g. those of a protocol.
+
+    Returns:
+        For each metric its n values, equal to the single-frame ones to rounding (1e-9, AUCs 1e-12), NaN where those
+        are NaN.
+
+    Raises:
+        ValueError: unknown metric, missing ground truth, lengths other than n, ground truth of one frame with
+            different shapes, or whatever the single-frame functions raise.
+    """
+    for metric in metrics:
+        if metric not in definitions:
+            raise ValueError(f"metrics: expected some of {', '.join(definitions)}; got {metric!r}")
+        if missing := [kind for kind in definitions[metric].truth if kind not in truth]:
+            raise ValueError(f"truth: {metric} needs {' and '.join(missing)}, got {', '.join(truth) or 'nothing'}")
+    needed = sorted({kind for metric in metrics for kind in definitions[metric].truth})
+    counts = {"seeds": len(seeds), **{kind: len(truth[kind]) for kind in needed}}
+    if wrong := {name: count for name, count in counts.items() if count != len(saliency)}:
+        raise ValueError(f"expected {len(saliency)} of everything, as there are {len(saliency)} maps; got {wrong}")
+    if not metrics:
+        return {}
+    scores = {metric: np.full(len(saliency), NAN) for metric in metrics}
+    scratch: Scratch = defaultdict(dict)
+    for i, (prediction, seed) in enumerate(zip(saliency, seeds, strict=True)):
+        frame = FrameMaps(prediction, {kind: truth[kind][i] for kind in needed}, seed, scratch)
+        for metric in metrics if frame.finite else ():
+            record = definitions[metric]
+            score = None if record.batched is None else record.batched(frame)
+            scores[metric][i] = record.score(frame.values, frame.truth, seed=seed) if score is None else score
+    return scores

@@ -187,8 +187,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             metrics=("auc_judd", "sim", "auc_shuffled", "cc", "nss"),
             average="pooled",
             resize=to_8_bits,
-            resize_how="to the video's own size, bicubic (MATLAB's imresize), then to 8 bits with a peak of 255, as "
-            "the PNG files of a submission",
+            resize_how="to the video's own size, bicubic (MATLAB's imresize), then to 8 bits with a peak of 255, "
+            "as the PNG files of a submission",
             most_frames=50_000,
         ),
         EvaluationProtocol(

@@ -119,7 +119,7 @@ class Scores:
         return "\n".join([*self.lines(videos), *self._notes()])
 
     def lines(self, videos: Mapping[str, Means], form: str = "{:>9.4f}") -> list[str]:
-        """Lay out a heading, the means of some videos, and both averages with intervals, in lines of equal length."""
+        """Lay out a heading, some videos' means, and both averages with intervals, in lines of equal length."""
         lines = list(videos.items())
         labels = {
             "per_video": f"mean over {plural(len(self.by_video), 'video')}",

@@ -8,8 +8,8 @@ import yaml
 from helpers.places import REPOSITORY
 
 from distill.errors import UserError
-from distill.evaluation.scores import Row, Scores, compare_scores
-from distill.experiment import load_experiment, markdown, mean_of, run_experiment
+from distill.evaluation.scores import Row, Scores, compare_scores, mean_scores
+from distill.experiment import load_experiment, markdown, run_experiment
 from distill.training.config import load_config
 
 SHIPPED = sorted((REPOSITORY / "configs/experiments").glob("*.yaml"))
@@ -135,15 +135,15 @@ def test_unknown_arm_is_named(experiment: Path) -> None:
         run_experiment(load_experiment(experiment), arms=["none"])
 
 
-def test_mean_of_seeds_is_taken_per_frame() -> None:
+def test_mean_scores_is_taken_per_frame() -> None:
     def scores(*values: float) -> Scores:
         rows = [Row(video, frame, {"cc": value}) for (video, frame), value in zip(PLACES, values, strict=True)]
         return Scores("seed", ("cc",), rows)
 
-    first = mean_of("first", [scores(0.1, 0.3, 0.5), scores(0.3, 0.5, 0.7)])
+    first = mean_scores("first", [scores(0.1, 0.3, 0.5), scores(0.3, 0.5, 0.7)])
     assert [row.values["cc"] for row in first.rows] == pytest.approx([0.2, 0.4, 0.6])
     assert first.per_video["cc"] == pytest.approx((0.3 + 0.6) / 2)
-    second = mean_of("second", [scores(0.2, 0.4, 0.9)])
+    second = mean_scores("second", [scores(0.2, 0.4, 0.9)])
     assert compare_scores(first, second).difference.per_video["cc"] == pytest.approx((0.0 + 0.3) / 2)
 
 

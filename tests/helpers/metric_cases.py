@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.evaluation.batched_metrics import score_frames
-from distill.evaluation.metrics import METRICS
+from distill.evaluation.metrics import METRICS, score_frames
 
 Frame = dict[str, np.ndarray]
 Score = Callable[..., float]

@@ -1,19 +1,16 @@
 """SalFoM compared with outputs of the authors' code for the same weights (`tests/data/golden/salfom.npz`).
 
-Weights and inputs are a pure function of their names and shapes, so only outputs are stored. Two correct
-implementations differ by about 1e-6.
+Weights and inputs are a pure function of their names and shapes (`helpers/seeded_weights.py`), so only outputs are
+stored. Two correct implementations differ by about 1e-6.
 """
 
 import json
-import math
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers.seeded_weights import fill, seeded
 
 from teacher.decoder import Stage
 from teacher.salfom import Model
@@ -28,29 +25,6 @@ BAR = 1e-5
 def golden() -> dict[str, np.ndarray]:
     with np.load(GOLDEN / "salfom.npz") as arrays:
         return dict(arrays)
-
-
-def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return standard-normal numbers seeded by a name."""
-    generator = np.random.default_rng(zlib.crc32(name.encode()))
-    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-
-
-def seeded_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return weights seeded by the published key: norms near 1, small biases, the rest scaled by fan-in."""
-    noise = seeded(key, shape)
-    if len(shape) == 1:
-        return 0.02 * noise + (1.0 if key.endswith("weight") else 0.0)
-    gain = 0.5 if len(shape) == 2 else 1.2
-    return noise * (gain / math.sqrt(math.prod(shape[1:])))
-
-
-def fill(module: nn.Module, rename: Callable[[str], str]) -> None:
-    """Fill every weight except the position table with its seeded value."""
-    for key, value in module.state_dict().items():
-        if not key.endswith("position"):
-            value.copy_(seeded_weight(rename(key), tuple(value.shape)))
-    module.eval()
 
 
 def published_encoder_name(key: str) -> str:

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # for running as a program
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for running as a program
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from helpers.seeded_weights import fill, seeded
 
 from distill.data.clips import Video
 from distill.data.sets.find import find_videos
@@ -25,6 +28,7 @@ from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.registry import create_model
 from distill.training.losses import LOSSES
+from teacher.weights import published_name
 
 BAR = 1e-5
 
@@ -189,10 +193,6 @@ def test_logsigmoid_under_autocast_is_float32() -> None:
 @torch.no_grad()
 def test_full_size_map_in_bf16_agrees_with_float32() -> None:
     """The seeded weights of the golden test are untrained, and so not robust to rounding."""
-    from test_golden import fill, seeded
-
-    from teacher.weights import published_name
-
     model = create_model("teacher/salfom").network
     fill(model, published_name)
     clip = seeded("clip", (1, 3, 16, 224, 224)) * model.std + model.mean

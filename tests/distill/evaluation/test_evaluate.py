@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from helpers.fake_gaze import LONG, ONE, SIZE, gaze, noisy, video
 from distill.data.clips import Video
 from distill.data.sets import synthetic
 from distill.errors import RunError, UserError
-from distill.evaluation import metrics
 from distill.evaluation.baselines import BASELINES
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.frame_scorer import FrameScorer
@@ -23,7 +22,7 @@ from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.other_frames import draw_other_frames
 from distill.evaluation.protocols import PROTOCOLS
-from distill.evaluation.scores import Scores
+from distill.evaluation.scores import Row, Scores
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.saliency import peak_map
@@ -132,18 +131,16 @@ def test_protocol_determines_resize_and_variants(name: str) -> None:
     assert found.metrics == protocol.metrics
     assert found.average == protocol.average
     assert found.how["protocol"] == name
-    assert found.how["blur"] == protocol.how["blur"]
-
-    def own(metric: str, official: Callable[..., float]) -> Callable[..., float]:
-        return protocol.variants[metric].function if metric in protocol.variants else official
+    assert found.how["blur"] == protocol.blur
 
     assert ONE.truth is not None
     for (frame, saliency), row in zip(noisy(ONE, range(10)), found.rows, strict=True):
         resized = protocol.resize(saliency, SIZE)
         fixations, density = ONE.truth.fixation_map(frame, SIZE), ONE.truth.density(frame, SIZE)
-        nss = own("nss", metrics.nss)(resized, fixations)
-        cc = own("cc", metrics.cc)(resized, density)
-        assert (row.values["nss"], row.values["cc"]) == pytest.approx((nss, cc), abs=1e-9)
+        expected = [
+            protocol.definitions[m].function(resized, fixations if m == "nss" else density) for m in ("nss", "cc")
+        ]
+        assert [row.values["nss"], row.values["cc"]] == pytest.approx(expected, abs=1e-9)
     assert score(noisy, [ONE], protocol=name, metrics=("kldiv", "nss")).metrics == ("kldiv", "nss")
 
 
@@ -301,9 +298,9 @@ def test_evaluate_without_truth_or_fixations_raises() -> None:
         score(noisy, [ONE, ONE])
 
 
-def test_score_maps_frame_without_fixations_is_none() -> None:
+def test_score_maps_frame_without_fixations_has_no_values() -> None:
     maps = [np.ones((4, 4)), np.arange(16.0).reshape(4, 4)]
-    (_, none), (_, some) = FrameScorer(("nss",)).score_maps(ONE, [50, 3], maps)
-    assert none is None
-    assert some is not None
-    assert FrameScorer(("nss",)).score_maps(ONE, [50], maps[:1]) == [(50, None)]
+    without, fixated = FrameScorer(("nss",)).score_maps("one", ONE, [50, 3], maps)
+    assert without == Row("one", 50, {})
+    assert fixated.values.keys() == {"nss"}
+    assert FrameScorer(("nss",)).score_maps("one", ONE, [50], maps[:1]) == [without]

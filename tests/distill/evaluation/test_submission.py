@@ -214,7 +214,7 @@ def test_skipped_or_unordered_frames_are_problems(tmp_path: Path) -> None:
     def turned(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         yield from Maps()(video, frames[::-1])
 
-    for maps, complaint in ((short, "no map of frame 6"), (turned, "map of frame 6 came out of order")):
+    for maps, complaint in ((short, "no map for frame 6"), (turned, "map of frame 6 came out of order")):
         done = submit(maps, VIDEOS[:1], tmp_path / maps.__name__, to="ntire", made_by=BY, progress=False)
         assert complaint in done.problems[0]
         assert tree(tmp_path / maps.__name__) == []

@@ -21,9 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.evaluation import batched_forms
-from distill.evaluation.batched_metrics import score_frames
 from distill.evaluation.imresize import imresize
-from distill.evaluation.metrics import METRICS, Metric
+from distill.evaluation.metrics import METRICS, Metric, score_frames
 
 Truth = dict[str, list[np.ndarray]]
 
