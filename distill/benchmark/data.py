@@ -58,15 +58,7 @@ LOADERS: dict[str, dict[str, Any]] = {
 }
 """Row -> arguments of the data set that the loader reads."""
 
-COLUMNS = {
-    "reader": ("reader", "{}"),
-    "size": ("size", "{}"),
-    "clips_per_second": ("clips/s", "{:.1f}"),
-    "frames_per_second": ("frames/s", "{:.0f}"),
-    "milliseconds": ("ms/clip", "{:.4g}"),
-    "ratio": ("x habit", "{:.2f}"),
-    "memory_mb": ("memory MB", "{:.0f}"),
-}
+COLUMNS = "reader size clips_per_second frames_per_second milliseconds ratio memory_mb"
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,8 @@ def benchmark_data(video: str | Path, *, rounds: int = 5, memory: bool = True, p
     notes = [
         "{video} ({video_size}), {frames} frames, random clips of {clip_frames} frames, {rounds} rounds, "
         "{cpus} CPUs".format(**setting),
-        "x habit: clips per second relative to PNG files; one thread; loaders also batch and transfer the clips",
+        "ratio: clips per second relative to PNG files; ms: per clip, in one thread; loaders also batch and "
+        "transfer the clips",
         "memory: growth of a fresh process's peak resident memory, including the frames that a worker caches",
         *missing,
     ]

@@ -43,16 +43,7 @@ ONE_THREAD = dict.fromkeys(
 )
 """Environment that limits OpenBLAS, MKL, BLIS and Accelerate to one thread; they read it when they are loaded."""
 
-COLUMNS = {
-    "metrics": ("metrics", "{}"),
-    "path": ("path", "{}"),
-    "prediction": ("prediction", "{}"),
-    "milliseconds": ("ms/frame", "{:.3f}"),
-    "p99": ("p99", "{:.3f}"),
-    "frames_per_second": ("frames/s", "{:.0f}"),
-    "memory_mb": ("memory MB", "{:.1f}"),
-    "speed": ("speed", "{:.2f}x"),
-}
+COLUMNS = "metrics path prediction milliseconds p99 frames_per_second memory_mb speed"
 
 Size = tuple[int, int]
 Truth = dict[str, list[np.ndarray]]
@@ -100,7 +91,7 @@ def benchmark_metrics(
     }
     notes = [
         "{device}, one thread, {clock}; {rounds} rounds, {frames} frames of {size[0]}x{size[1]} with {fixations} "
-        "fixations; speed: relative to one by one; memory: {memory}".format(**setting)
+        "fixations; ms: per frame; speed: relative to one by one; memory: {memory}".format(**setting)
     ]
     notes += [
         f"{prediction}: the five metrics are {one['one_by_one_over_batched']:.1f} times as fast batched as one by "

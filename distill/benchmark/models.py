@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +51,24 @@ MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}
 CPU_MEMORY = "growth of a fresh process's peak resident memory"
 GPU_MEMORY = f"peak of the GPU's allocator (.onnx files: {CPU_MEMORY})"
 
-COLUMNS = {
-    "model": ("model", "{}"),
-    "runtime": ("runtime", "{}"),
-    "mode": ("mode", "{}"),
-    "weights": ("weights", "{:,}"),
-    "gmacs": ("GMACs/map", "{:.3g}"),
-    "batch_size": ("batch", "{}"),
-    "precision": ("precision", "{}"),
-    "milliseconds": ("ms/map", "{:.4g}"),
-    "p99": ("p99", "{:.4g}"),
-    "ratio": ("ratio", "{:.3g}"),
-    "share": ("of matrix rate", "{:.0%}"),
-    "memory_mb": ("memory MB", "{:.0f}"),
-    "file_mb": ("file MB", "{:.3g}"),
-}
+COLUMNS = "model runtime mode weights gmacs batch_size precision milliseconds p99 ratio share memory_mb file_mb"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the rows of all models share."""
+
+    batch_sizes: Sequence[int]
+    precisions: Sequence[str]
+    runtimes: Sequence[str]
+    device: torch.device
+    threads: int
+    shapes: Shapes
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one row measures.
-
-    Attributes:
-        row: what the row says apart from the measurements.
-        maps: maps per call.
-        call: runs the model once and returns the seconds.
-        device: device that it runs on.
-        memory: measures the memory in MB; None if unknown.
-    """
+    """What one row measures: a call of the model, for a number of maps, and its memory in MB, if known."""
 
     row: dict[str, Any]
     maps: int
@@ -90,11 +81,11 @@ def benchmark_models(
     references: Sequence[str | Path | LoadedModel],
     *,
     rounds: int = 5,
-    batch_size: int | Sequence[int] = 1,
+    batch_size: Sequence[int] = (1,),
     threads: int | None = None,
     device: str = "auto",
-    precision: str | Sequence[str] = "fp32",
-    runtime: str | Sequence[str] = "pytorch",
+    precision: Sequence[str] = ("fp32",),
+    runtime: Sequence[str] = ("pytorch",),
     shapes: Shapes | None = None,
     memory: bool = True,
     progress: bool = True,
@@ -103,111 +94,100 @@ def benchmark_models(
 
     A call takes one batch, already on the device, to its maps; its time is divided by the number of maps:
     batch_size x N for clips, batch_size for the frames of a streaming network (with the state before them), and
-    batch_size for external files. The median and the 99th percentile are over all timed calls (with few calls, p99
-    is the maximum). An .onnx file runs in ONNX Runtime on the CPU in its own precision: one row per batch size.
+    batch_size for external files. An .onnx file runs in ONNX Runtime on the CPU in its own precision.
 
     On a GPU, memory is the peak of PyTorch's allocator during a call, weights included. On the CPU, it is the
-    growth of a fresh process's peak resident memory while it loads the model and calls it once, without the
-    libraries.
+    growth of a fresh process's peak resident memory while it loads the model and calls it once.
 
     Args:
         references: models or their references, as `distill.models.references.load_model` takes them, or any .onnx
             files.
         rounds: interleaved rounds.
-        batch_size: clips or frames per call, one or more values.
+        batch_size: clips or frames per call.
         threads: CPU threads of PyTorch and of ONNX Runtime; defaults to PyTorch's current number.
         device: device for networks.
-        precision: one or more of `PRECISIONS`.
-        runtime: one or more of `RUNTIMES`, for networks; "onnx" exports them to a temporary file.
+        precision: keys of `PRECISIONS`, for networks.
+        runtime: keys of `RUNTIMES`, for networks; "onnx" exports them to a temporary file.
         shapes: input name -> shape, for the dimensions that an .onnx file leaves open.
         memory: measure memory; costs one process per row on the CPU. None there for models that are passed loaded.
         progress: show a progress bar.
 
     Returns:
-        One row per model, runtime, batch size and precision, in the order given. Keys: `model`, `runtime`, `mode`
-        ("clip", "step" for streaming networks, None for external files), `weights`, `gflops` and `gmacs` (per map;
-        None if unknown; a multiply-add is two operations), `file_mb` (.onnx files), `batch_size`, `precision`,
-        `milliseconds` (median per map), `p99`, `maps_per_second`, `ratio` (time per map relative to the first row),
-        `gflops_per_second`, `share` (of the matrix product's rate in the same precision and run; None if unknown),
-        `memory_mb` and `calls`. The setting has the matrix product's rates as `matrix_gflops_per_second`.
+        One row per model, runtime, batch size and precision. Keys: `model`, `runtime`, `mode` ("clip", "step" for
+        streaming networks, None for external files), `weights`, `gflops` and `gmacs` (per map; None if unknown; a
+        multiply-add is two operations), `file_mb` (.onnx files), `batch_size`, `precision`, `milliseconds` (median
+        per map), `p99`, `calls`, `maps_per_second`, `ratio` (time per map relative to the first row),
+        `gflops_per_second`, `share` (of the matrix product's rate in the same precision and run; None if unknown)
+        and `memory_mb`. The setting has the matrix product's rates as `matrix_gflops_per_second`.
 
     Raises:
         UserError: no model, an unknown one, or an invalid setting.
     """
-    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size)
-    precisions = [precision] if isinstance(precision, str) else list(precision)
-    runtimes = [runtime] if isinstance(runtime, str) else list(runtime)
-    _check_settings(references, rounds, sizes, threads, precisions, runtimes)
     where = resolve_device(device)
     with torch_threads(threads) as used, tempfile.TemporaryDirectory() as folder:
-        cases: list[Case] = []
-        files: list[OnnxFile] = []
-        for reference in references:
-            if is_onnx(reference):
-                files.append(OnnxFile(str(reference), threads=used, shapes=shapes))
-                cases += _file_cases(str(reference), files[-1], sizes, used)
-                continue
-            model = _load(reference, where)
-            if "pytorch" in runtimes:
-                cases += _network_cases(reference, model, sizes, precisions, where, used)
-            if "onnx" in runtimes:
-                files.append(OnnxFile(export_temporary(model, Path(folder)), threads=used))
-                cases += _file_cases(model.reference, files[-1], sizes, used)
-        _check_shapes(shapes or {}, files)
-        calls = [case.call for case in cases]
-        products = [_matrix_call(where, each) for each in precisions]
-        times = interleave([*calls, *products], rounds, progress=progress)
-        rates = {
-            each: 2e-9 * MATRIX[where.type] ** 3 / float(np.median(seconds))
-            for each, seconds in zip(precisions, times[len(cases) :], strict=True)
-        }
-        rows = [
-            _row(case, seconds, rates, where, memory=memory)
-            for case, seconds in zip(cases, times[: len(cases)], strict=True)
-        ]
+        chosen = Settings(batch_size, precision, runtime, where, used, shapes or {})
+        _check(references, rounds, threads, chosen)
+        cases = list(_cases(references, chosen, Path(folder)))
+        calls = [case.call for case in cases] + [_matrix_call(where, each) for each in precision]
+        times = interleave(calls, rounds, progress=progress)
+        products = zip(precision, times[len(cases) :], strict=True)
+        rates = {each: 2e-9 * MATRIX[where.type] ** 3 / float(np.median(own)) for each, own in products}
+        rows = [_row(case, own, rates, where, memory=memory) for case, own in zip(cases, times, strict=False)]
+    return _table(rows, rates, chosen, rounds)
+
+
+def _table(rows: list[dict[str, Any]], rates: dict[str, float], chosen: Settings, rounds: int) -> Table:
+    device = chosen.device
     for row in rows:
         row["ratio"] = row["milliseconds"] / rows[0]["milliseconds"]
     setting = {
-        "device": device_name(where),
-        "threads": used,
+        "device": device_name(device),
+        "threads": chosen.threads,
         "rounds": rounds,
-        "matrix": MATRIX[where.type],
+        "matrix": MATRIX[device.type],
         "matrix_gflops_per_second": rates,
-        "memory": GPU_MEMORY if where.type == "cuda" else CPU_MEMORY,
+        "memory": GPU_MEMORY if device.type == "cuda" else CPU_MEMORY,
         "onnxruntime": onnxruntime.__version__,
         **environment(),
     }
     reached = ", ".join(f"{precision} {rate / 1000:.3g} TFLOP/s" for precision, rate in rates.items())
     notes = [
-        "{device}, {threads} CPU threads, {rounds} rounds; memory: {memory}".format(**setting),
-        f"product of two {MATRIX[where.type]}x{MATRIX[where.type]} matrices: {reached}",
+        "{device}, {threads} CPU threads, {rounds} rounds; ms: per map; memory: {memory}".format(**setting),
+        f"share: of the rate of a product of two {MATRIX[device.type]}x{MATRIX[device.type]} matrices: {reached}",
     ]
     if any(row["mode"] is None for row in rows):
         notes.append("files without a mode are external: each item of a batch counts as one map")
     return Table(rows, COLUMNS, setting, notes)
 
 
-def _check_settings(
-    references: Sequence[object],
-    rounds: int,
-    sizes: Sequence[int],
-    threads: int | None,
-    precisions: Sequence[str],
-    runtimes: Sequence[str],
-) -> None:
+def _check(references: Sequence[object], rounds: int, threads: int | None, chosen: Settings) -> None:
+    sizes, runtimes = chosen.batch_sizes, chosen.runtimes
     if not references:
         raise UserError("benchmark: name at least one model")
-    if rounds < 1 or min(sizes) < 1 or (threads is not None and threads < 1):
+    if min(rounds, *sizes, threads or 1) < 1:
         raise UserError(f"rounds, batch_size and threads must be at least 1, got {rounds}, {sizes}, {threads}")
-    for each in precisions:
+    for each in chosen.precisions:
         check_precision(each)
     if not runtimes or not set(runtimes) <= RUNTIMES.keys():
         raise UserError(f"runtime: expected {' or '.join(RUNTIMES)} or both, got {', '.join(runtimes)!r}")
 
 
-def _check_shapes(shapes: Shapes, files: Sequence[OnnxFile]) -> None:
+def _cases(references: Sequence[str | Path | LoadedModel], chosen: Settings, folder: Path) -> Iterator[Case]:
+    """Yield the cases of all models."""
+    files: list[OnnxFile] = []
+    for reference in references:
+        if is_onnx(reference):
+            files.append(OnnxFile(str(reference), threads=chosen.threads, shapes=chosen.shapes))
+            yield from _file_cases(str(reference), files[-1], chosen)
+            continue
+        model = _load(reference, chosen.device)
+        if "pytorch" in chosen.runtimes:
+            yield from _network_cases(reference, model, chosen)
+        if "onnx" in chosen.runtimes:
+            files.append(OnnxFile(export_temporary(model, folder), threads=chosen.threads))
+            yield from _file_cases(model.reference, files[-1], chosen)
     names = {each.name for file in files for each in file.session.get_inputs()}
-    if unknown := shapes.keys() - names:
+    if unknown := chosen.shapes.keys() - names:
         raise UserError(f"shape: no file has an input {', '.join(unknown)}; expected {', '.join(sorted(names))}")
 
 
@@ -218,16 +198,9 @@ def _load(reference: str | Path | LoadedModel, device: torch.device) -> LoadedMo
     return load_model(reference, device=device)
 
 
-def _network_cases(
-    reference: str | Path | LoadedModel,
-    model: LoadedModel,
-    sizes: Sequence[int],
-    precisions: Sequence[str],
-    device: torch.device,
-    threads: int,
-) -> Iterator[Case]:
+def _network_cases(reference: str | Path | LoadedModel, model: LoadedModel, chosen: Settings) -> Iterator[Case]:
     """Yield the cases of a network in PyTorch."""
-    network = model.network
+    network, device = model.network, chosen.device
     step = is_streaming(network)
     row = {
         "model": model.reference,
@@ -237,31 +210,30 @@ def _network_cases(
         "gflops": gflops_if_known(model),
         "file_mb": None,
     }
-    for precision in precisions:
-        for size in sizes:
-            call = _network_call(network, device, size, precision)
-            memory: Callable[[], float] | None = None
-            if device.type == "cuda":
-                memory = partial(_gpu_memory, network, call, device)
-            elif not isinstance(reference, LoadedModel):
-                memory = partial(_cpu_memory, str(reference), size, threads, precision)
-            maps = size if step else size * len(network.target_frames)
-            yield Case({**row, "batch_size": size, "precision": precision}, maps, call, device, memory)
+    for precision, size in product(chosen.precisions, chosen.batch_sizes):
+        call = _network_call(network, device, size, precision)
+        memory: Callable[[], float] | None = None
+        if device.type == "cuda":
+            memory = partial(_gpu_memory, network, call, device)
+        elif not isinstance(reference, LoadedModel):
+            memory = partial(_cpu_memory, str(reference), size, chosen.threads, precision)
+        maps = size if step else size * len(network.target_frames)
+        yield Case({**row, "batch_size": size, "precision": precision}, maps, call, device, memory)
 
 
-def _file_cases(name: str, file: OnnxFile, sizes: Sequence[int], threads: int) -> Iterator[Case]:
+def _file_cases(name: str, file: OnnxFile, chosen: Settings) -> Iterator[Case]:
     """Yield the cases of an .onnx file."""
-    for size in sizes:
+    for size in chosen.batch_sizes:
         feed = file.draw(size)
         row = {"model": name, "runtime": RUNTIMES["onnx"], "batch_size": size, **file.describe(feed, size)}
-        memory = partial(_cpu_memory, str(file.path), size, threads, row["precision"], file.shapes)
+        memory = partial(_cpu_memory, str(file.path), size, chosen.threads, row["precision"], file.shapes)
         yield Case(row, size * file.targets, partial(file.seconds, feed), torch.device("cpu"), memory)
 
 
 def _row(
     case: Case, seconds: Sequence[float], rates: dict[str, float], device: torch.device, *, memory: bool
 ) -> dict[str, Any]:
-    """Return a row, given the seconds of its calls and the rate of the matrix product by precision."""
+    """Return a row, given the seconds of its calls and the matrix product's rates."""
     row = {**case.row, **summarise(seconds, case.maps)}
     row["maps_per_second"] = 1000 / row["milliseconds"]
     gflops = row["gflops"]

@@ -63,13 +63,6 @@ CALLS = 20
 MAX_ROWS = 12
 """Number of slowest layers with their own row; the others share one."""
 
-LAYER_COLUMNS = {
-    "part": ("part", "{}"),
-    "milliseconds": ("ms", "{:.3g}"),
-    "share": ("share", "{:.1%}"),
-    "count": ("operators", "{}"),
-}
-
 
 class OnnxFile:
     """Any ONNX file, opened in ONNX Runtime on the CPU.
@@ -319,7 +312,7 @@ def _layer_table(times: dict[tuple[str, str], float], part_of: Callable[[str, st
         {"part": part, "milliseconds": sum(each) * 1e3, "share": sum(each) / total, "count": len(each)}
         for part, each in shown
     ]
-    return Table(rows, LAYER_COLUMNS, {"calls": CALLS})
+    return Table(rows, "part milliseconds share count", {"calls": CALLS}, headings={"count": "operators"})
 
 
 def module_of(name: str, operator: str) -> str:

@@ -6,6 +6,7 @@ saldistill quantize student.onnx --to fp16,int8 --on ntire:hevc-gaze --on-split 
 import platform
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,7 @@ SCORED = ("auc_judd", "nss", "cc", "sim", "kldiv")
 
 RUNTIMES: dict[str, Callable[..., OnnxModel]] = {"ONNX Runtime": load_onnx, "OpenVINO": load_in_openvino}
 
-COLUMNS = {
-    "file": ("file", "{}"),
-    "precision": ("precision", "{}"),
-    "runtime": ("runtime", "{}"),
-    "file_mb": ("MB", "{:.2f}"),
-    "milliseconds": ("ms", "{:.3g}"),
-    "p99": ("p99", "{:.3g}"),
-    "speed": ("speed", "{:.2f}"),
-    "agreement": ("CC to first", "{:.4f}"),
-    "lowest": ("lowest", "{:.4f}"),
-}
+COLUMNS = "file precision runtime file_mb milliseconds p99 speed agreement lowest"
 
 
 def compare_precisions(
@@ -54,7 +45,7 @@ def compare_precisions(
     """Measure exported files relative to the first one.
 
     A call is one frame in step mode or one clip in clip mode, with real pixels and the state that follows from
-    them. The rounds of all rows are interleaved.
+    them.
 
     Args:
         files: .onnx files of models that take the same input.
@@ -82,12 +73,39 @@ def compare_precisions(
             raise UserError(f"runtimes: expected one or more of {', '.join(RUNTIMES)}, got {runtime!r}")
     threads = threads or cores()
     models = [(file, runtime, RUNTIMES[runtime](file, threads=threads)) for runtime in runtimes for file in files]
-    first = models[0][2].edge
-    inputs = {(model.edge.mode, model.num_frames, tuple(model.size)) for _, _, model in models}
-    if len(inputs) > 1:
+    if len({(model.edge.mode, model.num_frames, tuple(model.size)) for _, _, model in models}) > 1:
         raise UserError(f"{', '.join(map(str, files))}: expected models that take the same input")
+    rows = _measure(models, clips, rounds, progress=progress)
+    unit = "frame" if models[0][2].edge.mode == "step" else "clip"
+    notes = [
+        f"{threads} CPU threads, {rounds} interleaved rounds, batch 1; ms: median per {unit}; speed: relative to "
+        f"the first row; agreement: linear correlation with its maps on {clips.counts[1]} held-out frames of "
+        f"{clips.source}"
+    ]
+    if videos:
+        _add_scores(rows, files, videos, every, progress=progress)
+        frames = "all frames" if every == 1 else f"one frame in {every}"
+        notes.append(f"metrics: means over {len(videos)} videos, {frames}")
+    setting = {
+        "threads": threads,
+        "rounds": rounds,
+        "machine": platform.machine(),
+        "onnxruntime": onnxruntime.__version__,
+        "frames_of": clips.source,
+        "held_out": clips.counts[1],
+        "every": every,
+        "videos": [video.name for video in videos],
+        **environment(),
+    }
+    columns = " ".join([COLUMNS, *(SCORED if videos else ())])
+    return Table(rows, columns, setting, notes, {metric: METRICS[metric].title for metric in SCORED})
 
-    reference = predict_maps(first, clips.held_out)
+
+def _measure(
+    models: Sequence[tuple[str | Path, str, OnnxModel]], clips: CalibrationClips, rounds: int, *, progress: bool
+) -> list[dict[str, Any]]:
+    """Return the rows of (file, runtime, model), without the metrics."""
+    reference = predict_maps(models[0][2].edge, clips.held_out)
     times = interleave([_held_out_call(model.edge, clips) for _, _, model in models], rounds, progress=progress)
     rows: list[dict[str, Any]] = []
     for (file, runtime, model), seconds in zip(models, times, strict=True):
@@ -102,49 +120,29 @@ def compare_precisions(
             "lowest": float(cc.min()),
         }
         rows.append({**row, "speed": (rows or [row])[0]["milliseconds"] / row["milliseconds"]})
+    return rows
 
-    columns = dict(COLUMNS)
-    notes = [
-        f"{threads} CPU threads, {rounds} interleaved rounds, batch 1; ms: median per "
-        f"{'frame' if first.mode == 'step' else 'clip'}; speed: relative to the first row; CC to first: linear "
-        f"correlation with its maps on {len(reference)} held-out frames of {clips.source}"
-    ]
-    if videos:
-        columns |= {metric: (METRICS[metric].title, "{:.4f}") for metric in SCORED}
-        for file in files:
-            settings = InferenceSettings(stride=None, device="cpu")
-            scores, _ = score(file, list(videos), settings, every=every, metrics=SCORED, progress=progress)
-            for row, (each, runtime, _) in zip(rows, models, strict=True):
-                if each == file:
-                    scored = runtime == "ONNX Runtime"
-                    row |= {metric: scores.per_video[metric] if scored else None for metric in SCORED}
-        frames = "all frames" if every == 1 else f"one frame in {every}"
-        notes.append(f"metrics: means over {len(videos)} videos, {frames}")
-    setting = {
-        "threads": threads,
-        "rounds": rounds,
-        "machine": platform.machine(),
-        "onnxruntime": onnxruntime.__version__,
-        "frames_of": clips.source,
-        "held_out": clips.counts[1],
-        "every": every,
-        "videos": [video.name for video in videos],
-        **environment(),
-    }
-    return Table(rows, columns, setting, notes)
+
+def _add_scores(
+    rows: list[dict[str, Any]], files: Sequence[str | Path], videos: Sequence[Video], every: int, *, progress: bool
+) -> None:
+    """Add the metrics of each file to its row for ONNX Runtime, and None to the others."""
+    for row in rows:
+        row.update(dict.fromkeys(SCORED))
+    own = [row for row in rows if row["runtime"] == "ONNX Runtime"]
+    settings = InferenceSettings(stride=None, device="cpu")
+    for row, file in zip(own, files if own else (), strict=True):
+        scores, _ = score(file, list(videos), settings, every=every, metrics=SCORED, progress=progress)
+        row.update({metric: scores.per_video[metric] for metric in SCORED})
 
 
 def _held_out_call(edge: Any, clips: CalibrationClips) -> Call:
-    """Return a call that runs the next held-out frame or clip; it starts over at the end."""
-    following = run_calls(edge, clips.held_out[0])
+    """Return a call that runs the next held-out frame or clip, endlessly."""
+    following = chain.from_iterable(run_calls(edge, clip) for clip in repeat(clips.held_out[0]))
 
     def call() -> float:
-        nonlocal following
         started = time.perf_counter()
-        if next(following, None) is None:
-            following = run_calls(edge, clips.held_out[0])
-            started = time.perf_counter()
-            next(following)
+        next(following)
         return time.perf_counter() - started
 
     return call

@@ -27,8 +27,15 @@ row's median 50 % longer."""
 Call = Callable[[], float]
 """Runs the measured work once and returns its seconds."""
 
-Columns = Mapping[str, tuple[str, str]]
-"""Key of a row -> its heading and its format, such as ("ms", "{:.4g}")."""
+HEADINGS = {
+    "milliseconds": "ms",
+    "gmacs": "GMACs/map",
+    "clips_per_second": "clips/s",
+    "frames_per_second": "frames/s",
+    "memory_mb": "memory MB",
+    "file_mb": "file MB",
+}
+"""Key of a column -> heading; other headings are the key with spaces."""
 
 
 class Table(list[dict[str, Any]]):
@@ -36,26 +43,27 @@ class Table(list[dict[str, Any]]):
 
     Args:
         rows: one mapping per row, with at least the keys of `columns`.
-        columns: what is printed; None prints as "-".
+        columns: keys of the printed columns, separated by spaces.
         setting: conditions of the measurement, such as device, threads and rounds.
         notes: lines below the table.
+        headings: key of a column -> heading, before those of HEADINGS.
     """
 
     def __init__(
         self,
         rows: Sequence[dict[str, Any]],
-        columns: Columns,
+        columns: str,
         setting: Mapping[str, Any],
         notes: Sequence[str] = (),
+        headings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(rows)
-        self.columns, self.setting, self.notes = dict(columns), dict(setting), list(notes)
+        self.columns, self.setting, self.notes = columns.split(), dict(setting), list(notes)
+        self.headings = {**HEADINGS, **(headings or {})}
 
     def __str__(self) -> str:
-        cells = [[heading for heading, _ in self.columns.values()]] + [
-            ["-" if row[key] is None else form.format(row[key]) for key, (_, form) in self.columns.items()]
-            for row in self
-        ]
+        cells = [[self.headings.get(key, key.replace("_", " ")) for key in self.columns]]
+        cells += [[_cell(row[key]) for key in self.columns] for row in self]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
@@ -70,6 +78,12 @@ class Table(list[dict[str, Any]]):
     def save(self, path: str | Path) -> None:
         """Write setting and rows as JSON, atomically."""
         write_json(path, self.as_dict())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.4g}"
+    return "-" if value is None else f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
 class Tables(dict[str, Table]):

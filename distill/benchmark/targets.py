@@ -10,7 +10,7 @@ of all threads, so that ratios hold on a busy machine. The stores are written to
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,19 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.benchmark import target_tables as tables
 from distill.benchmark.data import UncachedClips
 from distill.benchmark.process import memory_growth
 from distill.benchmark.rows import Call, Tables, device_name, environment, interleave, timed, torch_threads, wait
-from distill.benchmark.target_tables import (
-    LOADER,
-    LOADER_AND_STORE,
-    STEP,
-    TEACHER,
-    TEACHER_AND_STORE,
-    codec_table,
-    dhf1k_table,
-    time_table,
-)
 from distill.data import clip_reader
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clip_reader import FrameCache
@@ -50,7 +41,7 @@ from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.saliency import normalise_density
 from distill.targets.build import fill
-from distill.targets.codec import CODECS, Codec
+from distill.targets.codec import CODECS
 from distill.targets.shard import batch_bytes, batch_entries, end_bytes, header_bytes
 from distill.targets.store import TargetStore
 from distill.training.config import RunConfig, load_config
@@ -75,11 +66,8 @@ CLIPS = 8
 LARGE_VIDEOS, LARGE_FRAMES = 700, 500
 """Videos, and frames of each, of a store as large as DHF1K's."""
 
-Piece = tuple[Call, int]
-"""What is measured, and the maps or clips that one call processes."""
-
-Pieces = dict[tuple[str, str], Piece]
-"""(part, row) of the table of times -> piece."""
+Pieces = dict[tuple[str, str], tuple[Call, int]]
+"""(part, row) of the table of times -> what is measured, and the maps or clips that one call processes."""
 
 
 def benchmark_targets(
@@ -115,30 +103,27 @@ def benchmark_targets(
         UserError: the subject is not a teacher, or is a config without one.
     """
     where = resolve_device(device)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, torch_threads(threads) as used, fresh_frame_cache():
         folder = Path(name)
-        with torch_threads(threads) as used, fresh_frame_cache():
-            config = _config(subject, folder, batch_size=batch_size, precision=precision)
-            case = _prepare(config, folder, where)
-            large = make_large_store(folder / "large")
-            pieces: Pieces = {
-                **codec_pieces(case),
-                **writing_pieces(case, folder / "written"),
-                **reading_pieces(case),
-                STEP: student_piece(case),
-                ("opening", f"{LARGE_VIDEOS * LARGE_FRAMES:,} maps of 8x8"): (timed(partial(open_store, large)), 1),
-            }
-            seconds = interleave([call for call, _ in pieces.values()], rounds, progress=progress)
-        memory = memory_growth(opening_work, large)
-        bytes_per_map = {
-            codec: store.size_on_disk() / store.plan.num_records for codec, store in case.stores.items()
+        config = _config(subject, folder, batch_size=batch_size, precision=precision)
+        case = _prepare(config, folder, where)
+        large = make_large_store(folder / "large")
+        pieces: Pieces = {
+            **codec_pieces(case.maps),
+            **writing_pieces(case, folder / "written"),
+            **reading_pieces(case),
+            tables.STEP: (timed(student_step(case), case.clock), case.batch_size),
+            ("opening", f"{LARGE_VIDEOS * LARGE_FRAMES:,} maps of 8x8"): (timed(partial(open_store, large)), 1),
         }
+        seconds = interleave([call for call, _ in pieces.values()], rounds, progress=progress)
+        memory = memory_growth(opening_work, large)
+        sizes = {codec: store.size_on_disk() / store.plan.num_records for codec, store in case.stores.items()}
     times = {
         key: 1000 * float(np.median(own)) / units
         for (key, (_, units)), own in zip(pieces.items(), seconds, strict=True)
     }
     setting = {
-        "teacher": str(config.teacher.model) if config.teacher else "",
+        "teacher": case.teacher.reference,
         "student": ":".join(part for part in (config.model.name, config.model.variant) if part),
         "videos": len(case.videos),
         "device": device_name(where),
@@ -152,45 +137,45 @@ def benchmark_targets(
         **environment(),
     }
     return Tables(
-        codecs=codec_table(case.maps, times, setting),
-        times=time_table(times, setting),
-        DHF1K=dhf1k_table(times, bytes_per_map, len(case.teacher.network.target_frames), setting),
+        codecs=tables.codec_table(case.maps, times, setting),
+        times=tables.time_table(times, setting),
+        DHF1K=tables.dhf1k_table(times, sizes, len(case.teacher.network.target_frames), setting),
     )
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """What is measured: a teacher, a student, videos, and target stores of these videos.
 
     Attributes:
-        teacher: in evaluation mode, on the device.
-        student: in training mode, on the device.
-        longest: the longest video.
-        frames: frames of the longest video that the teacher labels in a timed call.
-        maps: the teacher's maps (n, h, w), log-saliency, of frames spread over the videos.
-        videos: the first frames of the videos, which the loader reads.
-        stores: codec -> a target store of these frames, filled by repeating the maps.
-        spec: clips of the student.
-        settings: sliding-window settings of the teacher.
-        device: device of both.
-        codec: codec of the store that the teacher fills.
         batch_size: clips per training step of the student.
-        clock: for teacher and student: processor time on the CPU, else wall time.
+        videos: the first frames of the videos, which the loader reads.
+        longest: the longest video, of which the teacher labels `frames` in a timed call.
+        maps: the teacher's maps (n, h, w), log-saliency, of frames spread over the videos.
+        stores: codec -> a target store, filled by repeating the maps.
+        codec: codec of the store that the teacher fills.
+        settings: settings of the teacher.
+        device: device of both models.
+        spec: clips of the student.
     """
 
     teacher: LoadedModel
     student: SaliencyModel
+    batch_size: int
+    videos: list[Video]
     longest: Video
     frames: Sequence[int]
     maps: np.ndarray
-    videos: list[Video]
     stores: dict[str, TargetStore]
-    spec: ClipSpec
+    codec: str
     settings: InferenceSettings
     device: torch.device
-    codec: str
-    batch_size: int
-    clock: Call
+    spec: ClipSpec
+
+    @property
+    def clock(self) -> Call:
+        """The clock of teacher and student: processor time on the CPU, else wall time."""
+        return time.process_time if self.device.type == "cpu" else time.perf_counter
 
 
 def _config(subject: str | Path | None, folder: Path, *, batch_size: int, precision: str) -> RunConfig:
@@ -225,45 +210,43 @@ def _config(subject: str | Path | None, folder: Path, *, batch_size: int, precis
 
 def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
     """Load the models, compute the teacher's maps, and fill the stores that are read."""
-    section = config.teacher
+    section, chosen = config.teacher, config.model
     assert section is not None
     assert section.model is not None
     teacher = load_model(section.model, device=device)
-    chosen = config.model
     student = create_model(chosen.name, variant=chosen.variant, **chosen.arguments).network.to(device).train()
     videos = training_videos(training_sources(config.data))[:MAX_VIDEOS]
     settings = InferenceSettings(
         stride=section.stride, batch_size=section.batch_size, device=device, precision=section.precision
     )
     longest = max(videos, key=lambda video: len(video.frames))
-    batches = _affordable_batches(teacher.network, longest, settings)
-    share = max(1, batches * section.batch_size // len(videos))
-    maps = np.concatenate(
-        [batch for video in videos for batch in _spread_maps(teacher.network, video, share, settings)]
-    )
+    timed_frames = longest.frames[: _affordable_frames(teacher.network, longest, settings)]
+    maps: list[np.ndarray] = []
+    for video in videos:
+        places = np.linspace(0, len(video.frames) - 1, max(1, len(timed_frames) // len(videos))).astype(int)
+        frames = [video.frames[place] for place in sorted(set(places.tolist()))]
+        maps += [batch.numpy() for _, batch in slide(teacher.network, video, frames, settings)]
     videos = [replace(video, frames=video.frames[:MAX_FRAMES]) for video in videos]
-    return Case(
+    case = Case(
         teacher=teacher,
         student=student,
-        longest=longest,
-        frames=longest.frames[: batches * section.batch_size],
+        batch_size=config.training.batch_size,
         videos=videos,
-        maps=maps,
-        stores={
-            codec: _filled_store(folder / codec, codec, str(section.model), videos, maps, section.batch_size)
-            for codec in CODECS
-        },
-        spec=ClipSpec.of(student, config.data.stride),
+        longest=longest,
+        frames=timed_frames,
+        maps=np.concatenate(maps),
+        stores={},
+        codec=section.codec,
         settings=settings,
         device=device,
-        codec=section.codec,
-        batch_size=config.training.batch_size,
-        clock=time.process_time if device.type == "cpu" else time.perf_counter,
+        spec=ClipSpec.of(student, config.data.stride),
     )
+    case.stores.update({codec: _filled_store(folder / codec, codec, case) for codec in CODECS})
+    return case
 
 
-def _affordable_batches(teacher: SaliencyModel, video: Video, settings: InferenceSettings) -> int:
-    """Return the batches of a timed call of the teacher: BATCHES, or what fits in MAX_SECONDS, but at least two."""
+def _affordable_frames(teacher: SaliencyModel, video: Video, settings: InferenceSettings) -> int:
+    """Return the frames of a timed call of the teacher: BATCHES, or what fits in MAX_SECONDS, but two batches."""
     batch_size = settings.batch_size
     whole = len(video.frames) // batch_size
     if whole < 2:
@@ -273,32 +256,20 @@ def _affordable_batches(teacher: SaliencyModel, video: Video, settings: Inferenc
         )
     call = timed(lambda: list(slide(teacher, video, video.frames[:batch_size], settings)))
     call()  # the first call of a model is slower
-    return min(whole, max(2, min(BATCHES, int(MAX_SECONDS / call()))))
+    return batch_size * min(whole, max(2, min(BATCHES, int(MAX_SECONDS / call()))))
 
 
-def _spread_maps(
-    teacher: SaliencyModel, video: Video, number: int, settings: InferenceSettings
-) -> Iterator[np.ndarray]:
-    """Yield a teacher's maps (n, h, w) of frames spread evenly over a video."""
-    places = np.linspace(0, len(video.frames) - 1, number).astype(int)
-    frames = [video.frames[place] for place in sorted(set(places.tolist()))]
-    for _, maps in slide(teacher, video, frames, settings):
-        yield maps.numpy()
-
-
-def _filled_store(
-    path: Path, codec: str, teacher: str, videos: Sequence[Video], maps: np.ndarray, batch_size: int
-) -> TargetStore:
-    """Return a target store of the videos' frames, filled by repeating the maps (n, h, w)."""
+def _filled_store(path: Path, codec: str, case: Case) -> TargetStore:
+    """Return a target store of the videos' frames, filled by repeating the maps."""
     store = TargetStore.create(
         path,
-        fingerprint={"teacher": {"name": teacher}},
-        videos={video.name: video.frames for video in videos},
-        map_size=(maps.shape[1], maps.shape[2]),
+        fingerprint={"teacher": {"name": case.teacher.reference}},
+        videos={video.name: video.frames for video in case.videos},
+        map_size=case.teacher.network.map_size,
         codec=codec,
-        batch_size=batch_size,
+        batch_size=case.settings.batch_size,
     )
-    repeated = cycle(maps)
+    repeated = cycle(case.maps)
     with store:
         for batch in chain.from_iterable(store.missing()):
             store.commit(batch, np.stack([next(repeated) for _ in batch.frames]))
@@ -318,25 +289,20 @@ def fresh_frame_cache() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------- what is measured
 
 
-def codec_pieces(case: Case) -> Pieces:
+def codec_pieces(maps: np.ndarray) -> Pieces:
     """Return encoding and decoding of all maps with each codec, in processor time."""
     pieces: Pieces = {}
     for name, codec in CODECS.items():
-        records = _encode_all(codec, case.maps)
-        encode = partial(_encode_all, codec, case.maps)
-        decode = partial(_decode_all, codec, records, case.maps.shape[1:])
-        for what, work in (("encode", encode), ("decode", decode)):
-            pieces[what, name] = timed(work, time.process_time), len(case.maps)
+        originals = [(each,) for each in maps]
+        records = [(codec.encode(each), maps.shape[1:]) for each in maps]
+        for what, work, inputs in (("encode", codec.encode, originals), ("decode", codec.decode, records)):
+            pieces[what, name] = timed(partial(_call_each, work, inputs), time.process_time), len(maps)
     return pieces
 
 
-def _encode_all(codec: Codec, maps: np.ndarray) -> list[bytes]:
-    return [codec.encode(each) for each in maps]
-
-
-def _decode_all(codec: Codec, records: Sequence[bytes], size: tuple[int, int]) -> None:
-    for record in records:
-        codec.decode(record, size)
+def _call_each(work: Callable[..., object], inputs: Iterable[tuple[Any, ...]]) -> None:
+    for each in inputs:
+        work(*each)
 
 
 def writing_pieces(case: Case, folder: Path) -> Pieces:
@@ -345,65 +311,63 @@ def writing_pieces(case: Case, folder: Path) -> Pieces:
     The time from one batch to the next counts, because a shard's files are created and closed once for many
     batches.
     """
-    video, numbers = case.longest, count()
+    network, video, batch_size, numbers = case.teacher.network, case.longest, case.settings.batch_size, count()
+
+    def mean_interval(batches: Iterable[object]) -> float:
+        stamps = [case.clock() for _ in batches]
+        return (stamps[-1] - stamps[0]) / (len(stamps) - 1)
 
     def alone() -> float:
-        return _mean_interval(slide(case.teacher.network, video, case.frames, case.settings), case.clock)
+        return mean_interval(slide(network, video, case.frames, case.settings))
 
     def storing() -> float:
         store = TargetStore.create(
             folder / str(next(numbers)),
             fingerprint={},
             videos={video.name: case.frames},
-            map_size=case.teacher.network.map_size,
+            map_size=network.map_size,
             codec=case.codec,
-            batch_size=case.settings.batch_size,
+            batch_size=batch_size,
         )
-        return _mean_interval(fill(store, case.teacher.network, {video.name: video}, case.settings), case.clock)
+        return mean_interval(fill(store, network, {video.name: video}, case.settings))
 
-    batch_size = case.settings.batch_size
-    return {TEACHER: (alone, batch_size), TEACHER_AND_STORE: (storing, batch_size)}
-
-
-def _mean_interval(batches: Iterable[object], clock: Call) -> float:
-    """Return the mean seconds from one batch to the next."""
-    stamps = [clock() for _ in batches]
-    return (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+    return {tables.TEACHER: (alone, batch_size), tables.TEACHER_AND_STORE: (storing, batch_size)}
 
 
 def reading_pieces(case: Case) -> Pieces:
     """Return loading the same random clips: alone, with a target store, with the clips of an online teacher."""
+    settings = case.settings
     online = OnlineTeacher(
-        case.teacher, stride=case.settings.stride or 1, device=case.device, precision=case.settings.precision
+        case.teacher, stride=settings.stride or 1, device=case.device, precision=settings.precision
     )
-    readers: dict[tuple[str, str], list[Any]] = {LOADER: []}
+    readers: dict[tuple[str, str], list[Any]] = {tables.LOADER: []}
     for codec, store in case.stores.items():
-        readers[LOADER_AND_STORE[0], LOADER_AND_STORE[1].format(codec)] = [CachedTeacher(store, case.spec).reader]
+        readers[tables.loader_and_store(codec)] = [CachedTeacher(store, case.spec).reader]
     readers["reading", "loader and online teacher's clips"] = [online.reader]
-
-    def load(extras: list[Any]) -> Piece:
+    pieces: Pieces = {}
+    for key, extras in readers.items():
         source = ClipSource(case.videos, CLIPS)
         dataset = UncachedClips(ClipDataset([source], case.spec, seed=0, flip=False, extras=extras))
-        return timed(lambda: [dataset[number] for number in range(CLIPS)], time.process_time), CLIPS
+        load = partial(_call_each, dataset.__getitem__, [(number,) for number in range(CLIPS)])
+        pieces[key] = timed(load, time.process_time), CLIPS
+    return pieces
 
-    return {key: load(extras) for key, extras in readers.items()}
 
-
-def student_piece(case: Case) -> Piece:
+def student_step(case: Case) -> Callable[[], None]:
     """Return the student's forward and backward pass on one batch."""
-    student, spec, device = case.student, case.spec, case.device
+    student, spec = case.student, case.spec
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch_size, 3, spec.num_frames, *spec.size)
-    clip = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+    clip = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(case.device)
     maps = (case.batch_size, len(spec.target_frames), *spec.map_size)
-    target = normalise_density(torch.rand(maps, generator=generator).to(device))
+    target = normalise_density(torch.rand(maps, generator=generator).to(case.device))
 
     def step() -> None:
         LOSSES["kldiv"](student(clip), target).mean().backward()
         student.zero_grad()
-        wait(device)
+        wait(case.device)
 
-    return timed(step, case.clock), case.batch_size
+    return step
 
 
 # ------------------------------------------------------------------------------ a store as large as DHF1K's

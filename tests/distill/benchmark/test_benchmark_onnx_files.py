@@ -211,7 +211,7 @@ def test_models_streaming_network_is_measured_by_step_in_both_runtimes(
     rows = benchmark_models(
         [loaded(network, "stepper")],
         rounds=1,
-        batch_size=3,
+        batch_size=[3],
         runtime=["pytorch", "onnx"],
         device="cpu",
         memory=False,
@@ -223,7 +223,7 @@ def test_models_streaming_network_is_measured_by_step_in_both_runtimes(
     assert rows[0]["maps_per_second"] == pytest.approx(1000 / rows[0]["milliseconds"])
     assert rows[1]["file_mb"] > 0
     only = benchmark_models(
-        [loaded(network, "stepper")], rounds=1, runtime="onnx", device="cpu", memory=False, progress=False
+        [loaded(network, "stepper")], rounds=1, runtime=["onnx"], device="cpu", memory=False, progress=False
     )
     assert [row["runtime"] for row in only] == ["ONNX Runtime"]
 

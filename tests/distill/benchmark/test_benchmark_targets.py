@@ -105,7 +105,7 @@ def test_targets_command_with_several_values_is_rejected(
 def test_dhf1k_table_by_hand() -> None:
     """Maps of 36 KB, 36 ms for the teacher, 18 ms for a step."""
     times = {target_tables.TEACHER: 36.0, target_tables.TEACHER_AND_STORE: 36.0, target_tables.STEP: 18.0}
-    times["reading", target_tables.LOADER_AND_STORE[1].format("log8")] = 54.0
+    times[target_tables.loader_and_store("log8")] = 54.0
     (row,) = target_tables.dhf1k_table(times, {"log8": 36_000.0}, 2, {})
     assert row["disk_gib"] == pytest.approx(346_140 * 36_000 / 2**30)
     assert row["caching_hours"] == pytest.approx(3.4614)
@@ -134,7 +134,7 @@ def test_open_store_of_350_000_maps_takes_less_than_100_mib(tmp_path: Path) -> N
 
 
 def test_tables_print_titles_and_save_one_file(tmp_path: Path) -> None:
-    table = rows_module.Table([{"a": 1}], {"a": ("head", "{}")}, {"rounds": 3}, ["a note"])
+    table = rows_module.Table([{"a": 1}], "a", {"rounds": 3}, ["a note"], {"a": "head"})
     tables = Tables(one=table, two=table)
     assert str(tables).splitlines() == ["one", "head", "1   ", "a note", "", "two", "head", "1   ", "a note"]
     tables.save(tmp_path / "tables.json")
