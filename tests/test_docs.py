@@ -1,0 +1,128 @@
+"""README.md and docs/: every command parses, every example loads, every link leads somewhere, and pages run.
+
+Blocks fenced as `sh` hold commands that run in a fresh clone: the slow test here runs them in the order of the page, on
+two steps and small networks. Blocks fenced as `console` need data, hardware or time that the tests do not have.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.places import REPOSITORY
+
+from distill.cli.main import build_parser, main
+from distill.training.config import DataSection, LossSection
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+FOLDERS = ("configs/", "tests/", "scripts/", "student/")
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Return the contents of a page's fenced blocks in the given languages."""
+    fenced = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [content for language, content in fenced if language in languages]
+
+
+def commands(page: Path, *languages: str) -> Iterator[list[str]]:
+    """Yield the words of every command of a page."""
+    for block in blocks(page, *languages):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := [word for word in shlex.split(line, comments=True) if word != "&"]:
+                yield words
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page.stem}-{' '.join(words)[:60]}")
+    for page in PAGES
+    for words in commands(page, "sh", "console")
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_command_parses_and_names_files_that_exist(words: list[str]) -> None:
+    if words[0] == "saldistill":
+        build_parser().parse_args(words[1:])
+    for word in words:
+        if word.startswith(FOLDERS) and "mine.yaml" not in word:
+            assert (REPOSITORY / word).exists(), word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_yaml_examples_are_valid_configs(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        example = yaml.safe_load(block)
+        assert example.keys() <= {"data", "losses"}
+        for loss in example.get("losses", []):
+            LossSection.model_validate(loss)
+        if "data" in example:
+            DataSection.model_validate(example["data"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_readme_is_short_and_its_picture_small() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    assert (REPOSITORY / "docs" / "images" / "demo.webp").stat().st_size < 2**20
+
+
+def test_generated_blocks_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / "generate_docs.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+SMALL = {
+    "train": ["model.variant=micro", "training.steps=2", "data.workers=0", "data.validation.0.every=30"],
+    "build": ["data.train.0.frames=[1,40]", "data.train.1.frames=[361,400]", "data.train.2.frames=[1,40]"],
+}
+
+
+def small(words: list[str]) -> list[str]:
+    """Return a command with settings that make it take seconds."""
+    verb = words[1]
+    if verb == "cache" and words[2] == "build":
+        return [*words, *SMALL["build"]]
+    if verb in ("train", "distill"):
+        extra = SMALL["train"] + (SMALL["build"] if "configs/distill" in words[2] else [])
+        return [*words[:3], *extra, *[word for word in words[3:] if "training.steps" not in word]]
+    if verb == "evaluate" and "--every" not in words:
+        return [*words, "--every", "30"]
+    return words
+
+
+DEMO = [
+    "saldistill train configs/teacher/demo.yaml",
+    "saldistill cache build configs/distill/demo.yaml",
+    "saldistill distill configs/distill/demo.yaml",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.stem)
+def test_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("configs", "tests", "student"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    for words in commands(page, "sh"):
+        for each in [line.split() for line in DEMO] if words[1:] == ["demo"] else [words]:
+            if each[0] == "saldistill":
+                assert main(small(each)[1:]) == 0, each
+            else:
+                assert each[0] == "python"
+                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+                subprocess.run([sys.executable, *each[1:]], check=True, env=environment, stdout=subprocess.DEVNULL)
