@@ -1,8 +1,8 @@
 """Write the tables that come from code into README.md and docs/: metrics, losses, data sets, codecs, config keys.
 
-    python scripts/generate_docs.py              rewrite the blocks between `<!-- generated: NAME -->` and `<!-- end -->`
-    python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
-    python scripts/generate_docs.py --demo runs/demo        also README.md's table, from a run of `saldistill demo`
+python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->`
+python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
+python scripts/generate_docs.py --demo runs/demo        also README.md's table, from a run of `saldistill demo`
 """
 
 import argparse
@@ -12,13 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # The repository's root comes first: distill.py in this folder would hide the package.
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill.data.sets.find import DATASETS
 from distill.evaluation.metrics import METRICS
@@ -26,6 +26,8 @@ from distill.evaluation.protocols import PROTOCOLS
 from distill.targets.codec import CODECS
 from distill.training.config import RunConfig
 from distill.training.losses import LOSSES
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
@@ -35,3 +37,113 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -
     rule = ["---:" if letter == "r" else "---" for letter in align.ljust(len(head))]
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def type_name(annotation: Any) -> str:
+    """Return a type as YAML shows it: `int`, `fp32, bf16 or fp16`, `list of str`, `[float, float]`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is Literal:
+        *first, last = [f"`{choice}`" for choice in arguments]
+        return f"{', '.join(first)} or {last}" if first else last
+    if origin is list:
+        return f"list of {type_name(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join(map(type_name, arguments))}]"
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(argument) for argument in arguments if argument is not NoneType)
+    return getattr(origin or annotation, "__name__", str(annotation))
+
+
+def sections_of(annotation: object) -> list[type[BaseModel]]:
+    """Return the pydantic models inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in sections_of(argument)]
+
+
+def describe_section(path: str, section: type[BaseModel], done: dict[type[BaseModel], str]) -> list[str]:
+    """Return the Markdown of a section of the config and of those inside it; each class is described once."""
+    rows, inner = [], []
+    for name, field in section.model_fields.items():
+        kind = type_name(field.annotation)
+        if nested := sections_of(field.annotation):
+            where = f"{path}.{name}".lstrip(".")
+            if nested[0] not in done:
+                done[nested[0]] = where
+                inner.append((where, nested[0]))
+            many = "list of " * (get_origin(field.annotation) is list)
+            kind = f"{many}[`{done[nested[0]]}`](#{done[nested[0]].replace('.', '')})"
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "-" if value is None or isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
+        description = " ".join((field.description or "").split()).replace("|", "\\|")
+        rows.append((f"`{name}`", kind, "required" if field.is_required() else default, description))
+    lines = [f"## `{path}`" if path else "## Top level", "", " ".join((section.__doc__ or "").split()), ""]
+    lines.append(table(("key", "type", "default", "meaning"), rows))
+    for where, nested_section in inner:
+        lines += describe_section(where, nested_section, done)
+    return lines
+
+
+def config_keys() -> str:
+    """Return the reference of all config keys."""
+    return "\n" + "\n".join(describe_section("", RunConfig, {}))
+
+
+def losses() -> str:
+    """Return the table of losses."""
+    rows = []
+    for name, loss in LOSSES.items():
+        against = (
+            "`teacher` only" if loss.teacher_only else "`truth` only" if loss.target == "fixations" else "both"
+        )
+        rows.append((f"`{name}`", loss.target, against, ", ".join(loss.options) or "-", loss.help))
+    return table(("loss", "compares with", "`against`", "options", "value"), rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"config": config_keys, "losses": losses}
+
+
+def demo_table(folder: Path) -> str:
+    """Return the results of a run of the demo."""
+    raise NotImplementedError
+
+
+def main() -> int:
+    """Rewrite or check the pages; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a page is out of date")
+    parser.add_argument("--demo", type=Path, metavar="DIR", help="a folder that `saldistill demo` wrote")
+    arguments = parser.parse_args()
+    outdated = []
+    for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+
+        def fill(match: re.Match[str]) -> str:
+            if match[2] == "demo":
+                return (
+                    match[1]
+                    + (demo_table(arguments.demo) if arguments.demo else match[0][len(match[1]) : -len(match[3])])
+                    + match[3]
+                )
+            return match[1] + BLOCKS[match[2]]() + match[3]
+
+        new = BLOCK.sub(fill, text)
+        if new == text:
+            continue
+        outdated.append(page.name)
+        if arguments.check:
+            sys.stderr.writelines(
+                difflib.unified_diff(text.splitlines(True), new.splitlines(True), page.name, "new", n=0)
+            )
+        else:
+            page.write_text(new, encoding="utf-8")
+    if outdated:
+        verb = "out of date; run python scripts/generate_docs.py" if arguments.check else "rewritten"
+        print(f"{', '.join(outdated)}: {verb}", file=sys.stderr)
+    return 1 if outdated and arguments.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
-"""Make the animation in README.md: video, recorded gaze, teacher and student side by side on the demo's test frames.
+"""Make the animation in README.md: video, recorded gaze, teacher and student on the demo's test frames.
 
-    saldistill demo
-    python scripts/readme_picture.py
+saldistill demo
+python scripts/readme_picture.py
 """
 
 import sys
@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # The repository's root comes first: distill.py in this folder would hide the package.
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_video
@@ -21,6 +20,8 @@ from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.references import load_model
 from distill.saliency import peak_map, to_peak
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 FRAMES = range(600, 783, 3)
 PANEL = (135, 240)
@@ -59,7 +60,9 @@ def main(demo: Path, out: Path) -> None:
             draw.text((left + 6, 4), title, fill="white", stroke_width=2, stroke_fill="black", font_size=13)
         pictures.append(picture)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(out, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, quality=60, method=4)
+    pictures[0].save(
+        out, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, quality=60, method=4
+    )
     print(f"{out}: {len(pictures)} frames, {out.stat().st_size / 1024:.0f} KiB")
 
 
