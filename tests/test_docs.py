@@ -16,7 +16,7 @@ import pytest
 import yaml
 from helpers.places import REPOSITORY
 
-from distill.cli.main import build_parser, main
+from distill.cli.main import main, parse
 from distill.training.config import DataSection, LossSection
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -47,7 +47,7 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS)
 def test_command_parses_and_names_files_that_exist(words: list[str]) -> None:
     if words[0] == "saldistill":
-        build_parser().parse_args(words[1:])
+        parse(words[1:])
     for word in words:
         if word.startswith(FOLDERS) and "mine.yaml" not in word:
             assert (REPOSITORY / word).exists(), word
