@@ -102,7 +102,39 @@ def losses() -> str:
     return table(("loss", "compares with", "`against`", "options", "value"), rows)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"config": config_keys, "losses": losses}
+def metrics() -> str:
+    """Return the table of metrics."""
+    rows = [
+        (
+            f"`{name}`",
+            metric.title,
+            ", ".join(metric.truth).replace("_", " "),
+            metric.help,
+            "higher" if metric.higher_is_better else "lower",
+        )
+        for name, metric in METRICS.items()
+    ]
+    return table(("metric", "title", "compares with", "range", "better"), rows)
+
+
+def protocols() -> str:
+    """Return the table of protocols."""
+    rows = [(f"`{name}`", protocol.help, ", ".join(protocol.metrics)) for name, protocol in PROTOCOLS.items()]
+    return table(("`--protocol`", "scores", "metrics"), rows)
+
+
+def codecs() -> str:
+    """Return the table of codecs."""
+    return table(("`teacher.codec`", "stores", "cost"), [(f"`{n}`", c.summary, c.help) for n, c in CODECS.items()])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "config": config_keys,
+    "losses": losses,
+    "metrics": metrics,
+    "protocols": protocols,
+    "codecs": codecs,
+}
 
 
 def demo_table(folder: Path) -> str:
