@@ -20,7 +20,6 @@ from pydantic import BaseModel
 # The repository's root comes first: distill.py in this folder would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill.data.sets.find import DATASETS
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.protocols import PROTOCOLS
 from distill.targets.codec import CODECS
@@ -137,31 +136,16 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def demo_table(folder: Path) -> str:
-    """Return the results of a run of the demo."""
-    raise NotImplementedError
-
-
 def main() -> int:
     """Rewrite or check the pages; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, fail if a page is out of date")
-    parser.add_argument("--demo", type=Path, metavar="DIR", help="a folder that `saldistill demo` wrote")
     arguments = parser.parse_args()
     outdated = []
     for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
 
-        def fill(match: re.Match[str]) -> str:
-            if match[2] == "demo":
-                return (
-                    match[1]
-                    + (demo_table(arguments.demo) if arguments.demo else match[0][len(match[1]) : -len(match[3])])
-                    + match[3]
-                )
-            return match[1] + BLOCKS[match[2]]() + match[3]
-
-        new = BLOCK.sub(fill, text)
+        new = BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
         if new == text:
             continue
         outdated.append(page.name)
