@@ -13,10 +13,9 @@ from PIL import Image, ImageDraw
 # The repository's root comes first: distill.py in this folder would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill.inference.overlay import overlay
-
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_video
+from distill.inference.overlay import overlay
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.references import load_model
