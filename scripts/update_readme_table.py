@@ -11,10 +11,19 @@ from typing import Any
 BEGIN, END = "<!-- demo-table:begin -->", "<!-- demo-table:end -->"
 
 
+def format_cell(column: str, cell: str | float | None) -> str:
+    """Return a cell as text: whole milliseconds, costs to 2 places, scores to 3."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:.{0 if column.startswith('ms') else 2 if column[0] in 'wG' else 3}f}"
+
+
 def to_markdown(summary: dict[str, Any]) -> str:
     """Return the table as Markdown, with a line that says where and when it was made."""
     rows = [
-        ["-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+        [format_cell(column, cell) for column, cell in zip(summary["columns"], row, strict=True)]
         for row in summary["rows"]
     ]
     lines = [summary["columns"], ["---"] + ["---:"] * (len(summary["columns"]) - 1), *rows]
