@@ -2,7 +2,6 @@
 
 python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->`
 python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
-python scripts/generate_docs.py --demo runs/demo        also README.md's table, from a run of `saldistill demo`
 """
 
 import argparse

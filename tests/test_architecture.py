@@ -79,4 +79,4 @@ def test_only_the_models_package_imports_modules_by_name() -> None:
         or (isinstance(node, ast.Name) and node.id in ("import_module", "__import__"))
     }
     outside = {name for name in users if not name.startswith("distill.models.")}
-    assert outside <= {"distill.data.video.load_decord"}, "only decord is loaded by name outside distill/models/"
+    assert outside <= {"distill.data.video.decord_reader"}, "only decord is loaded by name outside distill/models/"
