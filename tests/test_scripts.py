@@ -11,7 +11,13 @@ from helpers.places import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
 SHELL = [*(f"scripts/{name}" for name in ("demo", "test", "check", "slurm_cache", "build_browser_page")), ".ci/run"]
-TOOLS = ["experiment.py", "generate_docs.py", "readme_picture.py", "soak.py", "update_readme_table.py"]  # scripts with their own work
+TOOLS = [
+    "experiment.py",
+    "generate_docs.py",
+    "readme_picture.py",
+    "soak.py",
+    "update_readme_table.py",
+]  # scripts with their own work
 VERBS = sorted(path.name for path in SCRIPTS.glob("*.py") if path.name not in TOOLS)
 EXTRAS = ("dev", "tracking", "imagenet", "opencv")  # what scripts/venv.sh installs
 
