@@ -1,7 +1,7 @@
 """README.md and docs/: every command parses, every example loads, every link leads somewhere, and pages run.
 
-Commands in blocks fenced as `sh` run in a fresh clone: the slow test runs them in the order of the page, with few steps
-and small networks. Blocks fenced as `console` need data, hardware or time that the tests do not have.
+Commands in blocks fenced as `sh` run in a fresh clone: the slow test runs them in the order of the page, with few
+steps and small networks. Blocks fenced as `console` need data, hardware or time that the tests do not have.
 """
 
 import os
