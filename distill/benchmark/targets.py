@@ -216,9 +216,7 @@ def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
     teacher = load_model(section.model, device=device)
     student = create_model(chosen.name, variant=chosen.variant, **chosen.arguments).network.to(device).train()
     videos = training_videos(training_sources(config.data))[:MAX_VIDEOS]
-    settings = InferenceSettings(
-        stride=section.stride, batch_size=section.batch_size, device=device, precision=section.precision
-    )
+    settings = section.settings(device)
     longest = max(videos, key=lambda video: len(video.frames))
     timed_frames = longest.frames[: _affordable_frames(teacher.network, longest, settings)]
     maps: list[np.ndarray] = []
@@ -336,10 +334,7 @@ def writing_pieces(case: Case, folder: Path) -> Pieces:
 
 def reading_pieces(case: Case) -> Pieces:
     """Return loading the same random clips: alone, with a target store, with the clips of an online teacher."""
-    settings = case.settings
-    online = OnlineTeacher(
-        case.teacher, stride=settings.stride or 1, device=case.device, precision=settings.precision
-    )
+    online = OnlineTeacher(case.teacher, case.settings)
     readers: dict[tuple[str, str], list[Any]] = {tables.LOADER: []}
     for codec, store in case.stores.items():
         readers[tables.loader_and_store(codec)] = [CachedTeacher(store, case.spec).reader]

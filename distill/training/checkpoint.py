@@ -57,11 +57,11 @@ def save_checkpoint(
         run: the run folder.
         step: steps done.
         model: the whole model, which is written.
-        learner: what is trained: the model and its heads, or a sharded copy of them (`sharding.py`).
+        learner: the model and its heads, or a sharded copy of them (`sharding.py`).
         optimizer: the unwrapped optimiser.
-        memory: other state of the loop, JSON-able.
-        notes: notes on the training in the weight file, JSON-able.
-        ema: moving average of the learner's model, if any.
+        memory: other state of the loop, as JSON values.
+        notes: notes of the weight file, as JSON values.
+        ema: moving average of the learner's model.
         is_main: whether this process writes.
     """
     folder = run / "checkpoints" / f"step-{step:06d}"

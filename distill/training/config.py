@@ -9,6 +9,7 @@ working directory. `save_config` writes the resolved config, which `load_config`
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from pydantic import (
     AfterValidator,
@@ -23,6 +24,7 @@ from distill.data.augment import Crop
 from distill.data.sets.find import DATASETS
 from distill.evaluation.metrics import METRICS
 from distill.files import write_text
+from distill.inference.settings import InferenceSettings
 from distill.models.registry import list_models, list_variants
 from distill.stride import Stride, read_stride
 from distill.targets.codec import CODECS, DEFAULT_CODEC
@@ -204,6 +206,10 @@ class TeacherSection(Section):
         if self.source == "online" and self.model is None:
             raise ValueError("source: online needs 'model', the teacher to run")
         return self
+
+    def settings(self, device: torch.device) -> InferenceSettings:
+        """Return how the teacher runs on a device."""
+        return InferenceSettings(self.stride, self.batch_size, device, self.precision)
 
 
 class OptimizerSection(Section):

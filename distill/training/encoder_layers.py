@@ -5,22 +5,17 @@ the blocks.
 """
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distill.errors import UserError
 from distill.models.protocols import Network, SaliencyModel
+from distill.training.heads import Learner
 
 
-class HasEncoderLayers(Protocol):
-    """A model, or a learner with one."""
-
-    encoder_layers: tuple[str, ...]
-
-
-def layers_of(model: HasEncoderLayers, key: str) -> tuple[str, ...]:
+def layers_of(model: SaliencyModel | Learner, key: str) -> tuple[str, ...]:
     """Return the names of the encoder's layers, the patch embedding first.
 
     Raises:

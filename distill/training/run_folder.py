@@ -13,7 +13,7 @@ from distill.files import refuse_existing
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import read_header, save_model
 from distill.training.config import RunConfig, load_config
-from distill.training.step_log import read_log
+from distill.training.step_log import flatten, read_log
 
 FREE_TO_CHANGE = (
     "out",
@@ -41,7 +41,7 @@ def check_folder(out: Path, config: RunConfig) -> None:
     if not stored.exists():
         refuse_existing(out, "something other than a run (no config.yaml)", remedy="choose another out=FOLDER")
         return
-    before, now = (flat(each.model_dump(mode="json")) for each in (load_config(stored), config))
+    before, now = (flatten(each.model_dump(mode="json")) for each in (load_config(stored), config))
     differences = [
         f"{key}: {before.get(key)} there, {now.get(key)} here"
         for key in {**before, **now}
@@ -94,10 +94,3 @@ def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict
 def peak_memory_mib(who: int = resource.RUSAGE_SELF) -> float:
     """Return the peak resident memory of this process, or by `who` of its largest child, in MiB."""
     return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def flat(values: Any, path: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to `key.path: value`."""
-    if not isinstance(values, dict) or not values:
-        return {path: values}
-    return {key: value for name in values for key, value in flat(values[name], f"{path}.{name}".strip(".")).items()}

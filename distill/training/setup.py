@@ -18,7 +18,6 @@ from distill.data.augment import Crop, Jitter
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clips import ClipSpec, Video
 from distill.errors import UserError
-from distill.inference.settings import InferenceSettings
 from distill.models.device import resolve_device
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import SaliencyModel
@@ -71,7 +70,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     clips = build_clips(config, sources, spec, teacher)
     learner = build_learner(config, model, teacher, spec, sources)
     if config.training.shard:
-        learner = shard(learner, accelerator)
+        learner = sharding.shard(learner, accelerator.device, accelerator.num_processes)
     optimizer = build_optimizer(config.optimizer, learner.model, learner.heads)
     clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
     steps = config.training.steps
@@ -100,12 +99,7 @@ def build_store(config: RunConfig) -> TargetStore:
         load_model(section.model, device=device),
         training_videos(training_sources(config.data)),
         section.store,
-        InferenceSettings(
-            stride=section.stride,
-            batch_size=section.batch_size,
-            device=device,
-            precision=section.precision,
-        ),
+        section.settings(device),
         codec=section.codec,
         views=section.views,
     )
@@ -142,19 +136,6 @@ def build_model(config: RunConfig) -> LoadedModel:
     if config.training.compile:
         network.compile()
     return model
-
-
-def shard(learner: Learner, accelerator: Accelerator) -> Learner:
-    """Return a copy of a learner whose weights are split over the processes.
-
-    Raises:
-        UserError: if there is one process only, or the model does not name its encoder's layers.
-    """
-    if accelerator.num_processes == 1:
-        raise UserError(
-            "training.shard: expected several processes, got 1; use accelerate launch, or remove training.shard"
-        )
-    return sharding.shard(learner, accelerator.device, accelerator.num_processes)
 
 
 def build_teacher(
@@ -194,9 +175,7 @@ def _online_teacher(
     seen = ClipSpec.of(model.network, section.stride)
     return OnlineTeacher(
         model,
-        stride=section.stride,
-        device=device,
-        precision=section.precision,
+        section.settings(device),
         features=features,
         fraction=shared_fractions(spec, seen, frame_rates(sources))[1] if features else 1.0,
     )

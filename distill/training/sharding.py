@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from distill.errors import UserError
 from distill.models.protocols import Network
 from distill.training.encoder_layers import layers_of
 from distill.training.heads import Learner
@@ -31,8 +32,12 @@ def shard(learner: Learner, device: torch.device, processes: int) -> Learner:
     Each encoder block is one unit of communication; everything after the encoder is another.
 
     Raises:
-        UserError: if the model does not name its encoder's layers.
+        UserError: if there is one process only, or the model does not name its encoder's layers.
     """
+    if processes == 1:
+        raise UserError(
+            "training.shard: expected several processes, got 1; use accelerate launch, or remove training.shard"
+        )
     blocks = layers_of(learner, "training.shard")[1:]
     sharded = copy.deepcopy(learner).to(device)
     mesh = init_device_mesh(device.type, (processes,))

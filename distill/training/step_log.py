@@ -71,8 +71,9 @@ class StepLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
         if self._tensorboard is not None:
-            for name, value in _scalars(record):
-                self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+            for name, value in flatten(record, "/").items():
+                if isinstance(value, int | float) and name != "step":
+                    self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -94,15 +95,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Flatten a record to (name, number) pairs."""
-    pairs: list[tuple[str, float]] = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            pairs += _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name != "step":
-            pairs.append((prefix + name, value))
-    return pairs
+def flatten(values: Any, separator: str = ".", path: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to `key.path: value`."""
+    if not isinstance(values, dict) or not values:
+        return {path: values}
+    return {
+        key: value
+        for name, inner in values.items()
+        for key, value in flatten(inner, separator, f"{path}{separator}{name}" if path else name).items()
+    }
 
 
 def _tensorboard(folder: Path, start: int) -> Any:

@@ -1,10 +1,9 @@
 """Teachers for distillation, online (a network) or cached (a target store), behind one protocol.
 
-    teacher = OnlineTeacher(model, stride=1, device="cuda:0")      or  CachedTeacher(store, spec)
+    teacher = OnlineTeacher(model, settings)                       or  CachedTeacher(store, spec)
     clips = ClipDataset(sources, spec, extras=[teacher.reader])    # workers read the teacher's input
-    maps = teacher(batch)                                          # (B, N, h, w) log-saliency, no gradient
-    finish = teacher.begin(batch)                                  # or start, run the student, and finish:
-    maps, features = finish()                                      # maps and features
+    finish = teacher.begin(batch)                                  # start, run the student meanwhile,
+    maps, features = finish()                                      # and wait for the output
 
 Both kinds see whole frames in their original colours, at the teacher's own size and stride, mirrored if the
 student's clip is. If that clip is cropped, the teacher's output is cropped accordingly here.
@@ -25,9 +24,9 @@ from distill.data.augment import crop_maps, crop_values
 from distill.data.clip_reader import read_clip
 from distill.data.clips import ClipSpec, Video, Window
 from distill.errors import UserError
-from distill.models.device import PRECISIONS, check_precision, device_of
+from distill.inference.settings import InferenceSettings
+from distill.models.device import PRECISIONS, device_of
 from distill.models.loaded import LoadedModel
-from distill.stride import Stride
 from distill.targets.store import TargetStore
 from distill.training.heads import last_part
 
@@ -49,15 +48,11 @@ class Teacher(Protocol):
     views: tuple[str, ...]
     """Views it provides: "plain" and perhaps "flipped", without which clips must not be mirrored."""
 
-    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return log-saliency (B, N, h, w), float32, without gradient, on the device of the batch's clips.
-
-        The maps are mirrored and cropped like the student's clips.
-        """
-        ...
-
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
-        """Start on a batch and return a function that waits for its output."""
+        """Start on a batch and return a function that waits for its output.
+
+        The output is on the device of the batch's clips, mirrored and cropped like the student's.
+        """
         ...
 
     def offsets(self, fps: float) -> tuple[int, ...]:
@@ -106,9 +101,7 @@ class OnlineTeacher:
 
     Args:
         model: the teacher; its network is moved to the device and frozen.
-        stride: step between the frames of its clips, in frames or as a rate ("30fps").
-        device: device to run on; defaults to the network's.
-        precision: "fp32", or "bf16" or "fp16" for autocast.
+        settings: its stride, device and precision; the stride and the device default to the model's.
         features: names of the features to return.
         fraction: fraction of its clip, from the end, that the student's clip shows too; features are cropped to it.
     """
@@ -116,31 +109,24 @@ class OnlineTeacher:
     def __init__(
         self,
         model: LoadedModel,
+        settings: InferenceSettings = InferenceSettings(),
         *,
-        stride: Stride = 1,
-        device: str | torch.device | None = None,
-        precision: str = "fp32",
         features: Sequence[str] = (),
         fraction: float = 1.0,
     ) -> None:
-        check_precision(precision)
         self.model, self.network = model, model.network
         self.network.requires_grad_(False).eval()
-        if device is not None:
-            self.network.to(device)
-        self.device = torch.device(device) if device is not None else device_of(self.network)
-        self.precision = precision
+        if settings.device is not None:
+            self.network.to(settings.device)
+        self.device = device_of(self.network)
+        self.precision = settings.precision
         self.features, self.fraction = tuple(features), fraction
         # a separate stream, so that the GPU can fill the student's gaps with the teacher's work
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self.spec = ClipSpec.of(self.network, stride)
+        self.spec = ClipSpec.of(self.network, model.stride if settings.stride is None else settings.stride)
         self.offsets = self.spec.offsets
         self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec)
         self.views: tuple[str, ...] = ("plain", "flipped")
-
-    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """See `Teacher`."""
-        return self.begin(batch)().maps
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
@@ -178,10 +164,6 @@ class OnlineTeacher:
                 {name: crop_features_like_clips(value, batch) for name, value in features.items()},
             )
 
-    def train(self, mode: bool = True) -> "OnlineTeacher":
-        """Do nothing: a teacher does not train."""
-        return self
-
     def describe(self) -> str:
         """See `Teacher`."""
         return f"teacher: {self.model.reference}, computed online in {self.precision} on {self.device}"
@@ -203,13 +185,9 @@ class CachedTeacher:
         self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(store, spec, mirror)
         self.views: tuple[str, ...] = ("plain", "flipped") if mirror else store.plan.views
 
-    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """See `Teacher`."""
-        return crop_like_clips(batch["teacher_map"], batch)
-
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
-        return lambda: TeacherOutput(self(batch), {})
+        return lambda: TeacherOutput(crop_like_clips(batch["teacher_map"], batch), {})
 
     def require(self, videos: Sequence[Video], *, flip: bool = False) -> None:
         """Check before a run that the store has every map that the run can ask for.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distill.data.clips import ClipSpec
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.registry import create_model
@@ -146,7 +147,7 @@ def teacher_with_batch(
 ) -> tuple[OnlineTeacher, Any]:
     torch.manual_seed(3)
     model = create_model("teacher/salfom:micro")
-    teacher = OnlineTeacher(model, device=device, features=("encoder", "a3"), fraction=share)
+    teacher = OnlineTeacher(model, InferenceSettings(device=device), features=("encoder", "a3"), fraction=share)
     batch = {"teacher_clip": torch.randint(0, 256, (B, 3, 16, 32, 48), dtype=torch.uint8, device=device)}
     if box is not None:
         batch["box"] = torch.tensor([box] * B, device=device)
@@ -156,7 +157,7 @@ def teacher_with_batch(
 def test_online_teacher_returns_maps_and_features_without_gradient() -> None:
     teacher, batch = teacher_with_batch()
     maps, found = teacher.begin(batch)()
-    assert torch.equal(maps, teacher(batch))
+    assert torch.equal(maps, teacher.network(batch["teacher_clip"]))
     wanted = teacher.network.forward_features(batch["teacher_clip"])
     assert found.keys() == {"encoder", "a3"}
     for name, value in found.items():

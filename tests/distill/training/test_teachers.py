@@ -15,6 +15,7 @@ from distill.data.loader import make_loader
 from distill.data.sets import synthetic
 from distill.data.video.open import open_video
 from distill.errors import UserError
+from distill.inference.settings import InferenceSettings
 from distill.saliency import density
 from distill.targets.store import TargetStore
 from distill.training.config import RunConfig
@@ -57,6 +58,10 @@ class Brightness(nn.Module):
         return nn.functional.avg_pool2d(clip[:, :, -1].float().mean(dim=1, keepdim=True) / 20, 5, 1, 2)
 
 
+def maps_of(teacher, batch):
+    return teacher.begin(batch)().maps
+
+
 @pytest.fixture
 def videos():
     return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
@@ -73,14 +78,13 @@ def test_online_teacher_is_frozen_and_not_a_submodule(videos):
     model = DropoutTeacher().train()
     teacher = OnlineTeacher(model.loaded())
     batch = batch_of(videos, teacher)
-    maps = teacher(batch)
+    maps = maps_of(teacher, batch)
     assert maps.shape == (6, 1, 12, 16)
     assert maps.dtype == torch.float32
     assert not maps.requires_grad
     for _ in range(2):
-        teacher.train()
         model.train().requires_grad_(True)
-        torch.testing.assert_close(teacher(batch), maps, rtol=0, atol=0)
+        torch.testing.assert_close(maps_of(teacher, batch), maps, rtol=0, atol=0)
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -90,7 +94,7 @@ def test_online_teacher_is_frozen_and_not_a_submodule(videos):
     assert set(student.state_dict()) == before
     assert len(list(student.parameters())) == 2
     assert not isinstance(teacher, nn.Module)
-    loss = (student(batch["clip"]).mean() - teacher(batch).mean()) ** 2
+    loss = (student(batch["clip"]).mean() - maps_of(teacher, batch).mean()) ** 2
     loss.backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -98,19 +102,19 @@ def test_online_teacher_is_frozen_and_not_a_submodule(videos):
 
 def test_online_teacher_ignores_the_students_autocast(videos):
     batch = batch_of(videos, OnlineTeacher(TinyTeacher().loaded()))
-    full = OnlineTeacher(TinyTeacher().loaded())(batch)
+    full = maps_of(OnlineTeacher(TinyTeacher().loaded()), batch)
     with torch.autocast("cpu", torch.bfloat16):  # the student's precision is not the teacher's
-        torch.testing.assert_close(OnlineTeacher(TinyTeacher().loaded())(batch), full, rtol=0, atol=0)
-    half = OnlineTeacher(TinyTeacher().loaded(), precision="bf16")(batch)
+        torch.testing.assert_close(maps_of(OnlineTeacher(TinyTeacher().loaded()), batch), full, rtol=0, atol=0)
+    half = maps_of(OnlineTeacher(TinyTeacher().loaded(), InferenceSettings(precision="bf16")), batch)
     assert half.dtype == torch.float32
     assert 1e-5 < (half - full).abs().max() < 0.1
     with pytest.raises(UserError, match="expected one of fp32, bf16, fp16, got 'fp8'"):
-        OnlineTeacher(TinyTeacher().loaded(), precision="fp8")
+        OnlineTeacher(TinyTeacher().loaded(), InferenceSettings(precision="fp8"))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_online_teacher_reads_its_own_clip(videos, flipped):
-    teacher = OnlineTeacher(TinyTeacher().loaded(), stride=3)
+    teacher = OnlineTeacher(TinyTeacher().loaded(), InferenceSettings(stride=3))
     read = pickle.loads(pickle.dumps(teacher.reader))
     clip = read(Window(videos[0], 4, flipped))["teacher_clip"]
     pixels = open_video(videos[0].path).read([0, 1, 4], (24, 32))
@@ -130,7 +134,7 @@ def test_cached_and_online_teacher_give_equal_losses_and_gradients(tmp_path, vid
     cached = CachedTeacher(
         build_small(tmp_path / "store", videos, model, codec="exact", views=views, stride=stride), STUDENT
     )
-    online = OnlineTeacher(model.loaded(), stride=stride)
+    online = OnlineTeacher(model.loaded(), InferenceSettings(stride=stride))
     assert cached.offsets(30) == online.offsets(30) == STUDENT.offsets(30) == (0,)
     assert cached.views == views
     assert online.views == ("plain", "flipped")
@@ -147,8 +151,8 @@ def test_cached_and_online_teacher_give_equal_losses_and_gradients(tmp_path, vid
         assert ("flipped" in views) == bool(batch["flipped"].any())
         assert ("box" in batch) == bool(more)
         student = Student()
-        maps.append(density(teacher(batch)))
-        result = objective(batch, student(batch["clip"]), teacher(batch), objective.counts(batch))
+        maps.append(density(maps_of(teacher, batch)))
+        result = objective(batch, student(batch["clip"]), maps_of(teacher, batch), objective.counts(batch))
         result.loss.backward()
         losses.append(result.terms)
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
@@ -167,9 +171,9 @@ def test_teacher_sees_whole_frames_in_original_colours(videos, flipped):
     window = Window(videos[0], 9, flipped, Box(5, 10, 20, 30), Colour(0.7, 1.2, 0.5))
     clip = teacher.reader(window)["teacher_clip"]
     assert torch.equal(clip, teacher.reader(Window(videos[0], 9, flipped))["teacher_clip"])
-    whole = teacher({"teacher_clip": clip[None]})
+    whole = maps_of(teacher, {"teacher_clip": clip[None]})
     shares = torch.tensor([window.box.shares((36, 64), flipped=flipped)])
-    cut = teacher({"teacher_clip": clip[None], "box": shares})
+    cut = maps_of(teacher, {"teacher_clip": clip[None], "box": shares})
     assert cut.shape == whole.shape
     torch.testing.assert_close(cut, crop_maps(whole, shares), rtol=0, atol=0)
 
@@ -179,7 +183,7 @@ def test_crop_shows_student_and_teacher_the_same_place(videos):
     teacher = OnlineTeacher(loaded(Brightness()))
     spec = ClipSpec(num_frames=2, size=(36, 64), target_frames=(1,), map_size=(36, 64))
     batch = batch_of(videos, teacher, spec, count=16, crop=Crop((0.4, 0.7)))
-    maps = teacher(batch)
+    maps = maps_of(teacher, batch)
     assert batch["flipped"].any()
     seen = 0
     for clip, one in zip(batch["clip"], maps, strict=True):
@@ -200,7 +204,7 @@ def test_cached_teacher_serves_any_target_frames(tmp_path, videos):
     maps = teacher.reader(Window(videos[1], 6))["teacher_map"]
     np.testing.assert_array_equal(maps.numpy(), np.stack([store.read("two", 2), store.read("two", 6)]))
     batch = batch_of(videos, teacher, spec)
-    assert teacher(batch).shape == (6, 2, 12, 16)
+    assert maps_of(teacher, batch).shape == (6, 2, 12, 16)
 
 
 def test_workers_read_equal_maps(tmp_path, videos):
