@@ -47,14 +47,10 @@ def test_evaluate_truth_scores_best() -> None:
     assert pooled["nss"] > score(BASELINES["centre-prior"].maps, [ONE]).pooled["nss"]
 
 
-def test_evaluate_pooled_and_per_video_means() -> None:
+def test_evaluate_video_scores_are_independent_of_other_videos() -> None:
     scores = score(noisy, [ONE, LONG])
-    short, long = (score(noisy, [one]).pooled for one in (ONE, LONG))
-    for metric in PROTOCOLS["official"].metrics:
-        assert scores.by_video["one"][metric] == short[metric]
-        assert scores.per_video[metric] == pytest.approx((short[metric] + long[metric]) / 2)
-        assert scores.pooled[metric] == pytest.approx((10 * short[metric] + 30 * long[metric]) / 40)
-    assert scores.pooled["nss"] != pytest.approx(scores.per_video["nss"], abs=1e-6)
+    for one in (ONE, LONG):
+        assert scores.by_video[one.name] == score(noisy, [one]).pooled
 
 
 def test_evaluate_every_starts_at_first_frame_in_use() -> None:
@@ -62,20 +58,13 @@ def test_evaluate_every_starts_at_first_frame_in_use() -> None:
     assert [row.frame for row in score(noisy, [late], every=8).rows] == [11, 19, 27]
 
 
-def test_evaluate_frames_without_fixations_are_skipped_and_counted() -> None:
+def test_evaluate_skips_frames_without_fixations_and_videos_without_truth() -> None:
     some = video("one", {frame: points for frame, points in gaze(range(10)).items() if frame % 3}, range(12))
-    scores = score(noisy, [some])
+    scores = score(noisy, [some, video("silent", None, range(5))])
     assert scores.frames_without_fixations == 6
-    assert [row.frame for row in scores.rows] == [1, 2, 4, 5, 7, 8]
-    assert "skipped: 6 frames without fixations" in scores.table()
-    assert scores.pooled["nss"] == pytest.approx(np.mean([row.values["nss"] for row in scores.rows]))
-
-
-def test_evaluate_videos_without_truth_are_skipped_and_named() -> None:
-    scores = score(noisy, [ONE, video("silent", None, range(5))])
+    assert [(row.video, row.frame) for row in scores.rows] == [("one", frame) for frame in (1, 2, 4, 5, 7, 8)]
     assert scores.videos_without_truth == ["silent"]
-    assert "skipped: no ground truth for silent" in scores.table()
-    assert list(scores.by_video) == ["one"]
+    assert "skipped: 6 frames without fixations\nskipped: no ground truth for silent" in scores.table()
 
 
 def test_evaluate_constant_maps_are_reported_as_undefined() -> None:
@@ -148,12 +137,11 @@ def test_protocol_with_frame_limit_draws_frames(monkeypatch: pytest.MonkeyPatch)
     few = replace(PROTOCOLS["official"], metrics=("nss",), average="pooled", most_frames=12)
     monkeypatch.setitem(PROTOCOLS, "few", few)
     found = score(noisy, [ONE, LONG], protocol="few")
-    frames = [(row.video, row.frame) for row in found.rows]
-    assert len(set(frames)) == 12
-    assert {name for name, _ in frames} == {"one", "longer"}
+    assert len({(row.video, row.frame) for row in found.rows}) == 12
+    assert found.by_video.keys() == {"one", "longer"}
     assert "of these 12 drawn (seed 0)" in found.how["frames"]
-    assert frames == [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few").rows]
-    assert frames != [(row.video, row.frame) for row in score(noisy, [ONE, LONG], protocol="few", seed=1).rows]
+    assert found.rows == score(noisy, [ONE, LONG], protocol="few").rows
+    assert found.rows != score(noisy, [ONE, LONG], protocol="few", seed=1).rows
     assert len(score(noisy, [ONE], protocol="few").rows) == 10  # fewer than the limit
 
 
@@ -166,21 +154,24 @@ def test_evaluate_with_workers_equals_one_process(monkeypatch: pytest.MonkeyPatc
     assert several.rows == score(noisy, [ONE, long, LONG], **options).rows
 
 
-def broken_in_a_worker(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+def unreadable(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     raise UserError(f"{video.name}: unreadable")
 
 
-def ended_from_outside(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+def killed(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     os._exit(9)
 
 
-def test_evaluate_errors_in_workers_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("maps", "error", "message"),
+    [(unreadable, UserError, "long: unreadable"), (killed, RunError, "try fewer workers")],
+)
+def test_evaluate_errors_in_workers_are_raised(
+    monkeypatch: pytest.MonkeyPatch, maps: MapSource, error: type[Exception], message: str
+) -> None:
     monkeypatch.setattr("distill.evaluation.evaluate.MIN_FRAMES_PER_WORKER", 64)
-    long = video("long", gaze(range(100)), range(100))
-    with pytest.raises(UserError, match="long: unreadable"):
-        score(broken_in_a_worker, [long, ONE, LONG], workers=2, parallel=True)
-    with pytest.raises(RunError, match="try fewer workers"):
-        score(ended_from_outside, [long, ONE, LONG], workers=2, parallel=True)
+    with pytest.raises(error, match=message):
+        score(maps, [video("long", gaze(range(100)), range(100)), ONE, LONG], workers=2, parallel=True)
 
 
 def test_evaluate_sorts_rows_of_unordered_source() -> None:
@@ -193,13 +184,6 @@ def test_evaluate_sorts_rows_of_unordered_source() -> None:
 def test_evaluate_prefixes_duplicate_names_with_data_set() -> None:
     scores = score(noisy, [ONE, replace(LONG, name="one", dataset="other")])
     assert list(scores.by_video) == ["fake/one", "other/one"]
-
-
-def test_evaluate_computes_only_requested_metrics() -> None:
-    scores = score(noisy, [ONE], metrics=("nss", "auc_borji"))
-    assert scores.pooled.keys() == {"nss", "auc_borji"}
-    assert "AUC-B" in scores.table()
-    assert "KL" not in scores.table()
 
 
 class Brightness(torch.nn.Module):
@@ -242,30 +226,42 @@ def test_evaluate_progress_shows_bar_and_logs_speed(
     assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d per second, scored by 1 process", caplog.text)
 
 
-def test_how_describes_only_scored_metrics() -> None:
-    how = score(noisy, [ONE, LONG], metrics=("auc_shuffled", "nss"), every=2).how
-    assert "10 random frames of other recordings" in how["auc_shuffled"]
-    assert not {"auc_judd", "auc_borji", "info_gain"} & how.keys()
-    assert how["frames"] == "one of every 2 frames in use, from the first"
-    assert how["frames without fixations"] == "skipped and counted"
+def test_evaluate_computes_and_describes_only_requested_metrics() -> None:
+    found = score(noisy, [ONE, LONG], metrics=("auc_shuffled", "nss"), every=2)
+    assert found.pooled.keys() == {"auc_shuffled", "nss"}
+    assert found.table().split("\n")[0].split() == ["maps", "sAUC", "NSS"]
+    assert "10 random frames of other recordings" in found.how["auc_shuffled"]
+    assert not {"auc_judd", "auc_borji", "info_gain"} & found.how.keys()
+    assert found.how["frames"] == "one of every 2 frames in use, from the first"
+    assert found.how["frames without fixations"] == "skipped and counted"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_evaluate_nonfinite_map_raises(value: float) -> None:
-    def broken(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+def with_value(value: float) -> MapSource:
+    """Return a source whose map of frame 8 has a pixel of that value."""
+
+    def maps(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for frame, saliency in noisy(video, frames):
             saliency[3, 3] = value if frame == 7 else 0
             yield frame, saliency
 
-    with pytest.raises(UserError, match="one: the map of frame 8 holds NaN or infinity"):
-        score(broken, [ONE])
+    return maps
 
 
-def test_evaluate_missing_or_repeated_map_raises() -> None:
-    with pytest.raises(UserError, match=r"one: no map for frame 1; 1 frames have none"):
-        score(lambda video, frames: noisy(video, list(frames)[1:]), [ONE])
-    with pytest.raises(UserError, match="got a map for frame 1, which was not requested or came twice"):
-        score(lambda video, frames: noisy(video, [0, 0]), [ONE])
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (with_value(math.nan), "one: the map of frame 8 holds NaN or infinity"),
+        (with_value(math.inf), "one: the map of frame 8 holds NaN or infinity"),
+        (lambda video, frames: noisy(video, list(frames)[1:]), "one: no map for frame 1; 1 frames have none"),
+        (
+            lambda video, frames: noisy(video, [0, 0]),
+            "got a map for frame 1, which was not requested or came twice",
+        ),
+    ],
+)
+def test_evaluate_invalid_source_raises(maps: MapSource, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        score(maps, [ONE])
 
 
 @pytest.mark.parametrize(
@@ -280,22 +276,15 @@ def test_evaluate_missing_or_repeated_map_raises() -> None:
         ({"metrics": ()}, "at least one"),
         ({"metrics": ("cc", "cc")}, "expected distinct names"),
         ({"every": 0}, "every: expected"),
+        ({"videos": [video("silent", None, range(5))]}, "no ground truth in silent"),
+        ({"videos": []}, "no ground truth in an empty list"),
+        ({"videos": [video("blank", {}, range(5))]}, "no fixation in 5 frames of blank"),
+        ({"videos": [ONE, ONE]}, "one: listed twice"),
     ],
 )
-def test_evaluate_invalid_settings_raise(options: dict[str, Any], message: str) -> None:
+def test_evaluate_invalid_arguments_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        score(noisy, [ONE], **options)
-
-
-def test_evaluate_without_truth_or_fixations_raises() -> None:
-    with pytest.raises(UserError, match="no ground truth in silent"):
-        score(noisy, [video("silent", None, range(5))])
-    with pytest.raises(UserError, match="no ground truth in an empty list"):
-        score(noisy, [])
-    with pytest.raises(UserError, match="no fixation in 5 frames of blank"):
-        score(noisy, [video("blank", {}, range(5))])
-    with pytest.raises(UserError, match="one: listed twice"):
-        score(noisy, [ONE, ONE])
+        score(noisy, **{"videos": [ONE], **options})
 
 
 def test_score_maps_frame_without_fixations_has_no_values() -> None:
@@ -303,4 +292,3 @@ def test_score_maps_frame_without_fixations_has_no_values() -> None:
     without, fixated = FrameScorer(("nss",)).score_maps("one", ONE, [50, 3], maps)
     assert without == Row("one", 50, {})
     assert fixated.values.keys() == {"nss"}
-    assert FrameScorer(("nss",)).score_maps("one", ONE, [50], maps[:1]) == [without]

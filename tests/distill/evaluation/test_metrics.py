@@ -29,7 +29,6 @@ from distill.evaluation.imresize import imresize
 from distill.evaluation.metric_parts import draw_negatives
 from distill.evaluation.metrics import (
     METRICS,
-    auc_borji,
     auc_judd,
     auc_shuffled,
     cc,
@@ -42,20 +41,19 @@ from distill.evaluation.metrics import (
 # analytic truths
 
 
-def test_auc_judd_of_four_pixels() -> None:
-    # falling values: hit, miss, hit, miss: (0, 0) (0, 1/2) (1/2, 1) (1, 1)
-    area = auc_judd([[0.9, 0.7, 0.5, 0.1]], [[1, 0, 1, 0]])
-    assert area == pytest.approx(0.5 * (0.5 + 1) / 2 + 0.5)
-    assert auc_judd([[0.9, 0.7, 0.5, 0.1]], [[1, 0, 1, 0]], jitter=True) == pytest.approx(area)
-
-
-def test_auc_judd_with_ties_is_mean_over_orders() -> None:
-    # two hits and two misses of one value above a miss: all 4! orders by hand, and the closed form
-    fixations = np.array([[1, 1, 0, 0, 0]])
-    orders = [[*order, 0] for order in itertools.permutations([1, 2, 3, 4])]
-    mean = np.mean([auc_judd([order], fixations) for order in orders])
-    assert auc_judd([[4, 4, 4, 4, 0]], fixations) == pytest.approx(mean)
-    assert mean == pytest.approx(2 / 3 + 0.25 * (2 / 3) * (2 / 3))
+@pytest.mark.parametrize(
+    ("saliency", "closed_form"),
+    [
+        ([4, 4, 4, 4, 0], 2 / 3 + 0.25 * (2 / 3) * (2 / 3)),
+        # others at 1, 1 and 0: of each tie one half, and m / (m + 1) of the lowest hit's
+        ([1, 0, 1, 1, 0], 1 - (0.5 * 2 / 3 + 2.5 / 3) / 2 + 0.25 * 2.5 / 3),
+    ],
+)
+def test_auc_judd_with_ties_is_mean_over_orders(score: Score, saliency: list[int], closed_form: float) -> None:
+    frame = {"fixations": np.array([[1, 1, 0, 0, 0]])}
+    orders = [np.add(saliency, order)[None] for order in itertools.permutations([0, 0.1, 0.2, 0.3, 0.4])]
+    assert np.mean([score("auc_judd", order, frame) for order in orders]) == pytest.approx(closed_form)
+    assert score("auc_judd", [saliency], frame) == pytest.approx(closed_form)
 
 
 def test_auc_judd_equals_mean_over_jitter() -> None:
@@ -102,6 +100,8 @@ def test_jitter_drowns_density_but_not_peak_map() -> None:
 @pytest.mark.parametrize(
     ("metric", "maps", "expected"),
     [
+        # falling values: hit, miss, hit, miss: (0, 0) (0, 1/2) (1/2, 1) (1, 1)
+        (auc_judd, ([[0.9, 0.7, 0.5, 0.1]], [[1, 0, 1, 0]]), 0.5 * (0.5 + 1) / 2 + 0.5),
         (nss, ([[1, 2, 3, 6]], [[0, 1, 0, 1]]), ((2 - 3) + (6 - 3)) / 2 / math.sqrt((4 + 1 + 0 + 9) / 3)),
         (cc, ([[1, 2, 3]], [[2, 4, 6]]), 1),
         (cc, ([[1, 2, 3]], [[6, 4, 2]]), -1),
@@ -126,12 +126,6 @@ def test_metric_of_few_pixels_matches_hand_computation(
     metric: Score, maps: tuple[list[list[float]], ...], expected: float
 ) -> None:
     assert metric(*maps) == pytest.approx(expected)
-
-
-def test_auc_borji_and_shuffled_of_best_map() -> None:
-    apart = binary(SIZE, [(30, 2), (31, 3)])
-    assert auc_shuffled(FRAME["fixations"], FRAME["fixations"], apart) == pytest.approx(1)
-    assert auc_borji(FRAME["fixations"], FRAME["fixations"]) == pytest.approx(1, abs=0.01)
 
 
 def test_auc_shuffled_cancels_centre_bias() -> None:
