@@ -112,13 +112,12 @@ def test_density_with_a_floor(floor: float) -> None:
     assert_same([SALIENCY], {**{kind: [values] for kind, values in FRAME.items()}, "density": [density]}, [0])
 
 
-def test_pixels_in_the_same_bin_are_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bins", [1, 2, 16])
+def test_pixels_in_the_same_bin_are_ordered(monkeypatch: pytest.MonkeyPatch, bins: int) -> None:
     rng = np.random.default_rng(5)
-    truth = make_truth(rng, SIZE, 2, 40)
+    monkeypatch.setattr(batched_forms, "BINS", bins)
     maps = [rng.random(SIZE), np.round(20 * rng.random(SIZE))]
-    for bins in (1, 2, 16):
-        monkeypatch.setattr(batched_forms, "BINS", bins)
-        assert_same(maps, truth, [0, 0], ["auc_judd"])
+    assert_same(maps, make_truth(rng, SIZE, 2, 40), [0, 0], ["auc_judd"])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -185,11 +184,6 @@ def test_score_frames_without_metrics_or_frames() -> None:
 )
 def test_score_frames_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
     truth = {kind: [FRAME[kind]] * 2 for kind in ("fixations", "density")}
-    arguments: dict[str, Any] = {
-        "metrics": ["nss", "cc"],
-        "saliency": [SALIENCY] * 2,
-        "truth": truth,
-        "seeds": [0, 1],
-    }
+    arguments = {"metrics": ["nss", "cc"], "saliency": [SALIENCY] * 2, "truth": truth, "seeds": [0, 1], **changes}
     with pytest.raises(ValueError, match=message):
-        score_frames(**{**arguments, **changes})
+        score_frames(**arguments)

@@ -68,15 +68,14 @@ def test_map_folder_scores_like_any_source(maps: Path) -> None:
     folder = MapFolder(maps)
     assert folder.parallel
     folder.check([ONE], every=3)
-    found = evaluate(folder, [ONE], every=3, metrics=("nss", "cc"), progress=False)
-    given = evaluate(
-        lambda video, frames: ((k, grey(k)) for k in frames), [ONE], every=3, metrics=("nss", "cc"), progress=False
+    found, given, other = (
+        evaluate(source, [ONE], every=3, metrics=("nss", "cc"), progress=False).rows
+        for source in (folder, lambda video, frames: ((k, grey(k)) for k in frames), noisy)
     )
-    assert found.rows == given.rows
-    assert found.rows != evaluate(noisy, [ONE], every=3, metrics=("nss", "cc"), progress=False).rows
+    assert found == given != other
 
 
-def test_map_folder_check_reports_missing_frames(maps: Path) -> None:
+def test_map_folder_check_reports_missing_maps(maps: Path) -> None:
     (maps / "one" / "0004.png").unlink()
     (maps / "one" / "0010.png").unlink()
     folder = MapFolder(maps)
@@ -85,11 +84,8 @@ def test_map_folder_check_reports_missing_frames(maps: Path) -> None:
     folder.check([ONE], every=2)
     with pytest.raises(UserError, match="no map of frame 4"):
         list(folder(ONE, [0, 3]))
-
-
-def test_map_folder_check_reports_missing_videos(maps: Path) -> None:
     with pytest.raises(UserError, match=r"no maps of video longer, only of one; expected longer/0001\.png"):
-        MapFolder(maps).check([ONE, LONG])
+        folder.check([LONG])
 
 
 def test_map_folder_video_of_different_length_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,17 +32,13 @@ def ceiling(*videos: Video, **options: object) -> Scores:
     return evaluate_observers(videos, progress=False, **options)  # type: ignore[arg-type]
 
 
-def test_halves_partition_points() -> None:
-    assert ONE.truth is not None
+@pytest.mark.parametrize(("count", "sizes"), [(6, [3, 3]), (3, [1, 2]), (1, [0, 0])])
+def test_halves_partition_points(count: int, sizes: list[int]) -> None:
+    points = [(i, 2 * i) for i in range(count)]
     for frame in range(10):
-        first, second = halves(ONE, frame)
-        assert len(first) == len(second) == 3
-        assert sorted(first + second) == sorted(tuple(point) for point in ONE.truth.points(frame).tolist())
-
-
-def test_halves_of_odd_count_differ_by_one() -> None:
-    odd = video("odd", {0: [(1, 1), (2, 2), (3, 3)]}, range(1))
-    assert [len(half) for half in halves(odd, 0)] == [1, 2]
+        first, second = halves(video("v", {frame: points}, range(frame, frame + 1)), frame)
+        assert [len(first), len(second)] == sizes
+        assert sorted(first + second) == points[: sum(sizes)]
 
 
 def test_random_halves_depend_on_frame_and_seed() -> None:
@@ -125,9 +121,7 @@ def test_observers_result_names_the_split() -> None:
 
 
 def test_other_half_accepts_full_video() -> None:
-    ((frame, saliency),) = other_half(ONE, [4])
-    assert frame == 4
-    assert saliency.shape == SIZE
+    assert [(frame, saliency.shape) for frame, saliency in other_half(ONE, [4])] == [(4, SIZE)]
 
 
 @pytest.mark.slow

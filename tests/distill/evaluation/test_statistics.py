@@ -10,16 +10,21 @@ def column(*values: float) -> np.ndarray:
     return np.array(values)[:, None]
 
 
-def test_equal_groups_have_point_interval() -> None:
-    low, high = bootstrap_means(column(2.0, 2.0, 2.0), ["a", "b", "c"])
-    assert low == high == 2
-
-
-def test_two_single_row_groups_match_enumeration() -> None:
-    # a resample is (0, 0), (0, 1), (1, 0) or (1, 1): a quarter of the means is 0 and a quarter 1
-    low, high = bootstrap_means(column(0.0, 1.0), ["a", "b"])
-    assert (low, high) == (0, 1)
-    assert bootstrap_means(column(0.0, 1.0), ["a", "b"], level=0.4)[:, 0].tolist() == [0.5, 0.5]
+@pytest.mark.parametrize(
+    ("values", "groups", "level", "expected"),
+    [
+        ([2.0, 2.0, 2.0], "abc", 0.95, [2, 2]),
+        # a resample is (0, 0), (0, 1), (1, 0) or (1, 1): a quarter of the means is 0 and a quarter 1
+        ([0.0, 1.0], "ab", 0.95, [0, 1]),
+        ([0.0, 1.0], "ab", 0.4, [0.5, 0.5]),
+        # groups are weighted by their rows: one of each is the pooled mean, not 0.5
+        ([*[0.0] * 9, 1.0], "aaaaaaaaab", 0.4, [0.1, 0.1]),
+    ],
+)
+def test_few_groups_match_enumeration(
+    values: list[float], groups: str, level: float, expected: list[float]
+) -> None:
+    assert bootstrap_means(column(*values), list(groups), level=level)[:, 0].tolist() == expected
 
 
 def test_independent_rows_match_normal_approximation() -> None:
@@ -40,13 +45,6 @@ def test_rows_of_a_group_are_drawn_together() -> None:
     # taken for independent, the rows would claim to know seven times as much
     alone = bootstrap_means(np.repeat(values, 50)[:, None], [f"{i:03d}" for i in range(600)])
     assert np.diff(alone, axis=0) < 0.25 * np.diff(once, axis=0)
-
-
-def test_groups_are_weighted_by_rows() -> None:
-    """The mean of a resample is over its rows: a group of 9 rows moves it more than one of a single row."""
-    values, groups = column(*[0.0] * 9, 1.0), ["a"] * 9 + ["b"]
-    low, high = bootstrap_means(values, groups, level=0.4)[:, 0]
-    assert (low, high) == (0.1, 0.1)  # one of each: the pooled mean, not 0.5
 
 
 def test_nan_is_left_out_of_its_column_only() -> None:
