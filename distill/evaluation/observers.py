@@ -49,9 +49,7 @@ class ObserverNames(Protocol):
 
 @dataclass(frozen=True)
 class HalfTruth(Truth):
-    """A `Truth` with half of another's points.
-
-    A frame whose points cannot be split, such as a single one, has none.
+    """A `Truth` with half of another's points; none in a frame whose points cannot be split, such as a single one.
 
     Attributes:
         truth: the full ground truth.
@@ -89,13 +87,10 @@ class HalfTruth(Truth):
         return points[first], points[~first]
 
 
-def halved(videos: Sequence[Video], half: int, *, seed: int = 0) -> list[Video]:
-    """Return the videos with one half of their ground truth; those without any are unchanged."""
-    return [_halved(video, half, seed) if video.truth else video for video in videos]
-
-
-def _halved(video: Video, half: int, seed: int) -> Video:
-    assert video.truth is not None
+def halved(video: Video, half: int, *, seed: int = 0) -> Video:
+    """Return the video with one half of its ground truth; unchanged if it has none."""
+    if video.truth is None:
+        return video
     seeds = (seed, zlib.crc32(video.name.encode()))
     first = None
     if isinstance(video.truth, ObserverNames):
@@ -109,7 +104,7 @@ def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.nd
 
     For a video that is not halved, as in pictures of a report, this is the second half of the first split.
     """
-    truth = video.truth if isinstance(video.truth, HalfTruth) else halved([video], 0)[0].truth
+    truth = video.truth if isinstance(video.truth, HalfTruth) else halved(video, 0).truth
     assert isinstance(truth, HalfTruth), "only videos with ground truth have observers"
     for frame in frames:
         sigma = SIGMA * video.size[1] / 640
@@ -128,7 +123,7 @@ def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any
     directions = []
     for half in (0, 1):
         name = f"{NAME}, direction {half + 1}"
-        halves = halved(videos, half, seed=seed)
+        halves = [halved(video, half, seed=seed) for video in videos]
         directions.append(evaluate(other_half, halves, seed=seed, parallel=True, name=name, **options))
     scores = mean_scores(f"{NAME} ({kind})", directions)
     how = scores.how | {

@@ -25,15 +25,7 @@ RUN_FILES = ("config.yaml", "best.safetensors", "checkpoints")
 
 @dataclass(frozen=True)
 class ResolvedSource:
-    """The map source of a reference.
-
-    Attributes:
-        reference: name of a baseline, folder of maps, or model reference.
-        maps: the map source.
-        parallel: whether several processes can run it.
-        model: the model, if it is one.
-        settings: the model's settings.
-    """
+    """The map source of a reference; `parallel` if several processes can run it; its model, if it is one."""
 
     reference: str
     maps: MapSource
@@ -56,9 +48,7 @@ class ResolvedSource:
 def resolve_source(reference: str | Path, settings: InferenceSettings | None = None) -> ResolvedSource:
     """Resolve a baseline, a folder of maps or a model to a map source.
 
-    Args:
-        reference: baseline name, folder, or model reference.
-        settings: settings of a model; defaults to its training stride on the device `auto`.
+    Settings of a model default to its training stride on the device `auto`.
 
     Raises:
         UserError: if the reference is none of these.
@@ -79,13 +69,9 @@ def resolve_source(reference: str | Path, settings: InferenceSettings | None = N
 def score(
     reference: str | Path, videos: list[Video], settings: InferenceSettings | None = None, **options: Any
 ) -> tuple[Scores, MapSource]:
-    """Score a model, a folder of maps or a baseline on videos; return its scores and its map source.
+    """Score a reference on videos with options of `evaluate`; return its scores and its map source.
 
-    Args:
-        reference: as for `resolve_source`, or `observers` for the ceiling.
-        videos: videos to score on.
-        settings: as for `resolve_source`.
-        **options: options of `evaluate`.
+    References and settings are those of `resolve_source`, and `observers` is the ceiling.
     """
     if str(reference) == OBSERVERS:
         return evaluate_observers(videos, **options), other_half
@@ -103,13 +89,11 @@ def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:
     Raises:
         UserError: if a pattern matches no video.
     """
+    names = [video.name for video in videos]
+    scenes: dict[str, str] = {}
     for pattern in patterns:
-        if not any(fnmatchcase(video.name, pattern) for video in videos):
-            names = ", ".join(video.name for video in videos)
-            raise UserError(f"--scenes: no video matches {pattern}; the videos are {names}")
-
-    def grouped(video: Video) -> Video:
-        scene = next((pattern for pattern in patterns if fnmatchcase(video.name, pattern)), None)
-        return video if scene is None else replace(video, recording=scene)
-
-    return [grouped(video) for video in videos]
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        if not matches:
+            raise UserError(f"--scenes: no video matches {pattern}; the videos are {', '.join(names)}")
+        scenes = dict.fromkeys(matches, pattern) | scenes  # the first pattern counts
+    return [replace(video, recording=scenes.get(video.name, video.recording)) for video in videos]

@@ -45,23 +45,21 @@ def bootstrap_means(
     """
     values = np.asarray(values, dtype=np.float64)
     names, members = np.unique(np.asarray(groups), return_inverse=True)
-    count, columns = len(names), values.shape[1]
     defined = ~np.isnan(values)
-    sums, counts = np.zeros((count, columns)), np.zeros((count, columns))
+    sums, counts = np.zeros((2, len(names), values.shape[1]))
     np.add.at(sums, members, np.where(defined, values, 0.0))
     np.add.at(counts, members, defined)
+    enough = (counts > 0).sum(axis=0) > 1
+    ends = np.full((2, values.shape[1]), np.nan)
+    if not enough.any():
+        return ends
     random = np.random.default_rng(seed)
     means = []
-    for start in range(0, resamples if count > 1 else 0, BLOCK):
+    for start in range(0, resamples, BLOCK):
         size = min(BLOCK, resamples - start)
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)  # (size, groups)
+        drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size).astype(np.float64)
         with np.errstate(invalid="ignore"):  # resamples without a value of a column are NaN
-            means.append((drawn @ sums) / (drawn @ counts))
-    ends = np.full((2, columns), np.nan)
-    defined_twice = (counts > 0).sum(axis=0) > 1
-    if means and defined_twice.any():
-        tail = 50 * (1 - level)
-        ends[:, defined_twice] = np.nanpercentile(
-            np.concatenate(means)[:, defined_twice], [tail, 100 - tail], axis=0
-        )
+            means.append((drawn @ sums) / (drawn @ counts))  # (size, M)
+    tail = 50 * (1 - level)
+    ends[:, enough] = np.nanpercentile(np.concatenate(means)[:, enough], [tail, 100 - tail], axis=0)
     return ends

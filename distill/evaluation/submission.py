@@ -49,7 +49,7 @@ class SubmissionFormat:
 
     Attributes:
         name: name of the benchmark's data set.
-        help: form of the files, in a few words.
+        help: form of the files.
         protocol: name in PROTOCOLS of its evaluation, whose resizing is used.
         split: split of the data set that it scores.
         place: video name -> name of its file or folder in the submission.
@@ -217,22 +217,19 @@ def _check_pictures(path: Path, video: Video) -> Iterator[str]:
     if not path.is_dir():
         yield f"{path}: no such folder"
         return
-    wanted = [f"{frame + 1:04d}.png" for frame in range(video.num_frames)]
+    wanted = {f"{frame + 1:04d}.png" for frame in range(video.num_frames)}
     present = {file.name for file in path.iterdir()}
-    if missing := [name for name in wanted if name not in present]:
-        yield f"{path}: {len(missing)} of {plural(len(wanted), 'map')} missing, e.g. {missing[0]}"
-    if others := sorted(present.difference(wanted)):
-        yield f"{path}: {plural(len(others), 'file')} not part of the submission, e.g. {others[0]}"
-    for name in wanted:
-        if name not in present:
-            continue
+    if missing := wanted - present:
+        yield f"{path}: {len(missing)} of {plural(len(wanted), 'map')} missing, e.g. {min(missing)}"
+    if others := present - wanted:
+        yield f"{path}: {plural(len(others), 'file')} not part of the submission, e.g. {min(others)}"
+    for name in sorted(wanted & present):
         try:
-            image = read_image(path / name, decode=False)
+            size = read_image(path / name, decode=False).size[::-1]
         except UserError as error:
             yield str(error)
-            continue
-        if image.size[::-1] != video.size:
-            yield f"{path / name}: is {_times(image.size[::-1])}, the video {_times(video.size)}"
+        else:
+            yield from _wrong_size(path / name, size, video)
 
 
 def _write_video(path: Path, video: Video, maps: Iterable[np.ndarray]) -> None:
@@ -251,12 +248,12 @@ def _check_video(path: Path, video: Video) -> Iterator[str]:
         return
     if frames != video.num_frames:
         yield f"{path}: has {frames} maps, the video {video.num_frames} frames"
+    yield from _wrong_size(path, size, video)
+
+
+def _wrong_size(path: Path, size: tuple[int, ...], video: Video) -> Iterator[str]:
     if size != video.size:
-        yield f"{path}: is {_times(size)}, the video {_times(video.size)}"
-
-
-def _times(size: Sequence[int]) -> str:
-    return f"{size[1]} x {size[0]}"
+        yield f"{path}: is {size[1]} x {size[0]}, the video {video.size[1]} x {video.size[0]}"
 
 
 def _four_digits(name: str) -> str:

@@ -24,7 +24,7 @@ class NamedTruth(FakeTruth):
 
 
 def halves(video: Video, frame: int, seed: int = 0) -> list[list[tuple[int, ...]]]:
-    truths = [halved([video], half, seed=seed)[0].truth for half in (0, 1)]
+    truths = [halved(video, half, seed=seed).truth for half in (0, 1)]
     return [[tuple(point) for point in truth.points(frame).tolist()] for truth in truths if truth]
 
 
@@ -79,7 +79,7 @@ def test_frame_that_cannot_be_split_is_skipped_and_counted() -> None:
 def test_observers_score_is_mean_of_both_directions() -> None:
     found = ceiling(ONE, metrics=("nss", "cc"))
     for row in found.rows:
-        sides = [halved([ONE], half)[0].truth for half in (0, 1)]
+        sides = [halved(ONE, half).truth for half in (0, 1)]
         ways = []
         for seen, scored in (sides, sides[::-1]):
             assert isinstance(seen, HalfTruth)
@@ -94,7 +94,7 @@ def test_observers_score_is_mean_of_both_directions() -> None:
 def test_other_half_excludes_scored_points() -> None:
     apart = video("apart", {0: [(4, 4), (30, 60)]}, range(1))
     for half in (0, 1):
-        (one,) = halved([apart], half)
+        one = halved(apart, half)
         ((_, saliency),) = other_half(one, [0])
         assert one.truth is not None
         assert saliency[tuple(one.truth.points(0)[0])] < 1e-6
