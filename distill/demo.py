@@ -69,14 +69,14 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     )
     configs = [config.model_dump(mode="json", exclude={"device"}) for config in (teacher_config, student_config)]
     test_videos = scored_videos(student_config.data.test)
-    logging.getLogger("distill.data").setLevel(logging.WARNING)  # the steps find the same two videos many times
+    logging.getLogger("distill.data").setLevel(logging.WARNING)  # each step would log the same two videos
     steps = FinishedSteps(out / "results.json", configs)
 
     steps.run(
         "a",
         f"Train the teacher, {teacher_config.model.name}:{teacher_config.model.variant}, on ground truth only.",
         lambda: str(train(teacher_config)),
-        makes=teacher,
+        output=teacher,
     )
     steps.run(
         "b",
@@ -90,14 +90,14 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         f"Store the teacher's maps of all {frames} training frames ({len(videos)} videos), and recompute a sample "
         "to verify them.",
         lambda: store_targets(student_config),
-        makes=store,
+        output=store,
     )
     steps.run(
         "d",
         f"Distil the student, {student_config.model.name}:{student_config.model.variant}, from ground truth and "
         "the stored maps; for the video without ground truth, from the maps only.",
         lambda: str(train(student_config)),
-        makes=student,
+        output=student,
     )
     steps.run(
         "e",
@@ -116,14 +116,14 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         "g",
         "Export the student to ONNX, compare it with PyTorch, and draw the overlay video with the exported file.",
         lambda: export_and_run(student, onnx, test_videos[0], overlay),
-        makes=overlay,
+        output=overlay,
     )
 
     def write_results() -> str:
         write_summary(out / "demo.json", steps.results, device)
         return write_demo_report(out, steps.results, student_config, test_videos[0])
 
-    steps.run("h", "Write the report.", write_results, makes=report)
+    steps.run("h", "Write the report.", write_results, output=report)
     print(f"\n{text_table(*score_table(steps.results))}\n\n{verdict_of(steps.results).sentence}")
     print(f"Report: {report}. Overlay video: {overlay}.")
     return report
@@ -147,32 +147,32 @@ class FinishedSteps:
         self.path, self.settings = path, settings
         self.results: dict[str, Any] = {}
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["settings"] != json.loads(json.dumps(settings)):
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            if saved["settings"] != json.loads(json.dumps(settings)):
                 raise UserError(
                     f"{path.parent}: contains a demo with other configs; remove the folder or choose another --out"
                 )
-            self.results = found["steps"]
+            self.results = saved["steps"]
 
-    def run(self, name: str, description: str, work: Callable[[], Any], *, makes: Path | None = None) -> Any:
+    def run(self, name: str, description: str, work: Callable[[], Any], *, output: Path | None = None) -> Any:
         """Print the step, run it unless it is finished, and return its result (a JSON value)."""
         print(f"\n{name}. {description}", flush=True)
         if name in self.results:
-            if makes is None or makes.exists():
-                print(f"   Already done in {format_duration(self.results[name]['seconds'])}: {makes or self.path}")
+            if output is None or output.exists():
+                print(f"   Already done in {format_duration(self.results[name]['seconds'])}: {output or self.path}")
                 return self.results[name]["result"]
             self.remove_from(name)
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             result = work()
         except KeyboardInterrupt:
-            print(f"\nStopped in step {name}. Finished work is kept; the same command resumes.", flush=True)
+            print(f"\nInterrupted in step {name}. Finished steps are kept; the same command resumes.", flush=True)
             raise
         self.results[name] = {
             "step": description,
-            "seconds": time.perf_counter() - began,
+            "seconds": time.perf_counter() - started,
             "result": result,
-            "made": None if makes is None else str(makes),
+            "made": None if output is None else str(output),
         }
         self.write()
         return result
@@ -267,7 +267,7 @@ def export_and_run(student: Path, onnx: Path, video: Video, overlay: Path) -> di
 
 
 def write_summary(path: Path, results: dict[str, Any], device: str) -> None:
-    """Write the results table as JSON, with where and when it was made; scripts/update_readme_table.py reads it."""
+    """Write the results table as JSON, with the machine and the date; scripts/update_readme_table.py reads it."""
     columns, rows = score_table(results)
     machine = f"{platform.machine()}, {cores()} CPU cores, models on {resolve_device(device)}"
     duration = format_duration(sum(step["seconds"] for step in results.values()))

@@ -119,12 +119,12 @@ def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose anothe
     for parent in path.parents:
         if parent.exists():
             if not parent.is_dir():
-                raise UserError(f"{path}: {parent} is a file, not a folder; choose another place")
+                raise UserError(f"{path}: {parent} is a file, not a folder; choose another location")
             break
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():
-        raise UserError(f"{path}: {what} exists already; {remedy}")
+        raise UserError(f"{path}: {what} already exists; {remedy}")
 
 
 def file_hash(path: str | Path) -> str:

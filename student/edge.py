@@ -832,7 +832,7 @@ def _run(chosen: argparse.Namespace, figures: Figures, stack: ExitStack) -> None
     """Run the command with parsed options."""
     for path in (chosen.out, chosen.maps):
         if path and path.exists():
-            raise ValueError(f"{path}: exists already; choose another name or remove it")
+            raise ValueError(f"{path}: already exists; choose another name or remove it")
         if path and not path.parent.is_dir():
             raise ValueError(f"{path}: folder {path.parent} does not exist; create it or choose another path")
     for name, value in (("--threads", chosen.threads), ("--fps", chosen.fps)):

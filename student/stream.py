@@ -23,7 +23,7 @@ stream.
 
 Source: buffers of past features as in Kondratyuk et al., "MoViNets", CVPR 2021 (Section 3.2), and Hedegaard and
 Iosifidis, "Continual 3D Convolutional Neural Networks", ECCV 2022; a learned Gaussian prior as in Droste et al.,
-"Unified Image and Video Saliency Modeling", ECCV 2020. The rest is this project's.
+"Unified Image and Video Saliency Modeling", ECCV 2020. The rest is original to this project.
 """
 
 import itertools
@@ -201,8 +201,8 @@ class Model(nn.Module):
         batch = frame.shape[0]  # len() would be a constant in an exported graph
         for name, shape in self.state_shapes.items():
             if name not in state or tuple(state[name].shape) != (batch, *shape):
-                found = tuple(state[name].shape) if name in state else "missing"
-                raise ValueError(f"stream: state {name} is {found}, expected {(batch, *shape)}")
+                shape_or_missing = tuple(state[name].shape) if name in state else "missing"
+                raise ValueError(f"stream: state {name} is {shape_or_missing}, expected {(batch, *shape)}")
         memory = RingMemory(self.lags, state)
         x = self.decoder(self.encode(frame), memory)
         return self.to_maps(x), memory.after

@@ -261,7 +261,7 @@ class Decoder(nn.Module):
         self.steps = EARLY_STEPS if kind == "early" else steps
         self.laterals = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in stages)
         self.reduce = nn.ModuleList()
-        self.grows: list[bool] = []  # whether each convolution is preceded by x2 upsampling
+        self.upsamples: list[bool] = []  # whether each convolution is preceded by x2 upsampling
         c_in, level, left = width, 0, self.steps
         parts = time_factors(kind, steps)
         for i, factors in enumerate(parts):
@@ -271,7 +271,7 @@ class Decoder(nn.Module):
                 depth = factor if factor > 1 else min(3, 2 * left - 1)  # a single step has no neighbours
                 padding = (depth // 2 if factor == 1 else 0, 1, 1)
                 self.reduce.append(nn.Conv3d(c_in, c_out, (depth, 3, 3), stride=(factor, 1, 1), padding=padding))
-                self.grows.append(j == 0 and i >= len(parts) - 2)
+                self.upsamples.append(j == 0 and i >= len(parts) - 2)
                 c_in, left = c_out, left // factor
         self.head = nn.Conv2d(c_in, 1, 3, padding=1)
         self.apply(init_convolution)
@@ -283,8 +283,8 @@ class Decoder(nn.Module):
         for i in (2, 1, 0):
             h, w = stages[i].shape[-2:]
             x = self.lateral(i, stages) + upsample(x)[..., :h, :w]  # crop the padding of an odd h or w
-        for grows, conv in zip(self.grows, self.reduce, strict=True):
-            x = upsample(x) if grows else x  # H/4 -> H/2 -> H
+        for upsamples, conv in zip(self.upsamples, self.reduce, strict=True):
+            x = upsample(x) if upsamples else x  # H/4 -> H/2 -> H
             x = F.relu(conv(x))  # (B, 192 / 2^n, T / 2^(n+1), ., .)
         return x.squeeze(2)
 

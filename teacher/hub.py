@@ -48,14 +48,14 @@ SHA256 = {
 """Known checksums: file -> SHA-256."""
 
 MANUAL = {"salfom-dhf1k": "SalFoM_DHF1K.pth"}
-"""Whole teachers, which their authors host next to their code and which cannot be downloaded by name."""
+"""Complete teachers, hosted next to the authors' code: weight name -> file, to be downloaded manually."""
 
 
 def find(name: str) -> Path:
-    """Return the file of a published weight name; a name that looks like a path is returned as one.
+    """Return the file of a published weight name; a name that looks like a path is returned as a path.
 
     Raises:
-        ValueError: if the name is unknown, or its file must be downloaded by hand or cannot be downloaded now.
+        ValueError: if the name is unknown, or its file must be downloaded manually or cannot be downloaded.
     """
     if name in UMT:
         return fetch(name)
@@ -71,7 +71,7 @@ def find(name: str) -> Path:
     known = [*UMT, *MANUAL]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise ValueError(f"{name}: no such weight file or name; {hint}The names are {', '.join(known)}")
+    raise ValueError(f"{name}: no such weight file or name; {hint}Known names: {', '.join(known)}")
 
 
 def fetch(name: str) -> Path:
@@ -82,7 +82,7 @@ def fetch(name: str) -> Path:
     """
     file = UMT[name]
     remote = f"{FOLDER}/{file}"
-    by_hand = f"give the path of {file} as weights"
+    alternative = f"give the path of {file} as weights"
     verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # it logs every retry
     try:
@@ -94,12 +94,13 @@ def fetch(name: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise ValueError(
             f"{name}: {file} is not cached and the Hugging Face hub cannot be reached; "
-            f"try again with a network, or {by_hand}"
+            f"try again with a network, or {alternative}"
         ) from error
     except (EntryNotFoundError, HfHubHTTPError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{name}: {remote} of {REPOSITORY} cannot be downloaded from the Hugging Face hub ({reason}); {by_hand}"
+            f"{name}: {remote} of {REPOSITORY} cannot be downloaded from the Hugging Face hub ({reason}); "
+            f"{alternative}"
         ) from error
     finally:
         hub_logging.set_verbosity(verbosity)
@@ -113,9 +114,9 @@ def _check(name: str, path: Path) -> None:
     if expected is None:
         return
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != expected:
         raise ValueError(
-            f"{name}: {path} has SHA-256 {found}, expected {expected}; the file is damaged or has changed: "
+            f"{name}: {path} has SHA-256 {actual}, expected {expected}; the file is damaged or has changed: "
             f"remove {path.resolve()} and try again"
         )

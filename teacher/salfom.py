@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "umt-l16-d6": {**VIT_L, "depth": 6},
     "umt-l16-d12": {**VIT_L, "depth": 12},
     "umt-l16-d18": {**VIT_L, "depth": 18},
-    # Video Swin-B, an encoder that is no video foundation model (teacher/swin.py)
+    # Video Swin-B, an encoder that is not a video foundation model (teacher/swin.py)
     "swin-encoder": {"encoder": "swin", "heads": 32},
     # trains on two CPU cores
     "tiny": {

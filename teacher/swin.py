@@ -1,4 +1,4 @@
-"""Video Swin as SalFoM's encoder: the paper's ablation with an encoder that is no video foundation model.
+"""Video Swin as SalFoM's encoder: the paper's ablation with an encoder that is not a video foundation model.
 
     clip (B, 3, T, H, W) -> Video Swin: stage 3 (B, C/2, T/2, H/16, W/16) and stage 4 (B, C, T/2, H/32, W/32)
       -> stage 4, upsampled x2 in space, + a 1x1x1 convolution of stage 3

@@ -67,7 +67,7 @@ class Attention(nn.Module):
 class Encoder(nn.Module):
     """UMT's encoder, from a normalised clip to a grid of features.
 
-    The position table is never trained. As in the published code it is a parameter without gradient if it was
+    The position table is not trained. As in the published code it is a parameter without gradient if it was
     interpolated over time, and a buffer if T is 8.
 
     Args:
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
         return rearrange(x, "b (t h w) c -> b c t h w", t=t, h=h, w=w).contiguous()
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        # The table is a function of the grid: keep our own if the stored one is for another, so weights move.
+        # The table is a function of the grid: keep our own if the stored one differs, so that weights transfer.
         stored = state_dict.get(prefix + "position")
         if stored is not None and stored.shape != self.position.shape:
             state_dict[prefix + "position"] = self.position

@@ -81,8 +81,8 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> str:
 def published_name(key: str) -> str:
     """Return the authors' name of one of our keys; the mapping is one to one."""
     for ours, theirs in NAMES:
-        renamed, hits = re.subn("^" + ours, theirs, key)
-        if hits:
+        renamed, count = re.subn("^" + ours, theirs, key)
+        if count:
             return renamed
     return key
 
@@ -180,7 +180,7 @@ def _load_own(model: nn.Module, tensors: dict[str, Tensor]) -> str:
             tensors = tensors | {"encoder.position": encoder.position}
             note = "; positions computed for this grid"
     count = _load_all(model, tensors) - (1 if note else 0)
-    return f"SalFoM weights under our names, {count} tensors loaded{note}"
+    return f"SalFoM weights with this project's keys, {count} tensors loaded{note}"
 
 
 def _load_all(module: nn.Module, tensors: dict[str, Tensor]) -> int:

@@ -142,8 +142,8 @@ BENCHMARK = Verb(
     "benchmark",
     "measure weights, GMACs, milliseconds and memory of models",
     "Measure models and any .onnx files in one run with interleaved rounds: one row per runtime, batch size and "
-    "precision, with its share of what the device reaches on a matrix product in the same run. With --of, measure "
-    "a part of the toolkit instead.",
+    "precision, with its fraction of the throughput that a matrix product reached in the same run. With --of, "
+    "measure a part of the toolkit instead.",
     (
         "saldistill benchmark runs/demo/teacher runs/demo/student runs/demo/student.onnx",
         "saldistill benchmark teacher/salfom:tiny student/thtdnet:tiny --device cpu",

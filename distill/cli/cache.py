@@ -157,7 +157,7 @@ def _run_import(arguments: argparse.Namespace) -> None:
 
 IMPORT = Verb(
     "import",
-    "make a target store from external saliency maps",
+    "build a target store from external saliency maps",
     "Read maps, DIR/VIDEO/0001.png and so on or DIR/VIDEO.mp4 with one map per frame, into a target store that "
     "students can learn from. Several folders or target stores are averaged; all must cover the same frames.",
     (

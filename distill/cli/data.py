@@ -27,7 +27,7 @@ CHECK = Verb(
     "report what a folder contains and what can be used",
     "Detect the data set by the layout of the folder, and report its videos, frames, sizes, splits and ground "
     "truth, everything that is missing or damaged, and what training and evaluation would use. Inspections are "
-    "cached until a file changes. Exits with 2 if nothing can be used.",
+    "cached until a file changes. The exit code is 2 if nothing can be used.",
     ("saldistill data check tests/data/dhf1k", "saldistill data check DHF1K --thorough"),
     _add_check_arguments,
     _run_check,

@@ -1,4 +1,4 @@
-"""`saldistill demo`."""
+"""`saldistill demo`: run the full pipeline on one real video."""
 
 import argparse
 
@@ -20,9 +20,9 @@ def _run(arguments: argparse.Namespace) -> None:
 DEMO = Verb(
     "demo",
     "run the full pipeline on one real video (5 to 10 minutes)",
-    "Train a small teacher on a video with eye-tracking data, store its maps, distil a student, score both next to "
-    "a centre prior, export the student and run it. Finished steps are reused. The results are OUT/report.html and "
-    "OUT/demo.json.",
+    "Train a small teacher on a video with eye-tracking data, store its maps, distil a student, compare both "
+    "with a centre prior, export the student and run it. Finished steps are reused. The results are "
+    "OUT/report.html and OUT/demo.json.",
     ("saldistill demo", "saldistill demo --out runs/again"),
     _add_arguments,
     _run,

@@ -67,7 +67,11 @@ def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("model", metavar="FILE", help="an fp32 .onnx file written by `saldistill export`")
     parser.add_argument(
-        "--to", type=some_of(PRECISIONS), default="int8", metavar="P,P", help=f"some of {', '.join(PRECISIONS)}"
+        "--to",
+        type=some_of(PRECISIONS),
+        default="int8",
+        metavar="P,P",
+        help=f"one or more of {', '.join(PRECISIONS)}",
     )
     add_output(parser, "FILE", "the .onnx file to write (default: FILE-int8.onnx, FILE-fp16.onnx)", required=False)
     parser.add_argument(
@@ -140,10 +144,10 @@ def _run_quantize(arguments: argparse.Namespace) -> None:
 QUANTIZE = Verb(
     "quantize",
     "convert an exported model to fp16 or INT8",
-    "Convert an exported model to fp16, or to INT8 calibrated on real frames. The loss against the fp32 maps, in "
-    "CC, is measured on held-out frames; layers that cost more than --max-loss allows stay in floating point. All "
-    "files are then compared: size, milliseconds, agreement, and with --score the metrics. INT8 makes a model "
-    "faster on a CPU; fp16 halves the file, and is for devices that compute in it.",
+    "Convert an exported model to fp16, or to INT8 calibrated on real frames. The loss, 1 - CC with the fp32 maps, "
+    "is measured on held-out frames; layers that would push it above --max-loss stay in floating point. All files "
+    "are then compared: size, milliseconds, agreement, and with --score the metrics. INT8 is faster on a CPU; fp16 "
+    "halves the file size and suits devices with fp16 arithmetic.",
     (
         "saldistill quantize student.onnx --on VIDEO.mp4",
         "saldistill quantize student.onnx --to fp16,int8 --on ntire:hevc-gaze --on-split train "

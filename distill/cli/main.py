@@ -75,18 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not stdout_is_closed():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards what is left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is left to flush
         return 128 + 13  # as shells report SIGPIPE
 
 
-def run_verb(words: Sequence[str]) -> None:
-    """Run the verb that a command line names."""
-    arguments = parse(words)
+def run_verb(argv: Sequence[str]) -> None:
+    """Parse a command line and run its verb."""
+    arguments = parse(argv)
     arguments.verb.run(arguments)
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; the result has the chosen Verb under `verb`."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; attribute `verb` of the result is the chosen Verb."""
     parser = argparse.ArgumentParser(
         prog="saldistill", description=DESCRIPTION, epilog=EPILOG, formatter_class=HelpFormatter
     )
@@ -95,12 +95,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         title="verbs, in the order of a typical workflow", metavar="VERB", required=True
     )
     for command in COMMANDS:
-        command.add_to(parsers, list(words))
-    return parser.parse_args(words)
+        command.add_to(parsers, list(argv))
+    return parser.parse_args(argv)
 
 
 def installed_version() -> str:
-    """Return the version that pip installed, if it did."""
+    """Return the installed version, or `(not installed)` in a bare source tree."""
     try:
         return version("saldistill")
     except PackageNotFoundError:
@@ -108,7 +108,7 @@ def installed_version() -> str:
 
 
 def run_guarded(work: Callable[[], object]) -> int:
-    """Do some work and return its exit code; print expected errors as one message, let bugs raise."""
+    """Call `work` and return the exit code; print expected errors as one message, and let bugs raise."""
     setup_logging()
     try:
         work()
@@ -117,7 +117,7 @@ def run_guarded(work: Callable[[], object]) -> int:
     except RunError as error:
         return print_error(error, 1)
     except KeyboardInterrupt:
-        return print_error("stopped", 130)
+        return print_error("interrupted", 130)
     except Exception as error:
         message = os_error_message(error)
         if message is None:
@@ -141,7 +141,7 @@ def print_error(error: object, code: int) -> int:
 
 def os_error_message(error: BaseException) -> str | None:
     """Return a message for a full disk, a missing permission or a bad path, also as a cause; else None."""
-    for each in chain(error):
+    for each in causes(error):
         code = each.errno if isinstance(each, OSError) else None
         path = f"{each.filename}: " if isinstance(each, OSError) and each.filename else ""
         if code in NO_SPACE or NO_SPACE_IN_RUST.search(str(each)):
@@ -153,15 +153,15 @@ def os_error_message(error: BaseException) -> str | None:
     return None
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes."""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the chain of its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def stdout_is_closed() -> bool:
-    """Return whether standard output was closed, and not some other pipe."""
+    """Return whether the closed pipe is standard output rather than another one."""
     try:
         print(flush=True)
     except BrokenPipeError:

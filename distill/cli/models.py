@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def describe_models(name: str | None = None) -> Iterator[str]:
-    """Yield the lines of a table of models and variants with their cost: of one model, or of all."""
+    """Yield the lines of a table with the size and cost of each variant, of one model or of all."""
     import torch
 
     from distill.models.cost import count_weights, gflops_per_map
@@ -65,7 +65,7 @@ def describe_models(name: str | None = None) -> Iterator[str]:
 
 
 def convert_weights(name: str | None, source: str, out: str) -> str:
-    """Load published weights into a model and write them in this project's format; return what was done.
+    """Load published weights into a model and save them in this project's format; return a one-line summary.
 
     Raises:
         UserError: no model is named, the file does not fit it, or `out` exists or is not a .safetensors file.
@@ -73,14 +73,14 @@ def convert_weights(name: str | None, source: str, out: str) -> str:
     from distill.models.registry import create_model
     from distill.models.weight_files import save_model
 
-    name = checked(name, source, out, "--convert", (".safetensors",))
+    name = check_conversion(name, source, out, "--convert", (".safetensors",))
     model = create_model(name, weights=source)
     save_model(model, out, notes={"converted_from": Path(source).name})
     return f"{model.loaded}; written to {out}"
 
 
 def publish_weights(name: str | None, source: str, out: str) -> str:
-    """Write a model's weights with the keys of its authors' code; return what was done.
+    """Write a model's weights with the keys of its authors' code; return a one-line summary.
 
     Args:
         name: the model; a run folder or weight file of this project must contain the same one.
@@ -95,13 +95,13 @@ def publish_weights(name: str | None, source: str, out: str) -> str:
     from distill.models.registry import create_model
     from distill.models.weight_files import is_saldistill_file
 
-    name = checked(name, source, out, "--to-published", (".pth", ".safetensors"))
+    name = check_conversion(name, source, out, "--to-published", (".pth", ".safetensors"))
     if Path(source).is_dir() or is_saldistill_file(source):
         model = load_model(source)
-        found, variant = model.identity["name"], model.identity["variant"]
-        if name not in (found, f"{found}:{variant}"):
-            raise UserError(f"{source}: contains {found}:{variant}, not {name}; name the model that it contains")
-        loaded = f"{source}: all weights of {found}:{variant} loaded"
+        stored, variant = model.identity["name"], model.identity["variant"]
+        if name not in (stored, f"{stored}:{variant}"):
+            raise UserError(f"{source}: contains {stored}:{variant}, not {name}; name the model that it contains")
+        loaded = f"{source}: all weights of {stored}:{variant} loaded"
     else:
         model = create_model(name, weights=source)
         loaded = model.loaded
@@ -109,10 +109,12 @@ def publish_weights(name: str | None, source: str, out: str) -> str:
     return f"{loaded}; written to {out} with the authors' keys"
 
 
-def checked(name: str | None, source: str, out: str, option: str, suffixes: tuple[str, ...]) -> str:
-    """Return the model's name after checking the arguments of a conversion."""
+def check_conversion(name: str | None, source: str, out: str, option: str, suffixes: tuple[str, ...]) -> str:
+    """Check the arguments of a conversion and return the name of the model."""
     if name is None:
-        raise UserError(f"{source}: name its model, e.g. saldistill models teacher/salfom {option} {source} {out}")
+        raise UserError(
+            f"{source}: no model given; name it, e.g. saldistill models teacher/salfom {option} {source} {out}"
+        )
     if Path(out).suffix not in suffixes:
         raise UserError(f"{out}: expected a file name that ends in {' or '.join(suffixes)}")
     refuse_existing(out, "the weight file")

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and the types of their values."""
+"""Arguments shared by several verbs, and parsers for their values."""
 
 import argparse
 from collections.abc import Callable, Collection
@@ -54,7 +54,7 @@ def add_every(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
-    """Add what running a model over a video depends on."""
+    """Add the options of inference: --first-frames, --device, --stride and --batch-size."""
     from distill.inference.settings import FIRST_FRAMES
 
     parser.add_argument(
@@ -74,7 +74,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
 
 
 def add_list(parser: argparse.ArgumentParser, title: str, entries: dict[str, str]) -> None:
-    """Add a list of names and their meanings to the end of the help."""
+    """Append a list of names with descriptions to the help."""
     width = max(map(len, entries)) + 2
     parser.add_argument_group(title, "\n".join(f"{name:<{width}}{text}" for name, text in entries.items()))
 
@@ -92,7 +92,7 @@ def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32"
     )
 
 
-# ------------------------------------------------------------------------------------------- types of values
+# ------------------------------------------------------------------------------------------- value parsers
 
 
 def count(text: str) -> int:
@@ -160,15 +160,15 @@ def names(text: str) -> list[str]:
 
 
 def some_of(accepted: Collection[str]) -> Callable[[str], list[str]]:
-    """Return a parser of comma-separated names, each of them accepted and given once."""
+    """Return a parser for comma-separated, distinct names out of `accepted`."""
 
     def parse(text: str) -> list[str]:
-        found = names(text)
-        if not set(found) <= set(accepted) or len(set(found)) < len(found):
+        values = names(text)
+        if not set(values) <= set(accepted) or len(set(values)) < len(values):
             raise argparse.ArgumentTypeError(
-                f"expected some of {', '.join(accepted)}, comma-separated, got '{text}'"
+                f"expected one or more of {', '.join(accepted)}, comma-separated, got '{text}'"
             )
-        return found
+        return values
 
     return parse
 

@@ -28,8 +28,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from distill.inference.predict import predict
     from distill.models.references import load_model
 
-    several = is_folder_of_videos(arguments.video)
-    if several and arguments.overwrite:
+    is_folder = is_folder_of_videos(arguments.video)
+    if is_folder and arguments.overwrite:
         raise UserError(
             f"{arguments.video}: --overwrite does not apply to a folder of videos, where existing results are "
             "skipped; remove the results that should be recomputed"
@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> None:
     settings = inference_settings(arguments, precision=arguments.precision)
     model = load_model(arguments.model, device=settings.device or "cpu")
     settings, results = settings.for_model(model), {"out": arguments.out, "maps": arguments.maps}
-    if several:
+    if is_folder:
         print(predict_folder(model, arguments.video, settings, **results))
     else:
         print(predict(model.network, arguments.video, settings, **results, overwrite=arguments.overwrite))

@@ -31,8 +31,7 @@ def _run(arguments: argparse.Namespace) -> None:
     print(submission)
     if submission.problems:
         raise UserError(
-            f"{arguments.out}: the submission is not valid, see above; fix what is listed and run the same command "
-            "again"
+            f"{arguments.out}: the submission is invalid; fix the problems listed above and run the command again"
         )
 
 
@@ -63,9 +62,9 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
 
 SUBMIT = Verb(
     "submit",
-    "write a benchmark submission: maps of every frame of its test videos",
-    "Write the maps in the format of a benchmark, DHF1K or the challenges AIM 2024 and NTIRE 2026 (ntire), and "
-    "check that no video and no frame is missing. DIR contains nothing else; the settings are recorded "
+    "write a benchmark submission: one map for every frame of the test videos",
+    "Write maps in the submission format of a benchmark, DHF1K or the AIM 2024 and NTIRE 2026 challenges (ntire), "
+    "and check that no video and no frame is missing. DIR contains only the submission; the settings are recorded "
     "in DIR.json. After an interruption the same command resumes, and several shells can share the work. A MODEL "
     "may also be a folder of maps or a baseline, as in evaluate.",
     (

@@ -19,7 +19,7 @@ def _add_distill_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept",
         action="store_true",
-        help="use a target store even if it was made by another teacher, code version or video; the run records it",
+        help="use a target store even if its teacher, code version or videos differ; the run records this",
     )
 
 
@@ -54,7 +54,7 @@ TRAIN = Verb(
 DISTILL = Verb(
     "distill",
     "train a student from a teacher",
-    "Same as train, except that a config without a section `teacher` is an error.",
+    "Same as train, but a config without a section `teacher` is an error.",
     (
         "saldistill distill configs/distill/demo.yaml",
         "saldistill distill configs/distill/demo.yaml out=runs/online teacher.source=online",

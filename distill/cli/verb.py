@@ -8,18 +8,18 @@ from typing import Any
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help with the paragraphs as written, and with the default of every option that has one."""
+    """Help formatter that keeps paragraphs as written and appends the default of every option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        shown = isinstance(action.default, str | int | float) and not isinstance(action.default, bool)
-        stated = action.default == argparse.SUPPRESS or "default:" in text
-        return f"{text} (default: %(default)s)" if shown and not stated else text
+        has_default = isinstance(action.default, str | int | float) and not isinstance(action.default, bool)
+        documented = action.default == argparse.SUPPRESS or "default:" in text
+        return f"{text} (default: %(default)s)" if has_default and not documented else text
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: its help, its arguments and its work.
+    """A verb of the command: its help, its arguments and the function that runs it.
 
     Args:
         name: what the user types, e.g. "evaluate".
@@ -38,23 +38,23 @@ class Verb:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
 
-    def add_to(self, parsers: Any, words: list[str]) -> None:
-        """Add a parser for the verb, with arguments if `words`, the command line, names it."""
+    def add_to(self, parsers: Any, argv: list[str]) -> None:
+        """Add a parser for the verb; its arguments are only added if the command line `argv` names the verb."""
         parser = add_parser(parsers, self.name, self.summary, self.description, self.examples)
         parser.set_defaults(verb=self)
-        if self.name in words:
+        if self.name in argv:
             self.add_arguments(parser)
 
 
 @dataclass(frozen=True)
 class Group:
-    """A verb that consists of verbs, e.g. `cache` with `cache build` and `cache info`."""
+    """A verb with subcommands, e.g. `cache` with `cache build` and `cache info`."""
 
     name: str
     summary: str
     verbs: tuple[Verb, ...]
 
-    def add_to(self, parsers: Any, words: list[str]) -> None:
+    def add_to(self, parsers: Any, argv: list[str]) -> None:
         """Add a parser for the group and for each of its verbs."""
         description = f"{self.summary[:1].upper()}{self.summary[1:]}."
         parser = add_parser(
@@ -62,7 +62,7 @@ class Group:
         )
         inner = parser.add_subparsers(title=f"saldistill {self.name}", metavar="VERB", required=True)
         for verb in self.verbs:
-            verb.add_to(inner, words if self.name in words else [])
+            verb.add_to(inner, argv if self.name in argv else [])
 
 
 def add_parser(

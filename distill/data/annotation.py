@@ -1,4 +1,4 @@
-"""Read annotation files: points in JSON, images, MATLAB files."""
+"""Readers of annotation files: fixation points in JSON, grey images and MATLAB files."""
 
 import json
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def read_points(path: Path) -> Points:
     """Read a fixations.json: one list of [row, column] points per frame; repeated points count.
 
     Raises:
-        UserError: if the file cannot be read or has another content.
+        UserError: if the file cannot be read or does not contain such lists.
     """
     try:
         changed = path.stat().st_mtime_ns
@@ -60,16 +60,16 @@ def _read_points(path: Path, _changed: int) -> Points:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     try:
-        each = [np.array(points, dtype=np.float64) for points in frames]
+        arrays = [np.array(points, dtype=np.float64) for points in frames]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {EXPECTED_POINTS}") from error
-    if not isinstance(frames, list) or not all(a.shape == (0,) or a.shape[1:] == (2,) for a in each):
+    if not isinstance(frames, list) or not all(a.shape == (0,) or a.shape[1:] == (2,) for a in arrays):
         raise UserError(f"{path}: {EXPECTED_POINTS}")
-    rows = np.concatenate([a.reshape(-1, 2) for a in each] or [np.zeros((0, 2))])
+    rows = np.concatenate([a.reshape(-1, 2) for a in arrays] or [np.zeros((0, 2))])
     if not np.isfinite(rows).all():
         raise UserError(f"{path}: some coordinates are not finite; {EXPECTED_POINTS}")
     pixels = np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
-    return Points(pixels, np.cumsum([0, *map(len, each)]))
+    return Points(pixels, np.cumsum([0, *map(len, arrays)]))
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Augmentation: random crops, colours and mirroring of a clip together with its ground truth and teacher maps.
 
-All frames of a clip are augmented alike. Fixations outside the crop are dropped, and the density is the crop of the
-whole frame's density, renormalised. A frame without a fixation inside the crop is unlabelled. Drawing another crop
-instead would make the clips of a seed depend on the ground truth, and bias crops towards fixations.
+All frames of a clip receive the same augmentation. Fixations outside the crop are dropped, and the density is the
+crop of the whole frame's density, renormalised. A frame without a fixation inside the crop is unlabelled. Drawing
+another crop instead would make the clips of a seed depend on the ground truth, and bias crops towards fixations.
 
 A teacher sees whole frames in their own colours, plain or mirrored. Its map is cropped afterwards, whether it is
 computed online or read from a target store.
@@ -60,8 +60,8 @@ class Crop:
     def draw(self, random: np.random.Generator, size: tuple[int, int]) -> Box:
         """Draw a box inside a frame of (height, width), rounded to whole pixels."""
         area = random.uniform(*self.area)
-        most = min(math.log(self.stretch), -math.log(area))  # a large box does not fit if stretched further
-        wider = math.exp(random.uniform(-1, 1) * most)
+        limit = min(math.log(self.stretch), -math.log(area))  # beyond it, a large box no longer fits
+        wider = math.exp(random.uniform(-1, 1) * limit)
         height, width = (
             min(side, max(1, round(side * math.sqrt(share))))
             for side, share in zip(size, (area / wider, area * wider), strict=True)
@@ -91,8 +91,8 @@ class Jitter:
 
     def draw(self, random: np.random.Generator) -> Colour:
         """Draw the factors for one clip."""
-        most = np.array([self.brightness, self.contrast, self.saturation])
-        return Colour(*(1 + most * random.uniform(-1, 1, 3)).tolist())
+        ranges = np.array([self.brightness, self.contrast, self.saturation])
+        return Colour(*(1 + ranges * random.uniform(-1, 1, 3)).tolist())
 
 
 def flip(array: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ class Report:
     Attributes:
         root: the folder.
         scan: its videos, layout and splits.
-        thorough: whether everything was decoded.
-        truths: name -> inspected ground truth of each labelled video.
+        thorough: whether every frame and image was decoded.
+        truths: name -> result of inspecting the ground truth of each labelled video.
         problems: messages on everything else that is missing, wrong or unusual.
     """
 
@@ -74,8 +74,8 @@ class Report:
 
     def _summary(self) -> Iterator[tuple[str, str]]:
         videos = self.scan.videos
-        known = sum(video.truth is not None for video in videos)
-        yield "videos", f"{len(videos)} usable ({known} with ground truth), {len(self.scan.broken)} broken"
+        with_truth = sum(video.truth is not None for video in videos)
+        yield "videos", f"{len(videos)} usable ({with_truth} with ground truth), {len(self.scan.broken)} broken"
         yield "frames", f"{sum(v.num_frames for v in videos)} ({self.labelled(videos)} with fixations)"
         yield "sizes", _counted(f"{video.size[1]}x{video.size[0]}" for video in videos)
         yield "frame rates", _counted(f"{video.fps:.5g}" for video in videos)
@@ -96,7 +96,7 @@ class Report:
             frames = sum(video.num_frames for video in labelled)
             published = layout.published.get(split, "-")
             yield _row(split, published, len(names), len(usable), len(labelled), frames, self.labelled(labelled))
-        yield "  Ground-truth losses and scores use the fixated frames of labelled videos; a teacher labels any."
+        yield "  Ground-truth losses and scores use the fixated frames of labelled videos; teachers need no labels."
 
     def _videos(self) -> Iterator[str]:
         width = max(len("video"), *(len(video.name) for video in self.scan.videos))
@@ -126,7 +126,7 @@ def check(root: str | Path, dataset: str | None = None, *, thorough: bool = Fals
 
     Args:
         root: the folder.
-        dataset: name of the data set; None recognises it.
+        dataset: name of the data set; None detects it from the layout.
         thorough: decode every frame and every image.
         progress: show progress bars.
 
@@ -152,13 +152,13 @@ def _check_videos(report: Report, *, progress: bool) -> None:
     """Inspect the usable videos again, including changed images, and add remarks on them."""
     scan = report.scan
     videos = [video for video in scan.videos if video not in scan.layout.generated]
-    found = inspect_videos(
+    probes = inspect_videos(
         [video.path for video in videos],
         progress="inspecting videos" if progress else None,
         thorough=report.thorough,
         check_changes=True,
     )
-    for video, probe in zip(videos, found, strict=True):
+    for video, probe in zip(videos, probes, strict=True):
         if isinstance(probe, UserError):
             scan.exclude(video, probe)
         else:
@@ -188,10 +188,10 @@ def _check_truths(report: Report, *, progress: bool) -> None:
 
 
 def _hints(root: Path) -> Iterator[str]:
-    """Yield hints for a plain folder that may have been meant to be a data set."""
+    """Yield hints for a plain folder that may be part of a data set."""
     for dataset in DATASETS.values():
         if dataset.resembles(root):
             yield f"{root}: has parts of {dataset.name}, which requires {dataset.expected}; used as a plain folder"
     parent = root.resolve().parent
-    if (found := recognise(parent)) is not None:
-        yield f"{root}: the parent folder is {found.name}; did you mean {parent}?"
+    if (dataset_above := recognise(parent)) is not None:
+        yield f"{root}: the parent folder is {dataset_above.name}; did you mean {parent}?"

@@ -1,6 +1,6 @@
-"""Data set of random clips, in which each sample is a pure function of (seed, index).
+"""Data set of random clips in which each sample is a pure function of (seed, index).
 
-Any number of workers, a resumed run and another machine therefore see the same clips.
+The clips therefore do not depend on the number of workers, the machine, or whether a run was resumed.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,13 +44,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     Args:
         sources: videos with the number of clips to draw from them.
-        spec: clips that the model takes.
+        spec: shape of the model's clips and maps.
         seed: non-negative.
         flip: mirror half of the clips.
         crop: random crops; None uses whole frames.
         colour: random colours; None leaves them unchanged.
         extras: functions that map a window to further tensors of its sample, mirrored like the clip.
-        in_memory: keep whole decoded videos in the reading process (`FrameCache.whole`).
+        in_memory: keep whole decoded videos in the reading process (`FrameCache.whole_videos`).
 
     A sample has "clip" (3, T, H, W) uint8, "density" and "fixations" (N, h, w) float32, "labelled" (N,) bool,
     "video" its name, "frames" (N,) int64 target frames, "flipped" bool, with a crop "box" (4,) float32 (top, left,
@@ -145,7 +145,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         """
         window = self.window(index)
         video = window.video
-        clip_reader.FRAME_CACHE.whole = self.in_memory
+        clip_reader.FRAME_CACHE.whole_videos = self.in_memory
         try:
             sample: dict[str, Any] = {"clip": read_clip(window, self.spec), **read_truth(window, self.spec)}
             sample["video"] = video.name

@@ -30,11 +30,11 @@ class FrameCache:
     worker starts with an empty cache, because a decoder's threads do not survive a fork.
 
     Attributes:
-        whole: decode and keep whole videos at their first access; avoids seeking.
+        whole_videos: decode and keep whole videos at their first access; avoids seeking.
     """
 
     def __init__(self, max_open: int = MAX_OPEN, max_bytes: int = CACHE_BYTES) -> None:
-        self.max_open, self.max_bytes, self.whole = max_open, max_bytes, False
+        self.max_open, self.max_bytes, self.whole_videos = max_open, max_bytes, False
         self._reset()
 
     def _reset(self) -> None:
@@ -63,22 +63,22 @@ class FrameCache:
     def read(self, video: Video, frames: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         """Return frames (n, H, W, 3) uint8 of a video at a size, in the requested order."""
         path = str(video.path)
-        if self.whole:
+        if self.whole_videos:
             if (path, size) not in self._videos:
                 self._videos[path, size] = self.reader(video).read(range(video.num_frames), size)
             return self._videos[path, size][list(frames)]
         reader = self.reader(video)
         missing = sorted({frame for frame in frames if (path, size, frame) not in self._frames})
         decoded = reader.read(missing, size) if missing else np.empty((0, *size, 3), dtype=np.uint8)
-        fresh = dict(zip(missing, decoded, strict=True))
+        new = dict(zip(missing, decoded, strict=True))
         rows = []
         for frame in frames:
             key = (path, size, frame)
             if key in self._frames:
                 self._frames.move_to_end(key)
-            rows.append(self._frames[key] if key in self._frames else fresh[frame])
+            rows.append(self._frames[key] if key in self._frames else new[frame])
         out = decoded if missing == list(frames) else np.stack(rows)
-        for frame, pixels in fresh.items():
+        for frame, pixels in new.items():
             self._frames[path, size, frame] = pixels.copy()  # a view would keep its whole batch alive
             self._bytes += pixels.nbytes
         while self._bytes > self.max_bytes:

@@ -25,7 +25,7 @@ class HasClipShape(Protocol):
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """The clips that a model takes.
+    """Shape and temporal layout of a model's clips and maps.
 
     Attributes:
         num_frames: frames per clip (T).
@@ -43,7 +43,7 @@ class ClipSpec:
 
     @classmethod
     def of(cls, model: HasClipShape, stride: Stride = 1) -> "ClipSpec":
-        """Return the clips that a network takes."""
+        """Return the ClipSpec of a network."""
         return cls(
             num_frames=int(model.num_frames),
             size=(int(model.size[0]), int(model.size[1])),

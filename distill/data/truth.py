@@ -1,7 +1,7 @@
 """Ground truth of one video: fixation points and densities of its frames, read from disk on demand.
 
-Only paths are kept, so that a ground truth is small and picklable. A damaged image is reported once and its frame
-counts as unlabelled, so that it does not stop a run. `saldistill data check` lists all of them.
+Only paths are stored, so a Truth is small and picklable. A damaged image is reported once and its frame
+counts as unlabelled, so it does not stop a run. `saldistill data check` lists all of them.
 """
 
 import logging
@@ -138,8 +138,8 @@ class MapsTruth(Truth):
             (self.file("fixation/maps", frame, ".mat"), read_mat),
         ):
             if path.is_file() and (binary := _unless_damaged(read, path)) is not None:
-                found = np.argwhere(binary > 0.5 * binary.max())
-                return inside(rescale(found, binary.shape, self.size), self.size)
+                pixels = np.argwhere(binary > 0.5 * binary.max())
+                return inside(rescale(pixels, binary.shape, self.size), self.size)
         return np.zeros((0, 2), dtype=np.int64)
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:

@@ -61,15 +61,15 @@ class TruthCheck:
     forms: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Self:
-        """Return the TruthCheck of what `check_truth` returns."""
-        return cls(int(plain["labelled"]), list(plain["problems"]), Counter(plain["forms"]))
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Return the TruthCheck with the fields that `check_truth` returned."""
+        return cls(int(fields["labelled"]), list(fields["problems"]), Counter(fields["forms"]))
 
 
 def inspect_truth(files: TruthFiles, num_frames: int, *, thorough: bool = False) -> Inspection:
-    """Return the inspection of a ground truth; its result is a TruthCheck.
+    """Return the inspection of one video's ground truth; its result is a TruthCheck.
 
-    The cached result depends on the size and time of every file, so that creating an inspection lists all of them.
+    The cached result depends on the size and time of every file, so creating an inspection lists all of them.
 
     Args:
         files: the files.
@@ -85,11 +85,11 @@ def inspect_truth(files: TruthFiles, num_frames: int, *, thorough: bool = False)
         state = [state_of(file) for file in (path, files.maps_video) if file is not None and file.is_file()]
     state += [files.first, list(files.size), num_frames, str(path)]  # the path is part of the messages
     call = (check_truth, (files, num_frames, thorough))
-    return Inspection("truth", path, state, [call], read=TruthCheck.of, thorough=thorough)
+    return Inspection("truth", path, state, [call], read=TruthCheck.from_dict, thorough=thorough)
 
 
 def check_truth(files: TruthFiles, num_frames: int, thorough: bool = False) -> dict[str, Any]:
-    """Inspect all files of a ground truth; see `inspect_truth`.
+    """Inspect all ground-truth files of one video; see `inspect_truth`.
 
     Returns:
         The fields of a TruthCheck.
@@ -97,71 +97,71 @@ def check_truth(files: TruthFiles, num_frames: int, thorough: bool = False) -> d
     Raises:
         UserError: if a fixations.json cannot be read, because there is no ground truth then.
     """
-    found = TruthCheck()
+    result = TruthCheck()
     if files.points is not None:
-        _check_points(found, files.points, files, num_frames)
+        _check_points(result, files.points, files, num_frames)
     if files.folder is None:
-        _check_maps_video(found, files, num_frames, thorough)
+        _check_maps_video(result, files, num_frames, thorough)
     else:
         maps, pictures, mats = (
-            _check_folder(found, files, files.folder / folder, suffix, num_frames, thorough)
+            _check_folder(result, files, files.folder / folder, suffix, num_frames, thorough)
             for folder, suffix in KINDS
         )
         if files.points is None:
-            found.labelled = sum((mats | pictures).values())  # images take precedence over MATLAB files
-        if not found.labelled:
-            found.problems.append(f"{files.folder}: no fixations, so that no frame is labelled")
+            result.labelled = sum((mats | pictures).values())  # images take precedence over MATLAB files
+        if not result.labelled:
+            result.problems.append(f"{files.folder}: no fixations, so no frame is labelled")
         if not maps:
-            found.forms[COMPUTED] += 1
-    return {"labelled": found.labelled, "problems": found.problems, "forms": dict(found.forms)}
+            result.forms[COMPUTED] += 1
+    return {"labelled": result.labelled, "problems": result.problems, "forms": dict(result.forms)}
 
 
-def _check_points(found: TruthCheck, path: Path, files: TruthFiles, num_frames: int) -> None:
+def _check_points(result: TruthCheck, path: Path, files: TruthFiles, num_frames: int) -> None:
     points = read_points(path)
     start = files.first - 1
     available = min(num_frames, max(0, len(points) - start))
     if available < num_frames:
-        found.problems.append(f"{path}: fixations for {available} of {num_frames} frames")
+        result.problems.append(f"{path}: fixations for {available} of {num_frames} frames")
     if (past := len(points) - start - num_frames) > 0:
-        found.problems.append(f"{path}: {plural(past, 'frame')} past the end of the video, not used")
+        result.problems.append(f"{path}: {plural(past, 'frame')} past the end of the video, not used")
     counts = {frame: len(points.of(start + frame)) for frame in range(available)}
     valid = {frame: len(inside(points.of(start + frame), files.size)) for frame in counts}
     if empty := [frame for frame, count in counts.items() if not count]:
-        found.problems.append(f"{path}: no fixation in {named_frames(empty)}")
+        result.problems.append(f"{path}: no fixation in {named_frames(empty)}")
     if outside := [frame for frame, count in counts.items() if count > valid[frame]]:
         lost = sum(counts[frame] - valid[frame] for frame in outside)
-        found.problems.append(
+        result.problems.append(
             f"{path}: {plural(lost, 'point')} outside the {_pixels(files.size)} frame, in "
             f"{named_frames(outside)}, not used"
         )
-    found.labelled = sum(count > 0 for count in valid.values())
-    found.forms["frames in fixations.json"] += len(points)
+    result.labelled = sum(count > 0 for count in valid.values())
+    result.forms["frames in fixations.json"] += len(points)
 
 
-def _check_maps_video(found: TruthCheck, files: TruthFiles, num_frames: int, thorough: bool) -> None:
+def _check_maps_video(result: TruthCheck, files: TruthFiles, num_frames: int, thorough: bool) -> None:
     path = files.maps_video
     if path is None:
-        found.forms[COMPUTED] += 1
+        result.forms[COMPUTED] += 1
         return
     try:
         probed = examine(str(path), decord=False, thorough=thorough)
     except UserError as error:
-        found.problems.append(f"{error}; densities are computed from the fixations")
+        result.problems.append(f"{error}; densities are computed from the fixations")
         return
-    found.forms["video of densities"] += 1
+    result.forms["video of densities"] += 1
     if probed["num_frames"] < num_frames:
-        found.problems.append(
+        result.problems.append(
             f"{path}: has {probed['num_frames']} of {num_frames} frames; the densities of the others are computed "
             "from the fixations"
         )
     if (size := tuple(probed["size"])) != files.size:
-        found.problems.append(
+        result.problems.append(
             f"{path}: has {_pixels(size)} pixels and its video {_pixels(files.size)}; maps are rescaled"
         )
 
 
 def _check_folder(
-    found: TruthCheck, files: TruthFiles, folder: Path, suffix: str, num_frames: int, thorough: bool
+    result: TruthCheck, files: TruthFiles, folder: Path, suffix: str, num_frames: int, thorough: bool
 ) -> dict[int, bool]:
     """Inspect the files of one kind; return, for each frame with an intact file, whether it is not empty."""
     present = {path.stem for path in folder.glob(f"*{suffix}") if path.name[0] != "."}
@@ -169,10 +169,10 @@ def _check_folder(
     if not present:
         return {}
     if missing := [frame for stem, frame in expected.items() if stem not in present]:
-        found.problems.append(f"{folder}: no file for {named_frames(missing)}")
+        result.problems.append(f"{folder}: no file for {named_frames(missing)}")
     if extra := sorted(present - expected.keys()):
         names = ", ".join(f"{stem}{suffix}" for stem in extra)
-        found.problems.append(f"{folder}: past the end of the video or misnamed, not used: {names}")
+        result.problems.append(f"{folder}: past the end of the video or misnamed, not used: {names}")
     sizes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     filled: dict[int, bool] = {}
     kind = folder.relative_to(files.folder or folder).as_posix()
@@ -182,20 +182,20 @@ def _check_folder(
         try:
             size, form, values = _inspect_file(path, thorough)
         except UserError as error:
-            found.problems.append(str(error))
+            result.problems.append(str(error))
             continue
         sizes[size].append(frame)
-        found.forms[f"{kind}/*{suffix}{form}"] += 1
+        result.forms[f"{kind}/*{suffix}{form}"] += 1
         filled[frame] = values is None or bool(values.any())
     for size, frames in sizes.items():
         if size != files.size:
-            found.problems.append(
+            result.problems.append(
                 f"{folder}: {_pixels(size)} pixels in {named_frames(frames)}, but the video has "
                 f"{_pixels(files.size)}; rescaled"
             )
-    if empty := [frame for frame, some in filled.items() if not some]:
+    if empty := [frame for frame, nonempty in filled.items() if not nonempty]:
         what = "an empty map" if kind == "maps" else "no fixation"
-        found.problems.append(f"{folder}: {what} in {named_frames(empty)}")
+        result.problems.append(f"{folder}: {what} in {named_frames(empty)}")
     return filled
 
 

@@ -37,7 +37,7 @@ from distill.evaluation.map_sources import MapSource, checked_maps
 from distill.evaluation.protocols import PROTOCOLS, Size
 from distill.evaluation.worker_pool import run_ahead
 from distill.files import atomic_folder, refuse_existing
-from distill.inference.shared_work import WorkSummary, check_record, exists, make_each
+from distill.inference.shared_work import WorkSummary, check_record, exists, process_missing
 
 AHEAD = 16
 """Maps that may be computed ahead of the one being written."""
@@ -132,7 +132,7 @@ def submit(
             form.write(missing[0], video, _resized_maps(maps, video, resize, bar))
             return video.num_frames
 
-        outcome = make_each({name: [path] for name, path in places.items()}, make)
+        outcome = process_missing({name: [path] for name, path in places.items()}, make)
     problems = _problems(out, videos, form, outcome, expected, progress=progress)
     return Submission(out, outcome, len(videos), frames, problems)
 

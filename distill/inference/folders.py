@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.sets.folder import find_media
+from distill.data.text import plural
 from distill.data.video.image_folder import frame_files
 from distill.data.video.names import VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
 from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
-from distill.inference.shared_work import WorkSummary, check_record, make_each
+from distill.inference.shared_work import WorkSummary, check_record, process_missing
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
 
@@ -27,7 +28,7 @@ RECORDED = ("stride", "precision", "first_frames")
 
 
 def is_folder_of_videos(source: str | Path) -> bool:
-    """Tell whether a path is a folder of videos or of folders of frames, rather than a video itself.
+    """Return whether a path is a folder of videos or of folders of frames, rather than a video itself.
 
     Raises:
         UserError: if it contains both frames and videos.
@@ -39,8 +40,8 @@ def is_folder_of_videos(source: str | Path) -> bool:
     inside = [path for path in media if path != source]
     if inside and len(media) > len(inside):
         raise UserError(
-            f"{source}: contains both {len(frame_files(source))} images and videos, e.g. {inside[0].name}; pass "
-            "one video, or move the images to another folder"
+            f"{source}: contains both {plural(len(frame_files(source)), 'image')} and videos, e.g. "
+            f"{inside[0].name}; pass one video, or move the images to another folder"
         )
     return bool(inside)
 
@@ -76,11 +77,11 @@ def predict_folder(
     _check(source, folders, results)
     _record(folders, model, settings)
 
-    def make(name: str, missing: list[Path]) -> int:
+    def process(name: str, missing: list[Path]) -> int:
         outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
         return predict(model.network, media[name], settings, **outputs, progress=progress).frames
 
-    summary = make_each({name: list(paths.values()) for name, paths in results.items()}, make)
+    summary = process_missing({name: list(paths.values()) for name, paths in results.items()}, process)
     if summary.failed:
         raise UserError(
             f"{source}: {len(summary.failed)} of {len(media)} videos could not be predicted: "
@@ -91,8 +92,8 @@ def predict_folder(
 
 def _results_of(name: str, folders: dict[str, Path]) -> dict[str, Path]:
     """Return the paths of a video's overlay and of its folder of maps."""
-    ending = {"out": ".mp4", "maps": ""}
-    return {what: folder / f"{name}{ending[what]}" for what, folder in folders.items()}
+    suffixes = {"out": ".mp4", "maps": ""}
+    return {what: folder / f"{name}{suffixes[what]}" for what, folder in folders.items()}
 
 
 def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]]) -> None:
@@ -108,7 +109,7 @@ def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, 
         if folder.resolve().is_relative_to(source.resolve()):
             raise UserError(
                 f"{folder}: is inside the folder of videos, so the next run would read the results as videos; "
-                "choose another place"
+                "choose another location"
             )
     seen: dict[Path, str] = {}
     for name, paths in results.items():
@@ -119,10 +120,11 @@ def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, 
                 )
             seen[path] = name
     for path, name in seen.items():
-        for above in path.parents:
-            if above in seen:
+        for parent in path.parents:
+            if parent in seen:
                 raise UserError(
-                    f"{path}: the results of '{name}' would be inside those of '{seen[above]}'; rename one"
+                    f"{path}: the results of '{name}' would be inside those of '{seen[parent]}'; "
+                    "rename one of the videos"
                 )
 
 

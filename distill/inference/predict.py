@@ -121,7 +121,7 @@ def _check_outputs(source: Path, out: Path | None, maps: Path | None, *, overwri
         if not overwrite:
             refuse_existing(path, what, remedy="choose another name, or pass --overwrite to replace it")
     if out is not None and maps is not None and maps.resolve() in out.resolve().parents:
-        raise UserError(f"{out}: is inside {maps}, the folder for maps; choose another place")
+        raise UserError(f"{out}: is inside {maps}, the folder for maps; choose another location")
     if out is not None and out.is_dir():
         raise UserError(f"{out}: is a folder; expected the name of a video file, e.g. {out / 'overlay.mp4'}")
     if maps is not None and maps.exists() and not maps.is_dir():
@@ -138,7 +138,7 @@ def _png_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        for made in sorted(temporary.iterdir()):
-            made.replace(path / made.name)
+        for file in sorted(temporary.iterdir()):
+            file.replace(path / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The settings that a model runs over a video with."""
+"""Inference settings: stride, batch size, device, precision and the handling of the first frames."""
 
 from dataclasses import dataclass, replace
 
@@ -10,18 +10,18 @@ from distill.models.loaded import LoadedModel
 from distill.stride import Stride, read_stride, step_of
 
 FIRST_FRAMES = ("repeat", "flip")
-"""What a clip that begins before the video shows there: the first frame, or the following frames in reverse."""
+"""How a clip that starts before the video is filled: with the first frame, or with the next frames in reverse."""
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """How a model runs over a video.
+    """Settings for running a model over a video.
 
     Attributes:
-        stride: distance of a clip's frames in the video, in frames (2) or as a rate ("30fps"). None stands for the
-            stride of the model's training, see `for_model`.
+        stride: distance of a clip's frames in the video, in frames (2) or as a rate ("30fps"). None means the
+            training stride of the model, see `for_model`.
         batch_size: maps computed at a time.
-        device: device to run on, `auto` for a GPU if there is one; None stands for the network's device.
+        device: device to run on, `auto` for a GPU if there is one; None means the network's device.
         precision: name in PRECISIONS.
         first_frames: name in FIRST_FRAMES.
 
@@ -50,7 +50,7 @@ class InferenceSettings:
             raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {self.first_frames!r}")
 
     def for_model(self, model: LoadedModel) -> "InferenceSettings":
-        """Return these settings with the stride of a model's training if they name no stride."""
+        """Return these settings, with the model's training stride if `stride` is None."""
         return replace(self, stride=model.stride) if self.stride is None else self
 
     def step(self, fps: float) -> float:
@@ -60,5 +60,5 @@ class InferenceSettings:
             UserError: if the stride is None.
         """
         if self.stride is None:
-            raise UserError("stride: expected a stride, got None; settings.for_model(model) takes the model's")
+            raise UserError("stride: expected a stride, got None; settings.for_model(model) sets the model's")
         return step_of(self.stride, fps)

@@ -1,6 +1,6 @@
-"""Work on videos that any number of processes share: each video is processed once, existing results are skipped.
+"""Share work on videos between processes: each video is processed once, existing results are skipped.
 
-    summary = make_each({"001": [Path("maps/001")], "002": [Path("maps/002")]}, make)
+    summary = process_missing({"001": [Path("maps/001")], "002": [Path("maps/002")]}, process)
 
 Results are files and folders that appear complete or not at all. While a process works on a video, it holds an
 flock on a hidden file next to each result; the operating system releases the locks when the process ends.
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class WorkSummary:
-    """What `make_each` did.
+    """Result of `process_missing`.
 
     Attributes:
         seconds: duration.
@@ -51,18 +51,20 @@ class WorkSummary:
         return ", ".join(parts)
 
 
-def make_each(results: Mapping[str, Sequence[Path]], make: Callable[[str, list[Path]], int]) -> WorkSummary:
-    """Make the results of every video, except those that exist or that another process is making.
+def process_missing(
+    results: Mapping[str, Sequence[Path]], process: Callable[[str, list[Path]], int]
+) -> WorkSummary:
+    """Compute the results of every video, except those that exist or that another process is computing.
 
     Args:
         results: name of a video -> its result files and folders.
-        make: function that makes the missing results of a video, each completely or not at all, and returns the
-            number of frames. After a UserError the video counts as failed and the next one is processed.
+        process: function that writes the missing results of a video, each completely or not at all, and returns
+            the number of frames. After a UserError the video counts as failed and the next one is processed.
     """
     summary, started = WorkSummary(), time.perf_counter()
 
     def attempt(name: str) -> bool:
-        """Make the missing results of one video; return False if another process is making them."""
+        """Process one video; return False if another process is working on it."""
         with ExitStack() as locks:
             if not all(locks.enter_context(_lock(result)) for result in results[name]):
                 return False
@@ -74,7 +76,7 @@ def make_each(results: Mapping[str, Sequence[Path]], make: Callable[[str, list[P
             for path in missing:
                 clear_leftovers(path)
             try:
-                summary.frames += make(name, missing)
+                summary.frames += process(name, missing)
                 summary.made.append(name)
             except UserError as error:
                 summary.failed[name] = str(error)
@@ -83,7 +85,7 @@ def make_each(results: Mapping[str, Sequence[Path]], make: Callable[[str, list[P
 
     try:
         busy = [name for name in results if not attempt(name)]
-        # Once more: most of them are finished by now, and those of a process that died are free.
+        # Try again: most of them are finished by now, and the locks of a process that died are free.
         summary.elsewhere = [name for name in busy if not attempt(name)]
     except KeyboardInterrupt:
         log.info("%d videos processed; run the same command again to resume", len(summary.made))
@@ -93,30 +95,30 @@ def make_each(results: Mapping[str, Sequence[Path]], make: Callable[[str, list[P
 
 
 def exists(result: Path) -> bool:
-    """Tell whether a result exists: a file, or a folder that is not empty."""
+    """Return whether a result exists: a file, or a folder that is not empty."""
     return any(result.iterdir()) if result.is_dir() else result.exists()
 
 
 def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
-    """Write down what results are made by, or check that they were begun with the same.
+    """Record the model and settings of some results, or check that the existing record is the same.
 
     Args:
         path: JSON file of the record.
-        record: the model's name under "model", and everything that the results depend on.
+        record: everything that the results depend on, and the model's name under "model".
         results: folder of the results, for the error message.
 
     Raises:
         UserError: naming the first key that differs. The model's name may differ.
     """
     if not path.exists():
-        write_json(path, record)  # of two processes that start at once, the later one fails here if they differ
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = [key for key in record if key != "model" and found.get(key) != record[key]]
+        write_json(path, record)  # if two processes start at once, the later one fails here if they differ
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    different = [key for key in record if key != "model" and existing.get(key) != record[key]]
     if different:
         key = different[0]
         raise UserError(
-            f"{results}: contains results of {found.get('model')} with {key} {found.get(key)!r}; this run is of "
-            f"{record['model']} with {key} {record[key]!r}; choose another folder"
+            f"{results}: contains results of {existing.get('model')} with {key} {existing.get(key)!r}; this run "
+            f"uses {record['model']} with {key} {record[key]!r}; choose another folder"
         )
 
 
@@ -124,8 +126,8 @@ def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
 def _lock(result: Path) -> Iterator[bool]:
     """Hold the lock of one result; yields False if another process holds it.
 
-    The lock file is removed before the lock is released. Whoever opened it before then holds a lock on a file that
-    no longer exists, and tries again.
+    The lock file is removed before the lock is released. A process that had opened it before then holds a lock on a
+    file that no longer exists, and tries again.
     """
     path = result.with_name(f".{result.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The sliding window: run a model over a video and yield one map per requested frame.
 
-Prediction, target stores and evaluation all use `slide`, so that they get the same map for a frame. A clip model
+Prediction, target stores and evaluation all use `slide`, so they get the same map for a frame. A clip model
 computes each window from its frames. A streaming model continues from the state that an earlier window left.
 """
 
@@ -49,7 +49,7 @@ def window_of(
     stride: float = 1,
     first_frames: str = "repeat",
 ) -> ClipFrames:
-    """Return the clip that predicts a frame; it does not depend on what else is requested.
+    """Return the clip that predicts a frame; it does not depend on the other requested frames.
 
     A model with one map per clip gets the clip whose target is the frame. For a model with N evenly spaced maps the
     video is divided into blocks of N target frames from frame 0 on, so that N frames cost one forward pass. With
@@ -79,10 +79,10 @@ def window_of(
         last = frame - places[target_frames[target]]
     if last + places[0] < 0 and first_frames == "flip":
         target = N - 1
-        wanted = [frame + places[target_frames[target]] - place for place in places]
+        sources = [frame + places[target_frames[target]] - place for place in places]
     else:
-        wanted = [last + place for place in places]
-    return ClipFrames(tuple(min(max(each, 0), num_frames - 1) for each in wanted), target)
+        sources = [last + place for place in places]
+    return ClipFrames(tuple(min(max(each, 0), num_frames - 1) for each in sources), target)
 
 
 def slide(
@@ -97,28 +97,28 @@ def slide(
 
     A batch is `settings.batch_size` consecutive entries of `frames`, computed in one forward pass, so its maps do
     not depend on other batches. A model with N maps per clip wastes nothing if the batch size is a multiple of N
-    times the stride. Each source frame is decoded, resized and sent to the device once, while the batch before is
+    times the stride. Each source frame is decoded, resized and sent to the device once, while the previous batch is
     computed. For ascending `frames` about (T - 1) * stride + batch_size frames are kept in memory.
 
     A streaming model's window is the `reach` frames that a map depends on. A map costs one step for each frame that
     no earlier window has seen: a single step if all frames are requested.
 
     Args:
-        network: a network or an exported model. It runs in evaluation mode and is returned to its own mode.
+        network: a network or an exported model. It runs in evaluation mode; its mode is restored afterwards.
         video: a video to open, or an open reader.
         frames: 0-based frames of the video.
         settings: stride, batch size, device of the clips, precision and first frames. The network is not moved.
         flipped: mirror the frames left to right; the maps stay mirrored (undo with `maps.flip(-1)`).
 
     Yields:
-        The requested frames of a batch, and their log-saliency (n, h, w), float32 on the CPU.
+        The frames of a batch, and their log-saliency (n, h, w), float32 on the CPU.
 
     Raises:
         UserError: if a frame does not exist, or the maps contain NaN.
     """
     step = settings.step(video.fps)
     reader = open_video(video.path) if isinstance(video, Video) else video
-    frames = _checked(frames, reader.num_frames)
+    frames = _check_frames(frames, reader.num_frames)
     device = torch.device(settings.device) if settings.device is not None else device_of(network)
     maps_of: Callable[[Sequence[ClipFrames], Frames], Tensor] = partial(_clip_maps, network)
     length, targets = network.num_frames, network.target_frames
@@ -143,7 +143,7 @@ def slide(
             yield batch, maps
 
 
-def _checked(frames: Sequence[int], num_frames: int) -> list[int]:
+def _check_frames(frames: Sequence[int], num_frames: int) -> list[int]:
     frames = [int(frame) for frame in frames]
     for frame in frames:
         if not 0 <= frame < num_frames:
@@ -213,33 +213,33 @@ class StreamStates:
 
     Args:
         network: the streaming model.
-        size: number of states to keep: as many windows as alternate at the stride.
+        size: number of states to keep; at a stride of n, n sequences of windows alternate.
     """
 
     def __init__(self, network: StreamingModel, size: int) -> None:
         self.network = network
-        self.known: deque[tuple[tuple[int, ...], dict[str, Tensor]]] = deque(maxlen=size)
+        self.recent: deque[tuple[tuple[int, ...], dict[str, Tensor]]] = deque(maxlen=size)
 
     def maps(self, windows: Sequence[ClipFrames], frames: Frames) -> Tensor:
         """Compute the log-saliency (n, h, w) of n windows, one after the other: float32, on the CPU."""
         maps = []
         for window in windows:
-            state, remaining = self.before(window.frames)
+            state, remaining = self.nearest(window.frames)
             for source in remaining:
                 log_saliency, state = self.network.step(frames[source][None], state)
-            self.known.append((window.frames, state))
+            self.recent.append((window.frames, state))
             maps.append(log_saliency[0, 0].float().cpu())
         return torch.stack(maps)
 
-    def before(self, window: tuple[int, ...]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    def nearest(self, window: tuple[int, ...]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
         """Return the state that leaves the fewest frames of a window to step through, and these frames.
 
-        The initial state stands for copies of the first frame, so it needs one step for all copies at the window's
-        beginning.
+        The initial state is equivalent to repeated copies of the first frame, so all copies at the beginning of the
+        window take one step.
         """
         copies = sum(1 for _ in takewhile(lambda frame: frame == window[0], window)) - 1
         best, remaining = self.network.initial_state(), len(window) - copies
-        for seen, state in self.known:
+        for seen, state in self.recent:
             for steps in range(1, remaining):
                 if seen[steps:] == window[:-steps]:
                     best, remaining = state, steps

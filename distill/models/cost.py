@@ -11,7 +11,7 @@ from distill.models.registry import rebuild
 
 
 def count_weights(model: Network) -> int:
-    """Return the number of elements of all parameters, trainable or not."""
+    """Return the number of weights of a network, trainable or not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -27,15 +27,15 @@ def gflops_per_map(model: LoadedModel, *, mode: str | None = None) -> float:
     """
     if isinstance(model.network, OnnxModel):
         raise UserError(
-            f"{model.reference}: an .onnx file does not tell its operations; ask the model it came from"
+            f"{model.reference}: the operations of an .onnx file cannot be counted; use the original model"
         )
     with torch.device("meta"), torch.no_grad():
-        twin = rebuild(model.identity).network.eval()
+        copy = rebuild(model.identity).network.eval()
         with FlopCounterMode(display=False) as counter:
-            if is_streaming(twin) and mode != "clip":
-                maps, _ = twin.step(torch.zeros(1, 3, *twin.size), twin.initial_state())
+            if is_streaming(copy) and mode != "clip":
+                maps, _ = copy.step(torch.zeros(1, 3, *copy.size), copy.initial_state())
             else:
-                maps = twin(torch.zeros(1, 3, twin.num_frames, *twin.size))
+                maps = copy(torch.zeros(1, 3, copy.num_frames, *copy.size))
     return counter.get_total_flops() / 1e9 / maps.shape[1]
 
 

@@ -16,14 +16,14 @@ def resolve_device(name: str) -> torch.device:
         UserError: if this machine has no such device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = ["cpu"] + [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else [])
-    if name == "auto":
-        return torch.device("cuda" if count else there[-1])
-    if name in (*there, "cuda" if count else "cpu"):
-        return torch.device(name)
-    raise UserError(
-        f"device '{name}' is not there; this machine has {', '.join(there)}, and auto chooses among them"
+    available = (
+        ["cpu"] + [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else [])
     )
+    if name == "auto":
+        return torch.device("cuda" if count else available[-1])
+    if name in (*available, "cuda" if count else "cpu"):
+        return torch.device(name)
+    raise UserError(f"device '{name}': not available on this machine; expected auto, {', '.join(available)}")
 
 
 def check_precision(name: str) -> None:

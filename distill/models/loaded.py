@@ -1,4 +1,4 @@
-"""A network together with what is known about it: which model it is, and where its weights come from."""
+"""Record of a loaded model: the network, its identity, and the source of its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from distill.stride import Stride, read_stride
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network and what is known about it.
+    """A network with its identity and the source of its weights.
 
     Attributes:
         network: the network.
-        identity: {"name", "variant", "arguments"} as JSON values: what `create_model` builds it from.
+        identity: {"name", "variant", "arguments"} as JSON values, from which `create_model` builds it.
         reference: the reference it was loaded by, such as a run folder, or its name, such as `teacher/salfom:tiny`.
         notes: what its weight file records about the training; empty if there is no file.
         loaded: one sentence about the weight file it was created from; empty if there is none.
@@ -28,10 +28,10 @@ class LoadedModel:
 
     @property
     def stride(self) -> Stride:
-        """The stride of the clips it was trained on; 1 if its notes do not say."""
+        """Stride of the clips it was trained on; 1 if its notes have none."""
         return stride_of(self.notes)
 
 
 def stride_of(notes: Mapping[str, Any]) -> Stride:
-    """Return the stride of training that the notes of a weight file or an exported file record, else 1."""
+    """Return the training stride in the notes of a weight file or an exported file; 1 if they have none."""
     return read_stride(notes.get("stride", 1))

@@ -1,4 +1,4 @@
-"""Exported models as networks: ONNX Runtime on the CPU behind the interface of `SaliencyModel`."""
+"""Adapters that run exported ONNX files on the CPU behind the `SaliencyModel` interface."""
 
 import importlib
 from pathlib import Path
@@ -37,7 +37,7 @@ class OnnxModel(nn.Module):
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What the file records about the training of the model."""
+        """Notes on the model's training that the file records."""
         return self.edge.metadata.get("notes", {})
 
     @property
@@ -52,11 +52,11 @@ class OnnxModel(nn.Module):
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         """Raise UserError: an exported model gives maps only."""
-        raise UserError(f"{self.path}: an exported model shows no features; use the one it came from")
+        raise UserError(f"{self.path}: an exported model has no features; use the model it was exported from")
 
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
         """Raise UserError: an exported model gives maps only."""
-        raise UserError(f"{self.path}: an exported model shows no features; use the one it came from")
+        raise UserError(f"{self.path}: an exported model has no features; use the model it was exported from")
 
 
 class OnnxStepModel(OnnxModel):

@@ -1,4 +1,4 @@
-"""The model contract: what the toolkit uses of a network, as protocols that mypy checks."""
+"""The model contract: the members of a network that the toolkit uses, as protocols checked by mypy."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, Self, TypeGuard
@@ -44,7 +44,7 @@ class SaliencyModel(Network, Protocol):
         map_size: (h, w) of a map.
         no_gradient: patterns (fnmatch) of the parameters that never receive a gradient.
         encoder_layers: names of the encoder's modules in the order of the data: the patch embedding or stem, then
-            the blocks. Empty if the encoder cannot be taken apart.
+            the blocks. Empty if the encoder has no separate layers.
     """
 
     num_frames: int
@@ -84,7 +84,7 @@ class StreamingModel(SaliencyModel, Protocol):
 
 
 def is_streaming(network: object) -> TypeGuard[StreamingModel]:
-    """Tell whether a network runs frame by frame: whether it has the method `step`."""
+    """Return whether a network runs frame by frame, i.e. has the method `step`."""
     return callable(getattr(network, "step", None))
 
 

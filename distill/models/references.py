@@ -30,7 +30,10 @@ def save_published(model: LoadedModel, path: str | Path) -> None:
     module = _module(identity["name"])
     to_published = getattr(module, "to_published", None)
     if to_published is None:
-        raise UserError(f"{_identity_text(identity)}: nobody published keys for this model; use --convert")
+        raise UserError(
+            f"{_identity_text(identity)}: no published keys exist for this model; use --convert to write "
+            "a .safetensors file"
+        )
     try:
         tensors = {key: value.contiguous() for key, value in to_published(model.network).items()}
     except ValueError as error:
@@ -51,10 +54,10 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
         device: device of the network; an .onnx file always runs on the CPU.
 
     Returns:
-        The model, with the given reference and, if it comes from a file, the notes of its training.
+        The model, with the given reference and, if it comes from a file, the training notes of the file.
 
     Raises:
-        UserError: if there is no such model or file; it lists the models.
+        UserError: if there is no such model or file; the message lists the models.
     """
     text = str(reference)
     path = Path(text)
@@ -67,7 +70,7 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
     elif path.suffix == ".safetensors":
         model = _load_file(path)
     elif re.match(rf"({'|'.join(PACKAGES)})/", text):
-        log.warning("%s: random weights, never trained (the same each time)", text)
+        log.warning("%s: untrained, with random weights from a fixed seed", text)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = create_model(text)
@@ -88,7 +91,7 @@ def _load_file(path: Path) -> LoadedModel:
 
 
 def _weights_of_run(folder: Path) -> Path:
-    """Return the best weights of a run folder, else those of its newest checkpoint, if possible averaged."""
+    """Return the best weights of a run folder, else the newest checkpoint's, averaged (EMA) if available."""
     best = folder / "best.safetensors"
     if best.is_file():
         return best
@@ -98,12 +101,12 @@ def _weights_of_run(folder: Path) -> Path:
         average = newest.with_name("ema.safetensors")
         return average if average.is_file() else newest
     raise UserError(
-        f"{folder}: no run with weights: neither best.safetensors nor checkpoints/step-*/model.safetensors is in it"
+        f"{folder}: no weights in this folder; expected best.safetensors or checkpoints/step-*/model.safetensors"
     )
 
 
 def notes_with_run(model: LoadedModel) -> dict[str, Any]:
-    """Return a model's notes; those of a run's model also name the run, by the SHA-256 of its config."""
+    """Return a model's notes; for a model from a run folder, with the SHA-256 of the run's config."""
     notes, path = dict(model.notes), Path(model.reference)
     folder = path if path.is_dir() else path.parent
     if (config := folder / "config.yaml").is_file():

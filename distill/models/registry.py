@@ -39,7 +39,7 @@ def list_variants(name: str) -> list[str]:
     """Return the names of a model's variants in the order of its file.
 
     Raises:
-        UserError: if the model is unknown; it lists all models.
+        UserError: if the model is unknown; the message lists all models.
     """
     return list(_module(name).VARIANTS)
 
@@ -52,20 +52,20 @@ def create_model(
     Args:
         name: name of the model, such as `teacher/salfom`, with or without a variant, `teacher/salfom:tiny`.
         variant: name of the variant, if `name` has none; defaults to the model's DEFAULT.
-        weights: a weight file of this project, or published weights that the model's `load_weights` takes: a path,
-            or a name that the model knows.
+        weights: a weight file of this project, or published weights that the model's `load_weights` accepts: a
+            path, or a name known to the model.
         **arguments: keyword arguments of the model's `Model`, which override those of the variant.
 
     Returns:
-        The model, its network in training mode.
+        The model, with its network in training mode.
 
     Raises:
-        UserError: if a name, variant or argument is unknown, a value is invalid, or the weights do not fit; it
-            lists the accepted names.
+        UserError: if a name, variant or argument is unknown, a value is invalid, or the weights do not fit;
+            the message lists the accepted names.
     """
     name, _, suffix = name.partition(":")
     if suffix and variant and suffix != variant:
-        raise UserError(f"{name}:{suffix}: asked for variant '{variant}' at the same time; give one of the two")
+        raise UserError(f"{name}:{suffix}: variant '{variant}' was given as well; give only one of them")
     module = _module(name)
     variant = variant or suffix or module.DEFAULT
     if variant not in module.VARIANTS:
@@ -95,7 +95,7 @@ def rebuild(identity: Mapping[str, Any]) -> LoadedModel:
 
 
 def _is_model(file: Path) -> bool:
-    """Tell from its source, without importing it, whether a file defines VARIANTS and Model."""
+    """Return whether a file defines VARIANTS and Model, from its source, without importing it."""
     names = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
@@ -130,7 +130,8 @@ def _check_arguments(where: str, model: type[nn.Module], arguments: dict[str, An
 
 
 def _suggest(wrong: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'? There are x, y, z`."""
+    """Return the end of an error message: `; did you mean 'x'? Available: x, y, z`."""
     names = list(names)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    return (f"; did you mean '{near[0]}'?" if near else ";") + f" There are {', '.join(names)}"
+    hint = f"; did you mean '{near[0]}'? Available" if near else "; available"
+    return f"{hint}: {', '.join(names)}"

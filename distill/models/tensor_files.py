@@ -60,7 +60,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # releases store training arguments so
+            with torch.serialization.safe_globals([argparse.Namespace]):  # releases store their arguments in it
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
@@ -70,7 +70,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         safetensors.SafetensorError,
     ) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path}: cannot be read as a file of tensors only ({reason})") from error
+        raise ValueError(
+            f"{path}: cannot be read as a state dict ({reason}); expected a file of tensors only"
+        ) from error
     while isinstance(content, dict) and (inner := [key for key in WRAPPERS if isinstance(content.get(key), dict)]):
         content = content[inner[0]]
     if not isinstance(content, dict):
@@ -92,8 +94,8 @@ def _mismatch(error: RuntimeError) -> str:
     text = str(error)
     shape = r"torch\.Size\(\[([\d, ]*)\]\)"
     shapes = [
-        f"{key} ({found}) instead of ({expected})"
-        for key, found, expected in re.findall(rf"size mismatch for (\S+): .*?{shape}.*?{shape}", text)
+        f"{key} ({stored}) instead of ({own})"
+        for key, stored, own in re.findall(rf"size mismatch for (\S+): .*?{shape}.*?{shape}", text)
     ]
     parts = [
         _count_and_name("missing", _quoted_keys("Missing", text)),
@@ -104,8 +106,8 @@ def _mismatch(error: RuntimeError) -> str:
 
 
 def _quoted_keys(kind: str, text: str) -> list[str]:
-    found = re.search(rf"{kind} key\(s\) in state_dict: (.*)", text)
-    return re.findall(r'"([^"]+)"', found[1]) if found else []
+    match = re.search(rf"{kind} key\(s\) in state_dict: (.*)", text)
+    return re.findall(r'"([^"]+)"', match[1]) if match else []
 
 
 def _count_and_name(kind: str, keys: Sequence[str]) -> str:

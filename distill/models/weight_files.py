@@ -50,14 +50,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
     if HEADER not in metadata:
         raise UserError(
-            f"{path}: its header names no model, so it was not written by saldistill; "
-            "give it as the weights of a model instead, such as weights=FILE of teacher/salfom"
+            f"{path}: no saldistill header, so its model is unknown; convert it first: saldistill models MODEL "
+            f"--convert {path} OUT.safetensors"
         )
     return json.loads(metadata[HEADER])
 
 
 def is_saldistill_file(path: str | Path) -> bool:
-    """Tell whether `save_model` wrote a file."""
+    """Return whether a file was written by `save_model`."""
     with contextlib.suppress(UserError):
         return Path(path).suffix == ".safetensors" and bool(read_header(path))
     return False
@@ -67,7 +67,7 @@ def load_weights_into(model: LoadedModel, path: str | Path) -> None:
     """Load a weight file of this project into a model of the same architecture.
 
     Raises:
-        UserError: if the file contains the weights of another model; it names both.
+        UserError: if the file contains the weights of another model; the message names both.
     """
     path = Path(path)
     identity = read_header(path)["identity"]
@@ -79,8 +79,8 @@ def load_weights_into(model: LoadedModel, path: str | Path) -> None:
     ]
     if misfits:
         raise UserError(
-            f"{path}: holds {_identity_text(identity)}, not {_identity_text(model.identity)}: "
-            f"{len(misfits)} tensors do not fit, {misfits[0]} for one"
+            f"{path}: contains {_identity_text(identity)}, not {_identity_text(model.identity)}: "
+            f"{len(misfits)} tensors do not fit, e.g. {misfits[0]}; load it as the model that it contains"
         )
     model.network.load_state_dict(tensors)
 
@@ -104,7 +104,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fixed_by_size(model: Network) -> set[str]:
-    """Keys of constants that depend on the clip size only, such as position tables; their shape may differ."""
+    """Return the keys of tensors that depend only on the clip size, e.g. position tables; shapes may differ."""
     return set(getattr(model, "fixed_by_size", ()))
 
 

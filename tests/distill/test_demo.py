@@ -13,13 +13,13 @@ from distill.reports.demo import format_duration, score_table, text_table, verdi
 class Work:
     """Work of a step that counts its calls."""
 
-    def __init__(self, result: object = None, makes: Path | None = None) -> None:
-        self.result, self.makes, self.calls = result, makes, 0
+    def __init__(self, result: object = None, output: Path | None = None) -> None:
+        self.result, self.output, self.calls = result, output, 0
 
     def __call__(self) -> object:
         self.calls += 1
-        if self.makes:
-            self.makes.touch()
+        if self.output:
+            self.output.touch()
         return self.result
 
 
@@ -36,11 +36,11 @@ def test_finished_step_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_step_with_missing_output_runs_again_and_all_later_steps(tmp_path: Path) -> None:
-    first, second, third = Work(makes=tmp_path / "one"), Work(makes=tmp_path / "two"), Work()
+    first, second, third = Work(output=tmp_path / "one"), Work(output=tmp_path / "two"), Work()
     for _ in range(2):
         steps = finished(tmp_path)
-        steps.run("a", "One.", first, makes=first.makes)
-        steps.run("b", "Two.", second, makes=second.makes)
+        steps.run("a", "One.", first, output=first.output)
+        steps.run("b", "Two.", second, output=second.output)
         steps.run("c", "Three.", third)
         (tmp_path / "two").unlink()
     assert (first.calls, second.calls, third.calls) == (1, 2, 2)

@@ -39,7 +39,7 @@ def test_existing_output_is_refused(tmp_path: Path) -> None:
     files.refuse_existing(tmp_path / "new", "a run")
     files.refuse_existing(tmp_path, "a run")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="a run exists already; choose another name"):
+    with pytest.raises(UserError, match="a run already exists; choose another name"):
         files.refuse_existing(tmp_path, "a run")
-    with pytest.raises(UserError, match="file: a map exists already"):
+    with pytest.raises(UserError, match="file: a map already exists"):
         files.refuse_existing(tmp_path / "file", "a map")

@@ -325,7 +325,7 @@ def test_build_script_invalid_input_is_rejected(page: Path, step_file: Path, tmp
         ((step_file,), "expected two arguments"),
         ((tmp_path / "none.onnx", tmp_path / "new"), "no such file"),
         ((tmp_path / "words.onnx", tmp_path / "new"), "not an ONNX file"),
-        ((step_file, page), "exists already"),
+        ((step_file, page), "already exists"),
     ):
         done = build(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

@@ -57,7 +57,7 @@ def test_soak_of_1000_frames_passes_and_writes_report(
     assert "Resident memory" in page
     assert "Latency" in page
     assert soaking.main(arguments) == 2  # nothing is overwritten
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_soak_detects_state_kept_between_rounds(

@@ -119,7 +119,7 @@ def test_load_kinetics_weights_fills_only_the_swin_network(release: str, tmp_pat
 def test_load_own_state_dict_restores_all_tensors(tmp_path: Path) -> None:
     source, target = micro(1), micro(2)
     torch.save(source.state_dict(), tmp_path / "own.pth")
-    assert "under our names" in load(target, tmp_path / "own.pth")
+    assert "with this project's keys" in load(target, tmp_path / "own.pth")
     assert all(torch.equal(target.state_dict()[key], value) for key, value in source.state_dict().items())
 
 

@@ -184,7 +184,7 @@ def test_load_position_table_without_square_grid_recomputes_or_raises(tmp_path: 
 def test_load_own_state_dict_at_another_size_recomputes_positions(tmp_path: Path, clip: Tensor) -> None:
     source, target, larger = micro(1), micro(2), micro(3, size=(48, 48))
     torch.save(source.state_dict(), tmp_path / "own.pth")
-    assert "under our names" in load(target, tmp_path / "own.pth")
+    assert "with this project's keys" in load(target, tmp_path / "own.pth")
     with torch.no_grad():
         assert torch.equal(source(clip), target(clip))
     assert "positions computed for this grid" in load(larger, tmp_path / "own.pth")
@@ -226,7 +226,7 @@ class Trap:
         ({"fc.weight": torch.zeros(2)}, r"neither SalFoM nor UMT weights.*the first keys are fc\.weight"),
         ({"epoch": 3}, "holds no tensors"),
         ([torch.zeros(1)], "holds a list; expected a dictionary of tensors"),
-        ({"conv_1.weight": Trap()}, "cannot be read as a file of tensors only"),
+        ({"conv_1.weight": Trap()}, "cannot be read as a state dict .*; expected a file of tensors only"),
     ],
 )
 def test_load_other_content_raises_without_executing_it(

@@ -28,7 +28,7 @@ class Layout:
         members: split -> names of its videos in `media`.
         published: split -> expected number of videos, if known.
         truth_of: maps a video's name and probe to its ground truth. May raise UserError: the video is then broken.
-        missing: (split, name, message) of each video that the data set lists and that does not exist.
+        missing: (split, name, message) of each video that the data set lists but that does not exist.
         generated: videos without files, which are not inspected.
         remarks: messages on what is missing or unexpected.
     """
@@ -37,7 +37,7 @@ class Layout:
     media: Mapping[str, Path] = field(default_factory=dict)
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     published: Mapping[str, int] = field(default_factory=dict)
-    truth_of: Callable[[str, VideoProbe], FileTruth | None] = lambda name, found: None
+    truth_of: Callable[[str, VideoProbe], FileTruth | None] = lambda name, probe: None
     missing: Sequence[tuple[str, str, str]] = ()
     generated: Sequence[Video] = ()
     remarks: Sequence[str] = ()
@@ -62,7 +62,7 @@ class DataSetScan:
     left_out: list[str] = field(default_factory=list)
 
     def exclude(self, video: Video, error: UserError) -> None:
-        """Move a video from the usable to the broken ones."""
+        """Move a video from `videos` to `broken`."""
         self.broken[video.name] = str(error)
         self.videos.remove(video)
 
@@ -167,19 +167,19 @@ def _inspect_media(scan: DataSetScan, media: Mapping[str, Path], *, keep_unlabel
     dataset = scan.dataset
     probes = inspect_videos(list(media.values()), progress=f"reading {dataset.name}" if progress else None)
     listed: list[tuple[Video, PointsTruth]] = []
-    for (name, path), found in zip(media.items(), probes, strict=True):
+    for (name, path), probe in zip(media.items(), probes, strict=True):
         try:
-            if isinstance(found, UserError):
-                raise found
-            truth = scan.layout.truth_of(name, found)
+            if isinstance(probe, UserError):
+                raise probe
+            truth = scan.layout.truth_of(name, probe)
         except UserError as error:
             scan.broken[name] = str(error)
             continue
         if truth is None and not keep_unlabelled:
             scan.left_out.append(name)
             continue
-        frames, recording = range(found.num_frames), dataset.recording(name)
-        video = Video(name, path, found.num_frames, found.fps, found.size, frames, truth, dataset.name, recording)
+        frames, recording = range(probe.num_frames), dataset.recording(name)
+        video = Video(name, path, probe.num_frames, probe.fps, probe.size, frames, truth, dataset.name, recording)
         scan.videos.append(video)
         points = truth.listed if isinstance(truth, MapsTruth) else truth
         if points is not None:
@@ -221,7 +221,7 @@ def inspect_videos(
 
 
 def same_name(name: str, wanted: str) -> bool:
-    """Whether a requested name, file name or number (`2` for `002`) means the video of a name."""
+    """Return whether a requested name, file name or number (`2` for `002`) refers to the video `name`."""
     wanted = str(wanted)
     if Path(wanted).suffix.lower() in VIDEO_SUFFIXES:
         wanted = wanted[: -len(Path(wanted).suffix)]
@@ -232,12 +232,12 @@ def files_named(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """Return the files of a folder with one of the suffixes, in natural order, without hidden files."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
-    return sorted(found, key=lambda p: natural(p.name))
+    files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
+    return sorted(files, key=lambda p: natural(p.name))
 
 
 def holds_frames(folder: Path) -> bool:
-    """Whether a folder has an image."""
+    """Return whether a folder contains an image."""
     if not folder.is_dir():
         return False
     with os.scandir(folder) as entries:

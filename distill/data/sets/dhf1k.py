@@ -60,7 +60,7 @@ def _layout(root: Path, title: str, pattern: str, media: dict[int, Path]) -> Lay
         media={name_of(number): path for number, path in media.items()},
         members={split: [name_of(n) for n in sorted(media) if n in numbers] for split, numbers in SPLITS.items()},
         published={split: len(numbers) for split, numbers in SPLITS.items()},
-        truth_of=lambda name, found: _truth(root, media[int(name)], int(name), found),
+        truth_of=lambda name, probe: _truth(root, media[int(name)], int(name), probe),
         remarks=list(_remarks(root, pattern, media)),
     )
 
@@ -95,20 +95,20 @@ def _remarks(root: Path, pattern: str, media: dict[int, Path]) -> Iterator[str]:
     annotated = {
         _number(path) for place in ANNOTATION_FOLDERS for path in (root / place).glob("*") if path.is_dir()
     }
-    if alone := [number for number in annotated if number is not None and number not in media]:
-        yield f"ground truth without a video in {plural(len(alone), 'folder')}: {ranges(alone)}"
+    if unmatched := [number for number in annotated if number is not None and number not in media]:
+        yield f"ground truth without a video in {plural(len(unmatched), 'folder')}: {ranges(unmatched)}"
 
 
-def _truth(root: Path, media: Path, number: int, found: VideoProbe) -> FileTruth | None:
+def _truth(root: Path, media: Path, number: int, probe: VideoProbe) -> FileTruth | None:
     """Return a video's ground truth. Maps are matched to extracted frames by number, counted from 1 or from 0."""
     own = media.parent if media.name == "images" else media
     folders = [root / place / f"{number:0{digits}d}" for place in ANNOTATION_FOLDERS for digits in (4, 3)]
-    first = max(1, found.first) if isinstance(found, FolderProbe) else 1
+    first = max(1, probe.first) if isinstance(probe, FolderProbe) else 1
     for folder in (own, *folders):
-        if (truth := truth_of(folder, found.size, first)) is None:
+        if (truth := truth_of(folder, probe.size, first)) is None:
             continue
-        if isinstance(found, FolderProbe) and found.gap:
-            raise UserError(f"{media}/{found.gap}")
+        if isinstance(probe, FolderProbe) and probe.gap:
+            raise UserError(f"{media}/{probe.gap}")
         return truth
     return None
 

@@ -1,4 +1,4 @@
-"""The registry of data sets, and the selection of a data set's usable videos.
+"""The registry of data sets, and selection of the usable videos of a data set.
 
 To add a data set, write a file with a `DataSet` record and add the record to DATASETS.
 """
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 DATASETS: dict[str, DataSet] = {
     dataset.name: dataset for dataset in (NTIRE, HOLLYWOOD2, UCF_SPORTS, DHF1K, FOLDER, SYNTHETIC)
 }
-"""All data sets by name, the values of `dataset:` in a config. A folder is recognised as the first that fits."""
+"""All data sets by name, the values of `dataset:` in a config. Detection takes the first that matches."""
 
 MAX_NAMED = 20
 """Maximum number of excluded videos that are named before a run."""
@@ -34,7 +34,7 @@ def get_dataset(name: str) -> DataSet:
     """Return a data set.
 
     Raises:
-        UserError: if there is none of this name.
+        UserError: if there is no such data set.
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set '{name}'; expected one of {', '.join(DATASETS)}")
@@ -42,7 +42,7 @@ def get_dataset(name: str) -> DataSet:
 
 
 def recognise(root: Path) -> DataSet | None:
-    """Return the data set whose layout a folder has, except a plain folder of videos; None if there is none."""
+    """Return the data set whose layout a folder has, or None; a plain folder of videos is not recognised."""
     return next((each for each in DATASETS.values() if each.recognise is not None and each.recognise(root)), None)
 
 
@@ -52,8 +52,8 @@ def recognise_any(root: Path) -> DataSet:
     Raises:
         UserError: if there is no video.
     """
-    if found := recognise(root):
-        return found
+    if dataset := recognise(root):
+        return dataset
     if not root.exists():
         raise UserError(f"{root}: no such folder; expected the root folder of a data set, or videos")
     try:
@@ -109,10 +109,10 @@ def find_videos(
         names = ", ".join(scan.left_out[:MAX_NAMED]) + ", ..." * (len(scan.left_out) > MAX_NAMED)
         log.warning("%s: %s without ground truth left out: %s", where, plural(len(scan.left_out), "video"), names)
     if not scan.videos:
-        raise UserError(f"{where}: no usable video; {_why_none(scan)}")
+        raise UserError(f"{where}: no usable video; {_why_empty(scan)}")
     labelled = sum(video.truth is not None for video in scan.videos)
     log.info("%s: %s; %d videos, %d with ground truth", where, scan.layout.title, len(scan.videos), labelled)
-    return [_cut(video, frames) for video in scan.videos] if frames else scan.videos
+    return [_select_frames(video, frames) for video in scan.videos] if frames else scan.videos
 
 
 def _require(scan: DataSetScan, names: Sequence[str], where: str) -> None:
@@ -127,7 +127,7 @@ def _require(scan: DataSetScan, names: Sequence[str], where: str) -> None:
         raise UserError(f"{where}: no video '{wanted}' (found {scan.layout.title}: {scan.count_splits()})")
 
 
-def _why_none(scan: DataSetScan) -> str:
+def _why_empty(scan: DataSetScan) -> str:
     if scan.broken:
         return f"{len(scan.broken)} are broken, the first: {next(iter(scan.broken.values()))}"
     if scan.left_out:
@@ -135,10 +135,12 @@ def _why_none(scan: DataSetScan) -> str:
     return f"found {scan.layout.title}: {scan.count_splits()}"
 
 
-def _cut(video: Video, frames: tuple[int, int]) -> Video:
+def _select_frames(video: Video, frames: tuple[int, int]) -> Video:
     first, last = frames
     if not 1 <= first <= last:
         raise UserError(f"frames [{first}, {last}]: expected the first and last frame, counted from 1")
     if first > video.num_frames:
-        raise UserError(f"frames [{first}, {last}]: video {video.name} ends at frame {video.num_frames}")
+        raise UserError(
+            f"frames [{first}, {last}]: video {video.name} has {video.num_frames} frames; choose an earlier range"
+        )
     return replace(video, frames=range(first - 1, min(last, video.num_frames)))

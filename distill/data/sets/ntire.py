@@ -45,7 +45,7 @@ def find(root: Path) -> Layout:
         media=media,
         members={**members, "all": list(media)},
         published={split: len(names) for split, names in listed.items()},
-        truth_of=lambda name, found: _truth(root, name, found),
+        truth_of=lambda name, probe: _truth(root, name, probe),
         missing=[
             (split, name, f"{root / 'Videos' / name}.mp4: missing, but listed in {SPLIT_FILE}")
             for split, names in listed.items()
@@ -95,12 +95,12 @@ def _remarks(root: Path, listed: dict[str, list[str]], media: dict[str, Path]) -
                 yield f"{path}: fixations without a video"
 
 
-def _truth(root: Path, name: str, found: VideoProbe) -> PointsTruth | None:
+def _truth(root: Path, name: str, probe: VideoProbe) -> PointsTruth | None:
     maps = next((path for place in DENSITIES if (path := root / place / f"{name}.mp4").is_file()), None)
     for place in FIXATIONS:
         path = root / place / name / "fixations.json"
         if path.is_file():
-            return PointsTruth(path, found.size, maps=maps)
+            return PointsTruth(path, probe.size, maps=maps)
     return None
 
 

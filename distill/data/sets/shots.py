@@ -8,7 +8,7 @@ actioncliptrain00001_1 is actioncliptrain00001_.
 UCF-Sports: 150 broadcast videos of 21 to 143 frames: 103 training videos (6,501 frames) and 47 test videos (2,929
 frames). PREFIX of Diving-Side-005 is Diving-Side_005_.
 
-Frames keep the numbers of the video that a shot was cut from, so that a shot may start at any number. Densities of
+Frames keep the numbers of the video that a shot was cut from, so a shot may start at any number. Densities of
 shots without maps are computed from the fixations with the data sets' Gaussian.
 
 Source: Mathe and Sminchisescu, "Actions in the Eye", TPAMI 2015; frames and maps as distributed in video saliency
@@ -47,17 +47,17 @@ def find(root: Path, *, shot: re.Pattern[str], published: dict[str, int]) -> Lay
             for split, halves in FOLDERS.items()
         },
         published=published,
-        truth_of=lambda name, found: _truth(shots[name], found),
+        truth_of=lambda name, probe: _truth(shots[name], probe),
     )
 
 
 def find_shots(root: Path, shot: re.Pattern[str]) -> dict[str, Path]:
     """Return the folder of each shot by name."""
-    found = [p for half in FOLDERS["all"] for p in (root / half).glob("*/images") if shot.fullmatch(p.parent.name)]
-    return {images.parent.name: images.parent for images in found}
+    images = [p for half in FOLDERS["all"] for p in (root / half).glob("*/images") if shot.fullmatch(p.parent.name)]
+    return {folder.parent.name: folder.parent for folder in images}
 
 
-def _truth(folder: Path, found: VideoProbe) -> MapsTruth | None:
+def _truth(folder: Path, probe: VideoProbe) -> MapsTruth | None:
     """Return the ground truth of a shot, if it has any.
 
     Raises:
@@ -65,10 +65,10 @@ def _truth(folder: Path, found: VideoProbe) -> MapsTruth | None:
     """
     if not (folder / "maps").is_dir() and not (folder / "fixation").is_dir():
         return None
-    assert isinstance(found, FolderProbe), "a shot is a folder of frames"
-    if found.gap or found.stem is None:
-        raise UserError(f"{folder / 'images'}/{found.gap}")
-    return MapsTruth(folder, found.size, stem=found.stem, first=found.first, sigma=SIGMA)
+    assert isinstance(probe, FolderProbe), "a shot is a folder of frames"
+    if probe.gap or probe.stem is None:
+        raise UserError(f"{folder / 'images'}/{probe.gap}")
+    return MapsTruth(folder, probe.size, stem=probe.stem, first=probe.first, sigma=SIGMA)
 
 
 HOLLYWOOD2_SHOT = re.compile(r"actionclip(?:auto)?(?:train|test)\d+_\d+")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.video.guard import heartbeat
-from distill.data.video.protocol import VideoReader, once_each
+from distill.data.video.protocol import VideoReader, unique_frames
 from distill.errors import UserError
 
 
@@ -21,7 +21,7 @@ def load_decord() -> Any:
     """Import decord without CUDA libraries and without log messages.
 
     On import, decord loads every library in the packages called `nvidia`, for decoding on a GPU. This takes 370 MB
-    per loader worker and four times the import time. A decord built for GPUs needs them and gets them.
+    per loader worker and four times the import time. A decord build with GPU support still gets them.
     """
     hidden = {name: module for name, module in sys.modules.items() if name == "nvidia"}
     sys.modules["nvidia"] = None  # type: ignore[assignment]  # makes its import fail
@@ -45,9 +45,9 @@ def reader_class() -> Any:
     """
 
     class Reader(load_decord().VideoReader):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **more: Any) -> None:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._process = os.getpid()
-            super().__init__(*arguments, **more)
+            super().__init__(*args, **kwargs)
 
         def __del__(self) -> None:
             if self._process == os.getpid():
@@ -57,7 +57,7 @@ def reader_class() -> Any:
 
 
 def decord_agrees(path: str, num_frames: int, size: tuple[int, int], *, every_frame: bool = False) -> bool:
-    """Whether decord finds the same number of frames and decodes the first and last (or every) frame upright."""
+    """Return whether decord finds the same number of frames and decodes the first and last (or all) upright."""
     decord = load_decord()
     try:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
@@ -106,7 +106,7 @@ class DecordReader:
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
-        unique, places = once_each(frames, self.num_frames)
+        unique, positions = unique_frames(frames, self.num_frames)
         size = size or self.size
         if len(unique) == 0:
             return np.zeros((0, *size, 3), dtype=np.uint8)
@@ -121,4 +121,4 @@ class DecordReader:
             raise UserError(
                 f"{self.path}: frames {unique[0] + 1} to {unique[-1] + 1} cannot be decoded; the file is damaged"
             ) from error
-        return pixels if len(unique) == len(frames) and (np.diff(places) > 0).all() else pixels[places]
+        return pixels if len(unique) == len(frames) and (np.diff(positions) > 0).all() else pixels[positions]

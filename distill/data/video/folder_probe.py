@@ -44,10 +44,10 @@ class FolderProbe:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Self:
-        """Return the FolderProbe of what `examine_folder` returns."""
-        height, width = plain["size"]
-        return cls(**{**plain, "size": (height, width)})
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Return the FolderProbe with the fields that `examine_folder` returned."""
+        height, width = fields["size"]
+        return cls(**{**fields, "size": (height, width)})
 
 
 def inspect_folder(folder: Path, *, thorough: bool = False) -> Inspection:
@@ -60,7 +60,9 @@ def inspect_folder(folder: Path, *, thorough: bool = False) -> Inspection:
         thorough: decode every image.
     """
     call = (examine_folder, (str(folder), thorough))
-    return Inspection("frames", folder, [folder.stat().st_mtime_ns], [call], read=FolderProbe.of, thorough=thorough)
+    return Inspection(
+        "frames", folder, [folder.stat().st_mtime_ns], [call], read=FolderProbe.from_dict, thorough=thorough
+    )
 
 
 def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
     files = frame_files(Path(folder))
     if not files:
         raise no_frames(Path(folder))
-    listing = listing_of([Path(folder)])  # first, so that changes in the meantime are noticed next time
+    listing = listing_of([Path(folder)])  # first, so that later changes are noticed next time
     sizes: dict[Path, tuple[int, int]] = {}
     wrong: list[str] = []
     for path in files:
@@ -86,9 +88,9 @@ def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
             wrong.append(str(error).removeprefix(f"{folder}{os.sep}"))
     size = Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0)
     wrong += [
-        f"{path.name}: has {found[1]} x {found[0]} pixels, the others {size[1]} x {size[0]}"
-        for path, found in sizes.items()
-        if found != size
+        f"{path.name}: has {other[1]} x {other[0]} pixels, the others {size[1]} x {size[0]}"
+        for path, other in sizes.items()
+        if other != size
     ]
     if wrong:
         raise UserError(f"{folder}: {len(wrong)} of {len(files)} frames are broken: {'; '.join(wrong)}")
@@ -130,13 +132,13 @@ def check_picture(path: Path, *, thorough: bool = False) -> tuple[tuple[int, int
         raise UserError(f"{path}: cannot be decoded as an image: {what}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded as an image; it is damaged ({error})") from error
-    if thorough or not complete:  # valid files may have data after the trailer, so that decoding decides
+    if thorough or not complete:  # valid files may have data after the trailer, so decoding decides
         read_image(path)
     return size, channels
 
 
 def _is_complete(file: BinaryIO, kind: str | None) -> bool:
-    """Whether a file ends with its format's trailer."""
+    """Return whether a file ends with its format's trailer."""
     length = file.seek(0, os.SEEK_END)
     file.seek(max(0, length - 32))
     return kind not in TRAILERS or TRAILERS[kind] in file.read()

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from distill.data.video.names import IMAGE_SUFFIXES, describe, natural
-from distill.data.video.protocol import once_each
+from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
 
 FOLDER_FPS = 30.0
@@ -51,7 +51,7 @@ class FolderReader:
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
-        unique, places = once_each(frames, self.num_frames)
+        unique, positions = unique_frames(frames, self.num_frames)
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
         for row, index in enumerate(unique.tolist()):
@@ -65,7 +65,7 @@ class FolderReader:
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(image)
-        return pixels[places]
+        return pixels[positions]
 
 
 def read_image(path: Path, *, decode: bool = True) -> Image.Image:

@@ -31,24 +31,24 @@ def open_video(path: str | Path) -> VideoReader:
     return open_file(path, probe(path))
 
 
-def open_file(path: Path, found: Probe) -> VideoReader:
-    """Open a video file: with decord if it can be trusted with the file, otherwise with PyAV, which is slower."""
-    if found.regular:
+def open_file(path: Path, info: Probe) -> VideoReader:
+    """Open a video file: with decord if it reads the file correctly, otherwise with PyAV, which is slower."""
+    if info.regular:
         try:
-            return open_with_decord(path, found)
+            return open_with_decord(path, info)
         except Exception as error:  # decord's errors have no common base class
             log.info("%s: decord cannot open it, falling back to PyAV (%s)", path, str(error).splitlines()[-1:])
-    return AvReader(path, found)
+    return AvReader(path, info)
 
 
-def open_with_decord(path: Path, found: Probe) -> DecordReader:
+def open_with_decord(path: Path, info: Probe) -> DecordReader:
     """Open a video file with decord, and with PyAV for sizes that decord cannot decode to."""
     return DecordReader(
         path,
-        num_frames=found.num_frames,
-        fps=found.fps,
-        size=found.size,
-        fallback=partial(AvReader, path, found),
+        num_frames=info.num_frames,
+        fps=info.fps,
+        size=info.size,
+        fallback=partial(AvReader, path, info),
     )
 
 
@@ -59,5 +59,5 @@ def open_size(path: str | Path) -> tuple[int, float, tuple[int, int]]:
         UserError: as `open_video`.
     """
     path = Path(path)
-    found = probe(path) if path.is_file() else open_video(path)
-    return found.num_frames, found.fps, found.size
+    info = probe(path) if path.is_file() else open_video(path)
+    return info.num_frames, info.fps, info.size

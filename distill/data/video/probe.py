@@ -2,7 +2,7 @@
 
 All packets are listed, which takes a few milliseconds, and compared with the header. Only the last group of
 pictures is decoded, because truncated files lack their end. PyAV is used because it fails where other decoders wait
-for missing frames. It can still hang, so that `probe` runs it in a guarded subprocess. A file that makes PyAV hang
+for missing frames. It can still hang, so `probe` runs it in a guarded subprocess. A file that makes PyAV hang
 or crash is broken; a file that makes decord hang or crash is read by PyAV.
 """
 
@@ -46,7 +46,7 @@ class Probe:
         stamps: increasing presentation timestamps of the frames in units of the stream; None if frames have no
             unique timestamps and can only be counted.
         keys: timestamps of the key frames.
-        regular: header, packets, the decoded end and decord agree, so that decord can read the file.
+        regular: header, packets, the decoded end and decord agree, so decord can read the file.
         remarks: messages on harmless irregularities.
     """
 
@@ -59,17 +59,17 @@ class Probe:
     regular: bool
     remarks: tuple[str, ...] = ()
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON value."""
         arrays = {"stamps": _packed(self.stamps), "keys": _packed(self.keys)}
         return {**asdict(self), **arrays, "size": list(self.size), "remarks": list(self.remarks)}
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Self:
-        """Return the Probe of what `plain` returns."""
-        arrays = {name: _unpacked(plain[name]) for name in ("stamps", "keys")}
-        height, width = plain["size"]
-        return cls(**{**plain, **arrays, "size": (height, width), "remarks": tuple(plain["remarks"])})
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Return the Probe with the fields that `to_dict` returned."""
+        arrays = {name: _unpacked(fields[name]) for name in ("stamps", "keys")}
+        height, width = fields["size"]
+        return cls(**{**fields, **arrays, "size": (height, width), "remarks": tuple(fields["remarks"])})
 
 
 def _packed(values: np.ndarray | None) -> str | None:
@@ -93,11 +93,11 @@ def probe(path: str | Path) -> Probe:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; expected a video")
-    (found,) = inspect_all([inspect_video(Path(path))])
-    if isinstance(found, UserError):
-        raise found
-    assert isinstance(found, Probe)
-    return found
+    (result,) = inspect_all([inspect_video(Path(path))])
+    if isinstance(result, UserError):
+        raise result
+    assert isinstance(result, Probe)
+    return result
 
 
 def inspect_video(path: Path, *, thorough: bool = False) -> Inspection:
@@ -108,7 +108,7 @@ def inspect_video(path: Path, *, thorough: bool = False) -> Inspection:
         thorough: decode every frame.
     """
     calls = [(examine, (str(path), decord, thorough)) for decord in (True, False)]
-    return Inspection("video", path, state_of(path), calls, read=Probe.of, thorough=thorough)
+    return Inspection("video", path, state_of(path), calls, read=Probe.from_dict, thorough=thorough)
 
 
 def state_of(path: Path) -> list[int]:
@@ -126,7 +126,7 @@ def examine(path: str, decord: bool = True, thorough: bool = False) -> dict[str,
         thorough: decode every frame.
 
     Returns:
-        A `Probe.plain`.
+        A `Probe.to_dict`.
 
     Raises:
         UserError: if the file is empty, not a video, truncated or damaged.
@@ -135,14 +135,16 @@ def examine(path: str, decord: bool = True, thorough: bool = False) -> dict[str,
         raise UserError(f"{path}: the file is empty; expected a video")
     try:
         with av.open(path) as container:
-            found = _examine(path, container, thorough)
+            fields = _examine(path, container, thorough)
     except av.error.FFmpegError as error:
         raise UserError(
             f"{path}: cannot be decoded as a video ({error.strerror}); it may be cut off, damaged or not a video"
         ) from error
-    if found["regular"]:
-        found["regular"] = decord and decord_agrees(path, found["num_frames"], found["size"], every_frame=thorough)
-    return Probe(**found).plain()
+    if fields["regular"]:
+        fields["regular"] = decord and decord_agrees(
+            path, fields["num_frames"], fields["size"], every_frame=thorough
+        )
+    return Probe(**fields).to_dict()
 
 
 def _examine(path: str, container: av.container.InputContainer, thorough: bool) -> dict[str, Any]:
@@ -162,39 +164,39 @@ def _examine(path: str, container: av.container.InputContainer, thorough: bool) 
     if not stamps:
         raise UserError(f"{path}: no complete frame in this file; it is cut off or damaged")
     last = max((end for end in ends if end is not None), default=0)
-    promised, present = _promised(path, container, stream, len(stamps) + hidden, last)
-    known = keys = None
+    expected, present = _expected_frames(path, container, stream, len(stamps) + hidden, last)
+    times = keys = None
     reordered = container.format.name == "avi" and stream.codec_context.has_b_frames  # AVI stores no display times
     if key_stamps and None not in stamps and len(set(stamps)) == len(stamps) and not reordered:
-        known, keys = np.array(sorted(stamps)), np.array(sorted(key_stamps))
-        num_frames = _decodable(path, container, stream, known, keys)
+        times, keys = np.array(sorted(stamps)), np.array(sorted(key_stamps))
+        num_frames = _decodable(path, container, stream, times, keys)
     else:
         num_frames = len(_decode_all(path))
-    remarks = [*_missing(path, promised, present), *_missing(path, len(stamps), num_frames)]
+    remarks = [*_missing(path, expected, present), *_missing(path, len(stamps), num_frames)]
     if thorough:
-        remarks += _damaged(path, known, num_frames)
+        remarks += _damaged(path, times, num_frames)
     turn = _turn(path)
     size = (stream.codec_context.height, stream.codec_context.width)
-    fps, doubts = _rate(stream, known)
+    fps, doubts = _rate(stream, times)
     return {
         "num_frames": num_frames,
         "fps": fps,
         "size": size[::-1] if turn % 2 else size,
         "turn": turn,
-        "stamps": known,
+        "stamps": times,
         "keys": np.zeros(0, dtype=np.int64) if keys is None else keys,
-        "regular": known is not None and stream.frames == len(stamps) == num_frames,
+        "regular": times is not None and stream.frames == len(stamps) == num_frames,
         "remarks": (*remarks, *doubts),
     }
 
 
-def _promised(
+def _expected_frames(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, packets: int, last: int
 ) -> tuple[int, int]:
     """Return the number of frames in the header and in the file; (0, 0) if the header has no number.
 
-    AVI counts slots, which may repeat the previous frame, so that the last timestamp counts. Containers without a
-    number (MKV) are checked by duration, with tolerance for a long last frame and for sound that continues.
+    AVI counts slots, which may repeat the previous frame, so the last timestamp is used. Containers without a
+    number (MKV) are checked by duration, with tolerance for a long last frame and for longer audio.
     """
     if stream.frames:
         return stream.frames, max(packets, last + 1) if container.format.name == "avi" else packets
@@ -202,32 +204,32 @@ def _promised(
         return 0, 0
     present = float(last * stream.time_base) - (container.start_time or 0) / av.time_base
     if stream.duration:
-        promised = float(stream.duration * stream.time_base)
+        expected = float(stream.duration * stream.time_base)
     else:
-        promised = (container.duration or 0) / av.time_base
+        expected = (container.duration or 0) / av.time_base
     sound = not stream.duration and any(other.type == "audio" for other in container.streams)
-    if promised - present > max(0.5, (0.5 if sound else 0.02) * promised):
+    if expected - present > max(0.5, (0.5 if sound else 0.02) * expected):
         raise UserError(
-            f"{path}: the file is cut off: expected {promised:.1f} s by its header, found {present:.1f} s; copy or "
+            f"{path}: the file is cut off: expected {expected:.1f} s by its header, found {present:.1f} s; copy or "
             "download it again"
         )
     return 0, 0
 
 
-def _missing(path: str, promised: int, present: int) -> Iterator[str]:
+def _missing(path: str, expected: int, present: int) -> Iterator[str]:
     """Yield a remark if a few frames are missing.
 
     Raises:
         UserError: if more are missing than TOLERANCE.
     """
-    missing = promised - present
-    if missing > max(2, TOLERANCE * promised):
+    missing = expected - present
+    if missing > max(2, TOLERANCE * expected):
         raise UserError(
-            f"{path}: the file is cut off or damaged: expected {promised} frames, but {present} can be decoded; "
+            f"{path}: the file is cut off or damaged: expected {expected} frames, but {present} can be decoded; "
             "copy or download it again"
         )
     if missing > 0:
-        yield f"expected {promised} frames, but {present} can be decoded and are used"
+        yield f"expected {expected} frames, but {present} can be decoded and are used"
 
 
 def _rate(stream: av.VideoStream, stamps: np.ndarray | None) -> tuple[float, list[str]]:
@@ -266,8 +268,8 @@ def _damaged(path: str, stamps: np.ndarray | None, num_frames: int) -> Iterator[
     """
     decoded = _decode_all(path)[:num_frames]
     if stamps is not None:
-        found = {stamp for stamp, _ in decoded}
-        if missing := [index for index in range(num_frames) if int(stamps[index]) not in found]:
+        decodable = {stamp for stamp, _ in decoded}
+        if missing := [index for index in range(num_frames) if int(stamps[index]) not in decodable]:
             raise UserError(
                 f"{path}: {named_frames(missing)} cannot be decoded; the file is damaged, copy or download it again"
             )

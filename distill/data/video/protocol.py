@@ -1,4 +1,4 @@
-"""The protocol of video readers."""
+"""Protocol that every video reader implements."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class VideoReader(Protocol):
-    """Frames of one video, in any order."""
+    """Random access to the frames of one video."""
 
     @property
     def num_frames(self) -> int:
@@ -37,15 +37,15 @@ class VideoReader(Protocol):
         """
 
 
-def once_each(frames: Sequence[int], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted unique frames, and the position of each requested frame among them.
+def unique_frames(frames: Sequence[int], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted unique frames, and the position of each requested frame in them.
 
     Raises:
         IndexError: if an index is not in 0 to num_frames - 1.
     """
-    unique, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
+    unique, positions = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
     if len(unique) and (unique[0] < 0 or unique[-1] >= num_frames):
         raise IndexError(
             f"frames {unique[0]} to {unique[-1]} are not in 0 to {num_frames - 1} of a video of {num_frames} frames"
         )
-    return unique, places
+    return unique, positions

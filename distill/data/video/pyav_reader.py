@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from distill.data.video.probe import Probe
-from distill.data.video.protocol import once_each
+from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
 
 
@@ -18,18 +18,18 @@ class AvReader:
     If frames have no timestamps, they are counted from the start of the file, which is slow.
     """
 
-    def __init__(self, path: Path, found: Probe) -> None:
-        self.path, self.num_frames, self.fps, self.size = path, found.num_frames, found.fps, found.size
-        self._stamps, self._keys, self._turn = found.stamps, found.keys, found.turn
-        self._places = {} if found.stamps is None else {int(s): i for i, s in enumerate(found.stamps)}
+    def __init__(self, path: Path, info: Probe) -> None:
+        self.path, self.num_frames, self.fps, self.size = path, info.num_frames, info.fps, info.size
+        self._stamps, self._keys, self._turn = info.stamps, info.keys, info.turn
+        self._places = {} if info.stamps is None else {int(s): i for i, s in enumerate(info.stamps)}
         self._scaler = av.video.reformatter.VideoReformatter()
         self._container: Any = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
-        self._next = found.num_frames  # next frame of `_frames`; num_frames: not decoding
+        self._next = info.num_frames  # next frame of `_frames`; num_frames: not decoding
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
-        unique, places = once_each(frames, self.num_frames)
+        unique, positions = unique_frames(frames, self.num_frames)
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
         if self._turn % 2:  # scaled as stored, then rotated
@@ -39,7 +39,7 @@ class AvReader:
                 self.frame(index), width=width, height=height, format="rgb24", interpolation="BICUBIC"
             )
             pixels[row] = np.rot90(scaled.to_ndarray(), self._turn)
-        return pixels[places]
+        return pixels[positions]
 
     def frame(self, index: int) -> av.VideoFrame:
         """Decode one frame as stored: with the size, bit depth and colours of the file, not rotated.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from distill.data.video.protocol import once_each
+from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
 
 PREFIX = "synthetic:"
@@ -41,7 +41,7 @@ class SyntheticReader:
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
-        unique, places = once_each(frames, self.num_frames)
+        unique, positions = unique_frames(frames, self.num_frames)
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
         noise = np.random.default_rng([self.seed, 1]).uniform(0, 90, (*self.size, 3))
@@ -52,4 +52,4 @@ class SyntheticReader:
             blob = np.exp(-0.5 * distance / (0.06 * self.size[1]) ** 2)[..., None] * (165, 150, 60)
             image = Image.fromarray((noise + blob).astype(np.uint8))
             pixels[at] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-        return pixels[places]
+        return pixels[positions]

@@ -156,7 +156,7 @@ def wrapped(cause: BaseException) -> RuntimeError:
     [
         (UserError("file.yaml: is wrong"), 2, "file.yaml: is wrong"),
         (RunError("step 3: the loss is nan"), 1, "step 3"),
-        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device", "out.mp4"), 2, "out.mp4: no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "/etc/passwd"), 2, "/etc/passwd: permission denied"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "long"), 2, "long: cannot read or write this path"),
@@ -331,7 +331,7 @@ def test_weights_survive_the_authors_keys_and_back(run: Run, tmp_path: Path, suf
     assert all(torch.equal(again[key], value) for key, value in published.items())
     code, _, err = run("models", "teacher/salfom:micro", "--to-published", "back.safetensors", f"published{suffix}")
     assert code == 2
-    assert "exists already" in err
+    assert "already exists" in err
 
 
 def test_to_published_without_authors_keys_or_of_another_variant_is_refused(run: Run, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_several_models_are_scored_compared_and_saved(
     assert "<html" in (out / "report.html").read_text()
     code, _, err = run(capsys, *words)
     assert code == 2
-    assert "exists already" in err
+    assert "already exists" in err
 
 
 def test_one_model_writes_into_the_folder_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_export_large_weights_go_into_data_file(tmp_path: Path, monkeypatch: pyt
 def test_export_invalid_setting_is_rejected(tmp_path: Path) -> None:
     model, path = SmallModel(), tmp_path / "s.onnx"
     path.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"s\.onnx: the ONNX file exists already"):
+    with pytest.raises(UserError, match=r"s\.onnx: the ONNX file already exists"):
         export(loaded(model), path)
     assert path.read_bytes() == b"mine"
     for arguments, message in (

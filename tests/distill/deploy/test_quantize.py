@@ -288,7 +288,7 @@ def test_quantize_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Pa
     (tmp_path / "big.onnx.data").write_bytes(b"")
     new = tmp_path / "new.onnx"
     for source, path, settings, message in (
-        (files["fp32"], taken, {}, "taken.onnx: a file exists already"),
+        (files["fp32"], taken, {}, "taken.onnx: a file already exists"),
         (files["int8"], new, {}, "s-int8.onnx: is already in int8; expected the file in fp32"),
         (theirs, new, {}, 'theirs.onnx: has no "saldistill" metadata'),
         (tmp_path / "none.onnx", new, {}, "none.onnx: no such file"),
@@ -340,7 +340,7 @@ def test_quantize_command_writes_and_compares_files(
     assert [row["precision"] for row in rows] == ["fp32", "fp16", "int8"]
     assert all(row["milliseconds"] > 0 for row in rows)
     assert main(words) == 2
-    assert "s-fp16.onnx: a file exists already" in capsys.readouterr().err
+    assert "s-fp16.onnx: a file already exists" in capsys.readouterr().err
 
 
 def test_compare_precisions_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Path) -> None:

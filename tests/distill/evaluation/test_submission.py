@@ -142,7 +142,7 @@ def test_settings_are_recorded_and_others_are_refused(tmp_path: Path) -> None:
             write(tmp_path / "ours", **change)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/0701.txt").write_text("mine")
-    with pytest.raises(UserError, match="theirs: a folder that is not a submission exists already"):
+    with pytest.raises(UserError, match="theirs: a folder that is not a submission already exists"):
         write(tmp_path / "theirs")
     assert tree(tmp_path / "theirs") == ["0701.txt"]
 

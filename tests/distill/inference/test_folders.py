@@ -1,4 +1,4 @@
-"""A folder of videos: what is made, what is passed over, and processes that share it and do no video twice."""
+"""Prediction of a folder of videos: results, skipped videos, and processes that share the work."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ from distill.inference.settings import InferenceSettings
 
 
 class SmallModel(nn.Module):
-    """A network of a few weights that counts its calls and can be told to stop."""
+    """A small network that counts its calls and can be interrupted after a number of them."""
 
     num_frames, size, target_frames, map_size = 3, (12, 16), (2,), (12, 16)
 
@@ -46,7 +46,7 @@ class SmallModel(nn.Module):
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """Two files, one of them in a folder, and one folder of frames: 7, 9 and 5 frames."""
+    """Return a folder with two files, one of them in a subfolder, and a folder of frames: 7, 9 and 5 frames."""
     root = tmp_path / "videos"
     random = np.random.default_rng(0)
     for name, count in (("b.mp4", 7), ("deep/a.mp4", 9)):
@@ -79,7 +79,7 @@ def run(model: nn.Module, videos: Path, **changes: object) -> object:
     return predict_folder(loaded(model), videos, InferenceSettings(**settings), **results)
 
 
-def test_every_video_is_made_as_if_alone(videos: Path, tmp_path: Path) -> None:
+def test_predict_folder_equals_predict_of_each_video(videos: Path, tmp_path: Path) -> None:
     model = SmallModel()
     done = run(model, videos, batch_size=4, first_frames="flip")
     assert sorted(done.made) == sorted(FRAMES)
@@ -99,7 +99,7 @@ def test_every_video_is_made_as_if_alone(videos: Path, tmp_path: Path) -> None:
     assert record["first_frames"] == "flip"
 
 
-def test_what_stands_is_passed_over_and_said(
+def test_predict_folder_with_existing_results_skips_and_logs_them(
     videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(SmallModel(), videos)
@@ -118,9 +118,11 @@ def test_what_stands_is_passed_over_and_said(
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
 
-def test_a_stopped_run_goes_on_and_leaves_no_halves(videos: Path, tmp_path: Path) -> None:
+def test_predict_folder_after_interruption_resumes_without_partial_results(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(SmallModel(stop_after=5), videos, batch_size=3)  # 7 frames are three batches: in the second video
+        run(
+            SmallModel(stop_after=5), videos, batch_size=3
+        )  # 7 frames take three batches: stops in the second video
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == sorted(
         [f"maps/{RECORD}", f"out/{RECORD}", "out/b.mp4", *(f"maps/b/{i:04d}.png" for i in range(1, 8))]
     )
@@ -131,7 +133,7 @@ def test_a_stopped_run_goes_on_and_leaves_no_halves(videos: Path, tmp_path: Path
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
 
-def test_a_video_that_another_process_holds_is_left_to_it(videos: Path, tmp_path: Path) -> None:
+def test_predict_folder_leaves_locked_video_to_other_process(videos: Path, tmp_path: Path) -> None:
     lock = tmp_path / "maps/.b.lock"
     lock.parent.mkdir()
     with lock.open("w") as file:
@@ -140,21 +142,21 @@ def test_a_video_that_another_process_holds_is_left_to_it(videos: Path, tmp_path
         assert done.elsewhere == ["b"]
         assert sorted(done.made) == ["deep/a", "frames"]
         assert "1 in progress in other processes" in str(done)
-    assert run(SmallModel(), videos).made == ["b"]  # the lock fell with its holder, though its file stayed
+    assert run(SmallModel(), videos).made == ["b"]  # the lock was released, although its file remains
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
 
-def test_other_weights_or_settings_do_not_mix(videos: Path, tmp_path: Path) -> None:
+def test_predict_folder_with_results_of_other_model_or_settings_is_refused(videos: Path, tmp_path: Path) -> None:
     run(SmallModel(), videos, out=None)
     with pytest.raises(UserError, match="maps: contains results of SmallModel with weights"):
         run(SmallModel(seed=1), videos, out=None)
     with pytest.raises(
-        UserError, match="with first_frames 'repeat'; this run is of SmallModel with first_frames 'flip'"
+        UserError, match="with first_frames 'repeat'; this run uses SmallModel with first_frames 'flip'"
     ):
         run(SmallModel(), videos, out=None, first_frames="flip")
 
 
-def test_a_broken_video_does_not_stop_the_others(videos: Path, tmp_path: Path) -> None:
+def test_predict_folder_with_broken_video_processes_the_others(videos: Path, tmp_path: Path) -> None:
     (videos / "a_broken.mp4").write_bytes(b"no video")
     with pytest.raises(
         UserError, match=r"1 of 4 videos could not be predicted: a_broken; first error: .*a_broken\.mp4"
@@ -163,7 +165,7 @@ def test_a_broken_video_does_not_stop_the_others(videos: Path, tmp_path: Path) -
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
 
 
-def test_mistakes_are_named(videos: Path, tmp_path: Path) -> None:
+def test_predict_folder_with_invalid_input_is_refused(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("mine")
     for source, settings, message in (
@@ -187,13 +189,13 @@ def test_mistakes_are_named(videos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_one_video_and_many_are_told_apart(videos: Path, tmp_path: Path) -> None:
+def test_is_folder_of_videos_distinguishes_video_from_folder(videos: Path, tmp_path: Path) -> None:
     assert is_folder_of_videos(videos)
     assert not is_folder_of_videos(videos / "frames")
     assert not is_folder_of_videos(videos / "b.mp4")
     assert not is_folder_of_videos(tmp_path / "nowhere")
     (videos / "cover.png").write_bytes((videos / "frames/0.png").read_bytes())
-    with pytest.raises(UserError, match=r"contains both 1 images and videos, e\.g\. b\.mp4"):
+    with pytest.raises(UserError, match=r"contains both 1 image and videos, e\.g\. b\.mp4"):
         is_folder_of_videos(videos)
 
 
@@ -226,26 +228,26 @@ def processes(videos: Path, weights: str, count: int) -> list[subprocess.Popen]:
     ]
 
 
-def test_two_processes_share_a_folder(videos: Path, weights: str, tmp_path: Path) -> None:
+def test_predict_command_in_two_processes_shares_the_work(videos: Path, weights: str, tmp_path: Path) -> None:
     for index in range(9):
         (videos / f"c{index}.mp4").write_bytes((videos / "b.mp4").read_bytes())
-    both = processes(videos, weights, 2)
-    ended = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    made = [int(out.split()[0]) for out, _ in ended]
-    assert sum(made) == 12  # none twice, none left out
-    passed = sum(err.count("skipped, its results exist") for _, err in ended)
-    left = sum("in progress in other" in out for out, _ in ended)
-    assert passed + left >= 1
+    running = processes(videos, weights, 2)
+    outputs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    made = [int(out.split()[0]) for out, _ in outputs]
+    assert sum(made) == 12  # each video once
+    skipped = sum(err.count("skipped, its results exist") for _, err in outputs)
+    elsewhere = sum("in progress in other" in out for out, _ in outputs)
+    assert skipped + elsewhere >= 1
     names = {*FRAMES, *(f"c{index}" for index in range(9))}
     assert {path.removesuffix(".mp4") for path in tree(tmp_path / "out")} == {*names, RECORD}
     for index in range(9):
         assert len(list((tmp_path / f"maps/c{index}").iterdir())) == 7
 
 
-def test_a_killed_process_leaves_a_folder_that_goes_on(videos: Path, weights: str, tmp_path: Path) -> None:
+def test_predict_command_after_kill_resumes(videos: Path, weights: str, tmp_path: Path) -> None:
     source = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
-    (videos / "a_long.avi").symlink_to(source)  # seconds of work, and the first in the order
+    (videos / "a_long.avi").symlink_to(source)  # takes seconds, and comes first
     (process,) = processes(videos, weights, 1)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "maps").glob(".a_long.*.tmp/*.png")):
@@ -255,7 +257,7 @@ def test_a_killed_process_leaves_a_folder_that_goes_on(videos: Path, weights: st
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "maps/a_long").exists()
-    assert list((tmp_path / "maps").glob(".a_long.*"))  # the dead one's half and its lock file
+    assert list((tmp_path / "maps").glob(".a_long.*"))  # partial results and lock file of the killed process
     (videos / "a_long.avi").unlink()
     (videos / "a_long.mp4").write_bytes((videos / "b.mp4").read_bytes())
     assert main(command(videos, weights)) == 0

@@ -1,4 +1,4 @@
-"""The sliding window against the naive loop, and what `predict` writes."""
+"""The sliding window, compared with a naive loop; outputs of `predict`; overlays."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class FakeReader:
 
 
 class SmallModel(nn.Module):
-    """A clip network in which every frame, place and channel matters; batch norm and dropout show the mode."""
+    """A clip network that depends on every frame, pixel and channel; batch norm and dropout reveal the mode."""
 
     def __init__(self, num_frames: int = 5, targets: tuple[int, ...] = (4,)) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def collect(batches: Iterator[tuple[list[int], Tensor]]) -> dict[int, Tensor]:
 
 
 def naive(model: SmallModel, reader: FakeReader, end: int, stride: int, flipped: bool = False) -> Tensor:
-    """One window at a time, the way anybody would write it: (N, h, w)."""
+    """Return the maps (N, h, w) of one window, computed without batching or caching."""
     model.eval()
     clip = [
         reader.pixels[min(max(end - (model.num_frames - 1 - j) * stride, 0), reader.num_frames - 1)]
@@ -79,7 +79,7 @@ def naive(model: SmallModel, reader: FakeReader, end: int, stride: int, flipped:
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_slide_equals_the_naive_loop_from_the_first_frame_on(stride: int, batch_size: int, flipped: bool) -> None:
+def test_slide_equals_naive_loop_on_every_frame(stride: int, batch_size: int, flipped: bool) -> None:
     model, reader = SmallModel(), FakeReader()
     maps = collect(
         slide(model, reader, range(23), InferenceSettings(stride=stride, batch_size=batch_size), flipped=flipped)
@@ -89,7 +89,7 @@ def test_slide_equals_the_naive_loop_from_the_first_frame_on(stride: int, batch_
         torch.testing.assert_close(one, naive(model, reader, frame, stride, flipped)[0], rtol=0, atol=1e-6)
 
 
-def test_a_mirrored_video_and_a_flipped_view_are_the_same_maps() -> None:
+def test_slide_flipped_equals_slide_on_mirrored_video() -> None:
     model, reader, mirrored = SmallModel(), FakeReader(), FakeReader()
     mirrored.pixels = mirrored.pixels[:, :, ::-1].copy()
     flipped, plain = (collect(slide(model, r, range(9), flipped=f)) for r, f in ((reader, True), (mirrored, False)))
@@ -98,14 +98,14 @@ def test_a_mirrored_video_and_a_flipped_view_are_the_same_maps() -> None:
 
 @pytest.mark.parametrize("frames", [range(23), range(7, 20), range(0, 23, 3), [20, 3, 11, 4]])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_every_frame_is_decoded_at_most_once_and_only_if_needed(frames: Sequence[int], stride: int) -> None:
+def test_slide_decodes_each_needed_frame_once(frames: Sequence[int], stride: int) -> None:
     model, reader = SmallModel(), FakeReader()
     list(slide(model, reader, frames, InferenceSettings(stride=stride, batch_size=3)))
     needed = {max(frame - j * stride, 0) for frame in frames for j in range(5)}
     assert reader.decoded == dict.fromkeys(needed, 1)
 
 
-def test_a_slice_of_frames_gives_the_same_bits_whoever_asks() -> None:
+def test_slide_on_one_batch_is_bit_identical() -> None:
     model, reader = SmallModel(), FakeReader()
     everything = list(slide(model, reader, range(23), InferenceSettings(batch_size=4)))
     assert [frames for frames, _ in everything] == [list(range(23))[i : i + 4] for i in range(0, 23, 4)]
@@ -117,7 +117,7 @@ def test_a_slice_of_frames_gives_the_same_bits_whoever_asks() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("targets", [(0, 1, 2, 3, 4), (3, 4), (0, 2, 4), (0, 3, 4)])
-def test_several_maps_a_clip_cover_each_asked_frame_once(targets: tuple[int, ...], stride: int) -> None:
+def test_slide_with_several_maps_per_clip_covers_each_frame_once(targets: tuple[int, ...], stride: int) -> None:
     model, reader = SmallModel(targets=targets), FakeReader()
     batches = list(slide(model, reader, range(23), InferenceSettings(stride=stride, batch_size=30)))
     maps = collect(iter(batches))
@@ -134,21 +134,21 @@ def test_several_maps_a_clip_cover_each_asked_frame_once(targets: tuple[int, ...
             torch.testing.assert_close(some[frame], one, rtol=0, atol=1e-6)
 
 
-def test_n_maps_a_clip_cost_an_nth_of_the_passes() -> None:
+def test_slide_with_n_maps_per_clip_needs_one_nth_of_the_clips() -> None:
     model = SmallModel(targets=(0, 1, 2, 3, 4))
     list(slide(model, FakeReader(num_frames=20), range(20), InferenceSettings(batch_size=10)))
     assert model.batches == [2, 2]
 
 
-def test_clips_reach_back_by_the_stride_and_repeat_the_ends() -> None:
+def test_window_of_follows_stride_and_repeats_end_frames() -> None:
     assert window_of(0, 100, (4,), length=5).frames == (0, 0, 0, 0, 0)
     assert window_of(3, 100, (4,), length=5, stride=2).frames == (0, 0, 0, 1, 3)
     assert window_of(50, 100, (4,), length=5, stride=3).frames == (38, 41, 44, 47, 50)
     assert window_of(99, 100, (2,), length=5).frames == (97, 98, 99, 99, 99)
 
 
-def test_first_frames_by_turning_the_window_round() -> None:
-    """TASED-Net's loop: each window also predicts, played backwards, the frame that it begins with."""
+def test_slide_with_flipped_first_frames_equals_tased_net() -> None:
+    """Compare with TASED-Net's loop, where each reversed window also predicts its first frame."""
     windows: dict[int, list[int]] = {}
     T, snippet = 5, []
     for index in range(23):
@@ -168,20 +168,20 @@ def test_first_frames_by_turning_the_window_round() -> None:
         with torch.no_grad():
             torch.testing.assert_close(one, model.eval()(clip)[0, 0], rtol=0, atol=1e-6)
         assert torch.allclose(one, repeated[frame], atol=1e-6) == (frame >= T - 1)
-    assert reader.decoded == dict.fromkeys(range(23), 2)  # once a call of slide
+    assert reader.decoded == dict.fromkeys(range(23), 2)  # once per call of slide
 
 
-def test_a_turned_window_keeps_its_target_and_stays_inside() -> None:
+def test_window_of_flipped_first_frames_stays_inside_the_video() -> None:
     assert window_of(1, 100, (4,), length=5, stride=3, first_frames="flip").frames == (13, 10, 7, 4, 1)
     assert window_of(0, 3, (4,), length=5, first_frames="flip").frames == (2, 2, 2, 1, 0)
     assert window_of(4, 100, (0, 1, 2, 3, 4), length=5, first_frames="flip") == ClipFrames((0, 1, 2, 3, 4), 4)
-    window = window_of(3, 100, (3, 4), length=5, first_frames="flip")  # its block of two would begin at -1
+    window = window_of(3, 100, (3, 4), length=5, first_frames="flip")  # its block of two would start at -1
     assert window == ClipFrames((7, 6, 5, 4, 3), 4 - 3)
 
 
-def test_the_model_runs_in_evaluation_mode_and_comes_back_as_it_was() -> None:
+def test_slide_runs_in_evaluation_mode_and_restores_the_mode() -> None:
     model, reader = SmallModel().train(), FakeReader()
-    model.norm.eval()  # as a frozen part would be
+    model.norm.eval()  # like a frozen module
     statistics = model.norm.running_mean.clone()
     maps = collect(slide(model, reader, range(6)))
     assert model.training
@@ -191,8 +191,8 @@ def test_the_model_runs_in_evaluation_mode_and_comes_back_as_it_was() -> None:
     torch.testing.assert_close(maps[5], naive(model, reader, 5, 1)[0], rtol=0, atol=1e-6)
 
 
-def test_maps_can_be_trained_against() -> None:
-    """Tensors made in inference mode would raise here."""
+def test_slide_maps_can_be_training_targets() -> None:
+    """Tensors created in inference mode would raise here."""
     ((_, maps),) = slide(SmallModel(), FakeReader(), range(4))
     weight = torch.ones((), requires_grad=True)
     (weight * maps).sum().backward()
@@ -200,7 +200,7 @@ def test_maps_can_be_trained_against() -> None:
     assert maps.dtype == torch.float32
 
 
-def test_half_precision_is_used_when_asked_for() -> None:
+def test_slide_in_bf16_differs_slightly_from_fp32() -> None:
     model, reader = SmallModel(), FakeReader()
     plain, half = (
         collect(slide(model, reader, range(8), InferenceSettings(precision=p))) for p in ("fp32", "bf16")
@@ -221,13 +221,13 @@ def test_half_precision_is_used_when_asked_for() -> None:
         ({"first_frames": "mirror"}, "first_frames: expected one of repeat, flip, got 'mirror'"),
     ],
 )
-def test_slide_names_the_mistake(settings: dict, message: str) -> None:
+def test_slide_with_invalid_settings_is_refused(settings: dict, message: str) -> None:
     frames = settings.pop("frames", [1, 2])
     with pytest.raises(UserError, match=message):
         list(slide(SmallModel(), FakeReader(), frames, InferenceSettings(**settings)))
 
 
-def test_broken_weights_are_named() -> None:
+def test_slide_with_nan_weights_is_refused() -> None:
     model = SmallModel()
     model.temporal.bias.data.fill_(float("nan"))
     with pytest.raises(UserError, match="frames 1 to 3: the model's maps contain NaN"):
@@ -239,7 +239,7 @@ def test_broken_weights_are_named() -> None:
 
 @pytest.fixture
 def frames_folder(tmp_path: Path) -> Path:
-    """Nine frames of an odd size in which a bright square moves."""
+    """Return a folder of nine frames of odd size with a moving bright square."""
     folder = tmp_path / "frames"
     folder.mkdir()
     for index in range(9):
@@ -264,7 +264,7 @@ def decode(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_predict_writes_every_frame_as_video_and_as_maps(tmp_path: Path, frames_folder: Path) -> None:
+def test_predict_writes_every_frame_to_video_and_maps(tmp_path: Path, frames_folder: Path) -> None:
     model = SmallModel()
     done = predict(
         model,
@@ -285,7 +285,7 @@ def test_predict_writes_every_frame_as_video_and_as_maps(tmp_path: Path, frames_
         np.testing.assert_allclose(image, wanted, atol=0.51)
 
 
-def test_predict_runs_on_a_real_video(tmp_path: Path) -> None:
+def test_predict_on_real_video_writes_every_map(tmp_path: Path) -> None:
     done = predict(
         SmallModel(), REAL_VIDEO, InferenceSettings(batch_size=64), maps=tmp_path / "maps", progress=False
     )
@@ -293,15 +293,15 @@ def test_predict_runs_on_a_real_video(tmp_path: Path) -> None:
     assert grey(tmp_path / "maps" / "0783.png").shape == (360, 640)
 
 
-def test_existing_outputs_stay_unless_overwriting_is_asked_for(tmp_path: Path, frames_folder: Path) -> None:
+def test_predict_keeps_existing_outputs_without_overwrite(tmp_path: Path, frames_folder: Path) -> None:
     out, maps = tmp_path / "o.mp4", tmp_path / "maps"
     out.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"o\.mp4: the overlay video exists already; .*--overwrite"):
+    with pytest.raises(UserError, match=r"o\.mp4: the overlay video already exists; .*--overwrite"):
         predict(SmallModel(), frames_folder, out=out, progress=False)
     maps.mkdir()
     (maps / "0001.png").write_bytes(b"mine")
     (maps / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="maps: the folder of maps exists already"):
+    with pytest.raises(UserError, match="maps: the folder of maps already exists"):
         predict(SmallModel(), frames_folder, maps=maps, progress=False)
     assert out.read_bytes() == (maps / "0001.png").read_bytes() == b"mine"
     predict(SmallModel(), frames_folder, out=out, maps=maps, overwrite=True, progress=False)
@@ -312,7 +312,7 @@ def test_existing_outputs_stay_unless_overwriting_is_asked_for(tmp_path: Path, f
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_prediction_leaves_nothing(
+def test_predict_interrupted_leaves_no_output(
     tmp_path: Path, frames_folder: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
     model = SmallModel()
@@ -336,7 +336,7 @@ def test_an_interrupted_prediction_leaves_nothing(
     assert names(tmp_path) == ["frames"]
 
 
-def test_predict_names_the_mistake(tmp_path: Path, frames_folder: Path) -> None:
+def test_predict_with_invalid_input_is_refused(tmp_path: Path, frames_folder: Path) -> None:
     for arguments, message in (
         ({}, "nothing to write"),
         ({"out": frames_folder}, "is the input video"),
@@ -352,7 +352,7 @@ def test_predict_names_the_mistake(tmp_path: Path, frames_folder: Path) -> None:
     assert names(tmp_path) == ["frames"]
 
 
-def test_overlay_paints_where_the_map_is_and_leaves_the_rest() -> None:
+def test_overlay_changes_only_salient_pixels() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     assert np.array_equal(overlay(frame, np.zeros((5, 5), np.float32)), frame)
     saliency = np.zeros((40, 60), np.float32)
@@ -371,7 +371,7 @@ def test_inferno_matches_matplotlib_colours() -> None:
     np.testing.assert_allclose(inferno()[[0, 128, 255]], expected, rtol=1e-6)
 
 
-def test_overlay_brightness_grows_with_the_map() -> None:
+def test_overlay_brightness_increases_with_saliency() -> None:
     frame = np.full((1, 256, 3), 60, dtype=np.uint8)
     painted = overlay(frame, np.linspace(0, 1, 256, dtype=np.float32)[None])
     luma = painted[0].astype(float) @ (0.2126, 0.7152, 0.0722)

@@ -1,4 +1,4 @@
-"""The sliding window of a streaming model: its maps are those of whole windows, at the price of steps."""
+"""The sliding window of a streaming model: maps equal those of full windows, computed one step per frame."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ FRAMES = 40
 
 
 class Noise:
-    """A video of seeded noise, as large as the model's frames."""
+    """A video of seeded noise at the model's size."""
 
     def __init__(self) -> None:
         self.num_frames, self.size, self.fps = FRAMES, (64, 96), 25.0
@@ -28,7 +28,7 @@ class Noise:
 
 
 class Counted(Model):
-    """A streaming student that counts its steps; T has nothing to do with how far it looks back."""
+    """A streaming student that counts its steps; T differs from its reach."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -53,7 +53,7 @@ def collect(batches: Iterator[tuple[list[int], Tensor]]) -> dict[int, Tensor]:
 def by_window(
     model: Counted, video: Noise, frame: int, stride: float = 1, *, flipped: bool = False, first: str = "repeat"
 ) -> Tensor:
-    """The map (h, w) of one frame: steps through all of its window, from the initial state."""
+    """Return the map (h, w) of one frame by stepping through its window from the initial state."""
     window = window_of(frame, FRAMES, (model.reach - 1,), length=model.reach, stride=stride, first_frames=first)
     state = model.initial_state()
     with torch.no_grad():
@@ -65,7 +65,7 @@ def by_window(
 
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("stride", [1, 2, 3, "10fps"])  # the last: every second or third frame
-def test_every_map_is_that_of_its_window(stride: int | str, flipped: bool) -> None:
+def test_slide_of_streaming_model_equals_stepping_through_each_window(stride: int | str, flipped: bool) -> None:
     model, video = Counted().eval(), Noise()
     maps = collect(
         slide(model, video, range(FRAMES), InferenceSettings(stride=stride, batch_size=7), flipped=flipped)
@@ -76,7 +76,7 @@ def test_every_map_is_that_of_its_window(stride: int | str, flipped: bool) -> No
     assert maps[FRAMES - 1].std() > 0.1
 
 
-def test_the_first_frames_by_turning_the_window_round() -> None:
+def test_slide_of_streaming_model_with_flipped_first_frames_equals_each_window() -> None:
     model, video = Counted().eval(), Noise()
     maps = collect(slide(model, video, range(10), InferenceSettings(first_frames="flip")))
     for frame in range(10):
@@ -85,22 +85,22 @@ def test_the_first_frames_by_turning_the_window_round() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_a_frame_costs_one_step(stride: int) -> None:
+def test_slide_of_streaming_model_takes_one_step_per_frame(stride: int) -> None:
     model = Counted().eval()
     list(slide(model, Noise(), range(FRAMES), InferenceSettings(stride=stride)))
-    assert model.steps == FRAMES  # all the states that take turns go on from the first frame's
+    assert model.steps == FRAMES  # all alternating states continue from the first frame's
 
 
-def test_frames_between_are_stepped_through_and_distant_ones_begin_anew() -> None:
+def test_slide_of_streaming_model_steps_through_gaps_and_restarts_after_long_ones() -> None:
     model = Counted().eval()
     assert model.reach == 7
     list(slide(model, Noise(), [20, 24, 39]))
     assert model.steps == 7 + 4 + 7
 
 
-def test_what_else_is_asked_for_changes_no_bit() -> None:
+def test_slide_of_streaming_model_on_some_frames_is_bit_identical() -> None:
     model, video = Counted().eval(), Noise()
-    whole = collect(slide(model, video, range(FRAMES), InferenceSettings(stride=2)))
+    everything = collect(slide(model, video, range(FRAMES), InferenceSettings(stride=2)))
     part = collect(slide(model, video, [17, 18, 21, 30], InferenceSettings(stride=2, batch_size=2)))
     assert len(part) == 4
-    assert all(torch.equal(part[frame], whole[frame]) for frame in part)
+    assert all(torch.equal(part[frame], everything[frame]) for frame in part)

@@ -1,4 +1,4 @@
-"""One suite over every model there is, by its smallest variants."""
+"""Tests that every registered model must pass, on its smallest variant."""
 
 import fnmatch
 import re
@@ -17,7 +17,7 @@ from distill.models.weight_files import read_header, save_model, weights_fingerp
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_output_is_finite_log_saliency_of_the_declared_shape(name: str) -> None:
+def test_forward_returns_finite_log_saliency_of_declared_shape(name: str) -> None:
     model = awake(name).network
     with torch.no_grad():
         out = model(clip_for(model))
@@ -29,7 +29,7 @@ def test_output_is_finite_log_saliency_of_the_declared_shape(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_check_model_missing_member_names_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_model_missing_member_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = create_model(smallest(name)).network
     check_model(network)
     for member in ("encoder_layers", *(["state_shapes"] if is_streaming(network) else [])):
@@ -42,7 +42,7 @@ def test_check_model_missing_member_names_it(name: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_uint8_and_float_agree(name: str) -> None:
+def test_forward_of_uint8_and_float_clips_agrees(name: str) -> None:
     model = awake(name).network
     clip = clip_for(model)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_uint8_and_float_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_forward_is_head_of_features(name: str) -> None:
+def test_forward_equals_head_of_features(name: str) -> None:
     model = awake(name).network
     clip = clip_for(model)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_forward_is_head_of_features(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_batch_is_its_clips(name: str) -> None:
+def test_forward_on_a_batch_equals_single_clips(name: str) -> None:
     model = awake(name).network
     clip = clip_for(model)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_a_batch_is_its_clips(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_frame_matters(name: str) -> None:
+def test_forward_depends_on_every_frame(name: str) -> None:
     model = awake(name).network
     clip = clip_for(model, 1)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_every_frame_matters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_gradient_reaches_every_weight(name: str) -> None:
+def test_backward_reaches_every_trainable_weight(name: str) -> None:
     model = awake(name).network.train()
     out = model(clip_for(model))
     (out * torch.randn_like(out)).sum().backward()
@@ -92,7 +92,7 @@ def test_a_gradient_reaches_every_weight(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_file_round_trip(name: str, tmp_path: Path) -> None:
+def test_save_and_load_restores_weights_identity_and_notes(name: str, tmp_path: Path) -> None:
     saved = awake(name)
     model = saved.network
     save_model(saved, tmp_path / "model.safetensors", notes={"step": 12})
@@ -111,7 +111,7 @@ def test_file_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_seed_decides_the_initial_weights(name: str) -> None:
+def test_create_model_with_same_seed_has_same_weights(name: str) -> None:
     prints = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -120,7 +120,7 @@ def test_seed_decides_the_initial_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_wrong_size_names_one_that_works(name: str) -> None:
+def test_create_model_with_unsupported_size_names_a_supported_one(name: str) -> None:
     with pytest.raises(UserError, match=r"size \(37, 61\)") as error:
         create_model(smallest(name), size=(37, 61))
     found = re.search(r"such as \((\d+), (\d+)\)", str(error.value))
@@ -131,7 +131,7 @@ def test_wrong_size_names_one_that_works(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("frames", [0, 7])
-def test_a_number_of_frames_works_or_names_one_that_does(name: str, frames: int) -> None:
+def test_create_model_with_num_frames_works_or_names_a_supported_one(name: str, frames: int) -> None:
     try:
         model = create_model(smallest(name), num_frames=frames).network
     except UserError as error:
@@ -145,7 +145,7 @@ def test_a_number_of_frames_works_or_names_one_that_does(name: str, frames: int)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_wrong_clip_says_what_is_expected(name: str) -> None:
+def test_forward_with_wrong_shape_names_the_expected_one(name: str) -> None:
     model = create_model(smallest(name)).network
     T, (H, W) = model.num_frames, model.size
     for shape in [(1, 3, T, H, W + 16), (1, 3, T - 1, H, W), (1, 1, T, H, W), (3, T, H, W)]:
@@ -154,7 +154,7 @@ def test_wrong_clip_says_what_is_expected(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_arguments_of_other_sizes_build(name: str) -> None:
+def test_create_model_with_size_as_list_records_it(name: str) -> None:
     model = create_model(smallest(name), size=[64, 96])  # as YAML and JSON write it
     assert model.network.size == (64, 96)
     assert model.identity["arguments"] == {"size": [64, 96]}
@@ -162,7 +162,7 @@ def test_arguments_of_other_sizes_build(name: str) -> None:
 
 @pytest.mark.parametrize("reference", ALL)
 @torch.no_grad()
-def test_every_variant_states_what_it_emits(reference: str) -> None:
+def test_every_variant_returns_maps_of_declared_shape(reference: str) -> None:
     with torch.device("meta"):
         model = create_model(reference).network.eval()
         out = model(torch.zeros(1, 3, model.num_frames, *model.size))

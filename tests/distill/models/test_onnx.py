@@ -1,4 +1,4 @@
-"""Files that are not what was asked for: one sentence each, whoever opens them."""
+"""Loading .onnx files that are damaged or were not exported by this project."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,12 @@ from distill.errors import UserError
 from distill.models.references import load_model
 
 
-def identity(path: Path, metadata: object = None) -> Path:
-    """Write a file whose output is its input."""
-    given, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in ("clip", "saliency"))
-    graph = helper.make_graph([helper.make_node("Identity", ["clip"], ["saliency"])], "g", [given], [made])
+def write_identity(path: Path, metadata: object = None) -> Path:
+    """Write an ONNX file with a single Identity node."""
+    clip, saliency = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in ("clip", "saliency")
+    )
+    graph = helper.make_graph([helper.make_node("Identity", ["clip"], ["saliency"])], "g", [clip], [saliency])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     if metadata is not None:
         helper.set_model_props(model, {"saldistill": json.dumps(metadata)})
@@ -22,7 +24,7 @@ def identity(path: Path, metadata: object = None) -> Path:
     return path
 
 
-OURS = {
+METADATA = {
     "format": 2,
     "mode": "clip",
     "frames": 4,
@@ -34,14 +36,14 @@ OURS = {
 }
 
 
-def test_a_file_of_something_else(tmp_path: Path) -> None:
+def test_load_onnx_without_metadata_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m\.onnx: has no .saldistill. metadata"):
-        load_model(identity(tmp_path / "m.onnx"))
+        load_model(write_identity(tmp_path / "m.onnx"))
 
 
-def test_a_damaged_or_missing_file(tmp_path: Path) -> None:
-    whole = identity(tmp_path / "m.onnx").read_bytes()
-    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+def test_load_onnx_damaged_or_missing_file_is_refused(tmp_path: Path) -> None:
+    content = write_identity(tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"cut\.onnx: ONNX Runtime cannot load it"):
         load_model(tmp_path / "cut.onnx")
     with pytest.raises(UserError, match=r"nowhere\.onnx: no such file"):
@@ -57,6 +59,8 @@ def test_a_damaged_or_missing_file(tmp_path: Path) -> None:
         ({}, r"m\.onnx: inputs, outputs or state differ from the metadata"),
     ],
 )
-def test_another_format_or_broken_metadata(tmp_path: Path, changes: dict, message: str) -> None:
+def test_load_onnx_with_unsupported_or_invalid_metadata_is_refused(
+    tmp_path: Path, changes: dict, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        load_model(identity(tmp_path / "m.onnx", OURS | changes))
+        load_model(write_identity(tmp_path / "m.onnx", METADATA | changes))

@@ -1,4 +1,4 @@
-"""The door that models come through: names, references, weights, files, devices."""
+"""Loading models: names, references, weights, files and devices."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ from distill.models.registry import create_model
 from distill.models.weight_files import load_weights_into, save_model, weights_fingerprint
 
 
-def test_models_are_found_by_their_files() -> None:
+def test_list_models_finds_models_by_their_files() -> None:
     assert {"student/stream", "student/thtdnet", "teacher/salfom"} <= set(MODELS)
     assert sorted(MODELS) == MODELS
 
@@ -32,22 +32,22 @@ def test_models_are_found_by_their_files() -> None:
     [
         (
             ("teacher/salfon", {}),
-            r"no model 'teacher/salfon'; did you mean 'teacher/salfom'\? There are student/stream,",
+            r"no model 'teacher/salfon'; did you mean 'teacher/salfom'\? Available: student/stream,",
         ),
         (
             ("teacher/salfom:tcfe3", {}),
-            r"teacher/salfom: no variant 'tcfe3'; did you mean 'tcfe.*There are base, tcfe2,",
+            r"teacher/salfom: no variant 'tcfe3'; did you mean 'tcfe.*Available: base, tcfe2,",
         ),
         (
             ("teacher/salfom:micro", {"frames": 8}),
-            r"no argument 'frames'; did you mean 'num_frames'\? There are num_frames",
+            r"no argument 'frames'; did you mean 'num_frames'\? Available: num_frames",
         ),
         (("teacher/salfom:micro", {"width": "wide"}), r"argument width = 'wide': input should be a valid integer"),
         (("teacher/salfom:micro", {"size": 32}), r"argument size = 32: input should be a valid tuple"),
         (("teacher/salfom:micro", {"widths": [8, 8]}), r"widths \(8, 8\): expected six numbers"),
         (
             ("teacher/salfom:micro", {"variant": "tiny"}),
-            r"teacher/salfom:micro: asked for variant 'tiny' at the same",
+            r"teacher/salfom:micro: variant 'tiny' was given as well",
         ),
         (("teacher/salfom:micro", {"heads": 0}), r"heads 0: expected at least 1"),
         (("teacher/salfom:micro", {"drop_path": 1.5}), r"drop_path 1\.5: expected a rate in"),
@@ -59,17 +59,17 @@ def test_models_are_found_by_their_files() -> None:
         (("teacher/salfom:micro", {"weights": "absent.pth"}), r"absent\.pth: no such weight file"),
     ],
 )
-def test_wrong_requests_list_what_there_is(call: tuple[str, dict], sentence: str) -> None:
+def test_create_model_with_invalid_arguments_names_valid_ones(call: tuple[str, dict], sentence: str) -> None:
     name, arguments = call
     with pytest.raises(UserError, match=sentence):
         create_model(name, **arguments)
 
 
-def test_variant_by_name_or_by_argument() -> None:
+def test_create_model_takes_variant_in_name_or_as_argument() -> None:
     assert create_model("teacher/salfom", variant="micro").identity == create_model("teacher/salfom:micro").identity
 
 
-def test_weights_of_ours_and_of_others(tmp_path: Path) -> None:
+def test_create_model_loads_own_and_plain_weight_files(tmp_path: Path) -> None:
     model = awake("teacher/salfom")
     save_model(model, tmp_path / "ours.safetensors")
     torch.save(model.network.state_dict(), tmp_path / "plain.pth")
@@ -79,15 +79,15 @@ def test_weights_of_ours_and_of_others(tmp_path: Path) -> None:
         assert again.loaded.startswith(str(tmp_path / file))
 
 
-def test_weights_move_to_another_size(tmp_path: Path) -> None:
+def test_create_model_loads_weights_of_another_size(tmp_path: Path) -> None:
     model = awake("teacher/salfom")
     save_model(model, tmp_path / "small.safetensors")
     larger = create_model("teacher/salfom:micro", size=(48, 64), weights=tmp_path / "small.safetensors")
     assert torch.equal(larger.network.decoder.fusion.conv1.weight, model.network.decoder.fusion.conv1.weight)
 
 
-def test_run_folder_prefers_the_best_then_the_newest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run with weights"):
+def test_load_model_of_run_folder_prefers_best_then_newest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weights in this folder"):
         load_model(tmp_path)
     models = {step: awake("teacher/salfom") for step in (9, 10, 11)}
     for step in (9, 10):
@@ -97,19 +97,19 @@ def test_run_folder_prefers_the_best_then_the_newest(tmp_path: Path) -> None:
     assert weights_fingerprint(load_model(tmp_path).network) == weights_fingerprint(models[11].network)
 
 
-def test_weights_of_another_model_name_both(tmp_path: Path) -> None:
+def test_load_weights_of_another_model_names_both(tmp_path: Path) -> None:
     save_model(create_model("student/thtdnet:micro"), tmp_path / "student.safetensors")
     teacher = create_model("teacher/salfom:micro")
     with pytest.raises(
-        UserError, match=r"holds student/thtdnet:micro, not teacher/salfom:micro: \d+ tensors do not"
+        UserError, match=r"contains student/thtdnet:micro, not teacher/salfom:micro: \d+ tensors do not"
     ):
         load_weights_into(teacher, tmp_path / "student.safetensors")
     save_model(create_model("teacher/salfom:micro", tcfe_depth=3), tmp_path / "deeper.safetensors")
-    with pytest.raises(UserError, match="holds teacher/salfom:micro tcfe_depth=3, not teacher/salfom:micro: 39"):
+    with pytest.raises(UserError, match="contains teacher/salfom:micro tcfe_depth=3, not teacher/salfom:micro: 39"):
         load_weights_into(teacher, tmp_path / "deeper.safetensors")
 
 
-def test_references_of_nothing(tmp_path: Path) -> None:
+def test_load_model_with_invalid_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing: no model, run folder, .* the models are student/stream,"):
         load_model("nothing")
     with pytest.raises(UserError, match="no such weight file"):
@@ -117,23 +117,23 @@ def test_references_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.onnx"):
         load_model(tmp_path / "absent.onnx")
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="its header names no model"):
+    with pytest.raises(UserError, match="no saldistill header"):
         load_model(tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:-2])
     with pytest.raises(UserError, match="not a readable"):
         load_model(tmp_path / "cut.safetensors")
 
 
-def test_name_alone_is_the_untrained_model_the_same_each_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_load_model_by_name_is_untrained_and_reproducible(caplog: pytest.LogCaptureFixture) -> None:
     model = load_model("teacher/salfom:micro")
     drawn = torch.rand(1)
     assert weights_fingerprint(load_model("teacher/salfom:micro").network) == weights_fingerprint(model.network)
     assert model.reference == "teacher/salfom:micro"
-    assert "random weights, never trained" in caplog.text
-    assert torch.rand(1) != drawn  # the caller's random numbers go on
+    assert "untrained, with random weights" in caplog.text
+    assert torch.rand(1) != drawn  # the caller's random state is unchanged
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_model_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = awake("teacher/salfom")
     path = tmp_path / "model.safetensors"
     save_model(model, path)
@@ -150,21 +150,21 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_count_and_gflops_of_the_paper() -> None:
+def test_weights_and_gflops_of_salfom_match_the_paper() -> None:
     with torch.device("meta"):
         model = create_model("teacher/salfom")
     assert count_weights(model.network) == 402_520_368
     assert gflops_per_map(model) == pytest.approx(3039, abs=0.5)
 
 
-def test_gflops_count_attention() -> None:
+def test_gflops_include_attention() -> None:
     short, long = (
         gflops_per_map(create_model("teacher/salfom:micro", size=size)) for size in ((32, 48), (128, 192))
     )
     assert long > 16.5 * short  # sixteen times the tokens: linear layers alone would cost sixteen times as much
 
 
-def test_fingerprint_sees_one_bit(tmp_path: Path) -> None:
+def test_fingerprint_of_one_changed_weight_differs(tmp_path: Path) -> None:
     model = create_model("teacher/salfom:micro").network
     before = weights_fingerprint(model)
     with torch.no_grad():
@@ -172,15 +172,15 @@ def test_fingerprint_sees_one_bit(tmp_path: Path) -> None:
     assert weights_fingerprint(model) != before
 
 
-def test_devices() -> None:
+def test_resolve_device_unavailable_names_available_ones() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
     for wrong in ("cuda:99", "gpu"):
-        with pytest.raises(UserError, match=f"device '{wrong}' is not there; this machine has cpu"):
+        with pytest.raises(UserError, match=f"device '{wrong}': not available on this machine; expected auto, cpu"):
             resolve_device(wrong)
 
 
-def test_exported_student_answers_like_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_model_of_onnx_file_behaves_like_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Edge:
         mode, num_frames, size, target_frames, map_size = "clip", 8, (32, 48), (7,), (2, 3)
         metadata: ClassVar[dict] = {"notes": {"stride": 2}}
@@ -204,11 +204,11 @@ def test_exported_student_answers_like_a_model(tmp_path: Path, monkeypatch: pyte
     assert out[0, 0, 1, 2].item() == pytest.approx(math.log(1e-12))
     assert model.reference == str(tmp_path / "student.onnx")
     assert weights_fingerprint(model.network) == hashlib.sha256(b"exported").hexdigest()
-    with pytest.raises(UserError, match="does not tell its operations"):
+    with pytest.raises(UserError, match=r"operations of an \.onnx file cannot be counted"):
         gflops_per_map(model)
 
 
-def test_a_teacher_needs_no_student() -> None:
+def test_registry_without_student_package_works() -> None:
     program = (
         "import sys; sys.modules['student'] = None; from distill.models.registry import create_model, list_models;"
         "assert list_models() == ['teacher/salfom']; assert 'teacher.salfom' not in sys.modules;"

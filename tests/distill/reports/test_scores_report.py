@@ -148,7 +148,7 @@ def test_rank_videos_ignores_baselines_and_follows_the_metric_direction() -> Non
 def test_existing_report_is_kept_and_no_map_is_requested(folder: Path, tmp_path: Path) -> None:
     maps = SpotMaps(4)
     (tmp_path / "r.html").write_text("mine")
-    with pytest.raises(UserError, match=r"r\.html: a report exists already; choose another name"):
+    with pytest.raises(UserError, match=r"r\.html: a report already exists; choose another name"):
         report_scores(tmp_path / "r.html", [(scored("m", 1, 1.0), maps)], videos_of(folder, 1), progress=False)
     assert maps.requested == {}
     assert (tmp_path / "r.html").read_text() == "mine"

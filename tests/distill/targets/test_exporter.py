@@ -26,7 +26,7 @@ def test_png_export_scales_the_maximum_to_255(tmp_path, videos):
         pixels = np.asarray(picture)
     assert (pixels.dtype, pixels.shape, pixels.max()) == (np.uint8, (12, 16), 255)
     np.testing.assert_allclose(pixels / 255, peak_map(store.read("one", 5)), atol=0.5 / 255 + 1e-6)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export_maps(store, tmp_path / "maps")
 
 

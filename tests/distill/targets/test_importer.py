@@ -158,7 +158,7 @@ def test_import_of_a_repaired_folder_succeeds(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["maps"]
     broken.write_bytes(whole)
     assert imported(folder, out=tmp_path / "store").complete
-    with pytest.raises(UserError, match="a store exists already"):
+    with pytest.raises(UserError, match="a store already exists"):
         imported(folder, out=tmp_path / "store")
     (tmp_path / "empty").mkdir()
     assert imported(folder, out=tmp_path / "empty").complete

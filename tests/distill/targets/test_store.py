@@ -133,11 +133,11 @@ def test_commit_of_invalid_maps_raises_and_writes_nothing(store):
 
 
 def test_create_never_overwrites(store, tmp_path):
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         TargetStore.create(store.path, **ARGUMENTS)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         TargetStore.create(tmp_path / "other", **ARGUMENTS)
     (tmp_path / "other" / "thesis.tex").rename(tmp_path / "other" / ".store.01234567.tmp.json")
     TargetStore.create(tmp_path / "other", **ARGUMENTS)  # left by a killed process, and ignored

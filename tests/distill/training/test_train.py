@@ -189,7 +189,7 @@ def test_losses_equal_pinned_values(straight: Path) -> None:
 
 
 def test_existing_run_is_not_overwritten(straight: Path) -> None:
-    with pytest.raises(UserError, match="a run exists already; resume=auto resumes it"):
+    with pytest.raises(UserError, match="a run already exists; resume=auto resumes it"):
         train(config(straight))
 
 

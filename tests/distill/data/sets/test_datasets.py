@@ -229,7 +229,7 @@ def test_target_frames_are_one_based_and_inclusive(four):
     for frames, expected in (((2, 4), range(1, 4)), ((5, 1000), range(4, 6))):
         (video,) = find_videos("dhf1k", four, videos=["001"], frames=frames)
         assert video.frames == expected
-    for wrong, message in (((0, 3), "counted from 1"), ((4, 3), "first and last"), ((7, 9), "ends at frame 6")):
+    for wrong, message in (((0, 3), "counted from 1"), ((4, 3), "first and last"), ((7, 9), "has 6 frames")):
         with pytest.raises(UserError, match=message):
             find_videos("dhf1k", four, videos=["001"], frames=wrong)
 

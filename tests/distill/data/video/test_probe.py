@@ -74,19 +74,19 @@ def test_file_that_makes_decord_hang_or_crash_is_read_by_pyav(tmp_path, decoder,
 def test_file_on_which_decord_disagrees_is_not_regular(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4")
     assert isinstance(open_video(path), DecordReader)
-    assert Probe.of(examine(str(path))).regular
-    assert not Probe.of(examine(str(path), decord=False)).regular
+    assert Probe.from_dict(examine(str(path))).regular
+    assert not Probe.from_dict(examine(str(path), decord=False)).regular
     monkeypatch.setattr(probe, "decord_agrees", lambda *_, **__: False)
-    assert not Probe.of(examine(str(path))).regular
+    assert not Probe.from_dict(examine(str(path))).regular
 
 
 def test_probe_survives_conversion_to_json(tmp_path):
-    found = Probe.of(examine(str(write(tmp_path / "a.mkv"))))
-    again = Probe.of(found.plain())
+    found = Probe.from_dict(examine(str(write(tmp_path / "a.mkv"))))
+    again = Probe.from_dict(found.to_dict())
     assert again.stamps.tolist() == found.stamps.tolist() == [40 * n for n in range(48)]
     assert again.keys.tolist() == found.keys.tolist()
     assert (again.size, again.fps, again.regular) == (SIZE, 25.0, found.regular)
-    assert found.plain() == again.plain()
+    assert found.to_dict() == again.to_dict()
 
 
 @pytest.mark.parametrize("damage", ["!!", "AAAA"])
