@@ -186,7 +186,7 @@ def test_thorough_check_finds_damage_inside_files_and_empty_maps(one):
 
 def test_maps_without_fixations_are_unlabelled(one):
     shutil.rmtree(one / "annotation/0001/fixation")
-    assert problems(one) == ["annotation/0001: no fixations, so that no frame is labelled"]
+    assert problems(one) == ["annotation/0001: no fixations, so no frame is labelled"]
     (one / "annotation/0001/maps").rename(one / "annotation/0001/fixation")
     report = check(one, progress=False)
     assert report.truths["001"].labelled == 6

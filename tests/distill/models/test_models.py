@@ -135,7 +135,7 @@ def test_create_model_with_num_frames_works_or_names_a_supported_one(name: str, 
     try:
         model = create_model(smallest(name), num_frames=frames).network
     except UserError as error:
-        found = re.search(rf"num_frames {frames}: .* such as (\d+)", str(error))
+        found = re.search(rf"num_frames {frames}: .* (?:such as|nearest is) (\d+)", str(error))
         assert found
         model = create_model(smallest(name), num_frames=int(found[1])).network
     model.eval()
