@@ -254,7 +254,7 @@ def test_command_writes_the_scored_split(tmp_path: Path, sample: Path, capsys: p
     assert main.main(command) == 2  # of 300 videos one is there
     text = capsys.readouterr()
     assert "299 videos of the benchmark missing: 702-1000" in text.out
-    assert "ours: the submission is not valid, see above" in text.err
+    assert "ours: the submission is invalid; fix the problems listed above" in text.err
     assert tree(tmp_path / "ours") == ["0701/0001.png", "0701/0002.png", "0701/0003.png"]
     assert main.main([*command[:-1], str(tmp_path / "one"), "--videos", "2"]) == 0
     assert tree(tmp_path / "one") == ["0002/0001.png", "0002/0002.png", "0002/0003.png"]
