@@ -4,8 +4,7 @@
 
 The field's habit is a folder of PNG frames, extracted beforehand, which Pillow opens and resizes one by one. OpenCV
 seeks in the video, decodes and resizes. All readers read the same random clips in one thread. The loader runs as in
-training, with one worker process, until its batches arrive in the main process. It caches no decoded frames, as
-with a data set that is much larger than memory.
+training, with one worker process. It caches no decoded frames, as with a data set much larger than memory.
 """
 
 import platform
@@ -174,11 +173,6 @@ def extract(path: Path, folder: Path, number: int, *, progress: bool) -> None:
         Image.fromarray(reader.read([frame])[0]).save(folder / f"{frame + 1:04d}.png")
 
 
-def saldistill_reader(path: Path, _folder: Path) -> Read:
-    """Return this project's reader."""
-    return open_video(path).read
-
-
 def png_reader(_path: Path, folder: Path) -> Read:
     """Return the field's habit: open, convert and resize one PNG file per frame."""
 
@@ -219,7 +213,7 @@ def opencv_reader(path: Path, _folder: Path) -> Read:
 
 
 READERS: dict[str, Callable[[Path, Path], Read]] = {
-    "saldistill": saldistill_reader,
+    "saldistill": lambda path, _: open_video(path).read,
     HABIT: png_reader,
     "OpenCV": opencv_reader,
 }

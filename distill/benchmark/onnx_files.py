@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from distill.benchmark.rows import Table, Tables, timed
 from distill.deploy.export import export
+from distill.deploy.onnx_check import open_session
 from distill.deploy.onnx_graph import METADATA_KEY
 from distill.errors import UserError
 from distill.models.loaded import LoadedModel
@@ -70,13 +70,10 @@ class OnnxFile:
     Args:
         path: the file.
         threads: threads per call; defaults to ONNX Runtime's choice.
-        shapes: input shapes, for the dimensions that the file leaves open. An open first dimension is always the
-            batch.
-        profile: prefix of a profile with the time of every operator, finished and named by
-            `session.end_profiling()`; None for no profile.
+        shapes: input shapes, for the dimensions that the file leaves open; an open first one is always the batch.
+        profile: prefix of a profile with the time of every operator, which `session.end_profiling()` writes.
 
     Attributes:
-        session: the `onnxruntime.InferenceSession`.
         metadata: metadata of this project's exports; empty for external files.
         targets: maps per item of a batch; 1 for external files.
 
@@ -95,14 +92,9 @@ class OnnxFile:
         self.path, self.shapes = Path(path), dict(shapes or {})
         if not self.path.is_file():
             raise UserError(f"{path}: no such file; expected an ONNX model")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if profile is not None:
-            options.enable_profiling, options.profile_file_prefix = True, str(profile)
-        if threads is not None:
-            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        profiling = {"enable_profiling": True, "profile_file_prefix": str(profile)} if profile else {}
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = open_session(path, threads=threads or 0, **profiling)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise UserError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         exported = METADATA_KEY in self.session.get_modelmeta().custom_metadata_map
@@ -251,8 +243,7 @@ def benchmark_layers(
 ) -> Tables:
     """Return which operators and modules take the time in ONNX Runtime on the CPU.
 
-    A fused operator counts as the last of its parts. Operators that ONNX Runtime adds, such as layout changes,
-    belong to no module. This project's exports name their operators after the network's modules.
+    A fused operator counts as the last of its parts. Operators that ONNX Runtime adds belong to no module.
 
     Args:
         references: .onnx files, or models, which are exported first.

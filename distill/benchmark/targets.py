@@ -116,7 +116,7 @@ def benchmark_targets(
             ("opening", f"{LARGE_VIDEOS * LARGE_FRAMES:,} maps of 8x8"): (timed(partial(open_store, large)), 1),
         }
         seconds = interleave([call for call, _ in pieces.values()], rounds, progress=progress)
-        memory = memory_growth(opening_work, large)
+        memory = memory_growth(partial, open_store, large)
         sizes = {codec: store.size_on_disk() / store.plan.num_records for codec, store in case.stores.items()}
     times = {
         key: 1000 * float(np.median(own)) / units
@@ -258,7 +258,7 @@ def _affordable_frames(teacher: SaliencyModel, video: Video, settings: Inference
 
 
 def _filled_store(path: Path, codec: str, case: Case) -> TargetStore:
-    """Return a target store of the videos' frames, filled by repeating the maps."""
+    """Return a target store of the videos, filled by repeating the maps."""
     store = TargetStore.create(
         path,
         fingerprint={"teacher": {"name": case.teacher.reference}},
@@ -372,11 +372,6 @@ def open_store(path: Path) -> int:
     """Open a target store, check the index of every shard, and return the number of committed maps."""
     with TargetStore.open(path) as store:
         return store.count_committed()
-
-
-def opening_work(path: Path) -> partial[int]:
-    """Return the work whose memory is measured."""
-    return partial(open_store, path)
 
 
 def make_large_store(path: Path) -> Path:

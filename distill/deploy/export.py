@@ -215,13 +215,7 @@ def describe(
             "normalisation": "inside the graph",
         },
         "state": [
-            {
-                "input": name,
-                "output": f"next_{name}",
-                "type": "float32",
-                "shape": ["batch", *shape],
-                "initial": 0,
-            }
+            {"input": name, "output": f"next_{name}", "type": "float32", "shape": ["batch", *shape], "initial": 0}
             for name, shape in shapes.items()
         ],
         "output": {
@@ -247,11 +241,8 @@ def _check_settings(model: LoadedModel, path: Path, *, mode: str, input_type: st
         raise UserError("the model is an exported .onnx file; export the network that it came from")
     if path.suffix != ".onnx":
         raise UserError(f"{path}: expected a file name ending in .onnx")
-    for key, value, accepted in (
-        ("mode", mode, MODES),
-        ("input_type", input_type, INPUTS),
-        ("values", values, VALUES),
-    ):
+    accepted_values = {"mode": (mode, MODES), "input_type": (input_type, INPUTS), "values": (values, VALUES)}
+    for key, (value, accepted) in accepted_values.items():
         if value not in accepted:
             raise UserError(f"{key}: expected one of {', '.join(accepted)}, got {value!r}")
     if mode == "step" and not is_streaming(model.network):

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -26,6 +25,7 @@ from onnxruntime.quantization import (
 from tqdm import tqdm
 
 from distill.deploy.calibration import run_calls
+from distill.deploy.onnx_check import open_session
 from distill.errors import UserError
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -80,13 +80,8 @@ class Int8Graph:
             augmented_model_path=str(watched),
             calibrate_method=CalibrationMethod.MinMax,
         )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
         # the calibrator's own session does not optimise the graph (50 % slower) and takes all cores
-        calibrator.infer_session = onnxruntime.InferenceSession(
-            str(watched), options, providers=["CPUExecutionProvider"]
-        )
+        calibrator.infer_session = open_session(watched, threads=threads or 0)
         calibrator.collect_data(_Feeds(edge, clips, progress=progress))
         self.ranges = calibrator.compute_data()
 

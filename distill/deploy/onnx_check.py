@@ -93,6 +93,20 @@ def _moving_spots(num_frames: int, size: tuple[int, ...]) -> Tensor:
     return (255 * (0.7 * torch.exp(-away * 40) + 0.2 * columns + 0.1 * noise)).to(torch.uint8)
 
 
+def open_session(path: str | Path, *, threads: int = 0, **options: Any) -> onnxruntime.InferenceSession:
+    """Open a file in ONNX Runtime on the CPU, without its warnings.
+
+    Args:
+        path: the .onnx file.
+        threads: threads per call; 0 for ONNX Runtime's choice.
+        options: attributes of `onnxruntime.SessionOptions`.
+    """
+    settings = onnxruntime.SessionOptions()
+    for name, value in {"log_severity_level": 3, "intra_op_num_threads": threads, **options}.items():
+        setattr(settings, name, value)
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
 def check_file(path: Path) -> int:
     """Run onnx.checker with shape inference and return the number of operators in the graph."""
     try:
@@ -107,7 +121,7 @@ def check_file(path: Path) -> int:
 def compare_with_network(
     graph: nn.Module, path: Path, clips: Tensor, metadata: Mapping[str, Any], batches: Sequence[int]
 ) -> Iterator[Check]:
-    """Compare a file's maps with the network's at the given batch sizes.
+    """Compare a file's maps with those of the graph that it was exported from.
 
     Args:
         graph: the exported graph.
@@ -119,9 +133,7 @@ def compare_with_network(
     Raises:
         UserError: a map differs by more than `MAX_ERROR`, or its correlation is below `MIN_CC`.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     names = [each.name for each in session.get_inputs()]
 
     def network(*inputs: np.ndarray) -> list[np.ndarray]:

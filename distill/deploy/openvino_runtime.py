@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from distill.deploy.onnx_check import open_session
 from distill.errors import UserError
 from distill.models.onnx import OnnxModel, load_onnx
 
@@ -86,9 +87,6 @@ def _compile(path: Path, options: dict[str, Any]) -> Any:
     except RuntimeError:
         with tempfile.TemporaryDirectory() as folder:
             folded = Path(folder) / "folded.onnx"
-            settings = onnxruntime.SessionOptions()
-            settings.log_severity_level = 3
-            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-            settings.optimized_model_filepath = str(folded)
-            onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            basic = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            open_session(path, graph_optimization_level=basic, optimized_model_filepath=str(folded))
             return core.compile_model(str(folded), "CPU", options)

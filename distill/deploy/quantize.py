@@ -45,14 +45,11 @@ class QuantizeReport:
     """The quantized file, and its loss.
 
     Attributes:
-        path: the new file.
-        precision: a key of PRECISIONS.
         megabytes: size of the old file and of the new one.
         cc: mean and lowest correlation of the new maps with the old ones on held-out frames.
         layers: number of layers that can be quantized; 0 in fp16, where all numbers change.
         kept: layers that stay in floating point because of their loss, worst first.
         losses: loss of each layer alone; empty if no layer stays in floating point.
-        metadata: metadata of the new file.
     """
 
     path: Path
@@ -86,16 +83,7 @@ class QuantizeReport:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a conversion works with: the source, the calibration clips, and a comparison with the source's maps.
-
-    Attributes:
-        model: the source, in fp32.
-        clips: real frames.
-        folder: folder for temporary files.
-        max_loss: allowed mean loss of correlation.
-        threads: CPU threads per call; None for ONNX Runtime's choice.
-        progress: show progress bars.
-    """
+    """What a conversion works with: the source in fp32, real frames, and a folder for temporary files."""
 
     model: OnnxModel
     clips: CalibrationClips
@@ -113,31 +101,25 @@ class Trial:
         """Return the correlation (n,) of a graph's maps of the held-out frames with the source's."""
         path = self.folder / "trial.onnx"
         onnx.save(graph, str(path))
-        return agreement(
-            predict_maps(load_onnx(path, threads=self.threads).edge, self.clips.held_out), self.reference
-        )
+        maps = predict_maps(load_onnx(path, threads=self.threads).edge, self.clips.held_out)
+        return agreement(maps, self.reference)
 
 
 class Converted(NamedTuple):
-    """A converted graph, the layers that can be quantized, those that stay in floating point, and their losses."""
+    """A converted graph.
+
+    Attributes:
+        calibrated_on: number of calibration frames that it used.
+        layers: layers that can be quantized.
+        kept: those that stay in floating point, worst first.
+        losses: loss of each layer alone.
+    """
 
     graph: onnx.ModelProto
+    calibrated_on: int = 0
     layers: Sequence[str] = ()
     kept: Sequence[str] = ()
     losses: Mapping[str, float] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Precision:
-    """A precision that a file can be converted to.
-
-    Attributes:
-        convert: makes the graph.
-        calibrated: whether it uses the calibration frames.
-    """
-
-    convert: Callable[[Trial], Converted]
-    calibrated: bool
 
 
 def to_fp16(trial: Trial) -> Converted:
@@ -151,25 +133,17 @@ def to_fp16(trial: Trial) -> Converted:
 
 def to_int8(trial: Trial) -> Converted:
     """Return the graph in INT8, with as few layers in floating point as the allowed loss requires."""
-    int8 = Int8Graph(
-        trial.model.path,
-        trial.model.edge,
-        trial.clips.calibration,
-        trial.folder,
-        threads=trial.threads,
-        progress=trial.progress,
-    )
+    model, clips = trial.model, trial.clips.calibration
+    int8 = Int8Graph(model.path, model.edge, clips, trial.folder, threads=trial.threads, progress=trial.progress)
     kept, losses = int8.choose(
         lambda graph: float(1 - trial.agreement(graph).mean()), trial.max_loss, progress=trial.progress
     )
     graph = int8.quantized([layer for layer in int8.layers if layer not in kept])
-    return Converted(graph, int8.layers, kept, losses)
+    return Converted(graph, trial.clips.counts[0], int8.layers, kept, losses)
 
 
-PRECISIONS = {
-    "fp16": Precision(to_fp16, calibrated=False),
-    "int8": Precision(to_int8, calibrated=True),
-}
+PRECISIONS: dict[str, Callable[[Trial], Converted]] = {"fp16": to_fp16, "int8": to_int8}
+"""Precision -> function that makes the graph."""
 
 
 def quantize(
@@ -212,14 +186,14 @@ def quantize(
     model = load_source(source, threads=threads)
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
         trial = Trial(model, clips, Path(folder), max_loss, threads, progress)
-        converted = PRECISIONS[to].convert(trial)
+        converted = PRECISIONS[to](trial)
         cc = trial.agreement(converted.graph)
         if not 1 - cc.mean() <= max_loss:  # NaN fails too
             raise UserError(
                 f"{path}: in {to}, the maps lose {1 - cc.mean():.4f} CC compared with {source.name}; at most "
                 f"{max_loss:g} is allowed; nothing was written"
             )
-        metadata = _describe(trial, to, cc, converted.kept)
+        metadata = _describe(trial, to, cc, converted)
         del converted.graph.metadata_props[:]
         onnx.helper.set_model_props(converted.graph, {METADATA_KEY: json.dumps(metadata)})
         onnx.save(converted.graph, str(temporary))
@@ -237,19 +211,18 @@ def quantize(
     )
 
 
-def _describe(trial: Trial, to: str, cc: np.ndarray, kept: Sequence[str]) -> dict[str, Any]:
+def _describe(trial: Trial, to: str, cc: np.ndarray, converted: Converted) -> dict[str, Any]:
     """Return the metadata of a converted file."""
-    calibrated_on, held_out = trial.clips.counts
     return {
         **trial.model.edge.metadata,
         "precision": to,
         "quantization": {
             "of_sha256": file_hash(trial.model.path),
             "frames_of": trial.clips.source,
-            "calibrated_on": calibrated_on if PRECISIONS[to].calibrated else 0,
-            "held_out": held_out,
+            "calibrated_on": converted.calibrated_on,
+            "held_out": trial.clips.counts[1],
             "cc": {"mean": round(float(cc.mean()), 6), "lowest": round(float(cc.min()), 6)},
-            "in_floating_point": list(kept),
+            "in_floating_point": list(converted.kept),
             "made_with": {"onnxruntime": onnxruntime.__version__},
         },
     }
@@ -291,11 +264,10 @@ def quantize_files(
     for path in paths:
         refuse_existing(path, "a file")
     clips = read_calibration_clips(on, load_source(source), frames=frames, split=on_split, progress=progress)
+    options: dict[str, Any] = {"max_loss": max_loss, "threads": threads, "progress": progress}
     reports = []
     for each, path in zip(to, paths, strict=True):
-        reports.append(
-            quantize(source, path, clips, to=each, max_loss=max_loss, threads=threads, progress=progress)
-        )
+        reports.append(quantize(source, path, clips, to=each, **options))
         log.info("%s", reports[-1])
     return reports, clips
 

@@ -18,7 +18,7 @@ from distill.cli.main import main
 from distill.deploy import quantize as module
 from distill.deploy.calibration import agreement, predict_maps, read_calibration_clips, run_calls
 from distill.deploy.int8 import LAYERS, Int8Graph, between
-from distill.deploy.quantize import Converted, Precision, Trial, quantize, quantize_files, to_fp16
+from distill.deploy.quantize import Converted, Trial, quantize, quantize_files, to_fp16
 from distill.errors import UserError
 from distill.models.onnx import load_onnx
 
@@ -270,7 +270,7 @@ def test_quantize_with_large_loss_leaves_no_file(
                 each.CopyFrom(onnx.numpy_helper.from_array(np.full(each.dims, np.nan, np.float16), each.name))
         return converted
 
-    monkeypatch.setitem(module.PRECISIONS, "fp16", Precision(broken, calibrated=False))
+    monkeypatch.setitem(module.PRECISIONS, "fp16", broken)
     with pytest.raises(UserError, match=r"in fp16, the maps lose 1\.0000 CC compared with s\.onnx; at most 0\.01"):
         quantize(files["fp32"], tmp_path / "q.onnx", SPOTS, to="fp16", progress=False)
     assert list(tmp_path.iterdir()) == []
