@@ -73,9 +73,16 @@ def predict_folder(
     source = Path(source)
     folders = {what: Path(folder) for what, folder in (("out", out), ("maps", maps)) if folder}
     media = dict(sorted(find_media(source).items(), key=lambda item: natural(item[0])))
-    results = {name: _results_of(name, folders) for name in media}
+    results = {
+        name: {what: folder / f"{name}{'.mp4' if what == 'out' else ''}" for what, folder in folders.items()}
+        for name in media
+    }
     _check(source, folders, results)
-    _record(folders, model, settings)
+    record = {"model": model.reference, "weights": weights_fingerprint(model.network)}
+    record |= {key: getattr(settings, key) for key in RECORDED}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+        check_record(folder / RECORD, record, folder)
 
     def process(name: str, missing: list[Path]) -> int:
         outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
@@ -88,12 +95,6 @@ def predict_folder(
             f"{', '.join(summary.failed)}; first error: {next(iter(summary.failed.values()))}"
         )
     return summary
-
-
-def _results_of(name: str, folders: dict[str, Path]) -> dict[str, Path]:
-    """Return the paths of a video's overlay and of its folder of maps."""
-    suffixes = {"out": ".mp4", "maps": ""}
-    return {what: folder / f"{name}{suffixes[what]}" for what, folder in folders.items()}
 
 
 def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]]) -> None:
@@ -126,19 +127,3 @@ def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, 
                     f"{path}: the results of '{name}' would be inside those of '{seen[parent]}'; "
                     "rename one of the videos"
                 )
-
-
-def _record(folders: dict[str, Path], model: LoadedModel, settings: InferenceSettings) -> None:
-    """Record the model and settings in each folder of results.
-
-    Raises:
-        UserError: if a folder has results of another model or other settings.
-    """
-    record = {
-        "model": model.reference,
-        "weights": weights_fingerprint(model.network),
-        **{key: getattr(settings, key) for key in RECORDED},
-    }
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-        check_record(folder / RECORD, record, folder)

@@ -1,6 +1,7 @@
 """Overlays of saliency maps on video frames."""
 
 import base64
+import zlib
 from functools import cache
 
 import numpy as np
@@ -8,40 +9,28 @@ import torch
 from torch.nn import functional as F
 
 INFERNO = (
-    "wgn{v2n65+vjv6*T?aM@90>*r{0agL5)C&FaSyu?=@B*(c@o7E8xwyM>JwNL%@j!$%N0--"
-    "*%o0J=of4l=@?xZ$QdUZc^bDG<{AbY7#kWJ5*q*;<{HKto*H)=PZ}l~{TbF7uo;ONXBkHsDj5$M_88w7%NV#Arx=(Rix__xbr@_IWf)%=Sr}"
-    "6oQ5a1aOc+ZTN*GEQOBhQSOc+fVPZ&@bQ5aMhRv1?pSr}UwTo_##T^L^&UKn2(T^L;$TNqdvRv1$lPZ&uUMHoI9HyAG%Cm0+U5*P;<`4{aM-"
-    "51Umy%(z&mluK;Z5LJ-Jr^Vw2p8-"
-    "Y&lav0juvbdNERa&{1wy{suh0~QWYc>^c2DrkQ7@KB^2%xwG(<1KNA8I#1e!OLlOWIy%Bj4GZE|%q!3#W5)j7^d=D=V;|`P#M-"
-    "KQ6s0~>S2o1LkW(*Y!!V7Q<9t+G0cnT#7(FuPEDhbvIg9t7N+6RRPF$dfRhXyhR-"
-    "35mQG6mcOh6FDJ+5>_EECbX6eF7!|&H;4+9RbAvYXB1fx&L7Q2LG)7QvUh<pZ!Dq>im)XIQ-"
-    "%Ji~BbF<NA~OLi+OgtodvCGWq)W$M~!Go%oLUqWIJJ3i*5a2>QwTzx(g}U;YaK^Z^P4NCuM#<q9VaOb=BNF%#t!au(Sa(g7p`(*t(|6a}OOD"
-    "F&zp5C?Y$%?A<)R0w<smk6r}stAb)W(Y3`<p+8P{sv11j|I#G0|YYzUIK>!uK?Qr4gX92n*I9xbNmzh*ZaZy&-"
-    "(=YbNm4Pru||5F8=@k*Z{HtiUMK-Gz9wumjx^auLdFqh6mdRBM4v!kqEg6*$DFp1ql)f90?!^A_*c1APE`?6A26n0}1*F@d)P#-"
-    "3ZeN%Lu^;xd^ccsR*J7od}o+ln9atj|h$kj|h<nlL(jyod~1|tq8UV!U)d@-"
-    "3aXn{|FNaCka0ZR|#<mjtQ&@%L(lX5eha6UJ8Z^vI^b`4huaCa0{dh+6xg3OALk#!VCZnKMjEm!wm)wOb(F_*bX2MY7epx{trkHlMvt#ED?A"
-    "S#1Rq_T@tDi_7Xx9jT6@sA{1*BvlROjLKTP=%@q(9R2GyL)fN;NQWuUF$`=F}JQ#Essu<rG6B$Jrb{VD_)ENRAE*e@IgBq<G)EfI5Asa>;Y8"
-    "#9juN%-"
-    "C@EZ>tE*wi7X&i(cpd7m#)Ew;`1|1z8H62PFUmbKEhaH+7tR1}_%^lqx>>c+V1Rf0@79JcPAs!?iCLSdoAs!bV3Lg9&=^e}+sU3qIQ5_H+%^"
-    "Y+b4;+{q4jXYA!5RJ-Ef`W4aTb&ny%h5kITMl+{1JB%1QDMQDmGveB^C}E;T={Wb0B>n(jep@B_VJjn<4WdNFswG%_2V|f+NTy3?yhIuq5Rq"
-    "5+yVxNhL}pHYExr!6a8C%p)8lNg`AsJs<-gtsO-i%o<D?$QMTz%@kh~{}HbcaSuigD-"
-    "9zIEDJ{pa0#dg?FT*wn+5|0a|P`LZUprMg##D^u>wy5@d1_rKLP9jngB`w{Qs~2W&a!h(*BG7L;n8#y8U$hFa7EKrTk(19Q@e(l>1Qo3;V|U"
-    "f%-"
-    "lA`1!Q?Zuu$s<oKWXTKE?D(f5n@M)v~uzV>?dH}>@PvGs2CEA{I1s`P2}D)j90uJdv8HS_rLzVd|fP4X4;;PI>Rc=1K?74hZpw(yDYUGOsS3"
-    "Gm|YyYH9pbMH~_FYgiW@$S{`xbB_qgYIeWQSLeJBkm0D_U+*9%<Z=AqV0_Bc<o~CP3<`CA?*t7^X%K~!|bZ;kL-"
-    "5rTkJvXChQFC^XuE|#p|@|rt6^VqU*5h&FlZ`P3*kvTJ0$A>F+-"
-    "BtMo4S%lU=;T>n%8ZUwFg77VBlY7;*e85pw}5F0=oO&vWR8z1Q(t{`k7CL-"
-    "P<m?Kgo5+&3no+fW6N+>ZY9V!$n7Az_)Q7(HgurLZTVl%xoMmDlHG&!m|5IkHxdOl%4`aeiOGC<cq9zQBRB0aG?WI7Hxu{TpT"
+    "c-q^R|M<q`%hzu{d-aV?K-J1i&)3-}EG0Xyw5F-Gv!lJGwj?_~$WC8Di0Q|>XAf@Nym9^d&09C`J$U@|`O7zN-+%o4<=gk4zkdDt_vio"
+    "r{|t-_jEqc-jLb}oOhAf(=|AH?hJSzm{r&Un&(EJfetiA*_0yLRAK$-w^ZND6=g*%!d3^uDy*syW-ne%4@}&#s&YeDW^7zrChYuatzjy"
+    "DRT|0Md-@bM0<}DjHZ``nPJrJy2w{G2<wQJU`UbA-f8XyFMRjXI6TDf|~sue3&u2{Ze#j+L4mM>cd#7mYhU%qnH>a`ozZ`if}_=&SmK7"
+    "AB1G%xHu_|2eT%}X&m?;s~t&O2Lr(=P?BUov+>Ykfv~n5&b9w8;PacTaAc+T!bCYi^*esiAFb=buoy;K(aJ)BN6LyU$*_aqGs7OULI-Z"
+    "7xm;^{_S6P>>Sh<ziuC`1kAQ&+p&AfBW|B$G0Cpe*FCX`_I3>|AE24%F52k$-~PhAS5CpAt5CzC$FTUs-dByW1w$rVrFh-ZDVKe<mBw;"
+    ">h9s?;p64)>*M3&2O_<_ygfZU+}&KAT^t<k?QCqUEG*1SO^gf;^z?LeG_};#)l^lKlob`^<z?lhWuzq~CB-E~MMZ^$g#-lz__=vGIoVj"
+    "5ng0Lz_W9G>$9Hd?+rM}D?9Q^}09$=kd1XyAx5%vO-q~7aM_*npmE{T*a`e`Y2(|Vqa&~ix@i5g@5@mdIW&5<!0A22v$5zc~Z>Xtno3v"
+    "oVp{q}Sa7t@hxCX{%6jU{~PnbM&-lC-|*RI>JY4f&i+js8Ry=T|%U3>QI-UGzDckcml!SpVW$X*cGe_;Q?Lx&C@IehHc$rGnfpFMlw!o"
+    "|y1u3o=+^Uj@n_Z~fX^7!eqXD?p7dim<r8!!YWmX|MIym<cf`O{}lpFMx^>iwr*OnkCNe);px9SqHFp1bS%4=IO?Nr$f9niXrn`{CZXq"
+    "x*L4*tP4xp;H%cKY#O`Nkm=CG%6yxGpDI6%}4I}Outu4-FbfWZ(g-{5$j(D7+?eg23+7jVSuRz1P2K~@+A`lVDm81ULz`W7zQ2?2o<wC"
+    "%*@P8__h8+1A{0w8DMeA3<6BpQ!pbcfcgyL7XSs(M6>"
 )
-"""The colour map "inferno" of Smith and van der Walt (CC0): 3 x 256 differences from one colour to the next, in
-millionths, as base 85 of int16."""
+"""The colour map "inferno" of Smith and van der Walt (CC0): 3 x 256 second differences of its colours, in 1e-6,
+as int16 (all low bytes first), compressed, in base 85."""
 
 
 @cache
 def inferno() -> np.ndarray:
     """Return the 256 colours of "inferno", cold to hot: (256, 3) float32 RGB in [0, 255]."""
-    steps = np.frombuffer(base64.b85decode(INFERNO), dtype="<i2").reshape(3, 256)
-    return (steps.cumsum(axis=1).T / 1e6 * 255).astype(np.float32)
+    planes = np.frombuffer(zlib.decompress(base64.b85decode(INFERNO)), dtype="u1").reshape(2, -1)
+    second = np.ascontiguousarray(planes.T).view("<i2").reshape(3, 256)
+    return (second.cumsum(axis=1).cumsum(axis=1).T / 1e6 * 255).astype(np.float32)
 
 
 def resize_map(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -118,7 +118,10 @@ def slide(
     """
     step = settings.step(video.fps)
     reader = open_video(video.path) if isinstance(video, Video) else video
-    frames = _check_frames(frames, reader.num_frames)
+    frames = [int(frame) for frame in frames]
+    for frame in frames:
+        if not 0 <= frame < reader.num_frames:
+            raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
     device = torch.device(settings.device) if settings.device is not None else device_of(network)
     maps_of: Callable[[Sequence[ClipFrames], Frames], Tensor] = partial(_clip_maps, network)
     length, targets = network.num_frames, network.target_frames
@@ -141,14 +144,6 @@ def slide(
                     "broken or its training diverged"
                 )
             yield batch, maps
-
-
-def _check_frames(frames: Sequence[int], num_frames: int) -> list[int]:
-    frames = [int(frame) for frame in frames]
-    for frame in frames:
-        if not 0 <= frame < num_frames:
-            raise UserError(f"frame {frame + 1} does not exist: the video has {num_frames} frames")
-    return frames
 
 
 def _read(

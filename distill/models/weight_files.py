@@ -9,7 +9,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -71,9 +70,12 @@ def load_weights_into(model: LoadedModel, path: str | Path) -> None:
     """
     path = Path(path)
     identity = read_header(path)["identity"]
-    tensors = _read_tensors(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
     own = model.network.state_dict()
-    fixed = _fixed_by_size(model.network)
+    fixed = getattr(model.network, "fixed_by_size", ())  # constants of the clip size, such as position tables
     misfits = sorted(tensors.keys() ^ own.keys()) + [
         key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape and key not in fixed
     ]
@@ -94,18 +96,6 @@ def weights_fingerprint(model: Network) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
-
-
-def _fixed_by_size(model: Network) -> set[str]:
-    """Return the keys of tensors that depend only on the clip size, e.g. position tables; shapes may differ."""
-    return set(getattr(model, "fixed_by_size", ()))
 
 
 def _identity_text(identity: Any) -> str:

@@ -141,21 +141,16 @@ def describe_value(value: Any) -> str:
 
 
 EXPECTED = {
-    "int_parsing": "an integer",
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
 }
-"""What was expected, by pydantic's type of error."""
+"""What was expected, by the first word of pydantic's type of error, such as `int_parsing`."""
 
 
 def explain(error: ValidationError, config: type[BaseModel], where: str) -> UserError:
@@ -180,8 +175,8 @@ def _sentence(problem: Any, config: type[BaseModel]) -> str:
     if error_type == "literal_error":
         accepted = re.findall(r"'([^']*)'", context["expected"])
         return f"expected one of {', '.join(accepted)}, got {got}{did_you_mean(str(problem['input']), accepted)}"
-    if error_type in EXPECTED:
-        return f"expected {EXPECTED[error_type]}, got {got}"
+    if (expected := EXPECTED.get(error_type.split("_")[0])) is not None:
+        return f"expected {expected}, got {got}"
     if "a finite number" in problem["msg"]:
         return f"expected a finite number, got {got}"
     bound = re.fullmatch(r"Input should be (greater|less) than (or equal to )?(.+)", problem["msg"])

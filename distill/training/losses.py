@@ -1,8 +1,8 @@
 """Differentiable losses on log-saliency or on features, one `Loss` record each.
 
-A loss of maps takes log-saliency (B, N, h, w) and a target of the same shape, and returns (B, N), or (B, N - 1) if
-it compares neighbouring maps. A loss of features takes (B, C, t, h, w) and returns (B, 1). The caller averages over
-the maps that have a target.
+A loss of maps takes log-saliency (B, N, h, w) and a target of the same shape, a density of any scale or fixation
+counts. It returns (B, N), or (B, N - 1) if it compares neighbouring maps. A loss of features takes (B, C, t, h, w)
+and returns (B, 1). The caller averages over the maps that have a target.
 
 Every value and gradient is finite, also for targets with zeros, constant maps and targets without a fixation (value
 0, gradient 0). Adding a constant to a log-map changes nothing. Half precision is promoted to float32.
@@ -62,7 +62,7 @@ def kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> 
 
     Args:
         log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale.
+        target: (B, N, h, w).
         temperature: T > 0. The factor T^2 keeps the gradient's size about the same at any T.
 
     Returns:
@@ -87,10 +87,7 @@ def reverse_kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 
 
     It penalises mass where the target has none, whereas `kldiv` penalises missing a part of the target.
 
-    Args:
-        log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale; values below e^-64 of the peak are raised to that.
-        temperature: T > 0, as for `kldiv`.
+    Target values below e^-64 of the peak are raised to that.
 
     Returns:
         (B, N), nats times T^2, in [0, inf); 0 at equality.
@@ -111,10 +108,6 @@ def reverse_kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 
 def cc(log_saliency: Tensor, target: Tensor) -> Tensor:
     """Return minus the Pearson correlation of the map (not its logarithm) and the target density.
 
-    Args:
-        log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale.
-
     Returns:
         (B, N), in [-1, 1]; -1 at equality, 0 if either is constant.
     """
@@ -129,10 +122,6 @@ def sim(log_saliency: Tensor, target: Tensor) -> Tensor:
 
     Unlike the published metric, neither map is min-max normalised first, so a constant floor under the map counts.
 
-    Args:
-        log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale.
-
     Returns:
         (B, N), in [-1, 0]; -1 at equality.
     """
@@ -145,10 +134,6 @@ def nss(log_saliency: Tensor, target: Tensor) -> Tensor:
 
     Unlike in the published metric, a pixel that was fixated twice counts twice.
 
-    Args:
-        log_saliency: (B, N, h, w).
-        target: (B, N, h, w), fixation counts.
-
     Returns:
         (B, N), standard deviations, unbounded; 0 for a constant map or without fixations.
     """
@@ -160,11 +145,7 @@ def nss(log_saliency: Tensor, target: Tensor) -> Tensor:
 def log_mse(log_saliency: Tensor, target: Tensor) -> Tensor:
     """Return the variance of the difference of the two log-maps: their mean squared error up to a constant.
 
-    Every pixel has the same weight, dark ones included.
-
-    Args:
-        log_saliency: (B, N, h, w).
-        target: (B, N, h, w), density of any scale; values below e^-64 of the peak are raised to that.
+    Every pixel has the same weight, dark ones included. Target values below e^-64 of the peak are raised to that.
 
     Returns:
         (B, N), nats squared, in [0, inf); 0 at equality.
@@ -183,10 +164,6 @@ def temporal(log_saliency: Tensor, target: Tensor) -> Tensor:
 
     A static map pays for all mass that moves in the target; a flickering one pays where the target is static. The
     position of static mass does not matter.
-
-    Args:
-        log_saliency: (B, N, h, w), N >= 2, in the order of time.
-        target: (B, N, h, w), density of any scale.
 
     Returns:
         (B, N - 1), fraction of the mass, in [0, 2]; 0 at equality and for pairs with an empty target.

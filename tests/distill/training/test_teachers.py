@@ -62,6 +62,19 @@ def maps_of(teacher, batch):
     return teacher.begin(batch)().maps
 
 
+def distillation(folder, data):
+    return RunConfig.model_validate(
+        {
+            "out": str(folder / "run"),
+            "model": {"name": "student/thtdnet"},
+            "data": data,
+            "teacher": {"store": str(folder / "store")},
+            "losses": [{"name": "kldiv", "against": "teacher"}],
+            "training": {"steps": 1},
+        }
+    )
+
+
 @pytest.fixture
 def videos():
     return [synthetic.video("one", 1, (14, 36, 64)), synthetic.video("two", 2, (9, 36, 64))]
@@ -239,16 +252,7 @@ def test_store_with_an_incomplete_view_is_refused_with_flips(tmp_path, videos):
 @pytest.mark.parametrize("flip", [True, False])
 def test_run_requires_the_flipped_view_only_with_flips(tmp_path, flip):
     source = {"dataset": "synthetic", "videos": ["blob0"], "frames": [1, 14], "clips_per_video": 2}
-    config = RunConfig.model_validate(
-        {
-            "out": str(tmp_path / "run"),
-            "model": {"name": "student/thtdnet"},
-            "data": {"flip": flip, "train": [source]},
-            "teacher": {"source": "cached", "store": str(tmp_path / "store"), "views": ["plain", "flipped"]},
-            "losses": [{"name": "kldiv", "against": "teacher"}],
-            "training": {"steps": 1},
-        }
-    )
+    config = distillation(tmp_path, {"flip": flip, "train": [source]})
     sources = training_sources(config.data)
     model, found = TinyTeacher(), training_videos(sources)
     model.interrupt_at = 6  # after the four plain batches and the first of the four flipped ones
@@ -263,16 +267,7 @@ def test_run_requires_the_flipped_view_only_with_flips(tmp_path, flip):
 
 @pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
 def test_clips_are_mirrored_only_if_the_store_has_the_view(tmp_path, videos, views, caplog):
-    config = RunConfig.model_validate(
-        {
-            "out": str(tmp_path / "run"),
-            "model": {"name": "student/thtdnet"},
-            "data": {"train": [{"dataset": "synthetic"}], "crop": {"area": [0.3, 0.9]}},
-            "teacher": {"store": str(tmp_path / "store")},
-            "losses": [{"name": "kldiv", "against": "teacher"}],
-            "training": {"steps": 1},
-        }
-    )
+    config = distillation(tmp_path, {"train": [{"dataset": "synthetic"}], "crop": {"area": [0.3, 0.9]}})
     sources = [ClipSource(videos, 20)]
     teacher = CachedTeacher(build_small(tmp_path / "store", videos, views=views), STUDENT)
     clips = build_clips(config, sources, STUDENT, teacher)
