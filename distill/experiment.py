@@ -1,14 +1,14 @@
-"""Controlled comparison of training configs over several seeds, scored on the same test videos.
+"""Compare training configs over several seeds, scored on the same test videos.
 
     python scripts/experiment.py configs/experiments/hevc_gaze.yaml
 
-The experiment's file names its arms (a run config each) and the teachers that they learn from. The folder `out`
-holds everything: one run per arm and seed, the target stores and the scores. Finished parts are skipped, so that
+An experiment file names the arms (one run config each) and the teachers that they learn from. The folder `out`
+holds all results: one run per arm and seed, the target stores and the scores. Finished parts are skipped, so that
 the same command resumes after Ctrl-C; several processes can share the work with different `--arms`.
 
-Arms are compared by the mean of their seeds' scores on the same frames, with bootstrap intervals over scenes
-(distill/evaluation/statistics.py). The intervals show how sure a difference is for other scenes; the range over the
-seeds shows how much another training run would change it.
+Arms are compared by their scores on the same frames, averaged over seeds, with bootstrap intervals over scenes
+(distill/evaluation/statistics.py). The intervals show how well a difference generalises to other scenes; the range
+over the seeds shows how much it varies between training runs.
 """
 
 import fcntl
@@ -40,14 +40,14 @@ from distill.training.train import train
 
 
 class TeacherSource(Section):
-    """Origin of a target store: exactly one of the following."""
+    """Source of a target store; exactly one field is set."""
 
     maps: str | None = None
     """Folder of external saliency maps, as read by `saldistill cache import`."""
     model: str | None = None
-    """Model that computes the maps of the learning arm's training videos."""
+    """Model that computes maps of the training videos."""
     arm: str | None = None
-    """Arm whose seeds' models are averaged: the mean of their maps, as densities."""
+    """Arm whose models, one per seed, compute maps of the training videos; their mean density is stored."""
 
     @model_validator(mode="after")
     def _one(self) -> "TeacherSource":
@@ -57,7 +57,7 @@ class TeacherSource(Section):
 
 
 class Arm(Section):
-    """One training config, run once per seed."""
+    """One training config, which runs once per seed."""
 
     config: str
     """Run config; the experiment sets its seed, folders and device."""
@@ -69,7 +69,7 @@ class Experiment(Section):
     """Arms to train, score and compare."""
 
     out: str
-    """Folder of all runs, target stores and results."""
+    """Folder for all runs, target stores and results."""
     seeds: list[int] = Field(min_length=1)
     """Seeds of the runs of each arm."""
     teachers: dict[str, TeacherSource] = Field(default={})
@@ -111,32 +111,32 @@ class Experiment(Section):
 
 
 def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:
-    """Read an experiment from YAML, with `key=value` overrides.
+    """Return the experiment of a YAML file, with `key=value` overrides.
 
     Raises:
-        UserError: listing every mistake.
+        UserError: the file is invalid; the error lists every mistake.
     """
     return config_errors.load(Experiment, path, overrides)
 
 
 def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, device: str = "auto") -> Path | None:
-    """Train the arms that are not trained yet; once all are, score and compare them.
+    """Train the arms that are not trained yet; once all are trained, score and compare them.
 
     Args:
         experiment: the experiment.
-        arms: train only these arms, whose teachers' arms must be trained; other processes can train the rest.
+        arms: train only these arms; an arm that is a teacher of theirs must already be trained.
         device: device to run on.
 
     Returns:
-        The table, `out`/results.md; None if runs of other arms are missing.
+        Path of the table, `out`/results.md; None if other arms are not trained yet.
 
     Raises:
-        UserError: if an arm is unknown, a config or the data do not fit, or a teacher's arm is not trained.
+        UserError: an arm is unknown, a config does not fit the data, or an arm that is a teacher is not trained.
     """
     chosen = list(experiment.arms) if arms is None else arms
     for name in chosen:
         if name not in experiment.arms:
-            raise UserError(f"--arms: unknown arm '{name}'; expected some of {', '.join(experiment.arms)}")
+            raise UserError(f"--arms: unknown arm '{name}'; expected names from {', '.join(experiment.arms)}")
     configs = {name: experiment.run_config(name, experiment.seeds[0], device) for name in experiment.arms}
     check_teachers(experiment, configs)
     videos = common_test_videos(experiment, configs)
@@ -151,29 +151,29 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
             print(f"   {folder}", flush=True)
     runs = [experiment.run_folder(name, seed) for name in experiment.arms for seed in experiment.seeds]
     if missing := [run for run in runs if not is_done(run)]:
-        print(f"\nNot scored yet: {len(missing)} runs are missing, e.g. {missing[0]}.", flush=True)
+        print(f"\nNot scored yet: {plural(len(missing), 'run')} not finished, e.g. {missing[0]}.", flush=True)
         return None
     return write_results(experiment, videos, device)
 
 
 def check_teachers(experiment: Experiment, configs: Mapping[str, RunConfig]) -> None:
-    """Check that arms that share a target store of their training videos train on the same videos."""
+    """Check that arms with the same teacher train on the same videos, whose maps are in one target store."""
     for teacher, source in experiment.teachers.items():
-        learners = [name for name, arm in experiment.arms.items() if arm.teacher == teacher]
+        students = [name for name, arm in experiment.arms.items() if arm.teacher == teacher]
         if source.maps is None and any(
-            configs[name].data.train != configs[learners[0]].data.train for name in learners
+            configs[name].data.train != configs[students[0]].data.train for name in students
         ):
             raise UserError(
-                f"arms: {', '.join(learners)} learn from '{teacher}' but train on different videos; give each arm "
+                f"arms: {', '.join(students)} learn from '{teacher}' but train on different videos; give each arm "
                 "its own entry under teachers"
             )
 
 
 def common_test_videos(experiment: Experiment, configs: Mapping[str, RunConfig]) -> list[Video]:
-    """Return the test videos, the same for all arms."""
+    """Return the test videos, which must be the same for all arms."""
     tests = [config.data.test for config in configs.values()]
     if any(test != tests[0] for test in tests) or not tests[0]:
-        raise UserError("arms: expected the same videos under data.test in all configs, at least one")
+        raise UserError("arms: expected the same non-empty data.test in all configs; edit the run configs")
     return same_scene(scored_videos(tests[0]), experiment.scenes)
 
 
@@ -182,17 +182,17 @@ def is_done(run: Path) -> bool:
     return (run / "summary.json").is_file()
 
 
-def make_store(experiment: Experiment, name: str, learner: RunConfig, device: str) -> None:
+def make_store(experiment: Experiment, name: str, student: RunConfig, device: str) -> None:
     """Build a teacher's target store unless it is complete; wait if another process is building it.
 
     Args:
         experiment: the experiment.
         name: name of the teacher.
-        learner: config whose training videos need maps.
+        student: config whose training videos need maps.
         device: device to run models on.
 
     Raises:
-        UserError: if the teacher is an arm that is not trained, or the store was built from other seeds.
+        UserError: the teacher is an arm that is not trained, or the store was built from other seeds.
     """
     teacher, out = experiment.teachers[name], experiment.store_folder(name)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -210,27 +210,29 @@ def make_store(experiment: Experiment, name: str, learner: RunConfig, device: st
             return
         print(f"   building the target store of {name}: {out}", flush=True)
         if teacher.model is not None:
-            store_maps(teacher.model, out, learner, device)
+            store_maps(teacher.model, out, student, device)
         if teacher.arm is not None:
             for seed, part in zip(experiment.seeds, sources, strict=True):
                 run = experiment.run_folder(teacher.arm, seed)
                 if not is_done(run):
-                    raise UserError(f"{run}: the teacher '{name}' is not trained yet; train its arm first")
-                store_maps(str(run), Path(part), learner, device)
+                    raise UserError(
+                        f"{run}: the teacher '{name}' is not trained yet; train the arm '{teacher.arm}' first"
+                    )
+                store_maps(str(run), Path(part), student, device)
         if sources:
             import_maps(sources, out)
 
 
-def store_maps(model: str, out: Path, learner: RunConfig, device: str) -> None:
-    """Build a target store of a learner's training videos with a model, at the stride of the model's training."""
-    assert learner.teacher is not None
+def store_maps(model: str, out: Path, student: RunConfig, device: str) -> None:
+    """Build a target store of a student's training videos with a model, at the stride of the model's training."""
+    assert student.teacher is not None
     changes = {"model": model, "store": str(out), "views": ["plain"], "stride": load_model(model).stride}
-    teacher = learner.teacher.model_copy(update=changes)
-    build_store(learner.model_copy(update={"teacher": teacher, "device": device}))
+    teacher = student.teacher.model_copy(update=changes)
+    build_store(student.model_copy(update={"teacher": teacher, "device": device}))
 
 
 def write_results(experiment: Experiment, videos: list[Video], device: str) -> Path:
-    """Score what is not scored yet, compare, and write results.json and results.md."""
+    """Score the runs that are not scored yet, compare the arms, and write the results; return `out`/results.md."""
     out = Path(experiment.out)
 
     def scored(reference: str, name: str, folder: Path) -> Scores:
@@ -246,7 +248,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
         ]
         for name in experiment.arms
     }
-    beside = [
+    references = [
         scored(reference, reference, out / "scores" / "beside" / reference.strip("/").replace("/", "_"))
         for reference in experiment.beside
     ]
@@ -261,7 +263,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
             }
             for name, runs in seeds.items()
         },
-        "beside": {each.name: without_nan(each.per_video) for each in beside},
+        "beside": {each.name: without_nan(each.per_video) for each in references},
         "differences": [
             {
                 "of": pair.second,
@@ -273,16 +275,16 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
         ],
     }
     write_json(out / "results.json", results)
-    text = tables(seeds, beside, pairs)
+    text = tables(seeds, references, pairs)
     write_text(out / "results.md", text)
     print("\n" + text, flush=True)
     return out / "results.md"
 
 
 def tables(
-    seeds: Mapping[str, Sequence[Scores]], beside: Sequence[Scores], differences: Sequence[Comparison]
+    seeds: Mapping[str, Sequence[Scores]], references: Sequence[Scores], differences: Sequence[Comparison]
 ) -> str:
-    """Return Markdown tables of the means over videos, of arms and references, and of the differences."""
+    """Return Markdown tables of the mean scores of arms and references, and of the differences between arms."""
     first = next(iter(seeds.values()))
     metrics = first[0].metrics
     titles = [METRICS[metric].title for metric in metrics]
@@ -294,7 +296,7 @@ def tables(
             spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
             cells.append(f"{mean(values):.3f}{spread}")
         lines.append([name, *cells])
-    lines += [[each.name, *(f"{each.per_video[metric]:.3f}" for metric in metrics)] for each in beside]
+    lines += [[each.name, *(f"{each.per_video[metric]:.3f}" for metric in metrics)] for each in references]
     text = markdown([f"mean over videos, {plural(len(first), 'seed')} (range)", *titles], lines)
     if not differences:
         return text

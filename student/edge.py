@@ -1,9 +1,9 @@
-"""Run an exported student without PyTorch: needs numpy and onnxruntime, and PyAV or OpenCV for videos and cameras.
+"""Run an exported student without PyTorch, with numpy, onnxruntime, and PyAV or OpenCV for videos and cameras.
 
     python edge.py student.onnx VIDEO|FOLDER|CAMERA [-o overlay.mp4] [--show] [--maps FOLDER] [--threads N]
 
     CAMERA   a number (0), a device (/dev/video0) or an address (rtsp://...). Frames that arrive while another one
-             is computed are dropped and counted. `--live` treats a file the same way.
+             is being processed are dropped and counted. `--live` treats a file the same way.
 
 This file is self-contained: copy it to the device together with the .onnx file. In a program:
 
@@ -42,7 +42,7 @@ import onnxruntime
 
 METADATA_KEY = "saldistill"
 FORMATS = (1, 2)
-"""Known versions of the metadata; version 1 has clip mode only, and neither `reach` nor `state`."""
+"""Supported versions of the metadata; version 1 has only clip mode, and neither `reach` nor `state`."""
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -75,11 +75,11 @@ def is_camera(source: str) -> bool:
 
 
 def open_camera(source: str) -> tuple[float, Iterator[np.ndarray]]:
-    """Open a camera: an address with PyAV if it is installed, everything else with OpenCV.
+    """Return the frame rate and the frames of a camera, read with PyAV (an address) or OpenCV (everything else).
 
     Returns:
         Frames per second (30 if the camera does not report it), and an iterator of frames, (height, width, 3)
-        uint8 RGB. It raises a ValueError at its end, because a camera has no last frame.
+        uint8 RGB. The iterator ends with a ValueError, because a camera has no last frame.
 
     Raises:
         ValueError: the camera cannot be opened, or the library for it is not installed.
@@ -97,17 +97,17 @@ def open_camera(source: str) -> tuple[float, Iterator[np.ndarray]]:
 
     def frames() -> Iterator[np.ndarray]:
         yield from found
-        raise ValueError(f"{source}: the camera sends no more frames; it has stopped or was disconnected")
+        raise ValueError(f"{source}: the camera sends no more frames; check that it is on and connected")
 
     return fps, frames()
 
 
 def open_video(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
-    """Open a video file, or a folder of images in numeric order, with PyAV or OpenCV.
+    """Return the frame rate and the frames of a video file, or of a folder of images in numeric order.
 
     Returns:
-        Frames per second (30 for a folder), and an iterator of frames, (height, width, 3) uint8 RGB, upright. At
-        the end of a truncated video it raises a ValueError (with OpenCV, it just ends).
+        Frames per second (30 for a folder), and an iterator of frames, (height, width, 3) uint8 RGB, upright. For a
+        truncated video, the iterator ends with a ValueError (with OpenCV, it just ends).
 
     Raises:
         ValueError: the path does not exist, has no image or video, or neither PyAV nor OpenCV is installed.
@@ -120,10 +120,10 @@ def open_video(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
         raise ValueError(f"{path}: the folder has no images; expected files ending in {', '.join(IMAGES)}")
     if not (_optional("av") or _optional("cv2")):
         raise ValueError("opening a video needs PyAV (pip install av) or OpenCV; neither is installed")
-    open_one = _open_av if _optional("av") else _open_cv2
+    open_file = _open_av if _optional("av") else _open_cv2
     if not path.is_dir():
-        return open_one(str(path))
-    return 30.0, (frame for file in files for frame in open_one(str(file))[1])
+        return open_file(str(path))
+    return 30.0, (frame for file in files for frame in open_file(str(file))[1])
 
 
 def _images(folder: Path) -> list[Path]:
@@ -152,13 +152,13 @@ def _open_av(source: str) -> tuple[float, Iterator[np.ndarray]]:
                 for packet in container.demux(stream):
                     count += packet.is_discard  # frames cut by an editor are in the file, but not shown
                     for frame in packet.decode():
-                        # an AVI counts positions, and a position may just repeat the previous frame
+                        # the header of an AVI also counts positions that only repeat the previous frame
                         count = max(count, frame.pts or 0) + 1 if container.format.name == "avi" else count + 1
                         degrees = getattr(frame, "rotation", 0)  # counter-clockwise; missing in old PyAV
                         turns = degrees // 90 if degrees % 90 == 0 else 0
                         yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
             except av.FFmpegError as error:
-                raise ValueError(f"{source}: cannot be decoded further ({error.strerror})") from error
+                raise ValueError(f"{source}: decoding failed after {count} frames ({error.strerror})") from error
         _check_complete(source, stream.frames, count)
 
     return float(stream.average_rate or 30), frames()
@@ -194,14 +194,14 @@ def live(
 
     Args:
         video: frames of the source, which are read in a thread.
-        fps: frames per second at which to play a file; None for a camera's own rate.
+        fps: frames per second at which to play a file; None for a camera, which sets its own rate.
         patience: seconds without a frame after which the source counts as disconnected.
 
     Yields:
-        (number, frame), where dropped frames count too.
+        (number, frame); the numbering includes dropped frames.
 
     Raises:
-        ValueError: the source is disconnected, or its own error.
+        ValueError: the source is disconnected. Errors of the source are raised unchanged.
     """
     newest: deque[tuple[int, np.ndarray]] = deque(maxlen=1)  # a new frame replaces the previous one
     end: list[Exception | None] = []
@@ -211,13 +211,13 @@ def live(
         error, started = None, time.monotonic()
         try:
             for number, frame in enumerate(video):
-                early = started + number / fps - time.monotonic() if fps else 0.0
-                if stopped.wait(max(early, 0.0)):
+                delay = started + number / fps - time.monotonic() if fps else 0.0
+                if stopped.wait(max(delay, 0.0)):
                     break
                 newest.append((number, frame))
                 arrived.set()
-        except Exception as found:  # raised below, in the caller's thread
-            error = found
+        except Exception as raised:  # raised again below, in the caller's thread
+            error = raised
         end.append(error)
         arrived.set()
 
@@ -226,7 +226,7 @@ def live(
     try:
         while newest or not end:
             if not arrived.wait(patience):
-                raise ValueError(f"no frame arrived for {patience:g} seconds; the camera was disconnected")
+                raise ValueError(f"no frame arrived for {patience:g} seconds; check that the camera is connected")
             arrived.clear()
             if newest:
                 yield newest.pop()
@@ -241,9 +241,9 @@ def live(
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a frame (height, width, 3) uint8 RGB to `size`, bicubic and antialiased as in training.
+    """Return a frame (height, width, 3) uint8 RGB resized to `size`, bicubic and antialiased as in training.
 
-    Uses PyAV if it is installed, else OpenCV (area averaging), else numpy, which is exact but slower.
+    Uses PyAV if it is installed, otherwise OpenCV (area averaging), otherwise numpy, which is exact but slower.
 
     Raises:
         ValueError: the frame has another type or shape.
@@ -259,9 +259,9 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         scaled: np.ndarray = _scaler(frame.shape[:2], tuple(size))(image).to_ndarray()
         return scaled
     if cv2 := _optional("cv2"):
-        way = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_CUBIC
-        area: np.ndarray = cv2.resize(frame, (size[1], size[0]), interpolation=way)
-        return area
+        interpolation = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_CUBIC
+        resized: np.ndarray = cv2.resize(frame, (size[1], size[0]), interpolation=interpolation)
+        return resized
     rows, columns = (_cubic(old, new) for old, new in zip(frame.shape[:2], size, strict=True))
     height, width = frame.shape[:2]
     values = (rows @ frame.reshape(height, -1).astype(np.float32)).reshape(size[0], width, 3)
@@ -270,9 +270,9 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _scaler(old: tuple[int, int], new: tuple[int, int]) -> Callable[[Any], Any]:
-    """Return PyAV's scaler for one frame size, which keeps its tables; single-threaded, as threads cost more."""
+    """Return PyAV's scaler for one frame size, which caches its tables; it is faster with a single thread."""
     av = _optional("av")
-    threads = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # always one before
+    threads = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # older versions have only one
     reformat = av.video.reformatter.VideoReformatter().reformat
     return partial(reformat, width=new[1], height=new[0], interpolation="BICUBIC", **threads)
 
@@ -290,9 +290,9 @@ def _cubic(old: int, new: int) -> np.ndarray:
 class Cuts:
     """Scene cut detector: a frame is a cut if its difference from the previous frame rises sharply.
 
-    The difference is the mean absolute difference between averages of 12 x 20 blocks, which noise and most motion
-    hardly change (1 from black to white). At a cut it rises by more than the threshold from one frame to the next.
-    Measured on 8,903 frames of 32 videos (DHF1K, HEVC test sequences, film): it rises by .12 to .77 at their 11
+    The difference is the mean absolute difference between block averages (12 x 20 blocks; 1 from black to white),
+    which noise and most motion hardly change. At a cut it rises by more than the threshold from one frame to the
+    next. Measured on 8,903 frames of 32 videos (DHF1K, HEVC test sequences, film), it rises by .12 to .77 at the 11
     cuts, and by at most .09 elsewhere; 99.7 % of 992 pairs of frames from different videos differ by more than .1.
     Fades are not detected, and a flash counts as a cut.
 
@@ -347,7 +347,7 @@ class EdgeModel:
         if not self.path.is_file():
             raise ValueError(f"{path}: no such file; expected an exported .onnx model")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only: the warnings concern its optimiser
+        options.log_severity_level = 3  # only errors: warnings are about ONNX Runtime's graph optimiser
         if threads is not None:
             options.intra_op_num_threads = int(threads)
             options.inter_op_num_threads = 1
@@ -427,12 +427,12 @@ class EdgeModel:
         saliency, *after = self.session.run(self._outputs, feed)
         return self._maps(saliency), dict(zip(self.state_shapes, after, strict=True))
 
-    def _images(self, images: np.ndarray, kind: str, letters: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Check clips or frames, and convert them to the input type of the graph."""
+    def _images(self, images: np.ndarray, kind: str, layout: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Return clips or frames, checked and converted to the input type of the graph."""
         if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
             raise ValueError(
-                f"{self.path.name}: expected uint8 {kind} of shape (batch, {', '.join(map(str, shape))}), that is "
-                f"{letters}, got {images.dtype} of shape {images.shape}"
+                f"{self.path.name}: expected uint8 {kind} of shape (batch, {', '.join(map(str, shape))}), i.e. "
+                f"{layout}, got {images.dtype} of shape {images.shape}"
             )
         if self._input_type == "float32":
             return images.astype(np.float32) / np.float32(255)
@@ -479,10 +479,10 @@ def step_of(stride: int | str, fps: float | None) -> float:
 
     Args:
         stride: as in training, a number of frames (2) or a rate ("25fps").
-        fps: frames per second of the video; needed for a rate only.
+        fps: frames per second of the video; only needed for a rate.
 
     Raises:
-        ValueError: the stride is invalid, or a rate without `fps`.
+        ValueError: the stride is invalid, or is a rate and `fps` is missing.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?fps|([1-9]\d*)", str(stride))
     if not match or (match[1] and not float(match[1])):
@@ -490,31 +490,31 @@ def step_of(stride: int | str, fps: float | None) -> float:
     if match[2]:
         return float(match[2])
     if not fps:
-        raise ValueError(f"stride {stride}: a rate needs the frames per second of the video (fps)")
+        raise ValueError(f"stride {stride}: a rate needs the frame rate of the video; set fps")
     return fps / float(match[1])
 
 
 class Stream:
-    """Run a model over a video frame by frame, keeping the past that it needs.
+    """A model that runs over a video frame by frame and keeps the past frames or states that it needs.
 
-    A stream starts as if the first frame had always been there, so that the first frame has a map, and starts over
-    at a scene cut.
+    A stream behaves as if its first frame had been repeated forever before it, so that the first frame has a map.
+    It starts over at a scene cut.
 
     In clip mode it keeps the frames of one clip, with copies in place of dropped frames. In step mode it keeps one
     state per frame of the stride: at a stride of 2, two states alternate. Each state has the time (in frames) of
-    its last frame, and continues with the first frame that is at least a step later. This also keeps the rate if
-    frames are dropped, and at fractional steps such as 2.4, where occasionally no state is due and a map comes from
-    a state that is not kept. A video slower than the training's rate is used as it is.
+    its last frame, and is advanced by the first frame that is at least one step later. This also keeps the rate if
+    frames are dropped, and at fractional steps such as 2.4, where occasionally no state is due and the new state is
+    discarded after the map is computed. A video below the frame rate of the training is used unchanged.
 
     Args:
         model: an `EdgeModel`.
-        stride: distance between frames of a clip, see `step_of`; defaults to the training's.
+        stride: distance between frames of a clip, see `step_of`; defaults to the stride of the training.
         fps: frames per second of the video.
-        cuts: threshold of `Cuts`; None disables them. They are always disabled for a model that predicts an earlier
-            frame than its last, because its clip spans the cut.
+        cuts: threshold of `Cuts`; None disables scene cuts. They are always disabled for a model that predicts a
+            frame before the last one of its clip, because the clip spans the cut.
 
     Attributes:
-        delay: age in frames of the returned map: 0 for a model that predicts its last frame.
+        delay: age of the returned map in frames; 0 for a model that predicts the last frame of its clip.
         resets: number of scene cuts.
 
     Raises:
@@ -535,7 +535,7 @@ class Stream:
         self.delay, self.resets = -places[model.target_frames[-1]], 0
         self._cuts = Cuts(model.size, cuts) if cuts is not None and self.delay == 0 else None
         self._frames: deque[np.ndarray] = deque(maxlen=1 - places[0])
-        self._chosen = [place - places[0] for place in places]
+        self._indices = [place - places[0] for place in places]
         self._states: dict[float, dict[str, np.ndarray]] = {}  # time of its last frame -> state
         self._number = -1
 
@@ -544,7 +544,7 @@ class Stream:
 
         Args:
             frame: (height, width, 3) uint8 RGB of any size.
-            number: its index in the video, if frames may have been dropped; defaults to the next index.
+            number: its index in the video, in case frames were dropped; defaults to the next index.
 
         Returns:
             Map (h, w) in [0, 1] of this frame, or of the frame `delay` frames earlier.
@@ -558,7 +558,7 @@ class Stream:
         return self._clip(image, passed) if self.model.mode == "clip" else self._step(image)
 
     def reset(self) -> None:
-        """Start over: the next frame is the first of another video."""
+        """Start over, with the next frame as the first one of another video."""
         self._forget()
         if self._cuts:
             self._cuts = Cuts(self.model.size, self._cuts.threshold)
@@ -572,7 +572,7 @@ class Stream:
         if self._frames:
             self._frames.extend([self._frames[-1]] * min(passed - 1, length))
         self._frames.extend([image] * (1 if self._frames else length))
-        clip = np.stack([self._frames[place] for place in self._chosen], axis=1)  # (3, T, H, W)
+        clip = np.stack([self._frames[place] for place in self._indices], axis=1)  # (3, T, H, W)
         return self.model(clip[None])[0, -1]
 
     def _step(self, image: np.ndarray) -> np.ndarray:
@@ -580,12 +580,12 @@ class Stream:
             maps, state = self.model.step(image[None], self.model.initial_state())
             self._states = {float(self._number - turn): state for turn in range(max(1, int(self.step)))}
             return maps[0, 0]
-        due = [then for then in self._states if then + self.step <= self._number + 0.5]
-        then = max(due, default=min(self._states))
-        maps, state = self.model.step(image[None], self._states[then])
+        due = [time for time in self._states if time + self.step <= self._number + 0.5]
+        previous = max(due, default=min(self._states))
+        maps, state = self.model.step(image[None], self._states[previous])
         if due:
             del self._states[min(due)]  # if several are due after a drop, the oldest is replaced
-            now = then + self.step
+            now = previous + self.step
             self._states[now if now > self._number - 0.5 else self._number] = state
         return maps[0, 0]
 
@@ -604,7 +604,7 @@ HEAT = np.array(
 
 
 def overlay(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.7) -> np.ndarray:
-    """Return a frame (H, W, 3) uint8 under the heat map of (h, w) in [0, 1]; hotter areas are more opaque."""
+    """Return a frame (H, W, 3) uint8 with a map (h, w) in [0, 1] as a heat map on top, more opaque where hotter."""
     grey = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
     heat = resize(np.repeat(grey[..., None], 3, axis=2), (frame.shape[0], frame.shape[1]))[..., 0]
     share, paint = _heat(strength)
@@ -613,7 +613,7 @@ def overlay(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.7) -> n
 
 @lru_cache(maxsize=8)
 def _heat(strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return for 256 levels the weight of the frame (256,), and the colour to add (256, 3)."""
+    """Return the weight of the frame (256,) and the colour to add (256, 3) for each grey level of a map."""
     level = np.linspace(0, 1, 256)
     alpha = strength * level * (2 - level)
     places = level * (len(HEAT) - 1)
@@ -622,12 +622,12 @@ def _heat(strength: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Writer:
-    """An H.264 video (MPEG-4 Part 2 with OpenCV only), which can be played even if the run was interrupted."""
+    """Writer of an H.264 video (MPEG-4 Part 2 without PyAV), which can be played even if the run is interrupted."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
         height, width = size[0] // 2 * 2, size[1] // 2 * 2  # codecs need even sizes: an odd last line is cropped
         self._size, self._even = size, (height, width)
-        self._first: int | None = None  # number of the first frame; the next number is in _next
+        self._first: int | None = None  # number of the first frame
         self._next = 0
         self._av, self._cv2 = _optional("av"), _optional("cv2")
         if not (height and width):
@@ -644,11 +644,11 @@ class Writer:
             code = self._cv2.VideoWriter.fourcc(*"mp4v")
             self._video = self._cv2.VideoWriter(str(path), code, fps, (width, height))
             if not self._video.isOpened():
-                raise ValueError(f"{path}: cannot be written as a video")
+                raise ValueError(f"{path}: cannot be written as a video; choose a name ending in .mp4")
 
     def write(self, frame: np.ndarray, number: int) -> None:
-        """Append one frame, (height, width, 3) uint8 RGB; a neighbour replaces missing numbers."""
-        if frame.shape[:2] != self._size:  # a video that changes its resolution
+        """Append one frame, (height, width, 3) uint8 RGB; missing numbers are filled with a neighbouring frame."""
+        if frame.shape[:2] != self._size:  # the resolution of the video changes
             frame = resize(frame, self._size)
         frame = np.ascontiguousarray(frame[: self._even[0], : self._even[1]])
         if self._first is None:
@@ -663,7 +663,7 @@ class Writer:
         self._next = number + 1
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish and close the file."""
         if self._av:
             self._container.mux(self._stream.encode(None))
             self._container.close()
@@ -713,11 +713,11 @@ class Window:
 
 @dataclass
 class Figures:
-    """Statistics of a run; as text, the last line that the command prints.
+    """Statistics of a run, whose text is the last line that the command prints.
 
     Attributes:
-        frames: number of frames processed.
-        dropped: number of frames of a live source that arrived while another one was computed.
+        frames: number of processed frames.
+        dropped: number of frames of a live source that arrived while another one was being processed.
         resets: number of scene cuts.
         elapsed: total seconds, including decoding and drawing.
         seconds: latency of each of the last 10,000 frames: resizing and one pass of the network.
@@ -735,7 +735,7 @@ class Figures:
         p50, p99 = np.percentile(np.array(self.seconds) * 1000, [50, 99])
         return (
             f"{self.frames} frames in {self.elapsed:.1f} s: {self.frames / self.elapsed:.1f} frames per second "
-            f"with decoding and drawing; latency per frame p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
+            f"including decoding and drawing; latency per frame p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
             f"{self.dropped} dropped; {self.resets} scene cuts"
         )
 
@@ -750,33 +750,33 @@ def run(
 
     Args:
         stream: the stream.
-        video: (number, frame) pairs; frames are (height, width, 3) uint8 RGB, and missing numbers were dropped.
+        video: (number, frame) pairs; frames are (height, width, 3) uint8 RGB, and missing numbers count as dropped.
         show: called with each frame, its map and its number.
-        figures: statistics to update, so that they are available if the run is interrupted.
+        figures: statistics to update, which are valid even if the run is interrupted.
     """
     figures = figures or Figures()
     waiting: deque[tuple[int, np.ndarray]] = deque()  # frames that wait for their map
-    began, number, last = time.perf_counter(), -1, None
+    start, previous, last = time.perf_counter(), -1, None
 
     def step(frame: np.ndarray, number: int) -> None:
-        started = time.perf_counter()
+        step_start = time.perf_counter()
         saliency = stream(frame, number)
         now = time.perf_counter()
-        figures.seconds.append(now - started)
-        figures.elapsed, figures.resets = now - began, stream.resets
+        figures.seconds.append(now - step_start)
+        figures.elapsed, figures.resets = now - start, stream.resets
         while show and waiting and waiting[0][0] <= number - stream.delay:
-            place, shown = waiting.popleft()
-            show(shown, saliency, place)
+            shown_number, shown = waiting.popleft()
+            show(shown, saliency, shown_number)
 
-    for place, frame in video:
+    for number, frame in video:
         if show:
-            waiting.append((place, frame))
-        figures.frames, figures.dropped = figures.frames + 1, figures.dropped + place - number - 1
-        number, last = place, frame
+            waiting.append((number, frame))
+        figures.frames, figures.dropped = figures.frames + 1, figures.dropped + number - previous - 1
+        previous, last = number, frame
         step(frame, number)
     if last is not None:  # flush the delayed maps by repeating the last frame
-        for late in range(1, stream.delay + 1):
-            step(last, number + late)
+        for extra in range(1, stream.delay + 1):
+            step(last, previous + extra)
     return figures
 
 
@@ -793,15 +793,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fps", type=float, help="frames per second (default: the source's, or 30 if unknown)")
     parser.add_argument("--stride", help="distance between frames: 2, or 25fps (default: as in training)")
     parser.add_argument("--cuts", default=str(CUT), help="threshold of scene cuts, or off (default: %(default)s)")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     figures, code = Figures(), 0
     try:
         with ExitStack() as stack:
-            _run(chosen, figures, stack)
+            _run(options, figures, stack)
     except WindowClosed:
         pass
     except OSError as error:
-        print(f"edge.py: {error.filename or chosen.out}: {error.strerror or error}", file=sys.stderr)
+        print(f"edge.py: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         code = 2
     except ValueError as error:
         print(f"edge.py: {error}", file=sys.stderr)
@@ -828,46 +828,46 @@ def _with_progress(video: Iterable[tuple[int, np.ndarray]], figures: Figures) ->
             )
 
 
-def _run(chosen: argparse.Namespace, figures: Figures, stack: ExitStack) -> None:
+def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> None:
     """Run the command with parsed options."""
-    for path in (chosen.out, chosen.maps):
+    for path in (options.out, options.maps):
         if path and path.exists():
             raise ValueError(f"{path}: already exists; choose another name or remove it")
         if path and not path.parent.is_dir():
             raise ValueError(f"{path}: folder {path.parent} does not exist; create it or choose another path")
-    for name, value in (("--threads", chosen.threads), ("--fps", chosen.fps)):
+    for name, value in (("--threads", options.threads), ("--fps", options.fps)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} {value:g}: expected a positive number")
-    if chosen.cuts != "off" and not re.fullmatch(r"\d*\.?\d+", chosen.cuts):
-        raise ValueError(f"--cuts {chosen.cuts}: expected a number such as {CUT}, or off")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # its warnings repeat its return values
-    model, camera = EdgeModel(chosen.model, chosen.threads), is_camera(chosen.video)
-    fps, frames = open_camera(chosen.video) if camera else open_video(chosen.video)
-    fps = chosen.fps or fps
-    stream = Stream(model, chosen.stride, fps, None if chosen.cuts == "off" else float(chosen.cuts))
+    if options.cuts != "off" and not re.fullmatch(r"\d*\.?\d+", options.cuts):
+        raise ValueError(f"--cuts {options.cuts}: expected a number such as {CUT}, or off")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # its warnings only repeat what its return values say
+    model, camera = EdgeModel(options.model, options.threads), is_camera(options.video)
+    fps, frames = open_camera(options.video) if camera else open_video(options.video)
+    fps = options.fps or fps
+    stream = Stream(model, options.stride, fps, None if options.cuts == "off" else float(options.cuts))
     video: Iterable[tuple[int, np.ndarray]] = enumerate(frames)
-    if camera or chosen.live:
+    if camera or options.live:
         video = stack.enter_context(closing(live(frames, None if camera else fps)))
     sinks: list[Writer | Window] = []
-    if chosen.show:
-        sinks.append(stack.enter_context(closing(Window(f"{model.path.name}: {chosen.video}"))))
-    if chosen.maps:
-        chosen.maps.mkdir()
+    if options.show:
+        sinks.append(stack.enter_context(closing(Window(f"{model.path.name}: {options.video}"))))
+    if options.maps:
+        options.maps.mkdir()
 
     def show(frame: np.ndarray, saliency: np.ndarray, number: int) -> None:
-        if chosen.maps:
-            np.save(chosen.maps / f"{number:06d}.npy", saliency)
-        if chosen.out and not any(isinstance(sink, Writer) for sink in sinks):
-            writer = Writer(chosen.out, (frame.shape[0], frame.shape[1]), fps)
+        if options.maps:
+            np.save(options.maps / f"{number:06d}.npy", saliency)
+        if options.out and not any(isinstance(sink, Writer) for sink in sinks):
+            writer = Writer(options.out, (frame.shape[0], frame.shape[1]), fps)
             sinks.insert(0, stack.enter_context(closing(writer)))
         painted = overlay(frame, saliency) if sinks else frame
         for sink in sinks:
             sink.write(painted, number)
 
-    wanted = chosen.out or chosen.show or chosen.maps
+    wanted = options.out or options.show or options.maps
     run(stream, _with_progress(video, figures), show if wanted else None, figures)
     if not figures.frames:
-        raise ValueError(f"{chosen.video}: has no frames")
+        raise ValueError(f"{options.video}: no frames found; expected a video, a folder of images or a camera")
 
 
 if __name__ == "__main__":

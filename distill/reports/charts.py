@@ -27,7 +27,7 @@ DASHES = ("", "9 4", "2.5 3.5", "10 4 2.5 4", "5 3", "14 5")
 """One dash pattern per model, in the order of the colours."""
 
 POINTS = 400
-"""Points drawn of a curve at most; longer curves are averaged over this many parts."""
+"""Largest number of points drawn per curve; longer curves are averaged over this many parts."""
 
 WIDTH, RIGHT, HEIGHT = 460, 14, 250
 """Width of a chart, its right margin, and the height of a line chart, in SVG units (just under a CSS pixel)."""
@@ -36,7 +36,7 @@ NAMED_DOTS = 200
 """Largest number of videos whose dots show the video's name on hover."""
 
 MIN_BOX = 5
-"""Smallest number of videos with a quartile box."""
+"""Smallest number of videos for which a quartile box is drawn."""
 
 Interval = tuple[float, float]
 
@@ -50,14 +50,14 @@ class Curve:
         steps: x coordinates, increasing.
         values: y coordinates; NaN leaves a gap.
         smooth: draw a running mean, with the values faintly behind it.
-        figure: number next to the name; defaults to the last value.
+        legend_value: number next to the name; defaults to the last value.
     """
 
     label: str
     steps: Sequence[float]
     values: Sequence[float]
     smooth: bool = False
-    figure: float | None = None
+    legend_value: float | None = None
 
 
 def line_chart(
@@ -69,18 +69,18 @@ def line_chart(
     y: str = "",
     start: float | None = 0.0,
 ) -> Markup:
-    """Draw curves with a legend.
+    """Return a chart of curves, with a legend.
 
     Args:
         title: heading.
         curves: lines to draw.
-        levels: name -> value of dashed horizontal lines to compare with.
+        levels: name -> value of dashed horizontal reference lines.
         x: name and unit of the x axis.
         y: name and unit of the y axis.
         start: start of the x axis; None starts at the first step.
 
     Returns:
-        The figure; empty if no curve has a finite value.
+        The chart; empty if no curve has a finite value.
     """
     curves = [_shorten(curve) for curve in curves]
     lines = [_running_mean(curve.values) if curve.smooth else curve.values for curve in curves]
@@ -112,14 +112,18 @@ def line_chart(
             {
                 "label": curve.label,
                 "style": f"c{index % len(DASHES)}",
-                "figure": _figure(curve.figure if curve.figure is not None else _last(values)),
+                "figure": _three_digits(_last(values) if curve.legend_value is None else curve.legend_value),
                 "segments": segments(curve.steps, values),
                 "raw": segments(curve.steps, curve.values) if curve.smooth else [],
             }
             for index, (curve, values) in enumerate(zip(curves, lines, strict=True))
         ],
         levels=[
-            {"name": name, "figure": _figure(value), "segments": segments([x_ticks[0], x_ticks[-1]], [value] * 2)}
+            {
+                "name": name,
+                "figure": _three_digits(value),
+                "segments": segments([x_ticks[0], x_ticks[-1]], [value] * 2),
+            }
             for name, value in levels.items()
         ],
         left=left,
@@ -137,19 +141,19 @@ def strip_plot(
     x: str,
     intervals: Mapping[str, Interval] | None = None,
 ) -> Markup:
-    """Draw each model's distribution over videos in a row: one dot per video, a box, and the mean.
+    """Return a chart of each model's distribution over videos: a row with one dot per video, a box, and the mean.
 
-    Dots that would overlap are stacked. A diamond marks the mean, its line the interval. With at least `MIN_BOX`
+    Dots that would overlap are stacked. A diamond marks the mean and a line its interval. With at least `MIN_BOX`
     videos, a box spans the quartiles with a line at the median.
 
     Args:
         title: heading.
-        groups: model -> video -> value; NaN is left out.
+        groups: model -> video -> value; NaN is skipped.
         x: name and unit of the x axis.
-        intervals: model -> ends of the mean's interval; NaN if there is none.
+        intervals: model -> ends of the interval of the mean; NaN if there is none.
 
     Returns:
-        The figure; empty if there is no finite value.
+        The chart; empty if there is no finite value.
     """
     finite = {
         label: {name: value for name, value in values.items() if math.isfinite(value)}
@@ -181,7 +185,7 @@ def strip_plot(
 def _strip(
     label: str, values: Mapping[str, float], interval: Interval, to_x: Callable[[float], float], top: float
 ) -> dict[str, Any]:
-    """Return what the template draws of one model."""
+    """Return the template's values for the row of one model."""
     strip: dict[str, Any] = {"label": label, "top": top, "named": len(values) <= NAMED_DOTS, "box": None}
     strip |= {"dots": [], "radius": 0, "interval": None, "mean": None, "figure": "no value"}
     if not values:
@@ -222,8 +226,8 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: start + (end - start) * (value - low) / ((high - low) or 1)
 
 
-def _figure(value: float) -> str:
-    """Return a number for the legend, with three significant digits; NaN gives an empty string."""
+def _three_digits(value: float) -> str:
+    """Return a number with three significant digits; an empty string for NaN."""
     return f"{value:#.3g}" if math.isfinite(value) else ""
 
 
@@ -239,7 +243,7 @@ def _finite_runs(values: Sequence[float]) -> list[np.ndarray]:
 
 
 def _shorten(curve: Curve) -> Curve:
-    """Average neighbouring points until at most `POINTS` remain; a part without a finite value is NaN."""
+    """Return a curve of at most `POINTS` points, each the mean of neighbouring ones; NaN if none is finite."""
     if len(curve.steps) <= POINTS:
         return curve
     steps, values = (np.array_split(np.asarray(each, np.float64), POINTS) for each in (curve.steps, curve.values))
@@ -249,7 +253,7 @@ def _shorten(curve: Curve) -> Curve:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Smooth with a centred mean over a twentieth of the values (fewer at the ends); NaN stays NaN."""
+    """Return a centred mean over a twentieth of the values (fewer at the ends); NaN stays NaN."""
     half = max(1, len(values) // 40)
     array = np.asarray(values, dtype=np.float64)
     return [

@@ -48,7 +48,7 @@ def verdict_of(results: dict[str, Any]) -> page.Verdict:
 
 
 def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, video: Video) -> str:
-    """Write `out`/report.html and return its path."""
+    """Write `out`/report.html from the results of all steps, and return its path."""
     assert config.teacher is not None
     path = out / "report.html"
     columns, rows = score_table(results)
@@ -99,7 +99,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
 def example_rows(
     out: Path, config: RunConfig, video: Video, number: int = 5
 ) -> list[tuple[str, list[page.Picture]]]:
-    """Return rows of pictures: a frame with its fixations, and overlays of ground truth, teacher and student."""
+    """Return labelled rows of pictures: a frame with fixations, overlays of ground truth, teacher and student."""
     frames = [video.frames[i] for i in np.linspace(0, len(video.frames) - 1, number + 2).astype(int)[1:-1]]
     models = (load_model(out / name) for name in ("teacher", "student"))
     sources = [model_maps(model.network, InferenceSettings(stride=config.data.stride)) for model in models]
@@ -127,7 +127,7 @@ def text_table(columns: list[str], rows: list[list[Any]], digits: int = 3) -> st
 
 
 def describe_frames(videos: list[Video]) -> str:
-    """Return e.g. `frames 601-783 of video 002` or `frames 1, 5 ... 57 of video 002`."""
+    """Return the frames of videos as text: `frames 601-783 of video 002`, `frames 1, 5 ... 57 of video 002`."""
     parts = []
     for video in videos:
         first, last, step = video.frames[0] + 1, video.frames[-1] + 1, video.frames[1] - video.frames[0]
@@ -137,9 +137,9 @@ def describe_frames(videos: list[Video]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as e.g. `3 min 12 s`."""
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.0f} s"
+    """Return a duration as text: `3 min 12 s`."""
+    rounded = round(seconds)
+    return f"{rounded // 60} min {rounded % 60} s" if rounded >= 60 else f"{seconds:.0f} s"
 
 
 def peak_memory() -> float:

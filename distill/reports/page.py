@@ -36,7 +36,7 @@ Picture = tuple[np.ndarray, str]
 
 @dataclass(frozen=True)
 class Verdict:
-    """First sentence of a report, and whether it is good news."""
+    """First sentence of a report, and whether the result is good; otherwise it is shown as a warning."""
 
     sentence: str
     good: bool
@@ -59,14 +59,14 @@ def judge(
     baseline: str = "centre prior",
     names: Sequence[str] = ("NSS", "CC"),
 ) -> Verdict:
-    """Return whether every model beats the baseline on every named score (higher is better).
+    """Return a verdict on whether every model beats the baseline on every named score (higher is better).
 
-    A score that is NaN or missing counts as not beaten.
+    A NaN or missing score does not beat the baseline.
 
     Args:
         scores: row name -> score name -> value, with a row for the baseline.
         baseline: row name of the baseline.
-        names: scores that count.
+        names: scores to compare.
     """
     base = scores[baseline]
     others = [row for row in scores if row != baseline]
@@ -99,7 +99,7 @@ def table(
         columns: headings.
         rows: the cells of each row.
         caption: what the numbers are.
-        best: column -> "high" or "low"; the best number of that column is set in bold.
+        best: column -> "high" or "low"; the best number of that column is bold.
     """
     best = best or {}
     winners = {}
@@ -166,14 +166,15 @@ def series(lines: Sequence[Mapping[str, Any]], kind: str, *keys: str) -> tuple[l
 def learning_curves(
     runs: Mapping[str, str | Path], levels: Mapping[str, Mapping[str, float]] | None = None
 ) -> list[Markup]:
-    """Draw the learning curves of runs from their log.jsonl files.
-
-    Returns one chart per validation score with all runs, then one chart per run with its training terms; charts
-    without values are left out.
+    """Return the learning curves of runs, read from their log.jsonl files.
 
     Args:
         runs: label -> run folder.
-        levels: score, as named in the log -> label -> value of a dashed line to compare with.
+        levels: score, as named in the log -> label -> value of a dashed reference line.
+
+    Returns:
+        One chart per validation score with all runs, then one chart per run with its training terms, without empty
+        charts.
     """
     logs = {label: read_log(Path(folder) / "log.jsonl") for label, folder in runs.items()}
     validations = [line for lines in logs.values() for line in lines if line.get("kind") == "validation"]
@@ -198,7 +199,7 @@ def examples(rows: Sequence[tuple[str, Sequence[Picture]]], *, side: int = 400) 
 
     Args:
         rows: label and pictures; an empty label is not shown.
-        side: length in pixels to which a picture's longer side is shrunk; pictures are embedded as JPEG.
+        side: largest length in pixels of a picture's longer side; pictures are embedded as JPEG.
     """
     return render(
         "examples",
@@ -211,7 +212,7 @@ def examples(rows: Sequence[tuple[str, Sequence[Picture]]], *, side: int = 400) 
 
 
 def picture_uri(picture: np.ndarray, side: int) -> str:
-    """Encode an image (H, W, 3) uint8 as a JPEG data URI, shrunk if its longer side exceeds `side` pixels."""
+    """Return an image (H, W, 3) uint8 as a JPEG data URI, shrunk if its longer side exceeds `side` pixels."""
     image = Image.fromarray(picture)
     if max(image.size) > side:
         height, width = fit((image.height, image.width), side)
@@ -226,7 +227,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return (height, width) shrunk so that the longer side is at most `side`; smaller sizes are unchanged."""
+    """Return (height, width), shrunk if necessary so that the longer side is at most `side`."""
     scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -243,7 +244,7 @@ def mark_points(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def video(path: str | Path, caption: str, *, page: str | Path) -> Markup:
-    """Embed an MP4 file of at most `VIDEO_LIMIT` bytes; link a larger one relative to the page's folder."""
+    """Return an MP4 file as an embedded video, or as a relative link if it has more than `VIDEO_LIMIT` bytes."""
     path = Path(path)
     embed = path.stat().st_size <= VIDEO_LIMIT
     return render(
@@ -256,13 +257,13 @@ def video(path: str | Path, caption: str, *, page: str | Path) -> Markup:
 
 
 def write_report(path: str | Path, template: str | Template, *, verdict: Verdict | None, **values: Any) -> None:
-    """Write a page from a template that extends `page.html.j2`. Replaces an existing file.
+    """Write a page from a template that extends `page.html.j2`.
 
     Args:
-        path: HTML file to write.
+        path: HTML file to write; an existing file is replaced.
         template: name, or the template itself.
-        verdict: shown first; None leaves it out.
-        values: what else the template needs.
+        verdict: shown first, unless it is None.
+        values: other values of the template.
     """
     page = render(template, verdict=verdict, colours=COLOURS, dashes=DASHES, **values)
     write_text(path, f"{page}\n")

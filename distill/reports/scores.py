@@ -3,7 +3,7 @@
     results = [(evaluate(maps, videos, name=name), maps) for name, maps in sources.items()]
     report_scores("scores.html", results, videos)
 
-The page stays small for any number of videos: it shows pictures of the best and the worst, and says so.
+The page stays small for any number of videos: it shows pictures only of the best and the worst ones.
 """
 
 import math
@@ -28,7 +28,7 @@ from distill.reports.charts import Curve, line_chart, strip_plot
 from distill.saliency import to_peak
 
 SHEETS = 3
-"""Number of best and of worst videos shown in pictures."""
+"""Number of best and of worst videos with a contact sheet."""
 
 FRAMES = 4
 """Frames shown per video."""
@@ -56,12 +56,12 @@ def report_scores(
     """Write the report of one or several evaluations of the same videos.
 
     Videos are ordered by NSS (by the first metric if NSS was not scored), averaged over the models. Baselines and
-    the observers' ceiling count only if there is nothing else.
+    the observers' ceiling are included in the average only if there is no model.
 
     Args:
         path: HTML file to write.
-        results: scores and the source of the maps, which is called again for the frames that are shown.
-        videos: scored videos.
+        results: scores, and the source of the maps, which is called again for the frames to show.
+        videos: the scored videos.
         progress: show a progress bar.
 
     Returns:
@@ -81,7 +81,7 @@ def report_scores(
         path,
         "scores",
         verdict=_verdict(scores),
-        models=_listed(list(scores)),
+        models=_join_names(list(scores)),
         metric=METRICS[metric].title,
         num_frames=max(len(found.rows) for found in scores.values()),
         num_videos=len(ranking),
@@ -102,16 +102,16 @@ def report_scores(
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten paths to the fewest last parts that are unique; number identical names."""
+    """Return the shortest unique suffixes of paths; identical names are numbered."""
     parts = [Path(name).parts or (name,) for name in names]
-    taken = [1] * len(names)
+    lengths = [1] * len(names)
     while True:
-        short = ["/".join(part[-count:]) for part, count in zip(parts, taken, strict=True)]
-        twins = [i for i, name in enumerate(short) if short.count(name) > 1 and taken[i] < len(parts[i])]
-        if not twins:
+        short = ["/".join(part[-count:]) for part, count in zip(parts, lengths, strict=True)]
+        ambiguous = [i for i, name in enumerate(short) if short.count(name) > 1 and lengths[i] < len(parts[i])]
+        if not ambiguous:
             break
-        for i in twins:
-            taken[i] += 1
+        for i in ambiguous:
+            lengths[i] += 1
     return [
         name if short.count(name) == 1 else f"{name} #{short[:i].count(name) + 1}" for i, name in enumerate(short)
     ]
@@ -134,12 +134,12 @@ def rank_videos(scores: Mapping[str, Scores], metric: str) -> list[str]:
 def side_by_side(
     video: Video, frames: Sequence[int], sources: Sequence[MapSource], *, side: int
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield each frame with its pictures: the frame with fixations, and overlays of ground truth and each source.
+    """Yield each frame with its pictures: the frame with fixations, then overlays of ground truth and each source.
 
     Args:
         video: a video with ground truth.
         frames: 0-based, increasing.
-        sources: sources of the maps to overlay.
+        sources: sources of maps to overlay.
         side: longer side of a picture in pixels; smaller videos are not enlarged.
     """
     assert video.truth is not None, "pictures show the ground truth"
@@ -153,7 +153,7 @@ def side_by_side(
 
 
 def _models(scores: Mapping[str, Scores]) -> list[str]:
-    """Return the labels of all models: neither a baseline nor the observers' ceiling."""
+    """Return the labels of all models, i.e. without baselines and the observers' ceiling."""
     return [
         label
         for label, found in scores.items()
@@ -177,12 +177,12 @@ def _ends(ranking: list[str], count: int) -> list[str]:
     return ranking if len(ranking) <= 2 * count else ranking[:count] + ranking[-count:]
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _verdict(scores: Mapping[str, Scores]) -> page.Verdict | None:
-    """Compare the models with the centre prior; None if either is missing."""
+    """Return how the models compare with the centre prior; None if either is missing."""
     prior = next((label for label, found in scores.items() if found.name == "centre-prior"), None)
     metrics = [metric for metric in JUDGED if metric in _metrics(scores)]
     if prior is None or not _models(scores) or not metrics:
@@ -197,7 +197,7 @@ def _verdict(scores: Mapping[str, Scores]) -> page.Verdict | None:
 
 
 def best_directions(metrics: Sequence[str]) -> dict[str, str]:
-    """Return title -> "high" or "low", the better direction of each metric."""
+    """Return the title of each metric -> "high" or "low", whichever is better."""
     return {METRICS[name].title: "high" if METRICS[name].higher_is_better else "low" for name in metrics}
 
 
@@ -226,7 +226,7 @@ def _mean_tables(scores: Mapping[str, Scores]) -> Iterator[Markup]:
 
 
 def _count_table(scores: Mapping[str, Scores]) -> Markup:
-    """Return the table of what was scored and what was left out."""
+    """Return the table of the numbers of videos and frames that were scored or skipped."""
     return page.table(
         ["model", "videos", "recordings", "scored frames", "frames without fixations", "undefined"],
         [
@@ -253,7 +253,7 @@ def _better(metric: str) -> str:
 
 
 def _distributions(scores: Mapping[str, Scores]) -> list[Markup]:
-    """Draw each metric's distribution over videos."""
+    """Return one chart per metric of the distributions over videos."""
     plots = (
         strip_plot(
             METRICS[metric].title,
@@ -270,7 +270,7 @@ def _distributions(scores: Mapping[str, Scores]) -> list[Markup]:
 
 
 def _sheet(name: str, video: Video, named: Mapping[str, tuple[Scores, MapSource]], metric: str) -> dict[str, str]:
-    """Return the contact sheet of one video: `FRAMES` evenly spaced frames that all were scored on."""
+    """Return the contact sheet of one video: `FRAMES` evenly spaced ones of the frames that all were scored on."""
     values = {
         label: {row.frame: row.values[metric] for row in scores.rows if row.video == name}
         for label, (scores, _) in named.items()
@@ -278,22 +278,24 @@ def _sheet(name: str, video: Video, named: Mapping[str, tuple[Scores, MapSource]
     scored = sorted(set.intersection(*(set(found) for found in values.values())))
     places = np.linspace(0, len(scored) - 1, min(FRAMES, len(scored)) + 2).round().astype(int)[1:-1]
     frames = sorted({scored[place] for place in places})
-    brief = {label: label.split(" (")[0] for label in named}  # `observers`, not `observers (random halves ...)`
+    brief = {label: label.split(" (")[0] for label in named}  # e.g. `observers (random halves ...)` -> `observers`
     rows = []
     for frame, pictures in side_by_side(video, frames, [source for _, source in named.values()], side=SIDE):
         captions = ["frame and fixations", "ground truth"]
-        captions += [f"{brief[label]} {_short(values[label][frame])}" for label in named]
+        captions += [f"{brief[label]} {_format_score(values[label][frame])}" for label in named]
         rows.append((f"frame {frame + 1}, {frame / video.fps:.1f} s", list(zip(pictures, captions, strict=True))))
-    means = (f"{brief[label]} {_short(scores.by_video[name][metric])}" for label, (scores, _) in named.items())
+    means = (
+        f"{brief[label]} {_format_score(scores.by_video[name][metric])}" for label, (scores, _) in named.items()
+    )
     return {"video": name, "means": ", ".join(means), "pictures": page.examples(rows, side=SIDE)}
 
 
-def _short(value: float) -> str:
+def _format_score(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "undefined"
 
 
 def _time_chart(name: str, video: Video, scores: Mapping[str, Scores], metric: str) -> Markup:
-    """Draw all models' scores over the time of one video."""
+    """Return a chart of all models' scores over the frames of one video."""
     curves = []
     for label, found in scores.items():
         values = {row.frame: row.values[metric] for row in found.rows if row.video == name}
@@ -306,14 +308,14 @@ def _time_chart(name: str, video: Video, scores: Mapping[str, Scores], metric: s
                 [frame / video.fps for frame in every],
                 [values.get(frame, math.nan) for frame in every],
                 smooth=len(every) > SMOOTH_FROM,
-                figure=found.by_video[name][metric] if name in found.by_video else math.nan,
+                legend_value=found.by_video[name][metric] if name in found.by_video else math.nan,
             )
         )
     return line_chart(name, curves, x="time (s)", y=METRICS[metric].title, start=None)
 
 
 def _method(scores: Mapping[str, Scores], metric: str) -> list[str]:
-    """Return how the scores were computed: first what all models share, then the differences."""
+    """Return sentences on how the scores were computed: first what all models share, then the differences."""
     first = next(iter(scores.values())).how
     shared = {key for key in first if all(found.how.get(key) == first[key] for found in scores.values())}
     titles = {name: metric.title for name, metric in METRICS.items()} | {"per_video": "mean over videos"}
@@ -324,6 +326,6 @@ def _method(scores: Mapping[str, Scores], metric: str) -> list[str]:
         ]
         if found.name != label:
             sentences.append(f"{label} is {found.name}.")
-    models = _listed(_models(scores) or list(scores))
+    models = _join_names(_models(scores) or list(scores))
     sentences.append(f"Videos are ordered by the mean {METRICS[metric].title} of {models}.")
     return sentences

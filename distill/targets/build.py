@@ -42,7 +42,7 @@ def build(
     batches_per_shard: int = 64,
     progress: bool = True,
 ) -> TargetStore:
-    """Compute and store a teacher's maps of videos, resuming an interrupted build.
+    """Return the target store of a teacher's maps, built here or resumed after an interruption.
 
     Several processes can build one store at once; each takes shards that no other process is writing.
 
@@ -50,7 +50,7 @@ def build(
         model: the teacher; its network is moved to the device of the settings.
         videos: videos with distinct names; maps are computed for `video.frames`.
         path: folder of the store.
-        settings: how the teacher runs; `batch_size` maps are computed and committed at a time.
+        settings: inference settings of the teacher; `batch_size` maps are computed and committed at a time.
         codec: name in `CODECS`.
         views: "plain", "flipped" (the map of the mirrored video), or both.
         batches_per_shard: batches per shard.
@@ -60,8 +60,8 @@ def build(
         The store: complete, unless other processes are still writing their shards.
 
     Raises:
-        UserError: the folder has other content, or a store of another teacher, other videos or settings; no space
-            is left; the teacher returns maps with NaN.
+        UserError: the folder is not empty, or holds a store of another teacher, other videos or settings; no space
+            is left; the teacher returns NaN.
         KeyboardInterrupt: on Ctrl-C; committed maps are kept.
     """
     settings = settings.for_model(model)
@@ -70,7 +70,7 @@ def build(
     assert settings.stride is not None
     by_name = {video.name: video for video in videos}
     if len(by_name) < len(videos):
-        raise UserError("videos: expected distinct names, because a target store finds maps by name; rename one")
+        raise UserError("videos: expected distinct names, because a target store looks maps up by name; rename one")
     store = _open_or_create(
         Path(path),
         fingerprint=fingerprint(model, settings.stride, videos, precision=settings.precision),
@@ -115,16 +115,18 @@ def build(
 def fill(
     store: TargetStore, network: SaliencyModel, videos: Mapping[str, Video], settings: InferenceSettings
 ) -> Generator[StoreBatch, None, None]:
-    """Compute and commit missing batches that no other process is writing; one batch is written during the next.
+    """Compute and commit the missing batches that no other process is writing.
+
+    Each batch is written while the next one is computed.
 
     Args:
         store: an incomplete store; it is closed at the end.
         network: the teacher's network.
         videos: name -> video, for the videos of the store's plan.
-        settings: how the teacher runs.
+        settings: inference settings of the teacher.
 
     Yields:
-        Each batch once its maps are computed and the batch before it is committed.
+        Each batch, once its maps are computed and the previous batch is committed.
 
     Raises:
         UserError: no space is left, or a map contains NaN.
@@ -164,7 +166,7 @@ def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
         try:
             return TargetStore.create(path, **arguments)
         except UserError:
-            if not (path / "store.json").exists():  # else another process was faster
+            if not (path / "store.json").exists():  # otherwise another process has just created it
                 raise
     store = TargetStore.open(path)
     remedy = "choose another folder, or remove this one to rebuild it"
@@ -176,7 +178,7 @@ def _open_or_create(path: Path, **arguments: Any) -> TargetStore:
 
 
 def _plan_differences(store: TargetStore, arguments: Mapping[str, Any]) -> list[str]:
-    """Return the differences of a store from the arguments of `TargetStore.create` in codec and plan."""
+    """Return how the codec and plan of a store differ from the arguments of `TargetStore.create`, one text each."""
     names = ("views", "batch_size", "batches_per_shard")
     plan, wanted = store.plan, Plan(arguments["videos"], **{name: arguments[name] for name in names})
     found = [
@@ -191,6 +193,9 @@ def _plan_differences(store: TargetStore, arguments: Mapping[str, Any]) -> list[
         changed = sorted(plan.videos.keys() ^ wanted.videos.keys()) or [
             name for name in plan.videos if plan.videos[name] != wanted.videos[name]
         ]
-        what = f"e.g. {', '.join(changed[:3])}" if changed else "in their order"
-        found.append(f"the videos or their frames differ, {what}")
+        found.append(
+            f"the videos or their frames differ, e.g. {', '.join(changed[:3])}"
+            if changed
+            else "the videos are in another order"
+        )
     return found

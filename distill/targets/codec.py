@@ -1,14 +1,14 @@
-"""Encoding of teacher maps: one record per map, and what each codec costs.
+"""Codecs of target stores: each encodes one teacher map as one record of quantised, compressed log-saliency.
 
-Every codec stores the logarithm of the map, because training needs it: a value that came back as zero would be
-minus infinity, on which temperature, reverse KL and log-MSE break. A record is an 8-byte header (peak and span,
-float32, little-endian) and a zlib stream of integer codes.
+Codecs store the logarithm of the map because training needs it: a value decoded as zero would have a logarithm of
+minus infinity, which breaks temperature scaling, reverse KL and log-MSE. A record is an 8-byte header (peak and
+span, float32, little-endian) and a zlib stream of integer codes.
 
-Range. Let `depth` be the distance of a value from its map's peak, in nats. The codes cover each map's own depths,
-from 0 to its largest (the span), at most DEEPEST: deeper values, including minus infinity, are stored as DEEPEST
-below the peak, e^-64 of it, which is still a normal float32. Steps grow with the depth, `code ~ log(1 + depth /
-KNEE)`: fine at the peak, where the density is, coarse in the tail, which holds next to no density and compresses to
-next to nothing.
+Range. Let `depth` be the distance of a value from its map's peak, in nats. The codes cover the depths that occur in
+the map, from 0 to the largest (the span), at most DEEPEST: deeper values, including minus infinity, are clamped to
+DEEPEST, i.e. e^-64 times the peak, which is still a normal float32. Steps grow with the depth, `code ~ log(1 +
+depth / KNEE)`: fine near the peak, where most of the mass is, and coarse in the tail, which has almost no mass and
+compresses to almost nothing.
 
 The codes are then replaced by their differences from a prediction by the left, upper and upper-left neighbours
 (left + upper - upper-left, modulo the integer size). Teacher maps are smooth, so most differences are near zero.
@@ -79,23 +79,23 @@ def _encode(log_map: np.ndarray, *, dtype: str) -> bytes:
         span, codes = np.float32(0), np.zeros(values.shape, dtype)
     else:
         codes = np.rint(np.log1p(depth / KNEE) * (levels / np.log1p(span / KNEE))).astype(dtype)
-    rest = codes.copy()
-    rest[:, 1:] -= codes[:, :-1]
-    rest[1:] -= rest[:-1].copy()
-    planes = rest.reshape(-1, 1).view("u1").T  # all low bytes, then all high bytes: compresses better
+    residuals = codes.copy()
+    residuals[:, 1:] -= codes[:, :-1]
+    residuals[1:] -= residuals[:-1].copy()
+    planes = residuals.reshape(-1, 1).view("u1").T  # all low bytes, then all high bytes: compresses better
     return _HEADER.pack(peak, span) + _deflate(planes.tobytes())
 
 
 def _deflate(content: bytes) -> bytes:
-    """Compress to a zlib stream.
+    """Return the shorter of two zlib streams, one with Huffman codes only and one with run lengths.
 
-    Residuals repeat in runs of zeros or not at all: searching for longer matches takes fifteen times as long and
-    often gives more bytes.
+    Residuals repeat only as runs of zeros: searching for longer matches takes 15 times as long and often yields
+    more bytes.
     """
     streams = []
     for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE):
-        packer = zlib.compressobj(strategy=strategy, memLevel=9)
-        streams.append(packer.compress(content) + packer.flush())
+        compressor = zlib.compressobj(strategy=strategy, memLevel=9)
+        streams.append(compressor.compress(content) + compressor.flush())
     return min(streams, key=len)
 
 
@@ -104,8 +104,8 @@ def _decode(record: bytes, size: tuple[int, int], *, dtype: str) -> np.ndarray:
     peak, span = _HEADER.unpack_from(record)
     width = np.dtype(dtype).itemsize
     planes = np.frombuffer(zlib.decompress(memoryview(record)[_HEADER.size :]), "u1").reshape(width, -1)
-    rest = np.ascontiguousarray(planes.T).view(dtype).reshape(size)
-    codes = np.cumsum(np.cumsum(rest, axis=0, dtype=dtype), axis=1, dtype=dtype)
+    residuals = np.ascontiguousarray(planes.T).view(dtype).reshape(size)
+    codes = np.cumsum(np.cumsum(residuals, axis=0, dtype=dtype), axis=1, dtype=dtype)
     levels = np.iinfo(dtype).max
     table = peak - KNEE * np.expm1(np.arange(levels + 1) * (np.log1p(span / KNEE) / levels))
     return table.astype(np.float32)[codes]
@@ -143,8 +143,8 @@ def _double(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 # Measured on 50 maps (112 x 192, 15 nats from peak to floor) of a small SalFoM after 120 steps of training on one
-# video; times on one core. `saldistill benchmark --of cache` prints this table for any teacher. Teachers trained
-# longer had up to 5e-5 for log8 and 8e-3 for half.
+# video; times on one core. `saldistill benchmark --of cache` prints this table for any teacher. With teachers that
+# were trained for longer, the KL was at most 5e-5 for log8 and 8e-3 for half.
 #
 #           KL       at T=4   reverse KL  log RMSE  bytes/pixel  encode   decode
 #   log8    3.0e-05  1.6e-05  3.0e-05     0.028     0.19         0.27 ms  0.20 ms

@@ -6,12 +6,12 @@ from typing import Any
 
 
 def differences(stored: Any, expected: Any, key: str = "") -> list[str]:
-    """Return the differences between two nested mappings of JSON values, one sentence each.
+    """Return the differences between two nested mappings of JSON values, one text each.
 
     Args:
         stored: fingerprint of the store.
-        expected: expected fingerprint; what it leaves out is not compared.
-        key: path of both in the fingerprint, e.g. `teacher.weights`.
+        expected: expected fingerprint; keys that it lacks are not compared.
+        key: path of the two values in the fingerprint, e.g. `teacher.weights`.
     """
     if not (isinstance(stored, Mapping) and isinstance(expected, Mapping)):
         return [] if stored == expected else [f"{key} was {_short(stored)} and is now {_short(expected)}"]

@@ -2,7 +2,7 @@
 
     saldistill cache export STORE -o DIR [--as png|video|video8]
 
-Every exported map is read back and compared with the store, and the loss is reported.
+Every exported map is read back and compared with the store, and the correlation is reported.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.files import atomic_folder, refuse_existing
 from distill.saliency import peak_map
-from distill.targets.store import TargetStore, first_few, opened
+from distill.targets.store import TargetStore, as_store, first_few
 from distill.targets.verify import correlation
 
 FORMS = {
@@ -40,49 +40,49 @@ def export_maps(
     """Write a store's maps as 8-bit PNG files, or as lossless grey H.264 videos with 10 or 8 bits.
 
     PNG maps are divided by their maximum. Video maps are min-max normalised, as in the challenges; a video has one
-    map per frame from the first frame on, and the frame rate of the original video if that can still be opened
-    (else 30 fps). Nothing is written to `out` before all maps are exported.
+    map per frame, starting with the first frame, and the frame rate of the original video if that can still be
+    opened (otherwise 30 fps). Nothing is written to `out` before all maps are exported.
 
     Returns:
-        One line with what was written and the CC of the maps read back with those of the store.
+        One line with the number of maps and their CC with those of the store.
 
     Raises:
-        UserError: `out` exists, `form` is unknown, the store is incomplete, damaged, or without that view, or a
-            video is requested and frames before the last one are missing.
+        UserError: `out` exists, `form` is unknown, the store is incomplete, damaged, or lacks that view, or videos
+            are requested and the store does not cover every frame.
     """
-    store, out = opened(store), Path(out)
+    store, out = as_store(store), Path(out)
     refuse_existing(out, "the folder of maps")
     if form not in FORMS:
         raise UserError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
     if view not in store.plan.views:
-        raise UserError(f"{store.path}: it has no {view} view; it has {', '.join(store.plan.views)}")
+        raise UserError(f"{store.path}: no {view} view; the target store has {', '.join(store.plan.views)}")
     store.require_complete()
     if form != "png":
-        _require_whole_videos(store)
+        _require_all_frames(store)
     if out.is_dir():
         out.rmdir()  # empty; the finished folder replaces it
     total = sum(len(frames) for frames in store.plan.videos.values())
     correlations = []
     with atomic_folder(out) as folder, tqdm(total=total, unit="map", disable=not progress) as bar:
         for video, frames in store.plan.videos.items():
-            place = folder / video if form == "png" else folder / f"{video}.mp4"
-            place.parent.mkdir(parents=True, exist_ok=True)
+            target = folder / video if form == "png" else folder / f"{video}.mp4"
+            target.parent.mkdir(parents=True, exist_ok=True)
             if form == "png":
-                _write_pictures(store, video, view, place)
+                _write_pngs(store, video, view, target)
             else:
                 bits = 8 if form == "video8" else 10
-                write_map_video(place, _min_max_maps(store, video, view), fps=_fps(store, video), bits=bits)
-            for frame, levels in zip(frames, read_maps(place, frames), strict=True):
+                write_map_video(target, _min_max_maps(store, video, view), fps=_fps(store, video), bits=bits)
+            for frame, levels in zip(frames, read_maps(target, frames), strict=True):
                 correlations.append(correlation(levels, peak_map(store.read(video, frame, view))))
                 bar.update()
     store.close()
     return (
-        f"{out}: {total} maps of {len(store.plan.videos)} videos; read back, their CC with the target store is "
+        f"{out}: {total} maps of {len(store.plan.videos)} videos; mean CC with the target store "
         f"{np.mean(correlations):.6f} (at least {min(correlations):.6f})"
     )
 
 
-def _write_pictures(store: TargetStore, video: str, view: str, folder: Path) -> None:
+def _write_pngs(store: TargetStore, video: str, view: str, folder: Path) -> None:
     folder.mkdir()
     for frame in store.plan.videos[video]:
         grey = np.rint(255 * peak_map(store.read(video, frame, view))).astype(np.uint8)
@@ -97,13 +97,13 @@ def _min_max_maps(store: TargetStore, video: str, view: str) -> Iterator[np.ndar
         yield (values - lowest) / (1 - lowest) if lowest < 1 else values
 
 
-def _require_whole_videos(store: TargetStore) -> None:
-    """Refuse videos whose maps do not cover every frame from the first on."""
-    broken = [video for video, frames in store.plan.videos.items() if len(frames) != frames[-1] + 1]
-    if broken:
+def _require_all_frames(store: TargetStore) -> None:
+    """Raise a UserError if a video has a frame without a map, up to the last frame with one."""
+    partial = [video for video, frames in store.plan.videos.items() if len(frames) != frames[-1] + 1]
+    if partial:
         raise UserError(
-            f"{store.path}: a map video needs every frame from the first on, and the target store lacks some of "
-            f"{first_few(broken)}; export PNG files, or cache all frames"
+            f"{store.path}: a map video needs a map of every frame, and the target store lacks some of "
+            f"{first_few(partial)}; export PNG files, or cache all frames"
         )
 
 

@@ -2,9 +2,9 @@
 
     saldistill cache import DIR [DIR ...] -o STORE [--mean linear|log]
 
-A source is a folder of maps (distill/data/map_files.py: one image per frame, or videos) or another target store, of
-which the plain view is read. A grey level of 0 can stand for anything up to half a level; it is read as half a
-level, so that its logarithm is finite.
+A source is a folder of maps (distill/data/map_files.py: one image per frame, or videos) or the plain view of
+another target store. A grey level of 0 can be any value that was rounded down; it is read as half a level, so that
+its logarithm is finite.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,11 +27,11 @@ from distill.targets.plan import StoreBatch
 from distill.targets.store import TargetStore, first_few
 
 MEANS = ("linear", "log")
-"""How maps are averaged: "linear" averages densities and keeps what only one source sees; "log" averages their
-logarithms and fades what one source misses."""
+"""How maps are averaged: "linear" averages densities, which keeps a region that only one source predicts; "log"
+averages log-densities, which suppresses a region that one source misses."""
 
 
-class MapFolder:
+class FolderSource:
     """Import source: a folder of maps.
 
     Attributes:
@@ -57,16 +57,19 @@ class MapFolder:
         return [file for place in self._places.values() for file in files_of(place)]
 
     def read(self, video: str, frames: Sequence[int], size: tuple[int, int] | None) -> Iterator[np.ndarray]:
-        """Yield log-saliency (h, w) float32, finite, of frames of a video; None keeps the maps' own size.
+        """Yield the log-saliency of frames of a video, float32 (h, w), finite; uniform for a black map.
 
-        A black map is uniform.
+        Args:
+            video: name of the video.
+            frames: 0-based and ascending.
+            size: (h, w) to resize to; None keeps the size of the maps.
         """
         for levels in read_maps(self._places[video], frames):
             yield np.log(np.maximum(_resized(levels, size), np.float32(0.5)))
 
 
-class OtherStore:
-    """Import source: the plain view of another target store; members as in `MapFolder`.
+class StoreSource:
+    """Import source: the plain view of another target store; members as in `FolderSource`.
 
     Raises:
         UserError: the store is incomplete or damaged.
@@ -79,11 +82,11 @@ class OtherStore:
         self.frames = self._store.plan.videos
 
     def files(self) -> list[Path]:
-        """See `MapFolder`."""
+        """See `FolderSource`."""
         return sorted(file for file in self.path.rglob("*") if file.is_file())
 
     def read(self, video: str, frames: Sequence[int], size: tuple[int, int] | None) -> Iterator[np.ndarray]:
-        """See `MapFolder`."""
+        """See `FolderSource`."""
         for frame in frames:
             log_map = self._store.read(video, frame)
             if size not in (None, log_map.shape):
@@ -91,7 +94,7 @@ class OtherStore:
             yield log_map
 
 
-ImportSource = MapFolder | OtherStore
+ImportSource = FolderSource | StoreSource
 
 
 def import_maps(
@@ -106,37 +109,37 @@ def import_maps(
     """Create a target store from published maps, or from the mean of several sources' maps.
 
     Args:
-        sources: folders of maps, or target stores. The maps of several sources are normalised to densities and
+        sources: folders of maps, or target stores. Maps of several sources are normalised to densities and
             averaged.
         out: folder of the new store.
         mean: name in `MEANS`.
         codec: name in `CODECS`.
-        map_size: (h, w) to store at; defaults to the size of the first source's first map. Larger maps are
+        map_size: (h, w) of the stored maps; defaults to the size of the first source's first map. Larger maps are
             averaged over areas, smaller ones interpolated.
         progress: show a progress bar.
 
     Returns:
-        The complete store. Nothing is written to `out` before all maps are read, so that the same call works once
-        damaged sources are repaired.
+        The complete store. Nothing is written to `out` before all maps are read, so that the call can be repeated
+        once damaged sources are repaired.
 
     Raises:
-        UserError: a source has no maps, names that are not frame numbers, other frames than the rest, or unreadable
-            maps; `out` exists.
+        UserError: a source has no maps, unreadable maps, names that are not frame numbers, or different frames than
+            the other sources; `out` exists.
     """
     out = Path(out)
     refuse_existing(out, "a store")
-    opened = open_sources(sources)
-    frames = opened[0].frames
+    opened_sources = open_sources(sources)
+    frames = opened_sources[0].frames
     if map_size is None:
         video = next(iter(frames))
-        h, w = next(opened[0].read(video, frames[video][:1], None)).shape
+        h, w = next(opened_sources[0].read(video, frames[video][:1], None)).shape
         map_size = (h, w)
     if out.is_dir():
         out.rmdir()  # empty; the finished store replaces it
     with atomic_folder(out) as temporary:
         store = TargetStore.create(
             temporary,
-            fingerprint=import_fingerprint(opened, mean),
+            fingerprint=import_fingerprint(opened_sources, mean),
             videos=frames,
             map_size=map_size,
             codec=codec,
@@ -144,7 +147,7 @@ def import_maps(
         )
         with store, tqdm(total=store.plan.num_records, unit="map", desc="importing", disable=not progress) as bar:
             for batches in store.missing():
-                for batch, maps in mean_maps(opened, mean, batches, map_size):
+                for batch, maps in mean_maps(opened_sources, mean, batches, map_size):
                     store.commit(batch, maps)
                     bar.update(len(maps))
     return TargetStore.open(out)
@@ -158,18 +161,18 @@ def open_sources(paths: Sequence[str | Path]) -> list[ImportSource]:
     """
     if not paths:
         raise UserError("expected at least one folder of maps to import, got none")
-    opened: list[ImportSource] = [
-        OtherStore(path) if (path / "store.json").exists() else MapFolder(path) for path in map(Path, paths)
+    sources: list[ImportSource] = [
+        StoreSource(path) if (path / "store.json").exists() else FolderSource(path) for path in map(Path, paths)
     ]
-    first = opened[0]
-    for other in opened[1:]:
+    first = sources[0]
+    for other in sources[1:]:
         _require_frames_of(first, other)
         _require_frames_of(other, first)
-    return opened
+    return sources
 
 
 def _require_frames_of(a: ImportSource, b: ImportSource) -> None:
-    """Refuse `b` if `a` has frames that it lacks."""
+    """Raise a UserError if `b` lacks a frame that `a` has."""
     absent = [video for video in a.frames if video not in b.frames]
     what = f"maps of {first_few(absent)}" if absent else ""
     for video, frames in a.frames.items():
@@ -177,12 +180,12 @@ def _require_frames_of(a: ImportSource, b: ImportSource) -> None:
             what = f"map of {video}, frame {first_few(frame + 1 for frame in lacking)}"
     if what:
         raise UserError(
-            f"{b.path}: has no {what}, but {a.path} has; all sources must have the same frames to be averaged"
+            f"{b.path}: no {what}, which {a.path} has; sources to be averaged must have maps of the same frames"
         )
 
 
 def import_fingerprint(sources: Sequence[ImportSource], mean: str) -> dict[str, Any]:
-    """Return what imported maps depend on: the content of all files, and how sources were averaged."""
+    """Return the fingerprint of imported maps: a hash of all files, and how the sources were averaged."""
     files = [file for source in sources for file in source.files()]
     teacher: dict[str, Any] = {"name": "imported", "weights": hash_of_files(files)}
     if len(sources) > 1:

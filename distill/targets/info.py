@@ -1,17 +1,14 @@
-"""Summary of a target store.
-
-saldistill cache info STORE
-"""
+"""Summary of a target store, as printed by `saldistill cache info STORE`."""
 
 from pathlib import Path
 
 from distill.targets.codec import CODECS
-from distill.targets.store import TargetStore, opened
+from distill.targets.store import TargetStore, as_store
 
 
 def info(store: TargetStore | str | Path) -> str:
-    """Return a summary of a store: teacher, input, videos, encoding, and how much of it is written."""
-    store = opened(store)
+    """Return a summary of a store: teacher, input, videos, codec, and how much of it is written."""
+    store = as_store(store)
     plan, count, size = store.plan, store.count_committed(), store.size_on_disk()
     h, w = store.map_size
     teacher, teacher_input = store.fingerprint.get("teacher", {}), store.fingerprint.get("input")

@@ -2,7 +2,7 @@
 
 Maps are ordered by video, then view, then frame. Each (video, view) is split into batches of `batch_size`
 consecutive frames, the last one possibly shorter; `batches_per_shard` consecutive batches make a shard. The
-position of a map follows from this alone, not from who computed it or when, so that no per-map table is stored.
+position of a map follows from this alone, whichever process computed it, so no per-map table is stored.
 """
 
 from bisect import bisect_left
@@ -15,7 +15,7 @@ import numpy as np
 from distill.errors import UserError
 
 VIEWS = ("plain", "flipped")
-"""Frames that the teacher gets: as they are, or mirrored left to right."""
+"""Views of a frame that the teacher sees: as it is, or mirrored left to right."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Plan:
 
 
 def _checked_frames(name: str, frames: Sequence[int]) -> Sequence[int]:
-    """Check a video's frames, and return evenly spaced ones as a range, which takes no list of 350,000 numbers."""
+    """Return a video's frames, checked; evenly spaced ones as a range to save memory."""
     values = np.asarray(frames, dtype=np.int64)
     steps = np.diff(values)
     if values.ndim != 1 or len(values) == 0 or values[0] < 0 or (steps <= 0).any():

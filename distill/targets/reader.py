@@ -32,7 +32,7 @@ class ShardReader:
 
         Args:
             number: number of the shard.
-            at_least: entries that suffice; the file is read again if fewer are known.
+            at_least: number of entries needed; the file is read again if fewer are cached.
 
         Raises:
             DamagedError: the header or the index of a full shard is damaged.
@@ -51,7 +51,7 @@ class ShardReader:
             return self.entries(number, at_least)
         entries = read_index(file, shard) if full else read_batches(file, shard).entries
         if entries is None:
-            raise damaged(shard, "the header or the index is damaged, or belongs to another store")
+            raise damaged_error(shard, "the header or the index is damaged, or belongs to another store")
         self._entries[number] = entries
         return entries
 
@@ -82,7 +82,7 @@ class ShardReader:
 
 
 def find_damage(shard: Shard) -> str | None:
-    """Read every byte of a shard and describe the first damage; None if it is intact or does not exist."""
+    """Return a description of the first damage in a shard; None if it is intact or does not exist."""
     path, full = shard.find()
     if path is None:
         return None
@@ -107,7 +107,7 @@ def find_damage(shard: Shard) -> str | None:
     return None
 
 
-def damaged(shard: Shard, what: str) -> DamagedError:
+def damaged_error(shard: Shard, what: str) -> DamagedError:
     """Return the error for a damaged shard."""
     return DamagedError(
         f"{shard.find()[0]}: {what}; remove this file and run `saldistill cache build` to recompute it"

@@ -43,7 +43,7 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Shard:
-    """What a shard of a store must contain, as its plan and store.json determine it."""
+    """Location and expected content of a shard, as determined by store.json."""
 
     path: Path
     """File of the full shard."""

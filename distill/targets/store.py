@@ -4,14 +4,14 @@
     shards/00000.shard    full shards (format: shard.py)
     shards/00001.part     a partial shard (written by writer.py)
 
-Any number of processes can write a store at once, without knowing of each other:
+Any number of processes can write a store at once, without coordinating:
 
     for batches in store.missing():  # of one shard, claimed by this process
         for batch in batches:
             store.commit(batch, maps)  # (n, h, w) log-saliency; on the disk when it returns
 
-Reading needs a video's name and a frame: `store.read("0601", 41)`. Every read checks the record's checksum. An
-incomplete store can be read as far as it is committed. The folder can be copied and moved.
+Maps are read by video name and frame: `store.read("0601", 41)`. Every read checks the record's checksum. Committed
+maps of an incomplete store can be read. The folder can be copied and moved.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from distill.files import fsync, refuse_existing, write_new
 from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.targets.differences import differences
 from distill.targets.plan import Plan, StoreBatch
-from distill.targets.reader import ShardReader, damaged, find_damage
+from distill.targets.reader import ShardReader, damaged_error, find_damage
 from distill.targets.shard import VERSION, DamagedError, Shard, header_bytes
 from distill.targets.writer import ShardWriter, user_error_if_full
 
@@ -39,7 +39,7 @@ class TargetStore:
         path: folder of the store.
         plan: order of its maps: `videos`, `views`, batches, shards.
         fingerprint: what its maps depend on, as JSON values.
-        notes: information for people that is never compared, e.g. where the teacher and the videos were.
+        notes: information that is never compared, e.g. the paths of the teacher and the videos.
         codec: name of the codec, in `CODECS`.
         map_size: (h, w).
         digest: SHA-256 of store.json, which ties a shard to its store.
@@ -106,7 +106,7 @@ class TargetStore:
             except FileExistsError:
                 raise UserError(
                     f"{path}: another process has just created a target store here; run the same command again to "
-                    "share it"
+                    "help build it"
                 ) from None
             fsync(path.absolute().parent)
         return cls.open(path)
@@ -122,7 +122,9 @@ class TargetStore:
         try:
             raw = (path / "store.json").read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{path}: not a target store (no store.json)") from None
+            raise UserError(
+                f"{path}: not a target store (no store.json); build one with `saldistill cache build`"
+            ) from None
         try:
             content = json.loads(raw)
             intact = raw == _with_checksum({k: v for k, v in content.items() if k != "sha256"}).encode()
@@ -134,9 +136,15 @@ class TargetStore:
                 "restore it, or rebuild the store"
             )
         if content["format"] != VERSION:
-            raise UserError(f"{path}: format {content['format']} is not supported; this version reads {VERSION}")
+            raise UserError(
+                f"{path}: expected a target store of format {VERSION}, got {content['format']}; rebuild the store, "
+                "or use the version of saldistill that wrote it"
+            )
         if content["codec"] not in CODECS:
-            raise UserError(f"{path}: unknown codec {content['codec']!r}; this version has {', '.join(CODECS)}")
+            raise UserError(
+                f"{path}: expected one of the codecs {', '.join(CODECS)}, got {content['codec']!r}; rebuild the "
+                "store, or use the version of saldistill that wrote it"
+            )
         return cls(path, content, hashlib.sha256(raw).digest())
 
     # -- contents
@@ -166,26 +174,26 @@ class TargetStore:
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
     def check(self, expected: Mapping[str, Any]) -> list[str]:
-        """Compare the fingerprint with an expected one and return the differences.
+        """Return the differences of the fingerprint from an expected one; empty if it matches.
 
-        What `expected` leaves out is not compared, so that a run on some of the store's videos can use it. Videos
+        Keys that `expected` lacks are not compared, so that a run on some of the store's videos can use it. Videos
         are not compared for imported maps, whose fingerprint has none.
         """
         known = {key: value for key, value in expected.items() if key != "videos" or key in self.fingerprint}
         return differences(self.fingerprint, json.loads(json.dumps(known)))
 
     def require(self, expected: Mapping[str, Any], remedy: str) -> None:
-        """Refuse a store with another fingerprint than the expected one.
+        """Check that the store has the expected fingerprint.
 
         Raises:
-            UserError: naming all differences and the remedy.
+            UserError: it does not; the error names all differences and the remedy.
         """
         found = self.check(expected)
         if found:
             raise UserError(f"{self.path}: the target store does not match: {'; '.join(found)}; {remedy}")
 
     def require_complete(self) -> None:
-        """Refuse an incomplete store.
+        """Check that the store is complete.
 
         Raises:
             UserError: some shards are missing or partial.
@@ -210,28 +218,28 @@ class TargetStore:
         entries = self._reader.entries(shard, number + 1)
         if number >= len(entries):
             raise UserError(
-                f"{self.path}: the map of {video}, frame {frame + 1} ({view}), is not written yet: "
-                f"{self.count_committed()} of {self.plan.num_records} maps are; resume with "
+                f"{self.path}: the map of {video}, frame {frame + 1} ({view}), is not written yet: the target "
+                f"store has {self.count_committed()} of {self.plan.num_records} maps; resume with "
                 "`saldistill cache build`"
             )
         record = self._reader.read(shard, entries[number])
         if record is None:
-            raise damaged(self._shard(shard), f"the map of {video}, frame {frame + 1}, fails its checksum")
+            raise damaged_error(self._shard(shard), f"the map of {video}, frame {frame + 1}, fails its checksum")
         return CODECS[self.codec].decode(record, self.map_size)
 
     def damage(self) -> list[str]:
-        """Read every byte of every shard and describe what is damaged or incomplete; empty if nothing is."""
+        """Return a description of the damage in each shard, after reading every byte; empty if all are intact."""
         found = (find_damage(self._shard(shard)) for shard in range(self.plan.num_shards))
         return [each for each in found if each is not None]
 
     def _why_absent(self, video: str, frame: int, view: str) -> str:
         if video not in self.plan.videos:
-            return f"it has no video {video!r}; it has {first_few(self.plan.videos)}"
+            return f"no video {video!r}; the target store has {first_few(self.plan.videos)}"
         if view not in self.plan.views:
-            return f"it has no {view} view; it has {', '.join(self.plan.views)}"
+            return f"no {view} view; the target store has {', '.join(self.plan.views)}"
         frames = self.plan.videos[video]
-        span = f"{len(frames)}, from {frames[0] + 1} to {frames[-1] + 1}"
-        return f"it has no frame {frame + 1} of {video}; it has {span}"
+        span = f"{len(frames)} frames from {frames[0] + 1} to {frames[-1] + 1}"
+        return f"no frame {frame + 1} of {video}; the target store has {span}"
 
     def _shard(self, number: int) -> Shard:
         batches = self.plan.batches_of(number)
@@ -242,9 +250,9 @@ class TargetStore:
     # -- writing
 
     def missing(self) -> Iterator[list[StoreBatch]]:
-        """Claim incomplete shards one after the other, and yield the batches that each of them lacks.
+        """Claim incomplete shards one after the other, and yield the missing batches of each.
 
-        Commit the batches of a shard in their order. Shards that another process is writing are skipped, and
+        The batches of a shard must be committed in order. Shards that another process is writing are skipped, and
         checked again at the end in case that process stopped.
 
         Raises:
@@ -287,7 +295,10 @@ class TargetStore:
         try:
             records = [CODECS[self.codec].encode(log_map) for log_map in maps]
         except ValueError as error:
-            raise UserError(f"{batch.video}, frames from {batch.frames[0] + 1}: {error}") from error
+            raise UserError(
+                f"video {batch.video}, frames {batch.frames[0] + 1} to {batch.frames[-1] + 1}: {error}; check the "
+                "teacher's weights and precision"
+            ) from error
         try:
             writer.append(batch.index, records)
             self._seal_if_full(batch.shard)
@@ -302,7 +313,7 @@ class TargetStore:
             del self._writers[number]
 
     def close(self) -> None:
-        """Release claimed shards and close all files. Committed maps are kept; reading opens the files again."""
+        """Release claimed shards and close all files; reading opens them again."""
         for number in list(self._writers):
             self._writers.pop(number).close()
         self._reader.close()
@@ -314,17 +325,17 @@ class TargetStore:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        assert not self._writers, "a store that is being written stays in its process"
+        assert not self._writers, "a store that is being written cannot be pickled"
         return self.__dict__
 
 
-def opened(store: TargetStore | str | Path) -> TargetStore:
+def as_store(store: TargetStore | str | Path) -> TargetStore:
     """Return a store, opening it if it is a path."""
     return store if isinstance(store, TargetStore) else TargetStore.open(store)
 
 
 def first_few(names: Iterable[object], most: int = 5) -> str:
-    """Return the first few of many names, for messages."""
+    """Return a list of names for messages, e.g. `a, b, c, d, e and 7 more`."""
     listed = list(map(str, names))
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 

@@ -26,12 +26,12 @@ from distill.targets.codec import CODECS
 from distill.targets.fingerprint import fingerprint
 from distill.targets.importer import import_fingerprint, mean_maps, open_sources
 from distill.targets.plan import StoreBatch
-from distill.targets.store import TargetStore, opened
+from distill.targets.store import TargetStore, as_store
 
 Recompute = Callable[[Sequence[StoreBatch]], Iterator[tuple[StoreBatch, np.ndarray]]]
-"""From batches to each batch with its recomputed maps (n, h, w)."""
+"""Yields each of the given batches with its recomputed maps (n, h, w)."""
 
-REMEDY = "verify it with the teacher and the videos or maps that it was made from"
+REMEDY = "verify it with the teacher and the videos or maps that it was built from"
 
 
 @dataclass(frozen=True)
@@ -102,26 +102,28 @@ def verify(
     sample: int = 32,
     device: str | torch.device | None = None,
 ) -> VerifyReport:
-    """Check every checksum of a store, and recompute a random sample of its maps.
+    """Return the damage of a store and the errors of a random sample of its maps, which are recomputed.
 
     Whole batches are recomputed, with the batch size of the build.
 
     Args:
         store: a store or its folder, complete or not.
         model: the teacher of the store.
-        videos: videos of the store, or some of them.
+        videos: all or some of the store's videos.
         sample: smallest number of maps to recompute; 0 only checks the checksums.
         device: device to run on; defaults to the network's.
 
     Raises:
-        UserError: the store has another fingerprint, or its maps were imported.
+        UserError: the fingerprint does not match, or the maps were imported.
     """
-    store = opened(store)
+    store = as_store(store)
     if not sample:
         return _verify(store)
     made_with = store.fingerprint.get("input")
     if made_with is None:
-        raise UserError(f"{store.path}: the maps were imported; there is no teacher to recompute them with")
+        raise UserError(
+            f"{store.path}: the maps were imported, so no teacher can recompute them; use `saldistill cache verify`"
+        )
     stride, precision = made_with["stride"], made_with["precision"]
     store.require(fingerprint(model, stride, videos, precision=precision), REMEDY)
     if device is not None:
@@ -134,7 +136,7 @@ def verify(
 def verify_store(
     path: str | Path, *, teacher: str | None = None, sample: int = 32, device: str = "auto"
 ) -> VerifyReport:
-    """Verify a store with the teacher, videos or imported maps that it names.
+    """Return the report of verifying a store with the teacher, videos or imported maps that it names.
 
     Args:
         path: folder of the store.
@@ -156,14 +158,14 @@ def verify_store(
     reference = teacher or store.notes.get("teacher")
     if reference is None:
         raise UserError(f"{path}: the target store does not name its teacher; pass it with --teacher MODEL")
-    where = resolve_device(device)
+    resolved = resolve_device(device)
     return verify(
-        store, load_model(reference, device=where), list(_stored_videos(store)), sample=sample, device=where
+        store, load_model(reference, device=resolved), list(_stored_videos(store)), sample=sample, device=resolved
     )
 
 
 def _stored_videos(store: TargetStore) -> Iterator[Video]:
-    """Yield the videos of a store from the paths that it notes."""
+    """Yield the videos of a store from the paths in its notes."""
     for name, frames in store.plan.videos.items():
         note = store.notes["videos"][name]
         num_frames, fps, size = open_size(note["path"])
@@ -207,7 +209,7 @@ def _sample(store: TargetStore, videos: Sequence[str], count: int) -> list[Store
 
 
 def map_errors(true: np.ndarray, stored: np.ndarray) -> MapErrors:
-    """Compare two log-saliency maps (h, w)."""
+    """Return the errors of a stored log-saliency map (h, w) against the true one."""
     p, q = (np.exp(each.astype(np.float64) - each.max()) for each in (true, stored))
     peak, linear = float(np.abs(p - q).max()), correlation(q, p)
     p, q = p / p.sum(), q / q.sum()

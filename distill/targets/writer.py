@@ -1,8 +1,8 @@
 """Write one shard: claimed by one process, appended batch by batch, sealed when full.
 
 A partial shard is `00000.part`. The process that holds the lock (flock) of that file writes it, in order, so its
-bytes do not depend on the process. The system releases the lock when the process ends, in whatever way. A batch is
-committed once it is written and fsynced; a full shard gets its index and is renamed to `00000.shard`.
+bytes do not depend on the process. The system releases the lock however the process ends. A batch is committed once
+it is written and fsynced; a full shard gets its index and is renamed to `00000.shard`.
 """
 
 import errno
@@ -30,7 +30,7 @@ from distill.targets.shard import (
 
 @contextmanager
 def user_error_if_full(path: Path) -> Iterator[None]:
-    """Turn a full disk into a `UserError`.
+    """Raise a `UserError` in place of the OSError of a full disk.
 
     Raises:
         UserError: no space or quota is left, or the file has reached the size limit.
@@ -104,7 +104,7 @@ class ShardWriter:
         """Commit one batch: it is on the disk when this returns.
 
         Raises:
-            UserError: no space left. Earlier batches stay committed; the writer cannot be used any more.
+            UserError: no space left. Earlier batches stay committed, but the writer can no longer be used.
         """
         content = batch_bytes(index, records)
         try:
@@ -149,8 +149,8 @@ def _lock(file: int, part: Path) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise UserError(
-            f"{part}: this file system cannot lock files ({error.strerror}), which processes need to share a "
-            "target store; write it to a local disk and copy it, or mount with locks (flock)"
+            f"{part}: this file system cannot lock files ({error.strerror}), as building a target store requires; "
+            "build it on a local disk and copy it, or mount the file system with locks (flock)"
         ) from error
     return True
 
@@ -172,7 +172,7 @@ def _is_same_file(file: int, path: Path) -> bool:
 
 
 def _check_unused(file: int, header: bytes, part: Path) -> None:
-    """Refuse to truncate a partial file whose intact header belongs to another store."""
+    """Raise a DamagedError if a partial file may belong to another store and must not be truncated."""
     found = os.pread(file, len(header), 0)
     if found[:8] == header[:8] and len(found) == len(header) and os.fstat(file).st_size > len(header):
         raise DamagedError(

@@ -4,7 +4,7 @@
     RUN/checkpoints/step-000120/model.safetensors  weights after step 120
                                /state.safetensors  optimiser state
                                /heads.safetensors  projections and side maps, if the losses need any
-                               /state.json         step, optimiser settings and the loop's memory
+                               /state.json         step, optimiser settings and the state of the loop
                                /ema.safetensors    moving average of the weights, with training.ema
 
 A folder is written under a temporary name, flushed to disk and renamed; older ones are removed afterwards. Random
@@ -34,7 +34,7 @@ from distill.training.heads import Learner
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """Return the run's newest checkpoint folder, or None."""
+    """Return the run's newest checkpoint folder; None if it has no checkpoint."""
     folders = [folder for folder in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", folder.name)]
     return max(folders, key=lambda folder: int(folder.name.removeprefix("step-")), default=None)
 
@@ -45,7 +45,7 @@ def save_checkpoint(
     model: LoadedModel,
     learner: Learner,
     optimizer: Optimizer,
-    memory: dict[str, Any],
+    loop_state: dict[str, Any],
     notes: dict[str, Any],
     ema: Ema | None = None,
     *,
@@ -55,11 +55,11 @@ def save_checkpoint(
 
     Args:
         run: the run folder.
-        step: steps done.
-        model: the whole model, which is written.
+        step: number of finished steps.
+        model: the unsharded model, which is saved.
         learner: the model and its heads, or a sharded copy of them (`sharding.py`).
         optimizer: the unwrapped optimiser.
-        memory: other state of the loop, as JSON values.
+        loop_state: other state of the loop, as JSON values.
         notes: notes of the weight file, as JSON values.
         ema: moving average of the learner's model.
         is_main: whether this process writes.
@@ -69,13 +69,13 @@ def save_checkpoint(
     with atomic_folder(folder) if is_main else nullcontext() as temporary:
         sharding.gather(learner.model, model.network)
         tensors, groups = _flatten(optimizer)
-        heads = {key: sharding.whole(value).contiguous() for key, value in learner.heads.state_dict().items()}
+        heads = {key: sharding.unsharded(value).contiguous() for key, value in learner.heads.state_dict().items()}
         if temporary is not None:
             save_model(model, temporary / "model.safetensors", notes=notes)
             save_file(tensors, temporary / "state.safetensors")
             if heads:
                 save_file(heads, temporary / "heads.safetensors")
-            state = {"step": step, "memory": memory, "optimizer": groups}
+            state = {"step": step, "memory": loop_state, "optimizer": groups}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
         if ema is not None:
             with ema.applied():
@@ -90,10 +90,10 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: LoadedModel, learner: Learner, optimizer: Optimizer
 ) -> tuple[int, dict[str, Any]]:
-    """Restore weights and optimiser state in place; return the steps done and the loop's memory.
+    """Restore weights and optimiser state in place; return the number of finished steps and the loop's state.
 
     Raises:
-        UserError: if the checkpoint is damaged or belongs to another model.
+        UserError: the checkpoint is damaged or belongs to another model.
     """
     load_weights_into(model, folder / "model.safetensors")
     sharding.scatter(model.network, learner.model)
@@ -103,7 +103,7 @@ def load_checkpoint(
         heads = load_file(folder / "heads.safetensors") if learner.heads else {}
         with torch.no_grad():
             for key, target in learner.heads.state_dict().items():
-                target.copy_(sharding.like(heads[key], target))
+                target.copy_(sharding.shard_like(heads[key], target))
         _unflatten(optimizer, tensors, state["optimizer"])
         return state["step"], state["memory"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -114,7 +114,7 @@ def load_average(folder: Path, model: LoadedModel, learner: Learner, ema: Ema) -
     """Restore the moving average in place.
 
     Raises:
-        UserError: if it is missing, damaged, or belongs to another model.
+        UserError: it is missing, damaged, or belongs to another model.
     """
     with ema.applied():
         load_weights_into(model, folder / "ema.safetensors")
@@ -122,10 +122,10 @@ def load_average(folder: Path, model: LoadedModel, learner: Learner, ema: Ema) -
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Split an optimiser's state into tensors named `parameter.moment` and the settings of its groups."""
+    """Return an optimiser's state as tensors named `parameter.moment`, and the settings of its groups."""
     state = optimizer.state_dict()
     tensors = {
-        f"{parameter}.{moment}": sharding.whole(torch.as_tensor(value)).contiguous()
+        f"{parameter}.{moment}": sharding.unsharded(torch.as_tensor(value)).contiguous()
         for parameter, moments in state["state"].items()
         for moment, value in moments.items()
         if value is not None
@@ -138,5 +138,5 @@ def _unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[di
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         parameter, moment = name.split(".")
-        state.setdefault(int(parameter), {})[moment] = sharding.like(value, weights[int(parameter)])
+        state.setdefault(int(parameter), {})[moment] = sharding.shard_like(value, weights[int(parameter)])
     optimizer.load_state_dict({"state": state, "param_groups": groups})

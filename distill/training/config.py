@@ -96,9 +96,9 @@ class TrainSource(SourceSection):
     clips_per_video: Count = 1
     """Random clips per video and epoch; this sets the mix of the sources."""
     ratio: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Clips from this source per clip from the sources without a ratio, in place of clips_per_video: 1 on videos
-    without ground truth mixes them half and half with the others. Each epoch continues where the last one ended, so
-    that all videos are used."""
+    """Clips from this source per clip from the sources without a ratio, in place of clips_per_video. E.g. 1 on a
+    source without ground truth makes half of all clips unlabelled. Each epoch continues where the last one ended,
+    so that all videos are used."""
 
     @model_validator(mode="after")
     def _one_number(self) -> "TrainSource":
@@ -149,8 +149,8 @@ class DataSection(Section):
     test: list[ScoredSource] = Field([])
     """Videos for `saldistill evaluate MODEL CONFIG`; training never reads them."""
     stride: FrameStride = 1
-    """Step between the frames of a clip: 2 takes every second frame, 30fps resamples to 30 frames per second of any
-    video (distill/stride.py)."""
+    """Step between the frames of a clip: 2 takes every second frame, 30fps resamples any video to 30 frames per
+    second (distill/stride.py)."""
     flip: bool = True
     """Mirror clips and their ground truth at random, with probability 1/2."""
     crop: CropSection | None = None
@@ -161,8 +161,8 @@ class DataSection(Section):
     workers: Annotated[int, Field(ge=0)] = 2
     """Data-loading processes; 0 loads in the main process."""
     in_memory: bool = False
-    """Each worker decodes a whole video on first use and keeps it, for small data sets. Takes 3 bytes per pixel and
-    frame in each worker, at the model's input size, or at the video's own size with crops."""
+    """Keep decoded videos in memory, for small data sets: each worker decodes a video in full on first use. Takes 3
+    bytes per pixel and frame in each worker, at the model's input size, or at the video's size with crops."""
 
     @model_validator(mode="after")
     def _ratio_has_a_base(self) -> "DataSection":
@@ -183,10 +183,10 @@ class TeacherSection(Section):
     codec: CodecName = DEFAULT_CODEC
     """Encoding of the maps when the target store is built."""
     views: list[Literal["plain", "flipped"]] = Field(["plain"])
-    """Views to store; data.flip needs flipped as well, or `mirror`."""
+    """Views to store; data.flip also needs flipped, or `mirror`."""
     mirror: bool = False
-    """Pair a mirrored clip with the mirrored map of the plain one if the target store has no flipped view, as with
-    imported maps; otherwise such a store turns data.flip off."""
+    """If the target store has no flipped view, as with imported maps, pair a mirrored clip with the mirrored map of
+    the plain clip. Without this, such a store turns data.flip off."""
     stride: FrameStride = 1
     """Like data.stride, for the teacher's own clips."""
     batch_size: Count = 8
@@ -196,8 +196,8 @@ class TeacherSection(Section):
     device: str | None = None
     """Device of an online teacher; defaults to the student's."""
     accept: bool = False
-    """Train even if the target store was built by another teacher, other code or from other videos; the run records
-    it."""
+    """Train even if the target store was built by another teacher, by other code or from other videos; the run logs
+    the differences."""
 
     @model_validator(mode="after")
     def _complete(self) -> "TeacherSection":
@@ -222,8 +222,8 @@ class OptimizerSection(Section):
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     """Weight decay; decoupled in adamw only."""
     layer_decay: Annotated[FiniteFloat, Field(gt=0, le=1)] = 1.0
-    """Layer-wise learning rate decay: the factor of the encoder's last layer; the one before it has its square, and
-    so on, and everything after the encoder has 1."""
+    """Layer-wise learning rate decay d: everything after the encoder has the factor 1, the encoder's last layer d,
+    the layer before it d squared, and so on."""
 
 
 class ScheduleSection(Section):
@@ -234,43 +234,43 @@ class ScheduleSection(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Optimiser steps of linear warm-up."""
     final: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
-    """Fraction of the learning rate at the end of a cosine."""
+    """Fraction of the learning rate that is left at the end of a cosine."""
 
 
 class TrainingSection(Section):
     """Length, batches and options of the training loop."""
 
     steps: Count | None = None
-    """Length in optimiser steps; give this or epochs."""
+    """Length in optimiser steps; set this or epochs."""
     epochs: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Length in epochs, i.e. passes over clips_per_video clips of every video; give this or steps."""
+    """Length in epochs, i.e. passes over clips_per_video clips of every video; set this or steps."""
     batch_size: Count = 1
     """Clips per process and forward pass."""
     accumulate: Count = 1
-    """Batches whose gradients are summed to one optimiser step."""
+    """Batches whose gradients are accumulated for one optimiser step."""
     clip_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Largest norm of the gradient; no clipping by default."""
+    """Norm to which larger gradients are clipped; no clipping by default."""
     precision: Precision = "fp32"
     """Precision of the forward pass; fp16 needs a GPU."""
     freeze: str | int | None = None
-    """Encoder layers to freeze, which also stay in evaluation mode: encoder for all of them, or n for the patch
-    embedding and the first n blocks; none by default."""
+    """Encoder layers to freeze and keep in evaluation mode: encoder for all of them, or n for the patch embedding
+    and the first n blocks; none by default."""
     recompute: bool = False
-    """Gradient checkpointing of the encoder's blocks: the same numbers in less memory, about a third slower."""
+    """Gradient checkpointing of the encoder's blocks: same results, less memory, about a third slower."""
     shard: bool = False
-    """On several GPUs, each keeps a part of the weights, gradients and optimiser state (FSDP): the same numbers in
-    less memory, slower (distill/training/sharding.py)."""
+    """Shard weights, gradients and optimiser state over several GPUs (FSDP): same results, less memory, slower
+    (distill/training/sharding.py)."""
     ema: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
-    """Decay per step of a moving average of the weights, which is validated and saved as the best weights in place
-    of them; it is lower in the first steps (distill/training/ema.py). Off by default."""
+    """Decay per step of a moving average of the weights, which is validated and saved as best.safetensors in place
+    of the weights. The decay is lower in the first steps (distill/training/ema.py). Off by default."""
     compile: bool = False
-    """Compile the model with torch.compile: takes minutes at the start and a C++ compiler, then speeds up steps."""
+    """Compile the model with torch.compile: faster steps after a few minutes at the start. Needs a C++ compiler."""
     validate_every: Count | None = None
     """Optimiser steps between validations; only after the last step by default."""
     checkpoint_every: Count = 500
     """Optimiser steps between checkpoints; each validation writes one as well."""
     best: str = "cc"
-    """Validation metric that selects the best weights: one for which higher is better, e.g. nss, cc or sim."""
+    """Validation metric that selects the best weights; higher must be better, e.g. nss, cc or sim."""
 
     @field_validator("best")
     @classmethod
@@ -300,7 +300,7 @@ class RunConfig(Section):
     """One training run."""
 
     out: str
-    """Folder that the run writes."""
+    """Run folder to write."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the clips and all augmentation."""
     device: str = "auto"
@@ -345,10 +345,10 @@ class RunConfig(Section):
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a run config from YAML, with `key=value` overrides such as `training.steps=10` or `losses.0.weight=2`.
+    """Return the run config of a YAML file, with `key=value` overrides such as `training.steps=10`.
 
     Raises:
-        UserError: listing every mistake with the path of its key and what was expected.
+        UserError: the config is invalid; the error lists every mistake with its key and what was expected.
     """
     return config_errors.load(RunConfig, path, overrides)
 

@@ -1,4 +1,4 @@
-"""Strict sections, YAML with `key=value` overrides, and validation errors as sentences that a user can act on."""
+"""Strict config sections, YAML with `key=value` overrides, and readable messages for validation errors."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A section of a config: immutable, with no keys other than its fields; their docstrings are the reference."""
+    """A section of a config: immutable and without unknown keys. The docstrings of the fields are the reference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -42,10 +42,14 @@ StrictLoader.add_implicit_resolver(
 
 
 def parse(text: str, where: str) -> Any:
-    """Parse YAML text.
+    """Return the value of a YAML text.
+
+    Args:
+        text: YAML.
+        where: file or key to name in errors.
 
     Raises:
-        UserError: with the line and column of the syntax error.
+        UserError: the syntax is invalid; the error names line and column.
     """
     try:
         return yaml.load(text, Loader=StrictLoader)
@@ -58,10 +62,10 @@ def parse(text: str, where: str) -> Any:
 
 
 def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None) -> Schema:
-    """Read a YAML file, apply `key=value` overrides and validate it against a schema.
+    """Return a YAML file with `key=value` overrides, validated against a schema.
 
     Raises:
-        UserError: listing every mistake with the path of its key and what was expected.
+        UserError: the config is invalid; the error lists every mistake with its key and what was expected.
     """
     values = read_yaml(path)
     for text in overrides or []:
@@ -73,10 +77,10 @@ def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
+    """Return the content of a YAML file whose top level is a mapping.
 
     Raises:
-        UserError: if the file is missing, unreadable, not YAML, or not a mapping.
+        UserError: the file is missing, unreadable, not YAML, or not a mapping.
     """
     path = Path(path)
     try:
@@ -84,7 +88,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: config file not found; configs/ has examples to start from") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the config: {error}") from None
+        raise UserError(f"{path}: cannot read the config ({error}); expected a UTF-8 text file") from None
     values = parse(text, str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a YAML mapping (key: value), got {describe_value(values)}")
@@ -95,7 +99,7 @@ def override(values: dict[str, Any], text: str) -> None:
     """Set one value in place from `key.path=value`; numbers in the path index lists from 0.
 
     Raises:
-        UserError: if the text has no `=`, or the path does not exist.
+        UserError: the text has no `=`, or the path does not exist.
     """
     path, equals, value = text.partition("=")
     keys = [part for part in re.split(r"[.\[\]]+", path.strip()) if part]
@@ -135,7 +139,7 @@ def did_you_mean(name: str, accepted: Iterable[str]) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """Return a YAML value in words: `a mapping`, `a list`, `nothing`, or the value itself."""
+    """Return a description of a YAML value for errors: `a mapping`, `a list`, `nothing`, or the value itself."""
     names = {dict: "a mapping", list: "a list", str: f"'{value}'", type(None): "nothing"}
     return names.get(type(value), str(value).lower() if isinstance(value, bool) else repr(value))
 
@@ -154,7 +158,7 @@ EXPECTED = {
 
 
 def explain(error: ValidationError, config: type[BaseModel], where: str) -> UserError:
-    """Return a UserError with one line per mistake: `file: path.of.key: expected this, got that`."""
+    """Return a UserError with one line per mistake, `file: path.of.key: expected X, got Y`."""
     lines = []
     for problem in error.errors():
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")

@@ -1,8 +1,7 @@
 """Exponential moving average (EMA) of a model's weights, which is validated and saved in place of the weights.
 
-After step s the average keeps min(decay, (1 + s) / (10 + s)) of itself, so that the random first weights are soon
-forgotten. The factor depends on the step only and the average is checkpointed in full precision, so that a resumed
-run is bit-identical.
+The decay of step s is min(decay, (1 + s) / (10 + s)), so that the random initial weights are soon forgotten. It
+depends only on the step, and the average is checkpointed in full precision, so that a resumed run is bit-identical.
 
 Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; the warm-up is that of
 TensorFlow's ExponentialMovingAverage.
@@ -22,7 +21,7 @@ class Ema:
 
     Args:
         model: the unwrapped model, on its device.
-        decay: fraction of the average that a late step keeps, in (0, 1).
+        decay: decay per step after the warm-up, in (0, 1).
     """
 
     def __init__(self, model: Network, decay: float) -> None:
@@ -31,7 +30,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Include the weights after step `step`, counted from 1."""
+        """Update the average with the weights after step `step`, counted from 1."""
         keep = min(self.decay, (1 + step) / (10 + step))
         for key, value in self.model.state_dict().items():
             if value.is_floating_point():
@@ -51,6 +50,6 @@ class Ema:
     @torch.no_grad()
     def _swap(self) -> None:
         for key, value in self.model.state_dict().items():
-            weights = value.clone()
+            swapped = value.clone()
             value.copy_(self.average[key])
-            self.average[key].copy_(weights)
+            self.average[key].copy_(swapped)

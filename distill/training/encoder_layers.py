@@ -19,7 +19,7 @@ def layers_of(model: SaliencyModel | Learner, key: str) -> tuple[str, ...]:
     """Return the names of the encoder's layers, the patch embedding first.
 
     Raises:
-        UserError: if the model does not name them; the message begins with the config key that needs them.
+        UserError: the model does not name them; the error begins with `key`, the config key that needs them.
     """
     if not model.encoder_layers:
         raise UserError(f"{key}: this model does not name its encoder's layers; remove {key}")
@@ -27,10 +27,14 @@ def layers_of(model: SaliencyModel | Learner, key: str) -> tuple[str, ...]:
 
 
 def freeze(model: SaliencyModel, what: str | int | None) -> None:
-    """Freeze nothing (None), the whole "encoder", or its patch embedding and the first n blocks.
+    """Freeze a model's encoder in place.
+
+    Args:
+        model: the model.
+        what: "encoder" for all of it, n for its patch embedding and first n blocks, or None for nothing.
 
     Raises:
-        UserError: if there are fewer blocks.
+        UserError: the encoder has fewer than n blocks.
     """
     if what is None:
         return
@@ -46,7 +50,7 @@ def freeze(model: SaliencyModel, what: str | int | None) -> None:
 
 
 def train_mode(model: Network | nn.Module) -> None:
-    """Set training mode, except for modules without trainable weights, so that frozen blocks drop no paths."""
+    """Set training mode, except for frozen modules, so that stochastic depth does not drop their paths."""
     model.train()
     for module in model.modules():
         weights = list(module.parameters())
@@ -55,9 +59,9 @@ def train_mode(model: Network | nn.Module) -> None:
 
 
 def recompute(model: SaliencyModel) -> None:
-    """Apply gradient checkpointing to the encoder's blocks: keep their inputs and run them again in backward.
+    """Apply gradient checkpointing to the encoder's blocks: keep only their inputs, and rerun them in backward.
 
-    The second run repeats the random choices of the first, so that the gradients are the same.
+    The rerun restores the random state, so that the gradients are unchanged.
     """
     for name in layers_of(model, "training.recompute")[1:]:
         block: Any = model.get_submodule(name)

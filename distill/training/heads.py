@@ -1,11 +1,11 @@
 """Distillation heads: projections for hints and side maps, read from a model's features by name.
 
 A hint compares the model's features with the teacher's. A learned projection matches the channels, and both are
-averaged to the coarser of the two grids. A side map is a saliency map read from
-intermediate features and compared like the model's own map.
+averaged to the coarser of the two grids. A side map is a saliency map predicted from intermediate features, and is
+compared like the model's own map.
 
-Features are (B, C, t, h, w), or (B, C, h, w) if the model has reduced time. Their grid spans the whole clip and the
-whole frame at any resolution.
+Features are (B, C, t, h, w), or (B, C, h, w) if the model has reduced time. At any resolution, their grid spans the
+full clip and the full frame.
 
 Sources: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (hints); Hu et al., "TinyHD: Efficient Video
 Saliency Prediction with Heterogeneous Decoders using Hierarchical Maps Distillation", WACV 2023 (side maps).
@@ -28,7 +28,7 @@ from distill.training.losses import resize_features, with_time
 
 
 def last_part(features: Tensor, fraction: float) -> Tensor:
-    """Crop features (B, C, t, h, w) to the last fraction of their frames; (B, C, h, w) are returned unchanged."""
+    """Return the last fraction of the frames of features (B, C, t, h, w); (B, C, h, w) are returned unchanged."""
     if features.ndim == 4:
         return features
     return features[:, :, -count_frames(features.shape[2], fraction) :]
@@ -40,13 +40,13 @@ def count_frames(frames: int, fraction: float) -> int:
 
 
 class Projection(nn.Module):
-    """Projection of the model's features to a teacher's: shared frames, averaged, then a 1x1x1 convolution.
+    """Projection of the model's features to the teacher's: crop to shared frames, average, 1x1x1 convolution.
 
     Args:
         feature: name of the model's features.
         shape: their shape without the batch, (C, t, h, w) or (C, h, w).
-        teacher: shape of the teacher's features, of its whole clip.
-        fractions: of the model's clip and of the teacher's, from the end, that both show.
+        teacher: shape of the teacher's features of its full clip.
+        fractions: fraction of the model's clip and of the teacher's, from the end, that both clips show.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class Projection(nn.Module):
         self.convolution = nn.Conv3d(shape[0], teacher[0], 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Project the model's features to (B, C of the teacher, t, h, w)."""
+        """Return the projected features (B, C of the teacher, t, h, w)."""
         return self.convolution(resize_features(last_part(features, self.fraction), self.size))
 
 
 class SideMap(nn.Module):
-    """Saliency map read from features by a convolution over all frames of one pixel, resized to the model's map.
+    """Saliency map predicted from features: a (t, 1, 1) convolution over all frames, resized to the model's map.
 
     Args:
         feature: name of the model's features.
         shape: their shape without the batch, (C, t, h, w) or (C, h, w).
-        maps: N, maps per clip.
+        maps: N, number of maps per clip.
         size: (h, w) of the model's map.
     """
 
@@ -92,7 +92,7 @@ class SideMap(nn.Module):
 
 
 class Learner(nn.Module):
-    """A model with its heads as one module, to train, replicate or shard as a whole.
+    """A model and its heads as one module, to train, replicate or shard together.
 
     Args:
         model: the model.
@@ -110,31 +110,36 @@ class Learner(nn.Module):
         if not self.heads:
             return self.model(clip), {}
         features = self.model.forward_features(clip)
-        from_heads = {name: head(features[str(head.feature)]) for name, head in self.heads.items()}
-        return self.model.forward_head(features), from_heads
+        outputs = {name: head(features[str(head.feature)]) for name, head in self.heads.items()}
+        return self.model.forward_head(features), outputs
 
 
 def feature_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a model's features by name, without the batch: (C, t, h, w) or (C, h, w).
 
-    A copy of the model runs on the meta device, which takes neither memory nor time.
+    They are computed with a copy of the model on the meta device, which takes almost no memory or time.
 
     Raises:
-        UserError: if the model is an exported file, which has no named features.
+        UserError: the model is an exported file, which has no named features.
     """
     if isinstance(model.network, OnnxModel):
         raise UserError(f"{model.reference}: an exported model has no named features; use the model it came from")
     with torch.device("meta"), torch.no_grad():
-        twin = rebuild(model.identity).network.eval()
-        features = twin.forward_features(torch.zeros(1, 3, twin.num_frames, *twin.size))
+        network = rebuild(model.identity).network.eval()
+        features = network.forward_features(torch.zeros(1, 3, network.num_frames, *network.size))
     return {name: tuple(value.shape[1:]) for name, value in features.items()}
 
 
 def feature_shape(feature: str, shapes: Mapping[str, tuple[int, ...]], owner: str) -> tuple[int, ...]:
     """Return the shape of features by name.
 
+    Args:
+        feature: name of the features.
+        shapes: name -> shape.
+        owner: model to name in errors.
+
     Raises:
-        UserError: if the owner has no such features; it lists those that exist.
+        UserError: there are no such features; the error lists the existing ones.
     """
     if feature not in shapes:
         raise UserError(f"{owner} has no features '{feature}'; expected one of {', '.join(shapes)}")
@@ -142,7 +147,7 @@ def feature_shape(feature: str, shapes: Mapping[str, tuple[int, ...]], owner: st
 
 
 def shared_fractions(student: ClipSpec, teacher: ClipSpec, rates: Iterable[float]) -> tuple[float, float]:
-    """Return the fraction of each clip, from its end, that the other one shows too; one of the two is 1.
+    """Return the fraction of each clip, from its end, that the other clip also shows; one of the two is 1.
 
     Args:
         student: the student's clips.
@@ -150,7 +155,7 @@ def shared_fractions(student: ClipSpec, teacher: ClipSpec, rates: Iterable[float
         rates: frame rates of the videos, in frames per second.
 
     Raises:
-        UserError: if the fractions differ between videos, as they do when one stride is in frames and the other in
+        UserError: the fractions differ between videos, as they do if one stride is in frames and the other in
             frames per second.
     """
     lengths = [[spec.num_frames * step_of(spec.stride, fps) for spec in (student, teacher)] for fps in rates]

@@ -1,15 +1,15 @@
-"""Differentiable losses on log-saliency or on features, one `Loss` record each.
+"""Differentiable losses on log-saliency or features, one `Loss` record each.
 
 A loss of maps takes log-saliency (B, N, h, w) and a target of the same shape, a density of any scale or fixation
 counts. It returns (B, N), or (B, N - 1) if it compares neighbouring maps. A loss of features takes (B, C, t, h, w)
 and returns (B, 1). The caller averages over the maps that have a target.
 
-Every value and gradient is finite, also for targets with zeros, constant maps and targets without a fixation (value
+Every value and gradient is finite, even for targets with zeros, constant maps and targets without a fixation (value
 0, gradient 0). Adding a constant to a log-map changes nothing. Half precision is promoted to float32.
 
-`kldiv` and `reverse_kldiv` mirror each other; `cc`, `sim`, `log_mse` and `temporal` are symmetric. The published
-scores are in `distill/evaluation/metrics.py`. The two share no code on purpose: a change to training must not move
-a published number. Where the definitions differ, the loss says so.
+`kldiv` and `reverse_kldiv` mirror each other; `cc`, `sim`, `log_mse` and `temporal` are symmetric. The metrics to
+report are in `distill/evaluation/metrics.py`. Losses and metrics share no code on purpose: a change to training
+must not change a published number. The docstring of a loss notes where its definition differs.
 
 Shapes: B clips per batch, N maps per clip, (h, w) pixels per map, C channels.
 """
@@ -26,16 +26,16 @@ from torch.nn import functional as F
 from distill.saliency import density, log_density, normalise_density
 from distill.targets.codec import DEEPEST
 
-SPREAD = 1e-12
+VARIANCE_EPS = 1e-12
 """Added to the variance of maps whose peak is 1, so that a constant map has a finite gradient."""
 
-CONSTANT = 1e-6
-"""A feature channel whose variance is at most this fraction of its mean square holds little more than rounding."""
+CONSTANT_CHANNEL = 1e-6
+"""Fraction of a feature channel's mean square; a variance of at most this is little more than rounding error."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss: config validation, the objective and the tests read everything from this record."""
+    """Registry entry of a loss, used by config validation, the objective and the tests."""
 
     function: Callable[..., Tensor]
     """Called as `function(predicted, target, **options)`."""
@@ -44,11 +44,12 @@ class Loss:
     help: str
     """One line for the documentation."""
     teacher_only: bool = False
-    """Not defined against recorded fixations, which are zero almost everywhere and jump from frame to frame."""
+    """Whether it is defined only against a teacher: recorded fixations are zero almost everywhere and jump from
+    frame to frame."""
     options: tuple[str, ...] = ()
     """Keyword arguments of the function that a config may set."""
     min_maps: int = 1
-    """Maps per clip that it needs."""
+    """Smallest number of maps per clip."""
 
     def __call__(self, predicted: Tensor, target: Tensor, **options: float) -> Tensor:
         """Return one value per map (B, N), per pair of neighbouring maps (B, N - 1), or per clip (B, 1)."""
@@ -74,7 +75,7 @@ def kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
     """
     _check_temperature(temperature)
-    log_saliency, target = _same(log_saliency, target)
+    log_saliency, target = _promote(log_saliency, target)
     goal = normalise_density(target)
     if temperature != 1:
         goal = normalise_density((goal / _peak(goal)) ** (1 / temperature))  # by the peak: no underflow
@@ -85,9 +86,9 @@ def kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> 
 def reverse_kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Return T^2 KL(map || target) of the two densities at temperature T.
 
-    It penalises mass where the target has none, whereas `kldiv` penalises missing a part of the target.
+    It penalises mass where the target has none, whereas `kldiv` penalises missing mass of the target.
 
-    Target values below e^-64 of the peak are raised to that.
+    The target is clamped below at e^-64 times its peak.
 
     Returns:
         (B, N), nats times T^2, in [0, inf); 0 at equality.
@@ -98,7 +99,7 @@ def reverse_kldiv(log_saliency: Tensor, target: Tensor, *, temperature: float = 
     Source: Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", ICLR 2024, section 2.1.
     """
     _check_temperature(temperature)
-    log_saliency, target = _same(log_saliency, target)
+    log_saliency, target = _promote(log_saliency, target)
     log_goal = log_density(_log_relative_to_peak(target) / temperature)
     log_map = log_density(log_saliency / temperature)
     values = (log_map.exp() * (log_map - log_goal)).sum(dim=(-2, -1)) * temperature**2
@@ -111,8 +112,8 @@ def cc(log_saliency: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B, N), in [-1, 1]; -1 at equality, 0 if either is constant.
     """
-    log_saliency, target = _same(log_saliency, target)
-    one = _standardised(_peak_one(log_saliency))
+    log_saliency, target = _promote(log_saliency, target)
+    one = _standardised(_scale_to_peak(log_saliency))
     two = _standardised(target / _peak(target))
     return -(one * two).mean(dim=(-2, -1))
 
@@ -120,12 +121,12 @@ def cc(log_saliency: Tensor, target: Tensor) -> Tensor:
 def sim(log_saliency: Tensor, target: Tensor) -> Tensor:
     """Return minus the similarity, the mass that the two densities share.
 
-    Unlike the published metric, neither map is min-max normalised first, so a constant floor under the map counts.
+    Unlike in the published metric, neither map is min-max normalised first, so a constant floor under a map counts.
 
     Returns:
         (B, N), in [-1, 0]; -1 at equality.
     """
-    log_saliency, target = _same(log_saliency, target)
+    log_saliency, target = _promote(log_saliency, target)
     return -torch.minimum(log_density(log_saliency).exp(), normalise_density(target)).sum(dim=(-2, -1))
 
 
@@ -137,15 +138,15 @@ def nss(log_saliency: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B, N), standard deviations, unbounded; 0 for a constant map or without fixations.
     """
-    log_saliency, target = _same(log_saliency, target)
-    values = _standardised(_peak_one(log_saliency), ddof=1)
+    log_saliency, target = _promote(log_saliency, target)
+    values = _standardised(_scale_to_peak(log_saliency), ddof=1)
     return -(values * normalise_density(target)).sum(dim=(-2, -1))
 
 
 def log_mse(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Return the variance of the difference of the two log-maps: their mean squared error up to a constant.
+    """Return the variance of the difference of the log-maps, i.e. their mean squared error up to a constant.
 
-    Every pixel has the same weight, dark ones included. Target values below e^-64 of the peak are raised to that.
+    Every pixel has the same weight, dark ones included. The target is clamped below at e^-64 times its peak.
 
     Returns:
         (B, N), nats squared, in [0, inf); 0 at equality.
@@ -153,17 +154,17 @@ def log_mse(log_saliency: Tensor, target: Tensor) -> Tensor:
     Source: Eigen et al., "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network", NeurIPS 2014,
     the scale-invariant error of section 3.2.
     """
-    log_saliency, target = _same(log_saliency, target)
+    log_saliency, target = _promote(log_saliency, target)
     ratio = log_saliency - _log_relative_to_peak(target)
     centred = ratio - ratio.mean(dim=(-2, -1), keepdim=True)
     return centred.square().mean(dim=(-2, -1)) * _has_mass(target)
 
 
 def temporal(log_saliency: Tensor, target: Tensor) -> Tensor:
-    """Return half the L1 distance between the two densities' changes from each map to the next.
+    """Return half the L1 distance between the changes of the two densities from each map to the next.
 
-    A static map pays for all mass that moves in the target; a flickering one pays where the target is static. The
-    position of static mass does not matter.
+    Static maps are penalised for all mass that moves in the target, and flickering maps where the target is static.
+    The position of static mass does not matter.
 
     Returns:
         (B, N - 1), fraction of the mass, in [0, 2]; 0 at equality and for pairs with an empty target.
@@ -171,7 +172,7 @@ def temporal(log_saliency: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: if N is 1.
     """
-    log_saliency, target = _same(log_saliency, target)
+    log_saliency, target = _promote(log_saliency, target)
     if log_saliency.shape[1] < 2:
         raise ValueError("temporal: expected at least 2 maps per clip, got 1")
     change = density(log_saliency).diff(dim=1)
@@ -183,8 +184,8 @@ def temporal(log_saliency: Tensor, target: Tensor) -> Tensor:
 def hint(projected: Tensor, features: Tensor) -> Tensor:
     """Return the fraction of the variance of a teacher's features that the projected features leave unexplained.
 
-    Each teacher channel is standardised over the clip, so that all channels weigh the same. A channel that is
-    constant over the clip counts as zeros.
+    Each channel of the teacher is standardised over the clip, so that all channels have the same weight. A channel
+    that is constant over the clip becomes zeros.
 
     Args:
         projected: (B, C, t, h, w).
@@ -206,13 +207,13 @@ def hint(projected: Tensor, features: Tensor) -> Tensor:
     squares = target.square().mean(dim=(2, 3, 4), keepdim=True)  # (B, C, 1, 1, 1)
     centred = target - target.mean(dim=(2, 3, 4), keepdim=True)
     variance = centred.square().mean(dim=(2, 3, 4), keepdim=True)
-    least = (CONSTANT * squares).clamp_min(torch.finfo(target.dtype).tiny)
+    least = (CONSTANT_CHANNEL * squares).clamp_min(torch.finfo(target.dtype).tiny)
     target = centred * (variance + least).rsqrt()
     return (projected - target).square().mean(dim=(1, 2, 3, 4))[:, None]
 
 
 def resize_features(features: Tensor, size: Iterable[int]) -> Tensor:
-    """Average features (B, C, t, h, w) or (B, C, h, w) over areas of frames and pixels, to (B, C, *size)."""
+    """Return features (B, C, t, h, w) or (B, C, h, w) averaged over areas of frames and pixels to (B, C, *size)."""
     return F.interpolate(with_time(features), size=tuple(size), mode="area")
 
 
@@ -226,8 +227,8 @@ def _check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
 
 
-def _same(log_saliency: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Promote both to the map's dtype or float32.
+def _promote(log_saliency: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both tensors in the map's dtype, or in float32 if that is half precision.
 
     Raises:
         ValueError: if the shapes differ, which broadcasting would hide.
@@ -245,7 +246,7 @@ def _peak(values: Tensor) -> Tensor:
 
 
 def _log_relative_to_peak(target: Tensor) -> Tensor:
-    """Return the logarithm of a target (B, N, h, w) relative to its peak, clamped to the depth of stored maps."""
+    """Return the logarithm of a target (B, N, h, w) relative to its peak, clamped like maps in a target store."""
     return (target / _peak(target)).clamp_min(math.exp(-DEEPEST)).log()
 
 
@@ -254,7 +255,7 @@ def _has_mass(target: Tensor) -> Tensor:
     return target.amax(dim=(-2, -1)) > 0
 
 
-def _peak_one(log_saliency: Tensor) -> Tensor:
+def _scale_to_peak(log_saliency: Tensor) -> Tensor:
     """Return the maps (B, N, h, w) scaled to a peak of 1.
 
     The scale is detached, which leaves the gradient exact because the maps are standardised next.
@@ -267,7 +268,7 @@ def _standardised(values: Tensor, ddof: int = 0) -> Tensor:
     centred = values - values.mean(dim=(-2, -1), keepdim=True)
     pixels = max(values.shape[-2] * values.shape[-1] - ddof, 1)
     variance = centred.square().sum(dim=(-2, -1), keepdim=True) / pixels
-    return centred * (variance + SPREAD).rsqrt()
+    return centred * (variance + VARIANCE_EPS).rsqrt()
 
 
 LOSSES: dict[str, Loss] = {
@@ -293,7 +294,7 @@ LOSSES: dict[str, Loss] = {
         target="density",
         teacher_only=True,
         min_maps=2,
-        help="difference of the densities' changes from map to map; needs a model with several target frames",
+        help="difference between the densities' changes from map to map; needs a model with several target frames",
     ),
     "hint": Loss(
         hint,

@@ -1,6 +1,6 @@
 """Weighted sum of named loss terms, against the ground truth or against a teacher.
 
-Training a teacher, training a student and distilling differ in these terms only. A term is the mean of one loss:
+Training a teacher, training a student and distilling differ only in these terms. A term is the mean of one loss:
 ground-truth terms average over the labelled maps of the step, teacher terms over all maps (or all pairs of
 neighbouring maps, or all clips). Means are taken over the whole step (all accumulated batches of all processes),
 so that the distribution of labelled clips over batches does not matter: `Objective.counts` counts a batch's maps,
@@ -31,7 +31,7 @@ class StepLoss:
     terms: dict[str, Tensor]
     """Unweighted share of each term's mean."""
     teacher: dict[str, Tensor]
-    """The teacher's own ground-truth terms and its entropy in nats, which expose a poor teacher."""
+    """Ground-truth terms of the teacher's maps, and their entropy in nats, which expose a poor teacher."""
 
 
 class Objective:
@@ -41,7 +41,7 @@ class Objective:
         self.terms = list(terms)
 
     def counts(self, batch: ClipBatch) -> Tensor:
-        """Count a batch's maps: (2,) float32, labelled ones and all."""
+        """Return the number of labelled maps and the number of all maps of a batch, (2,) float32."""
         labelled = batch["labelled"]
         return torch.tensor([labelled.sum(), labelled.numel()], dtype=torch.float32, device=labelled.device)
 
@@ -60,10 +60,10 @@ class Objective:
         features: Mapping[str, Tensor] | None = None,
         progress: float = 0.0,
     ) -> StepLoss:
-        """Compute the terms of one batch.
+        """Return the loss of one batch and its share of each term.
 
         Args:
-            batch: as collated by `distill.data`: density and fixations (B, N, h, w), labelled (B, N).
+            batch: a collated batch with density and fixations (B, N, h, w) and labelled (B, N).
             log_saliency: the model's maps, (B, N, h, w).
             teacher_maps: the teacher's log-saliency, (B, N, any size), or None.
             counts: `counts` summed over the step; a term without any map in the step is zero.
@@ -72,7 +72,7 @@ class Objective:
             progress: position in the run, from 0 (first step) to 1 (last step).
 
         Raises:
-            ValueError: if the teacher's output carries a gradient, as the model's own maps would.
+            ValueError: the teacher's output requires a gradient, as the model's own maps would.
         """
         maps, heads, features = log_saliency.float(), heads or {}, features or {}
         labelled = batch["labelled"]
@@ -80,12 +80,12 @@ class Objective:
         teacher_density = None
         if teacher_maps is not None:
             if any(each.requires_grad for each in (teacher_maps, *features.values())):
-                raise ValueError("the teacher's output carries a gradient; are teacher and student swapped?")
+                raise ValueError("the teacher's output requires a gradient; are teacher and student swapped?")
             size = (maps.shape[-2], maps.shape[-1])
             teacher_density = saliency.resize_density(saliency.density(teacher_maps), size)  # (B, N, h, w)
 
         loss = maps.new_zeros(())
-        shares, of_teacher = {}, {}
+        shares, teacher_shares = {}, {}
         for term in self.terms:
             predicted = heads[term.head] if term.head else maps
             if term.against == "teacher":
@@ -97,9 +97,9 @@ class Objective:
                 share = term(predicted[labelled][None], truth[None]).sum() / labelled_count
                 if teacher_density is not None and not term.head:
                     log_teacher = teacher_density[labelled].clamp_min(torch.finfo(maps.dtype).tiny).log()
-                    of_teacher[term.label] = term(log_teacher[None], truth[None]).sum() / labelled_count
+                    teacher_shares[term.label] = term(log_teacher[None], truth[None]).sum() / labelled_count
             loss = loss + term.weight_at(progress) * share
             shares[term.label] = share.detach()
         if teacher_density is not None:
-            of_teacher["entropy"] = torch.special.entr(teacher_density).sum() / all_count
-        return StepLoss(loss, shares, of_teacher)
+            teacher_shares["entropy"] = torch.special.entr(teacher_density).sum() / all_count
+        return StepLoss(loss, shares, teacher_shares)

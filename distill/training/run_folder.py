@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, log.jsonl, tensorboard/, checkpoints/, best.safetensors and summary.json."""
+"""Run folders: config.yaml, log.jsonl, tensorboard/, checkpoints/, best.safetensors and summary.json."""
 
 import math
 import resource
@@ -32,8 +32,8 @@ def check_folder(out: Path, config: RunConfig) -> None:
     """Check that the folder is free, or holds the same run to resume.
 
     Raises:
-        UserError: if a run exists and `resume` is not auto, if it has another config, or if the folder holds
-            anything but a run.
+        UserError: a run exists and `resume` is not auto, or its config differs; the folder holds something other
+            than a run.
     """
     if config.resume == "never":
         refuse_existing(out, "a run", remedy="resume=auto resumes it, out=FOLDER starts another")
@@ -43,28 +43,28 @@ def check_folder(out: Path, config: RunConfig) -> None:
         return
     before, now = (flatten(each.model_dump(mode="json")) for each in (load_config(stored), config))
     differences = [
-        f"{key}: {before.get(key)} there, {now.get(key)} here"
+        f"{key} was {before.get(key)} and is now {now.get(key)}"
         for key in {**before, **now}
         if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
     ]
     if differences:
         raise UserError(
-            f"{out}: the run has another config ({'; '.join(differences)}); resume it with the same one, or start "
-            "another run with out=FOLDER"
+            f"{out}: the config differs from the run's: {'; '.join(differences)}; resume with the run's config, or "
+            "start another run with out=FOLDER"
         )
 
 
 def keep_best(config: RunConfig, model: LoadedModel, step: int, scores: dict[str, float]) -> None:
-    """Write best.safetensors if the selecting score is finite and beats the one recorded in that file."""
+    """Write best.safetensors if the score that selects it is finite and beats the one recorded in that file."""
     path, metric = Path(config.out) / "best.safetensors", config.training.best
-    best = best_of(path)
+    best = best_notes(path)
     if math.isfinite(scores[metric]) and (best is None or scores[metric] > best["validation"][metric]):
         more = {"validation": scores} | ({} if config.training.ema is None else {"ema": config.training.ema})
         save_model(model, path, notes=notes(config, step, **more))
 
 
-def best_of(path: Path) -> dict[str, Any] | None:
-    """Return the notes of the best weights so far, with `step` and `validation` scores, or None."""
+def best_notes(path: Path) -> dict[str, Any] | None:
+    """Return the notes of the best weights, with `step` and `validation` scores; None if there are none yet."""
     return read_header(path)["notes"] if path.exists() else None
 
 
@@ -76,13 +76,13 @@ def was_validated(out: Path, step: int) -> bool:
 def notes(config: RunConfig, step: int, **more: Any) -> dict[str, Any]:
     """Return the notes of a weight file: step, clip stride and training data."""
     train = config.data.model_dump(mode="json", include={"train"}, exclude_none=True)["train"]
-    seen = [{key: value for key, value in source.items() if key != "root"} for source in train]
-    return {"step": step, "stride": config.data.stride, "trained_on": seen, **more}
+    trained_on = [{key: value for key, value in source.items() if key != "root"} for source in train]
+    return {"step": step, "stride": config.data.stride, "trained_on": trained_on, **more}
 
 
 def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict[str, Any]:
     """Return the cost of a finished run; peak memory excludes the loader's workers."""
-    best = best_of(out / "best.safetensors")
+    best = best_notes(out / "best.safetensors")
     record: dict[str, Any] = {"steps": steps, "seconds": seconds, "device": str(device)}
     record["best"] = None if best is None else {"step": best["step"], **best["validation"]}
     record["peak_memory_mib"] = peak_memory_mib()
@@ -92,5 +92,5 @@ def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict
 
 
 def peak_memory_mib(who: int = resource.RUSAGE_SELF) -> float:
-    """Return the peak resident memory of this process, or by `who` of its largest child, in MiB."""
+    """Return the peak resident memory in MiB of this process, or of its largest child (`RUSAGE_CHILDREN`)."""
     return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

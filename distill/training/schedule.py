@@ -4,7 +4,7 @@ import math
 
 
 def learning_rate_factor(step: int, *, steps: int, name: str, warmup_steps: int = 0, final: float = 0.0) -> float:
-    """Return the factor of the configured learning rate at a step.
+    """Return the factor in [0, 1] by which the configured learning rate is multiplied at a step.
 
     Args:
         step: step, from 0.
@@ -12,9 +12,6 @@ def learning_rate_factor(step: int, *, steps: int, name: str, warmup_steps: int 
         name: `constant` or `cosine`.
         warmup_steps: steps over which the factor rises linearly from 1 / warmup_steps to 1.
         final: factor of a cosine after the last step.
-
-    Returns:
-        A factor in [0, 1].
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -1,4 +1,4 @@
-"""Assembly of a training run: from its config to the objects that the loop works with."""
+"""Build the components of a training run from its config: model, teacher, data, objective and optimiser."""
 
 import logging
 import math
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a training loop works with."""
+    """The components of a training run."""
 
     model: LoadedModel
-    """The whole model: what is validated and saved."""
+    """The unsharded model, which is validated and saved."""
     learner: Learner
-    """What is trained: the model with its heads, or a sharded copy of them."""
+    """The model with its heads, or a sharded copy of them, which is trained."""
     optimizer: torch.optim.Optimizer
     objective: Objective
     teacher: Teacher | None
@@ -53,14 +53,14 @@ class Parts:
     steps: int
     """Length of the run in optimiser steps."""
     clips_per_step: int
-    """Clips per optimiser step, of all batches and processes."""
+    """Clips per optimiser step, over all batches and processes."""
 
 
 def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
-    """Build everything that a config names.
+    """Return the components of a run.
 
     Raises:
-        UserError: if the config does not fit the machine, the data or the teacher.
+        UserError: the config does not fit the machine, the data or the teacher.
     """
     sources = training_sources(config.data)
     validation = scored_videos(config.data.validation)
@@ -82,16 +82,16 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
 
 
 def build_store(config: RunConfig) -> TargetStore:
-    """Build the target store of a config's training videos, or resume building it.
+    """Return the target store of a config's training videos, built here or resumed after an interruption.
 
-    Several processes may call this at once; processes of one launcher take one GPU each.
+    Several processes may call this at once; those of one launcher use one GPU each.
 
     Raises:
-        UserError: if the config names no teacher or no store.
+        UserError: the config names no teacher or no store.
     """
     section = config.teacher
     if section is None or section.model is None or section.store is None:
-        raise UserError("teacher: building a target store needs 'model', the teacher, and 'store', its folder")
+        raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
     device = resolve_device(config.device)
     if device == torch.device("cuda"):  # accelerate and torchrun number the processes of a machine
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
@@ -106,10 +106,10 @@ def build_store(config: RunConfig) -> TargetStore:
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
-    """Return accelerate's handle on the device, the processes and the precision of a run.
+    """Return the accelerator of a run, which handles device, processes and precision.
 
     Raises:
-        UserError: if the device does not exist or does not support the precision.
+        UserError: the device does not exist or does not support the precision.
     """
     device = resolve_device(config.device)
     if config.training.precision == "fp16" and device.type == "cpu":
@@ -122,7 +122,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
 
 
 def build_model(config: RunConfig) -> LoadedModel:
-    """Return the model to train; its random weights depend on the seed only."""
+    """Return the model to train; its random weights depend only on the seed."""
     torch.manual_seed(config.seed)
     section = config.model
     model = create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
@@ -150,8 +150,8 @@ def build_teacher(
         device: default device of an online teacher.
 
     Raises:
-        UserError: if the target store was built by another teacher or from other videos (unless `accept` is set) or
-            lacks maps, or if teacher and student predict different frames.
+        UserError: the target store was built by another teacher or from other videos (unless `accept` is set), or
+            lacks maps; teacher and student predict different frames.
     """
     section = config.teacher
     if section is None:
@@ -160,7 +160,7 @@ def build_teacher(
         teacher = _online_teacher(config, section, sources, spec, device)
     else:
         teacher = _cached_teacher(config, section, sources, spec)
-    for fps in sorted({video.fps for source in sources for video in source.videos}):
+    for fps in sorted(frame_rates(sources)):
         check_alignment(teacher.offsets(fps), spec.offsets(fps))
     return teacher
 
@@ -172,12 +172,12 @@ def _online_teacher(
     device = device if section.device is None else resolve_device(section.device)
     model = load_model(section.model, device=device)
     features = tuple(dict.fromkeys(loss.teacher for loss in config.losses if loss.teacher is not None))
-    seen = ClipSpec.of(model.network, section.stride)
+    teacher_spec = ClipSpec.of(model.network, section.stride)
     return OnlineTeacher(
         model,
         section.settings(device),
         features=features,
-        fraction=shared_fractions(spec, seen, frame_rates(sources))[1] if features else 1.0,
+        fraction=shared_fractions(spec, teacher_spec, frame_rates(sources))[1] if features else 1.0,
     )
 
 
@@ -187,7 +187,7 @@ def _cached_teacher(
     assert section.store is not None
     store = TargetStore.open(section.store)
     videos = training_videos(sources)
-    # videos are compared by size only; `cache verify` compares their content too
+    # videos are compared only by size; `cache verify` also compares their content
     expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
     if section.model is not None:
         model = load_model(section.model)
@@ -195,11 +195,11 @@ def _cached_teacher(
     differences = store.check(expected)
     if differences and not section.accept:
         raise UserError(
-            f"{section.store}: the target store does not fit the run: {'; '.join(differences)}; build it again in "
-            "another folder, or use it with --accept (teacher.accept=true), which the run records"
+            f"{section.store}: the target store does not match the run: {'; '.join(differences)}; rebuild it in "
+            "another folder, or accept the differences with --accept (teacher.accept=true)"
         )
     for difference in differences:
-        log.warning("%s: accepted although %s", section.store, difference)
+        log.warning("%s: target store accepted although %s", section.store, difference)
     teacher = CachedTeacher(store, spec, mirror=section.mirror)
     teacher.require(videos, flip=config.data.flip)
     return teacher
@@ -208,24 +208,27 @@ def _cached_teacher(
 def build_clips(
     config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, teacher: Teacher | None
 ) -> ClipDataset:
-    """Return the training clips, with the teacher's input for each.
+    """Return the training clips, each with the teacher's input.
 
     The teacher's map of a mirrored clip is not the mirrored map of the clip. Clips are therefore mirrored only if
-    the teacher provides the mirrored view, or if `teacher.mirror` accepts the mirrored map in its place. Crops and
-    colours apply to the student's clip only: a teacher sees whole frames.
+    the teacher provides the flipped view, or if `teacher.mirror` accepts the mirrored map in its place. Crops and
+    colours apply only to the student's clip: a teacher sees full frames.
     """
     videos = [video for source in sources for video in source.videos]
     short = [span for video in videos if (span := spec.span(video.fps)) > video.num_frames]
     if short:
         log.info(
-            "%d of %d training videos are shorter than a clip (%d frames); their first frame is repeated before it",
+            "%d of %d training videos are shorter than a clip (%d frames); they are padded with their first frame",
             len(short),
             len(videos),
             max(short),
         )
     flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
     if config.data.flip and not flip:
-        log.warning("flips are off: the target store has no flipped view (teacher.views, teacher.mirror)")
+        log.warning(
+            "data.flip is off: the target store has no flipped view; rebuild it with "
+            "teacher.views=[plain,flipped], or set teacher.mirror=true"
+        )
     crop, colour = config.data.crop, config.data.colour
     return ClipDataset(
         sources,
@@ -247,17 +250,17 @@ def frame_rates(sources: Sequence[ClipSource]) -> set[float]:
 def build_learner(
     config: RunConfig, model: LoadedModel, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[ClipSource]
 ) -> Learner:
-    """Return the model with the heads of its losses; their random weights depend on the seed only.
+    """Return the model with the heads of its losses, whose random weights depend only on the seed.
 
     Args:
         config: the run.
         model: the model to train.
-        teacher: the teacher whose features hints compare with.
+        teacher: the teacher, whose features a hint compares with.
         spec: the model's clips.
         sources: training videos.
 
     Raises:
-        UserError: if model or teacher lacks the named features, or the model predicts too few maps for a loss.
+        UserError: model or teacher lacks the named features, or the model predicts too few maps for a loss.
     """
     maps: int = len(spec.target_frames)
     for loss in config.losses:
@@ -268,17 +271,17 @@ def build_learner(
             )
     terms = [(term, term.student) for term in config.losses if term.student is not None]
     shapes = feature_shapes(model) if terms else {}
-    of_teacher: dict[str, tuple[int, ...]] = {}
+    teacher_shapes: dict[str, tuple[int, ...]] = {}
     fractions = (1.0, 1.0)
     if isinstance(teacher, OnlineTeacher) and teacher.features:
-        of_teacher = feature_shapes(teacher.model)
+        teacher_shapes = feature_shapes(teacher.model)
         fractions = shared_fractions(spec, teacher.spec, frame_rates(sources))
     torch.manual_seed(config.seed)
     heads: dict[str, nn.Module] = {}
     for term, student in terms:
         shape = feature_shape(student, shapes, f"losses: {term.label}: the model")
         if term.teacher:
-            target = feature_shape(term.teacher, of_teacher, f"losses: {term.label}: the teacher")
+            target = feature_shape(term.teacher, teacher_shapes, f"losses: {term.label}: the teacher")
             heads[term.head] = Projection(student, shape, target, fractions)
         else:
             heads[term.head] = SideMap(student, shape, maps=maps, size=spec.map_size)
@@ -293,15 +296,15 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimiser of all trainable weights, those of the heads last.
 
-    With layer_decay, every group has a `scale` that the loop multiplies the learning rate with.
+    With layer_decay, every group has a `scale`, by which the loop multiplies the learning rate.
     """
     weights: Any = [weight for weight in model.parameters() if weight.requires_grad]
     if section.layer_decay != 1:
         weights = encoder_layers.decayed_groups(model, section.layer_decay)
     settings: dict[str, Any] = {"lr": section.lr, "weight_decay": section.weight_decay}
     settings |= {"momentum": 0.9} if section.name == "sgd" else {}
-    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[section.name]
-    optimizer: torch.optim.Optimizer = kind(weights, **settings)
-    if heads is not None and (own := list(heads.parameters())):
-        optimizer.add_param_group({"params": own})
+    algorithm: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[section.name]
+    optimizer: torch.optim.Optimizer = algorithm(weights, **settings)
+    if heads is not None and (head_weights := list(heads.parameters())):
+        optimizer.add_param_group({"params": head_weights})
     return optimizer

@@ -1,13 +1,14 @@
-"""Fully sharded training (FSDP): each process keeps a part of every encoder block and fetches the rest to run it.
+"""Fully sharded training (FSDP): each process holds a shard of every encoder block and gathers the rest to run it.
 
     accelerate launch scripts/train_teacher.py CONFIG.yaml training.shard=true
 
-Weights, gradients and optimiser state take one process's share of the memory, at the price of sending the weights
-twice per step. A whole copy of the model exists next to the sharded one on each host (and, after a validation, on
-the main process's device); the main process's is updated before it is written or validated.
+The memory for weights, gradients and optimiser state is divided by the number of processes, at the cost of
+communicating the weights twice per step. Each process also keeps an unsharded copy of the model on the CPU (the
+main process's moves to its device with the first validation); the main process updates its copy before it saves or
+validates.
 
-Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023; torch's
-fully_shard.
+Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023, as implemented
+by torch's fully_shard.
 """
 
 import copy
@@ -48,9 +49,9 @@ def shard(learner: Learner, device: torch.device, processes: int) -> Learner:
 
 
 def gather(trained: Network, model: Network) -> None:
-    """Copy the weights of a sharded model to the main process's whole one; every process calls this.
+    """Copy the weights of a sharded model to the main process's unsharded one; every process calls this.
 
-    Nothing happens if both are one model.
+    Does nothing if both are the same model.
     """
     if trained is not model:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)  # values on the main process only
@@ -59,19 +60,19 @@ def gather(trained: Network, model: Network) -> None:
 
 
 def scatter(model: Network, trained: Network) -> None:
-    """Copy the whole model's weights, equal on all processes, to the sharded one."""
+    """Copy the weights of the unsharded model, equal on all processes, to the sharded one."""
     if trained is not model:
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(cast(nn.Module, trained), model.state_dict(), options=options)
 
 
-def whole(value: Tensor) -> Tensor:
-    """Return an unsharded tensor; every process calls this for the same tensor."""
+def unsharded(value: Tensor) -> Tensor:
+    """Return the full tensor of a sharded one; every process calls this for the same tensor."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def like(value: Tensor, other: Tensor) -> Tensor:
-    """Shard a tensor like another one of its shape; return it unchanged if the other one is not sharded."""
+def shard_like(value: Tensor, other: Tensor) -> Tensor:
+    """Return a tensor sharded like another one of the same shape; unchanged if the other one is not sharded."""
     if not isinstance(other, DTensor) or value.shape != other.shape:
         return value
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)

@@ -1,4 +1,4 @@
-"""From a config's data section, or DATA on the command line, to videos."""
+"""Find the videos of a config's data section, or of the DATA argument of a command."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,11 +22,13 @@ def videos_of_argument(
     """Return the videos of DATA: `dhf1k:ROOT`, or a config for its test videos.
 
     Raises:
-        UserError: if DATA is neither, or a config without test videos or combined with a selection.
+        UserError: DATA is neither, or is a config that has no test videos or is combined with a selection.
     """
     if Path(data).suffix in (".yaml", ".yml"):
         if split or videos or frames:
-            raise UserError(f"{data}: a config selects its own videos and frames; remove the options")
+            raise UserError(
+                f"{data}: a config selects its own videos and frames; remove --split, --videos and --frames"
+            )
         test = load_config(data).data.test
         if not test:
             raise UserError(f"{data}: data.test is empty; give the data as DATASET:ROOT")
@@ -44,7 +46,7 @@ def videos_of_source(source: SourceSection) -> list[Video]:
     """Return the videos of a source.
 
     Raises:
-        UserError: if the selection is empty.
+        UserError: the selection is empty.
     """
     root = source.root or source.dataset  # generated videos have no folder
     videos = find_videos(
@@ -61,8 +63,8 @@ def videos_of_source(source: SourceSection) -> list[Video]:
 def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> list[Video]:
     """Return the videos of a share of the recordings, in their original order.
 
-    Recordings are ordered by a hash of the seed and their name and cut at the nearest whole one, so that adjacent
-    shares are disjoint and leave none out.
+    Recordings are ordered by a hash of the seed and their name, and a share is rounded to whole recordings so that
+    adjacent shares are disjoint and together complete.
     """
 
     def recording(video: Video) -> str:
@@ -82,10 +84,10 @@ def training_sources(data: DataSection) -> list[ClipSource]:
 
 
 def training_videos(sources: Sequence[ClipSource]) -> list[Video]:
-    """Return each training video once, with the union of its training frames: what a teacher labels.
+    """Return each training video once, with the union of its training frames, for a teacher to label.
 
     Raises:
-        UserError: if two videos have the same name.
+        UserError: two videos have the same name.
     """
     videos: dict[str, Video] = {}
     for source in sources:
@@ -105,7 +107,7 @@ def scored_videos(sources: list[ScoredSource]) -> list[Video]:
     """Return the videos to validate or test on, with every n-th of their frames.
 
     Raises:
-        UserError: if a video has no ground truth.
+        UserError: a video has no ground truth.
     """
     videos = [
         replace(video, frames=video.frames[:: source.every])

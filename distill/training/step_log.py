@@ -1,4 +1,4 @@
-"""Log of a run: one JSON object per line in log.jsonl, the same numbers in TensorBoard, and a progress bar."""
+"""Log of a run: one JSON object per line in log.jsonl, the same numbers for TensorBoard, and a progress bar."""
 
 import json
 import math
@@ -12,15 +12,15 @@ from distill.files import write_text
 
 
 class StepLog:
-    """Writes log.jsonl and tensorboard/ into a run folder and draws the progress bar.
+    """Writes log.jsonl and tensorboard/ in a run folder and shows the progress bar.
 
-    A resumed run first removes the lines after its checkpoint, so that each step is in the file once.
+    A resumed run first removes the lines after its checkpoint, so that the file has each step once.
 
     Args:
         run: the run folder.
-        start: steps done already.
+        start: number of steps that are already done.
         steps: length of the run.
-        quiet: write and draw nothing, for all processes but the main one.
+        quiet: write and show nothing; set in all processes but the main one.
     """
 
     def __init__(self, run: Path, *, start: int, steps: int, quiet: bool = False) -> None:
@@ -77,7 +77,7 @@ class StepLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Read log.jsonl, without a last line that a crash left incomplete; a missing file gives no lines."""
+    """Return the lines of log.jsonl up to one that a crash left incomplete; empty if the file does not exist."""
     path = Path(path)
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -89,14 +89,14 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by null in nested mappings."""
+    """Return nested mappings with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten(values: Any, separator: str = ".", path: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to `key.path: value`."""
+    """Return nested mappings as one mapping from `key.path` to value."""
     if not isinstance(values, dict) or not values:
         return {path: values}
     return {

@@ -1,14 +1,14 @@
 """Teachers for distillation, online (a network) or cached (a target store), behind one protocol.
 
-    teacher = OnlineTeacher(model, settings)                       or  CachedTeacher(store, spec)
+    teacher = OnlineTeacher(model, settings)                       # or CachedTeacher(store, spec)
     clips = ClipDataset(sources, spec, extras=[teacher.reader])    # workers read the teacher's input
-    finish = teacher.begin(batch)                                  # start, run the student meanwhile,
-    maps, features = finish()                                      # and wait for the output
+    finish = teacher.begin(batch)                                  # start the teacher, run the student,
+    maps, features = finish()                                      # and wait for the teacher's output
 
-Both kinds see whole frames in their original colours, at the teacher's own size and stride, mirrored if the
-student's clip is. If that clip is cropped, the teacher's output is cropped accordingly here.
+Both kinds see full frames in their original colours, at the teacher's own size and stride, mirrored if the
+student's clip is. If that clip is cropped, the teacher's output is cropped accordingly.
 
-A teacher is not a submodule of anything: no optimiser sees its weights, and no checkpoint contains them.
+A teacher is not a submodule of any module: no optimiser sees its weights, and no checkpoint contains them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,15 +41,15 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher(Protocol):
-    """The loop's view of a teacher."""
+    """Interface of a teacher to the training loop."""
 
     reader: Callable[[Window], dict[str, Tensor]]
-    """Reads the teacher's input for a sample; an extra of `ClipDataset`, picklable."""
+    """Reads the teacher's input for a sample, as an extra of `ClipDataset`; picklable."""
     views: tuple[str, ...]
-    """Views it provides: "plain" and perhaps "flipped", without which clips must not be mirrored."""
+    """Views that it provides: "plain", and "flipped" if clips may be mirrored."""
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
-        """Start on a batch and return a function that waits for its output.
+        """Start to process a batch and return a function that waits for the output.
 
         The output is on the device of the batch's clips, mirrored and cropped like the student's.
         """
@@ -66,7 +66,7 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads the teacher's own clip of a window: whole frames at its size and stride, mirrored like the window."""
+    """Reads the teacher's own clip of a window: full frames at its size and stride, mirrored like the window."""
 
     spec: ClipSpec
 
@@ -88,7 +88,7 @@ class MapReader:
         """Return "teacher_map", float32 (N, h, w).
 
         Raises:
-            UserError: if a map is missing or damaged.
+            UserError: a map is missing or damaged.
         """
         view = "flipped" if window.flipped and not self.mirror else "plain"
         frames = self.spec.targets(window.end, window.video.fps)
@@ -97,13 +97,13 @@ class MapReader:
 
 
 class OnlineTeacher:
-    """A teacher network that runs during training. It keeps itself frozen and in evaluation mode.
+    """A teacher network that runs during training, frozen and in evaluation mode.
 
     Args:
         model: the teacher; its network is moved to the device and frozen.
         settings: its stride, device and precision; the stride and the device default to the model's.
         features: names of the features to return.
-        fraction: fraction of its clip, from the end, that the student's clip shows too; features are cropped to it.
+        fraction: fraction of its clip, from the end, that the student's clip also shows; features are cropped.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class OnlineTeacher:
         self.device = device_of(self.network)
         self.precision = settings.precision
         self.features, self.fraction = tuple(features), fraction
-        # a separate stream, so that the GPU can fill the student's gaps with the teacher's work
+        # a separate stream, so that the GPU can overlap the work of teacher and student
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.spec = ClipSpec.of(self.network, model.stride if settings.stride is None else settings.stride)
         self.offsets = self.spec.offsets
@@ -131,7 +131,7 @@ class OnlineTeacher:
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
         clip = batch["teacher_clip"]
-        if self.stream is not None:  # the batch may still be on its way to the device in the current stream
+        if self.stream is not None:  # the current stream may still be copying the batch to the device
             self.stream.wait_stream(torch.cuda.current_stream(clip.device if clip.is_cuda else self.device))
         with torch.cuda.stream(self.stream):  # does nothing if the stream is None
             maps, features = self._forward(batch)
@@ -141,7 +141,7 @@ class OnlineTeacher:
                 current = torch.cuda.current_stream(self.device)
                 current.wait_stream(self.stream)
                 for tensor in (maps, *features.values()):
-                    tensor.record_stream(current)  # keeps its memory until the current stream is done with it
+                    tensor.record_stream(current)  # its memory must not be reused before the current stream is done
             return TeacherOutput(
                 maps.to(clip.device), {name: value.to(clip.device) for name, value in features.items()}
             )
@@ -156,9 +156,9 @@ class OnlineTeacher:
         cast = torch.autocast(self.device.type, dtype) if dtype else torch.autocast(self.device.type, enabled=False)
         with torch.no_grad(), cast:
             clip = batch["teacher_clip"].to(self.device, non_blocking=True)
-            found = self.network.forward_features(clip) if self.features else {}
-            maps = self.network.forward_head(found) if self.features else self.network(clip)
-            features = {name: last_part(found[name], self.fraction).float() for name in self.features}
+            all_features = self.network.forward_features(clip) if self.features else {}
+            maps = self.network.forward_head(all_features) if self.features else self.network(clip)
+            features = {name: last_part(all_features[name], self.fraction).float() for name in self.features}
             return TeacherOutput(
                 crop_like_clips(maps.float(), batch),
                 {name: crop_features_like_clips(value, batch) for name, value in features.items()},
@@ -190,14 +190,14 @@ class CachedTeacher:
         return lambda: TeacherOutput(crop_like_clips(batch["teacher_map"], batch), {})
 
     def require(self, videos: Sequence[Video], *, flip: bool = False) -> None:
-        """Check before a run that the store has every map that the run can ask for.
+        """Check that the store has every map that a run may read.
 
         Args:
             videos: training videos.
             flip: whether clips are mirrored if the store has the flipped view.
 
         Raises:
-            UserError: naming the first missing map and the number of missing maps.
+            UserError: maps are missing; the error names their number and the first one.
         """
         complete = self.store.complete
         views = self.store.plan.views if flip else ("plain",)
@@ -216,18 +216,18 @@ class CachedTeacher:
 
     def describe(self) -> str:
         """See `Teacher`."""
-        builder = self.store.fingerprint.get("teacher", {})
-        name = self.store.notes.get("teacher") or builder.get("name", "unknown")
+        fingerprint = self.store.fingerprint.get("teacher", {})
+        name = self.store.notes.get("teacher") or fingerprint.get("name", "unknown")
         return f"teacher: {name}, from {self.store.path} ({self.store.codec}; views: {', '.join(self.views)})"
 
 
 def crop_like_clips(maps: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Crop a teacher's maps (B, N, h, w) of whole frames like the batch's clips."""
+    """Return a teacher's maps (B, N, h, w) of full frames, cropped like the batch's clips."""
     return crop_maps(maps, batch["box"].to(maps.device)) if "box" in batch else maps
 
 
 def crop_features_like_clips(features: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Crop a teacher's features (B, C, [t,] h, w) of whole frames like the batch's clips."""
+    """Return a teacher's features (B, C, [t,] h, w) of full frames, cropped like the batch's clips."""
     if "box" not in batch:
         return features
     planes = features.flatten(1, -3)  # (B, C * t, h, w)
@@ -238,11 +238,11 @@ def check_alignment(teacher_offsets: Sequence[int], student_offsets: Sequence[in
     """Check that teacher and student predict the same frames of a window.
 
     Args:
-        teacher_offsets: the teacher's target frames, in frames relative to the clip's last one (0).
-        student_offsets: the student's.
+        teacher_offsets: the teacher's target frames, relative to the clip's last frame (0).
+        student_offsets: the student's target frames, likewise.
 
     Raises:
-        UserError: naming both.
+        UserError: they differ; the error names both.
     """
     if tuple(teacher_offsets) != tuple(student_offsets):
         raise UserError(

@@ -29,12 +29,12 @@ class LossSection(Section):
     shape: Literal["linear", "cosine"] = "linear"
     """Shape of the ramp; a cosine is slow at both ends."""
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    """Softening of both densities, for kldiv and reverse_kldiv; 1 leaves them as they are."""
+    """Temperature of both densities, for kldiv and reverse_kldiv; 1 leaves them unchanged."""
     student: str | None = None
-    """Name of the model's features: a hint projects them, any other loss compares a side map read from them in
-    place of the model's own map."""
+    """Name of the model's features. A hint projects them; any other loss compares a side map, predicted from them,
+    in place of the model's map."""
     teacher: str | None = None
-    """Name of the teacher's features that a hint compares with."""
+    """Name of the teacher's features, which a hint compares with."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "LossSection":
@@ -63,10 +63,7 @@ class LossSection(Section):
 
     @property
     def label(self) -> str:
-        """The term's name in logs: `teacher/kldiv@4`, `teacher/kldiv:stage2`, `teacher/hint:stage4-encoder`.
-
-        A temperature other than 1 follows an @, the name of the head a colon.
-        """
+        """Name in logs: `teacher/kldiv@4` (at temperature 4), or with a head `teacher/hint:stage4-encoder`."""
         temperature = "" if self.temperature == 1 else f"@{self.temperature:g}"
         return f"{self.against}/{self.name}{temperature}" + (f":{self.head}" if self.head else "")
 

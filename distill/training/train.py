@@ -4,8 +4,8 @@
     accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml
 
 All randomness of a step (clips, their positions, mirroring, stochastic depth) is a function of the seed and the
-step. A checkpoint is therefore weights, optimiser state and a step, and a resumed run is bit-identical to an
-uninterrupted one.
+step. A checkpoint therefore only holds weights, optimiser state and the step, and a resumed run is bit-identical to
+an uninterrupted one.
 """
 
 import math
@@ -44,17 +44,17 @@ Stop = Callable[[int, int], bool]
 
 
 def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
-    """Run a config to its end or to Ctrl-C; return the run folder.
+    """Train as configured, resuming an interrupted run if `config.resume` is auto; return the run folder.
 
     Args:
         config: the run.
-        stop: called after every batch with (step, batch within the step), both from 0; True ends the run after that
-            step, as Ctrl-C does.
+        stop: called after every batch with (step, batch within the step), both from 0; True stops the run after
+            that step, as Ctrl-C does.
 
     Raises:
-        UserError: if the config does not fit the machine, the data, the teacher or the folder.
-        RunError: if the loss or the gradient is not finite.
-        KeyboardInterrupt: if the run was stopped, after its state was saved.
+        UserError: the config does not fit the machine, the data, the teacher or the folder.
+        RunError: the loss or the gradient is not finite.
+        KeyboardInterrupt: the run was stopped; its state is saved.
     """
     out = Path(config.out)
     accelerator = setup.build_accelerator(config)
@@ -62,7 +62,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     parts = setup.build_parts(config, accelerator)
     loop = prepare_loop(config, accelerator, parts)
     done, steps = loop.done, parts.steps
-    if accelerator.is_main_process:  # only now: a run that cannot start leaves no folder behind
+    if accelerator.is_main_process:  # not earlier: a run that cannot start leaves no folder behind
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / "config.yaml")
 
@@ -75,14 +75,14 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
         if done:
             log.message(f"{out}: resuming after step {done} of {steps}")
             if loop.is_validated_after(done) and not run_folder.was_validated(out, done):
-                loop.score(done, log)  # checkpoints precede validations, so a crash may have cost a validation
+                loop.score(done, log)  # a checkpoint precedes its validation, which a crash may have prevented
         numbers = clip_numbers(config, accelerator, done, steps)
         batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers))
         for step in range(done, steps):
-            began = time.perf_counter()
+            start = time.perf_counter()
             record, stopped = loop.step(step, batches, interrupted, stop)
-            seconds = time.perf_counter() - began
-            loop.memory["seconds"] += seconds
+            seconds = time.perf_counter() - start
+            loop.state["seconds"] += seconds
             epoch = (step + 1) * parts.clips_per_step / len(parts.clips)
             log.step({**record, "epoch": epoch, "clips_per_second": parts.clips_per_step / seconds})
 
@@ -96,7 +96,7 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             if loop.is_validated_after(step + 1):
                 loop.score(step + 1, log)
     if accelerator.is_main_process:
-        write_json(out / "summary.json", run_folder.summary(out, steps, loop.memory["seconds"], accelerator.device))
+        write_json(out / "summary.json", run_folder.summary(out, steps, loop.state["seconds"], accelerator.device))
     return out
 
 
@@ -113,15 +113,15 @@ class Loop:
     """`parts.optimizer` as accelerate prepared it."""
     ema: Ema | None
     done: int
-    """Steps done before."""
-    memory: dict[str, Any]
-    """What a checkpoint stores besides weights and optimiser state: seconds, processes and the state of fp16's
-    gradient scaler."""
+    """Number of steps that are already done."""
+    state: dict[str, Any]
+    """What a checkpoint stores in addition to weights and optimiser state: seconds, processes and the state of
+    fp16's gradient scaler."""
 
     def step(
         self, step: int, batches: Iterator[ClipBatch], interrupted: threading.Event, stop: Stop | None
     ) -> tuple[dict[str, Any], bool]:
-        """Take one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
+        """Run one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
         config, accelerator, objective = self.config, self.accelerator, self.parts.objective
         rate = config.optimizer.lr * learning_rate_factor(
             step, steps=self.parts.steps, **config.schedule.model_dump()
@@ -129,22 +129,22 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # layer_decay
 
-        portions = [to_device(next(batches), accelerator.device) for _ in range(config.training.accumulate)]
-        # seeded only now: the loader draws random numbers when it starts, which in a resumed run is in this step
+        step_batches = [to_device(next(batches), accelerator.device) for _ in range(config.training.accumulate)]
+        # not earlier: the loader draws random numbers when it starts, which in a resumed run is in this step
         torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
-        counts = accelerator.reduce(torch.stack([objective.counts(batch) for batch in portions]).sum(0))
+        counts = accelerator.reduce(torch.stack([objective.counts(batch) for batch in step_batches]).sum(0))
         losses: list[StepLoss] = []
         stopped = False
-        for index, batch in enumerate(portions):
-            last = index + 1 == len(portions)
+        for index, batch in enumerate(step_batches):
+            last = index + 1 == len(step_batches)
             with nullcontext() if last else accelerator.no_sync(self.learner):
                 losses.append(self.backward(step, batch, counts))
             stopped |= interrupted.is_set() or (stop is not None and stop(step, index))
         norm = accelerator.clip_grad_norm_(self.learner.parameters(), config.training.clip_norm or math.inf)
-        norm = float(sharding.whole(norm))
-        scaled = accelerator.scaler is not None  # fp16's scaler skips such a step itself
+        norm = float(sharding.unsharded(norm))
+        scaled = accelerator.scaler is not None  # fp16's scaler skips steps with an infinite gradient
         if not scaled and not math.isfinite(norm):
-            self.fail(step, f"the gradient's norm is {norm}", *portions)
+            self.fail(step, f"the gradient's norm is {norm}", *step_batches)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -161,7 +161,7 @@ class Loop:
         return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
 
     def backward(self, step: int, batch: ClipBatch, counts: Tensor) -> StepLoss:
-        """Run one batch forward and backward; the teacher works alongside the student."""
+        """Run forward and backward passes of one batch, the teacher in parallel to the student; return the loss."""
         finish = None if self.parts.teacher is None else self.parts.teacher.begin(batch)
         with self.accelerator.autocast():
             log_saliency, heads = self.learner(batch["clip"])
@@ -187,11 +187,11 @@ class Loop:
         return step / max(1, self.parts.steps - 1)
 
     def total(self, shares: list[Tensor]) -> float:
-        """Sum the shares of a mean over the step's batches and processes."""
+        """Return the sum of the shares of a mean over the step's batches and processes."""
         return float(self.accelerator.reduce(torch.stack(shares).sum()))
 
     def fail(self, step: int, what: str, *batches: ClipBatch) -> NoReturn:
-        """End the run before a step that would ruin the weights."""
+        """Raise a RunError, before an optimiser step would ruin the weights."""
         names = ", ".join(clip_names(batch) for batch in batches)
         raise RunError(
             f"step {step + 1}: {what}, on clips {names}; the last checkpoint is kept; try a lower optimizer.lr, a "
@@ -199,7 +199,7 @@ class Loop:
         )
 
     def is_validated_after(self, step: int) -> bool:
-        """Return whether the weights after `step` steps are to be validated."""
+        """Return whether a validation is due after `step` steps."""
         every = self.config.training.validate_every or self.parts.steps
         return bool(self.parts.validation) and (step == self.parts.steps or step % every == 0)
 
@@ -211,14 +211,14 @@ class Loop:
     def save(self, step: int) -> None:
         """Write a checkpoint; every process calls this."""
         if self.accelerator.scaler is not None:
-            self.memory["scaler"] = self.accelerator.scaler.state_dict()
+            self.state["scaler"] = self.accelerator.scaler.state_dict()
         save_checkpoint(
             Path(self.config.out),
             step,
             self.parts.model,
             self.parts.learner,
             self.parts.optimizer,
-            self.memory,
+            self.state,
             run_folder.notes(self.config, step),
             self.ema,
             is_main=self.accelerator.is_main_process,
@@ -239,30 +239,30 @@ class Loop:
 
 
 def prepare_loop(config: RunConfig, accelerator: Accelerator, parts: setup.Parts) -> Loop:
-    """Restore the newest checkpoint, if any, and return the loop.
+    """Return the loop, restored from the run's newest checkpoint if it has one.
 
     Raises:
-        UserError: if the checkpoint is damaged or was written by another number of processes.
+        UserError: the checkpoint is damaged or was written by another number of processes.
     """
     processes = accelerator.num_processes
-    done, memory = 0, {"seconds": 0.0, "processes": processes}
+    done, state = 0, {"seconds": 0.0, "processes": processes}
     newest = newest_checkpoint(Path(config.out))
     if newest is not None:
-        done, memory = load_checkpoint(newest, parts.model, parts.learner, parts.optimizer)
-        if memory["processes"] != processes:
+        done, state = load_checkpoint(newest, parts.model, parts.learner, parts.optimizer)
+        if state["processes"] != processes:
             raise UserError(
-                f"{config.out}: the run was started on {memory['processes']} processes, got {processes}; use the "
+                f"{config.out}: the run was started on {state['processes']} processes, got {processes}; use the "
                 "same number, which determines the clips of a step"
             )
-    if accelerator.scaler is not None and "scaler" in memory:
-        accelerator.scaler.load_state_dict(memory["scaler"])
+    if accelerator.scaler is not None and "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
     learner = parts.learner if config.training.shard else accelerator.prepare(parts.learner)
     optimizer = accelerator.prepare(parts.optimizer)
     ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
     if ema is not None and newest is not None:
         load_average(newest, parts.model, parts.learner, ema)
-    train_mode(learner)  # once: validation restores the mode of every module
-    return Loop(config, accelerator, parts, learner, optimizer, ema, done, memory)
+    train_mode(learner)  # only once, because validation restores the mode of every module
+    return Loop(config, accelerator, parts, learner, optimizer, ema, done, state)
 
 
 def run_on_main(accelerator: Accelerator, check: Callable[[], None]) -> None:
@@ -284,8 +284,8 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
     Clips are numbered across epochs; each step takes the next ones and splits them over the processes.
     """
     size, accumulate = config.training.batch_size, config.training.accumulate
-    for portion in range(done * accumulate, steps * accumulate):
-        first = (portion * accelerator.num_processes + accelerator.process_index) * size
+    for batch in range(done * accumulate, steps * accumulate):
+        first = (batch * accelerator.num_processes + accelerator.process_index) * size
         yield list(range(first, first + size))
 
 
@@ -299,7 +299,7 @@ def validate(
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
-    """Move a batch's tensors."""
+    """Return a batch with its tensors on a device."""
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for key, value in batch.items()
@@ -307,13 +307,13 @@ def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
 
 
 def clip_names(batch: ClipBatch) -> str:
-    """Name a batch's clips by video and last frame: `002 (frame 17), 002 (frame 300)`."""
+    """Return a batch's clips by video and last frame, e.g. `002 (frame 17), 002 (frame 300)`."""
     pairs = zip(batch["video"], batch["frames"].tolist(), strict=True)
     return ", ".join(f"{video} (frame {frames[-1] + 1})" for video, frames in pairs)
 
 
 def mix_seeds(*numbers: int) -> int:
-    """Hash several numbers to one seed, so that neighbouring numbers give unrelated seeds."""
+    """Return a hash of several numbers as a seed, so that neighbouring numbers give unrelated seeds."""
     mixed = 0
     for number in numbers:
         mixed = ((mixed + number + 1) * 6364136223846793005 + 1442695040888963407) % 2**63
@@ -328,12 +328,12 @@ def interruptible() -> Iterator[threading.Event]:
         yield event  # only the main thread may handle signals
         return
 
-    def remember(number: int, frame: Any) -> None:
+    def on_interrupt(number: int, frame: Any) -> None:
         event.set()
         signal.signal(number, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, remember)
+    previous = signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

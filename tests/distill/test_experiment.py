@@ -131,7 +131,7 @@ def test_mistake_is_named(experiment: Path, override: str, message: str) -> None
 
 
 def test_unknown_arm_is_named(experiment: Path) -> None:
-    with pytest.raises(UserError, match="unknown arm 'none'; expected some of truth, both, other"):
+    with pytest.raises(UserError, match="unknown arm 'none'; expected names from truth, both, other"):
         run_experiment(load_experiment(experiment), arms=["none"])
 
 

@@ -4,7 +4,7 @@ import torch
 from accelerate import Accelerator
 
 from distill.models.registry import create_model
-from distill.training.sharding import gather, scatter, shard, whole
+from distill.training.sharding import gather, scatter, shard, unsharded
 
 accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)
@@ -19,8 +19,8 @@ with torch.no_grad():
 gather(sharded, model)
 names = {name for name, _ in model.named_parameters()}
 moved = all(torch.equal(value, before[key] + (key in names)) for key, value in model.state_dict().items())
-moved = moved == accelerator.is_main_process  # the other processes' whole models stay as they are
+moved = moved == accelerator.is_main_process  # the unsharded models of the other processes do not change
 model.load_state_dict(before)
 scatter(model, sharded)
-back = all(torch.equal(whole(value), before[key]) for key, value in sharded.state_dict().items())
+back = all(torch.equal(unsharded(value), before[key]) for key, value in sharded.state_dict().items())
 print(f"rank {accelerator.process_index}: keeps {kept}, moved {moved}, back {back}")

@@ -131,7 +131,7 @@ def test_command_disconnected_camera_leaves_playable_overlay(
     path = exported if mode == "clip" else step_file
     assert edge.main([str(path), "0", "-o", str(tmp_path / "o.mp4")]) == 2
     said = capsys.readouterr()
-    assert said.err == "edge.py: 0: the camera sends no more frames; it has stopped or was disconnected\n"
+    assert said.err == "edge.py: 0: the camera sends no more frames; check that it is on and connected\n"
     assert len(played(tmp_path / "o.mp4")) == int(said.out.split(" frames")[0]) > 0
 
 
@@ -245,7 +245,7 @@ def test_command_invalid_input_is_rejected(
         ((exported, "nowhere.mp4"), "nowhere.mp4: no such video file, folder or camera"),
         ((exported, tmp_path / "empty"), "the folder has no images"),
         ((exported, tmp_path / "text.avi"), "cannot be opened as a video"),
-        ((exported, tmp_path / "zero.avi", "-o", tmp_path / "o.mp4"), "zero.avi: has no frames"),
+        ((exported, tmp_path / "zero.avi", "-o", tmp_path / "o.mp4"), "zero.avi: no frames found"),
         ((exported, tmp_path / "thin", "-o", tmp_path / "o.mp4"), "frames of 32x1 pixels are too small"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4"), "mine.mp4: already exists"),
         ((exported, REAL_VIDEO, "--maps", tmp_path / "empty"), "empty: already exists"),

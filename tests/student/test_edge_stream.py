@@ -147,7 +147,7 @@ def test_stream_stride_defaults_to_file() -> None:
     model.metadata = {"notes": {"stride": "25fps"}}
     assert Stream(model, fps=50).step == 2
     assert Stream(model, 4).step == 4
-    with pytest.raises(ValueError, match="stride 25fps: a rate needs the frames per second"):
+    with pytest.raises(ValueError, match="stride 25fps: a rate needs the frame rate"):
         Stream(model)
 
 

@@ -99,11 +99,13 @@ def test_committed_maps_are_readable_at_once_by_another_reader(store):
 
 def test_read_of_a_missing_map_raises(store):
     fill(store, batches=4)
-    with pytest.raises(UserError, match=r"frame 1 \(plain\), is not written yet: 14 of 44 maps"):
+    with pytest.raises(
+        UserError, match=r"frame 1 \(plain\), is not written yet: the target store has 14 of 44 maps"
+    ):
         store.read("c", 0)
     for key, message in [
-        (("d", 0), "no video 'd'; it has a, b, c"),
-        (("a", 10), "no frame 11 of a; it has 10, from 1 to 10"),
+        (("d", 0), "no video 'd'; the target store has a, b, c"),
+        (("a", 10), "no frame 11 of a; the target store has 10 frames from 1 to 10"),
         (("b", 4), "no frame 5 of b"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -115,7 +117,7 @@ def test_read_of_a_missing_map_raises(store):
 def test_read_of_a_missing_view_raises(tmp_path):
     with TargetStore.create(tmp_path / "store", **{**ARGUMENTS, "views": ("plain",)}) as store:
         fill(store)
-        with pytest.raises(UserError, match="no flipped view; it has plain"):
+        with pytest.raises(UserError, match="no flipped view; the target store has plain"):
             store.read("a", 0, "flipped")
 
 
@@ -125,7 +127,7 @@ def test_commit_of_invalid_maps_raises_and_writes_nothing(store):
         store.commit(batch, batch_maps(batch)[..., :8])
     maps = batch_maps(batch)
     maps[2, 0, 0] = np.nan
-    with pytest.raises(UserError, match="a, frames from 1: expected a map of finite values"):
+    with pytest.raises(UserError, match="video a, frames 1 to 4: expected a map of finite values"):
         store.commit(batch, maps)
     assert store.count_committed() == 0
     store.commit(batch, batch_maps(batch))

@@ -273,7 +273,7 @@ def test_clips_are_mirrored_only_if_the_store_has_the_view(tmp_path, videos, vie
     clips = build_clips(config, sources, STUDENT, teacher)
     windows = [clips.window(number) for number in range(40)]
     assert any(window.flipped for window in windows) == ("flipped" in views)
-    assert ("flips are off: the target store has no flipped view" in caplog.text) == ("flipped" not in views)
+    assert ("data.flip is off: the target store has no flipped view" in caplog.text) == ("flipped" not in views)
     alone = build_clips(config, sources, STUDENT, None)
     assert [window.box for window in windows] == [alone.window(number).box for number in range(40)]
     assert any(alone.window(number).flipped for number in range(40))

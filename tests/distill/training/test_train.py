@@ -18,7 +18,7 @@ from distill.errors import RunError, UserError
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
 from distill.training.losses import LOSSES
-from distill.training.run_folder import best_of, keep_best
+from distill.training.run_folder import best_notes, keep_best
 from distill.training.step_log import read_log
 from distill.training.train import train
 
@@ -113,7 +113,7 @@ def test_nan_score_is_never_the_best(tmp_path: Path) -> None:
     run, model = config(tmp_path), create_model("teacher/salfom", variant="micro")
     for step, score in enumerate([float("nan"), 0.5, float("nan"), 0.4]):
         keep_best(run, model, step, {"cc": score})
-    best = best_of(tmp_path / "best.safetensors")
+    best = best_notes(tmp_path / "best.safetensors")
     assert best is not None
     assert (best["step"], best["validation"]) == (1, {"cc": 0.5})
 
@@ -194,7 +194,7 @@ def test_existing_run_is_not_overwritten(straight: Path) -> None:
 
 
 def test_resume_with_another_config_is_refused(straight: Path) -> None:
-    with pytest.raises(UserError, match=r"optimizer.lr: 0.001 there, 0.1 here"):
+    with pytest.raises(UserError, match=r"optimizer.lr was 0.001 and is now 0.1"):
         train(config(straight, resume="auto", optimizer={"lr": 0.1}))
 
 
