@@ -104,14 +104,6 @@ def test_examples_parse_and_name_existing_files(example: str) -> None:
             assert (REPOSITORY / word).exists()
 
 
-def test_commands_in_readme_parse() -> None:
-    lines = [line.split("#")[0].split() for line in (REPOSITORY / "README.md").read_text().splitlines()]
-    commands = [words[1:] for words in lines if words[:1] == ["saldistill"]]
-    assert len(commands) >= 5
-    for words in commands:
-        assert isinstance(main.parse(words).verb, Verb)
-
-
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["models", "--help"], ["train"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = run_python(
