@@ -35,7 +35,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def guarded_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of guarded calls that each inspection makes; nothing is added for cached results."""
     counts = []
 

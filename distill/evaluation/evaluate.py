@@ -88,7 +88,7 @@ def evaluate(
             raise UserError(f"{setting}: expected one of {', '.join(accepted)}; got {value!r}")
     metrics = tuple(PROTOCOLS[protocol].metrics if metrics is None else metrics)
     if unknown := [metric for metric in metrics if metric not in METRICS]:
-        raise UserError(f"metrics: expected some of {', '.join(METRICS)}; got {unknown[0]!r}")
+        raise UserError(f"metrics: expected one or more of {', '.join(METRICS)}; got {unknown[0]!r}")
     if not metrics or len(set(metrics)) < len(metrics):
         raise UserError(f"metrics: expected distinct names, at least one; got {list(metrics)}")
     if every < 1:

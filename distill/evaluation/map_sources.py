@@ -20,8 +20,8 @@ def model_maps(network: SaliencyModel, settings: InferenceSettings = InferenceSe
     """Return the map source of a network: its maps, scaled to a maximum of 1."""
 
     def maps(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        for asked, log_maps in slide(network, video, frames, settings):
-            for frame, log_map in zip(asked, log_maps.numpy(), strict=True):
+        for batch, log_maps in slide(network, video, frames, settings):
+            for frame, log_map in zip(batch, log_maps.numpy(), strict=True):
                 yield frame, peak_map(log_map)
 
     return maps
@@ -32,14 +32,14 @@ def checked_maps(maps: MapSource, video: Video, frames: Sequence[int]) -> Iterat
 
     Raises:
         UserError: if the source skips a frame, yields one twice or one that was not requested, or if a map holds
-            NaN or infinity; skipping it would flatter the source.
+            NaN or infinity; skipping it would favour the source.
     """
     missing = set(frames)
     for frame, saliency in maps(video, frames):
         if frame not in missing:
             raise UserError(f"{video.name}: got a map for frame {frame + 1}, which was not requested or came twice")
         if not np.isfinite(saliency).all():
-            raise UserError(f"{video.name}: the map of frame {frame + 1} holds NaN or infinity")
+            raise UserError(f"{video.name}: the map of frame {frame + 1} contains NaN or infinity")
         missing.remove(frame)
         yield frame, saliency
     if missing:

@@ -343,7 +343,7 @@ def score_frames(
     """
     for metric in metrics:
         if metric not in definitions:
-            raise ValueError(f"metrics: expected some of {', '.join(definitions)}; got {metric!r}")
+            raise ValueError(f"metrics: expected one or more of {', '.join(definitions)}; got {metric!r}")
         if missing := [kind for kind in definitions[metric].truth if kind not in truth]:
             raise ValueError(f"truth: {metric} needs {' and '.join(missing)}, got {', '.join(truth) or 'nothing'}")
     needed = sorted({kind for metric in metrics for kind in definitions[metric].truth})

@@ -177,7 +177,7 @@ def _every_map(maps: MapSource, video: Video) -> Iterator[np.ndarray]:
     frames = range(video.num_frames)
     for following, (frame, saliency) in zip(frames, checked_maps(maps, video, frames), strict=True):
         if frame != following:
-            raise UserError(f"{video.name}: the map of frame {frame + 1} came out of order")
+            raise UserError(f"{video.name}: the map of frame {frame + 1} is out of order")
         yield saliency
 
 

@@ -114,17 +114,17 @@ def test_frame_rate_of_the_video_file_is_used(tmp_path, fps, frames):
 
 def test_frame_rate_of_the_data_set_takes_precedence_over_the_readers(monkeypatch):
     """A folder of frames has no frame rate, but its data set may know it."""
-    asked = []
+    reads = []
 
     def read(frames, size):
-        asked.extend(frames)
+        reads.extend(frames)
         return np.zeros((len(frames), *size, 3), np.uint8)
 
     reader = SimpleNamespace(num_frames=20, fps=30.0, size=(16, 16), read=read)
     monkeypatch.setattr("distill.inference.sliding_window.open_video", lambda path: reader)
     video = Video("a", "a", 20, 60.0, (16, 16), range(20), None, "folder")
     list(slide(FramesSeen(), video, [8], InferenceSettings(stride="30fps")))
-    assert asked == ClipSpec.of(FramesSeen(), "30fps").frames(8, video.fps) == [2, 4, 6, 8]
+    assert reads == ClipSpec.of(FramesSeen(), "30fps").frames(8, video.fps) == [2, 4, 6, 8]
 
 
 def test_command_line_and_weights_carry_both_kinds():

@@ -1,4 +1,4 @@
-"""Every model there is by its smallest variants, and what the common tests show it."""
+"""All registered models, their smallest variants, and clips for them."""
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,14 @@ ALL = [f"{name}:{variant}" for name in MODELS for variant in list_variants(name)
 
 
 def smallest(name: str) -> str:
-    """A model's smallest variant; a reference that names a variant is itself."""
+    """Return the smallest variant of a model; a reference with a variant is returned unchanged."""
     if ":" in name:
         return name
     variants = list_variants(name)
     return f"{name}:{next(variant for variant in ('micro', 'tiny', variants[-1]) if variant in variants)}"
 
 
-# the smallest variant of each model, and each whose name says that it is one of another make, such as micro-swin
+# the smallest variant of each model, and variants with another encoder, such as micro-swin
 SMALL = sorted({smallest(name) for name in MODELS} | {each for each in ALL if ":micro" in each})
 
 
@@ -27,13 +27,13 @@ def clip_for(model: nn.Module, batch: int = 2) -> Tensor:
 
 
 def loaded(network: nn.Module, name: str | None = None) -> LoadedModel:
-    """Return a network of a test, which `create_model` does not know, as a model."""
+    """Wrap a test's network, which is not registered, in a LoadedModel."""
     name = name or type(network).__name__
     return LoadedModel(network, {"name": name}, name)
 
 
 def awake(name: str) -> LoadedModel:
-    """The smallest variant in evaluation mode, with a last layer far from its nearly uniform start."""
+    """Return the smallest variant in evaluation mode, with perturbed weights, so that its maps are not uniform."""
     model = create_model(smallest(name))
     model.network.eval()
     with torch.no_grad():

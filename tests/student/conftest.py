@@ -24,7 +24,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def step_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in step mode: `edge_models.small_stream`, trained as it were at a stride of 1."""
+    """A file in step mode: `edge_models.small_stream`, with a training stride of 1 in its notes."""
     path = tmp_path_factory.mktemp("edge") / "stream.onnx"
     export(small_stream(), path, notes={"stride": 1}, batches=(1,))
     return path

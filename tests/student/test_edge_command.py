@@ -195,7 +195,7 @@ def test_command_video_with_changing_resolution_keeps_first_size(tmp_path: Path,
 def test_command_truncated_video_is_reported(
     tmp_path: Path, exported: Path, short: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = short.read_bytes()  # its index stands in front, so that it opens when it is cut
+    content = short.read_bytes()  # its index comes first, so the file opens although it is truncated
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 6 // 10])
     assert edge.main([str(exported), str(tmp_path / "cut.mp4"), "-o", str(tmp_path / "o.mp4")]) == 2
     said = capsys.readouterr()

@@ -31,9 +31,9 @@ def middle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Recorder:
-    """Stands for a model in step mode: a frame's value is its number, and a state the numbers that it went through.
+    """A fake model in step mode: a frame's value is its number, and a state lists the numbers that it has seen.
 
-    A map says which number its state had last; 255 if none.
+    A map contains the last number in its state; 255 if there is none.
     """
 
     mode, num_frames, size, target_frames = "step", 1, (1, 1), (0,)
@@ -51,8 +51,8 @@ def number(value: int) -> np.ndarray:
     return np.full((1, 1, 3), value, np.uint8)
 
 
-def befores(stream: Stream, numbers: list[int]) -> list[int]:
-    """Send frames of these numbers through a stream of a `Recorder`; return which frame each went on from."""
+def continued_from(stream: Stream, numbers: list[int]) -> list[int]:
+    """Send frames of these numbers through a stream of a `Recorder`; return the frame that each continued from."""
     return [int(stream(number(each), each)[0, 0]) for each in numbers]
 
 
@@ -60,7 +60,7 @@ def befores(stream: Stream, numbers: list[int]) -> list[int]:
 def test_stream_maps_equal_sliding_window(exported: Path, stride: int) -> None:
     stream, video = Stream(EdgeModel(exported), stride, cuts=None), frames(20)
     assert stream.delay == 0
-    for _ in range(2):  # after a reset, as new
+    for _ in range(2):  # the second time after a reset
         for now in range(20):
             window = video[[max(now - (7 - j) * stride, 0) for j in range(8)]]
             expected = peak(SmallModel()(torch.from_numpy(window.transpose(3, 0, 1, 2)[None].copy())))
@@ -120,26 +120,27 @@ def test_stream_after_scene_cut_equals_new_video(exported: Path, step_file: Path
 
 
 def test_metadata_suffices_to_run_file(step_file: Path) -> None:
-    """As student/README.md describes it for other languages: by ONNX Runtime and the metadata alone."""
+    """Run the file as student/README.md describes for other languages: with ONNX Runtime and the metadata only."""
     session = onnxruntime.InferenceSession(str(step_file))
-    said = json.loads(session.get_modelmeta().custom_metadata_map["saldistill"])
-    names = [each["input"] for each in said["state"]]
-    outputs = [said["output"]["name"], *(each["output"] for each in said["state"])]
-    state = [np.zeros([1, *each["shape"][1:]], each["type"]) for each in said["state"]]
-    stream, video = Stream(EdgeModel(step_file), cuts=None), frames(9, tuple(said["size"]))
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["saldistill"])
+    names = [each["input"] for each in metadata["state"]]
+    outputs = [metadata["output"]["name"], *(each["output"] for each in metadata["state"])]
+    state = [np.zeros([1, *each["shape"][1:]], each["type"]) for each in metadata["state"]]
+    stream, video = Stream(EdgeModel(step_file), cuts=None), frames(9, tuple(metadata["size"]))
     for place, frame in enumerate(video):
-        if place == 5:  # a cut: `started` alone says so, whatever else the state holds
+        if place == 5:  # a cut: `started` is 0, and the rest of the state is ignored
             state = [np.zeros_like(state[0]), *(np.full_like(value, np.nan) for value in state[1:])]
             stream.reset()
         saliency, *state = session.run(
-            outputs, {said["input"]["name"]: frame.transpose(2, 0, 1)[None], **dict(zip(names, state, strict=True))}
+            outputs,
+            {metadata["input"]["name"]: frame.transpose(2, 0, 1)[None], **dict(zip(names, state, strict=True))},
         )
         np.testing.assert_array_equal(saliency[0, 0], stream(frame))
 
 
 def test_stream_states_alternate_from_first_frame() -> None:
-    assert befores(Stream(Recorder(), 1, cuts=None), [*range(5)]) == [255, 0, 1, 2, 3]
-    assert befores(Stream(Recorder(), 3, cuts=None), [*range(8)]) == [255, 0, 0, 0, 1, 2, 3, 4]
+    assert continued_from(Stream(Recorder(), 1, cuts=None), [*range(5)]) == [255, 0, 1, 2, 3]
+    assert continued_from(Stream(Recorder(), 3, cuts=None), [*range(8)]) == [255, 0, 0, 0, 1, 2, 3, 4]
 
 
 def test_stream_stride_defaults_to_file() -> None:
@@ -152,18 +153,27 @@ def test_stream_stride_defaults_to_file() -> None:
 
 
 def test_stream_rate_is_kept_on_average() -> None:
-    stream = Stream(Recorder(), "25fps", fps=60, cuts=None)  # 2.4 frames a step
-    gaps = np.arange(1, 200) - befores(stream, [*range(200)])[1:]
+    stream = Stream(Recorder(), "25fps", fps=60, cuts=None)  # 2.4 frames per step
+    gaps = np.arange(1, 200) - continued_from(stream, [*range(200)])[1:]
     assert set(gaps[5:]) == {2, 3}
     (kept, *_) = sorted((state["seen"] for state in stream._states.values()), key=len)
     assert 2.35 < np.diff(kept[3:]).mean() < 2.45
     slow = Stream(Recorder(), "25fps", fps=15, cuts=None)
-    assert befores(slow, [*range(6)]) == [255, 0, 1, 2, 3, 4]
+    assert continued_from(slow, [*range(6)]) == [255, 0, 1, 2, 3, 4]
 
 
 def test_stream_after_drop_uses_newest_due_state() -> None:
-    assert befores(Stream(Recorder(), 2, cuts=None), [0, 1, 2, 3, 6, 9, 12, 13]) == [255, 0, 0, 1, 3, 6, 9, 9]
-    assert befores(Stream(Recorder(), 1, cuts=None), [0, 5, 6, 20]) == [255, 0, 5, 6]
+    assert continued_from(Stream(Recorder(), 2, cuts=None), [0, 1, 2, 3, 6, 9, 12, 13]) == [
+        255,
+        0,
+        0,
+        1,
+        3,
+        6,
+        9,
+        9,
+    ]
+    assert continued_from(Stream(Recorder(), 1, cuts=None), [0, 5, 6, 20]) == [255, 0, 5, 6]
 
 
 def test_stream_after_drop_clip_repeats_previous_frame(exported: Path) -> None:

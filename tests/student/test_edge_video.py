@@ -111,7 +111,7 @@ def test_open_video_repeated_avi_positions_are_not_missing(tmp_path: Path) -> No
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuvj420p"
         for index in range(20):
             frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 10 * index, np.uint8), format="rgb24")
-            frame.pts = index * 2  # every second place stays empty
+            frame.pts = index * 2  # every second slot is empty
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with av.open(str(tmp_path / "gaps.avi")) as container:
@@ -152,7 +152,7 @@ def test_open_camera_reads_address(monkeypatch: pytest.MonkeyPatch, short: Path,
             pass
 
         def copyfile(self, source: object, outputfile: object) -> None:
-            with contextlib.suppress(OSError):  # the reader has gone to another place of the file
+            with contextlib.suppress(OSError):  # the reader has seeked to another position
                 super().copyfile(source, outputfile)  # type: ignore[arg-type]
 
     handler = functools.partial(Quiet, directory=str(short.parent))
@@ -170,21 +170,21 @@ def test_open_camera_reads_address(monkeypatch: pytest.MonkeyPatch, short: Path,
 
 
 def test_live_yields_newest_frame_and_drops_others() -> None:
-    go, there, end = threading.Event(), threading.Event(), threading.Event()
+    go, ready, end = threading.Event(), threading.Event(), threading.Event()
 
     def camera() -> Iterator[np.ndarray]:
         pictures = frames(8)
         yield pictures[0]
         go.wait(10)
         yield from pictures[1:6]
-        there.set()  # somebody asks for the next one: picture 5 has been put where it is taken from
+        ready.set()  # the next frame is requested: frame 5 is now available
         end.wait(10)
         yield from pictures[6:]
 
     source = edge.live(camera())
     assert next(source)[0] == 0
     go.set()
-    assert there.wait(10)
+    assert ready.wait(10)
     place, frame = next(source)
     assert place == 5
     assert np.array_equal(frame, frames(8)[5])

@@ -25,11 +25,11 @@ FILE = "l16_ptk710_ftk710_ftk400_f16_res224.pth"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """A fake Hugging Face hub with OpenGVLab/UMT: `files` by path; `asked` lists the requests."""
+    """A fake Hugging Face hub with OpenGVLab/UMT: `files` by path; `requests` lists what was requested."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         super().__init__(("127.0.0.1", 0), Answer)
 
 
@@ -37,7 +37,7 @@ class Answer(BaseHTTPRequestHandler):
     server: FakeHub
 
     def do_HEAD(self) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path}")
         name = self.path.partition("/OpenGVLab/UMT/resolve/main/")[2]
         content = self.server.files.get(name)
         self.send_response(404 if content is None else 200)
@@ -59,7 +59,7 @@ class Answer(BaseHTTPRequestHandler):
 
 
 def point_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redirect downloads to another server and an own cache."""
+    """Redirect downloads to another server and a separate cache."""
     where = partial(file_download.hf_hub_download, endpoint=url, cache_dir=folder / "cache", token=False)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", where)
 
@@ -103,12 +103,12 @@ def test_create_model_by_name_downloads_once(
     assert torch.equal(model.network.encoder.blocks[1].mlp.fc1.weight, expected)
     assert FILE in model.loaded
     assert "UMT checkpoint" in model.loaded
-    gets = [line for line in fake.asked if line.startswith("GET")]
+    gets = [line for line in fake.requests if line.startswith("GET")]
     assert gets == [f"GET /OpenGVLab/UMT/resolve/main/single_modality/{FILE}"]
-    before = len(fake.asked)
+    before = len(fake.requests)
     again = hub.find("umt-l16-k400")
     assert again.read_bytes() == fake.files[f"single_modality/{FILE}"]
-    assert len(fake.asked) == before  # cached: no request
+    assert len(fake.requests) == before  # cached: no request
 
 
 def test_create_model_with_wrong_checksum_raises_until_removed(fake: FakeHub, checkpoint: Model) -> None:
@@ -119,10 +119,10 @@ def test_create_model_with_wrong_checksum_raises_until_removed(fake: FakeHub, ch
     found = re.search(r"remove (\S+) and try again", text)
     assert found
     Path(found[1]).unlink()  # as the message says: the next attempt downloads again
-    before = len(fake.asked)
+    before = len(fake.requests)
     with pytest.raises(UserError, match="has SHA-256"):
         create_model("teacher/salfom:micro", weights="umt-l16-k400")
-    assert len(fake.asked) > before
+    assert len(fake.requests) > before
 
 
 def test_create_model_without_network_raises_one_sentence(

@@ -42,11 +42,11 @@ def assert_same(first, second):
         assert torch.equal(value, second[key]) if isinstance(value, torch.Tensor) else value == second[key], key
 
 
-def record_reads(cache, video, asked):
+def record_reads(cache, video, reads):
     """Append the frames of each read of a video's reader to a list."""
     reader = cache.reader(video)
     cache._readers[str(video.path)] = SimpleNamespace(
-        read=lambda frames, size: asked.append(list(frames)) or reader.read(frames, size)
+        read=lambda frames, size: reads.append(list(frames)) or reader.read(frames, size)
     )
 
 
@@ -266,20 +266,20 @@ def test_frame_cache_stays_within_its_limits(videos):
 
 
 def test_cached_frames_are_not_decoded_again(videos):
-    cache, asked = FrameCache(), []
-    record_reads(cache, videos[0], asked)
+    cache, reads = FrameCache(), []
+    record_reads(cache, videos[0], reads)
     for frames, size in (([5, 6, 7, 7], (36, 64)), ([6, 7, 8], (36, 64)), ([6], (18, 32))):
         cache.read(videos[0], frames, size)
-    assert asked == [[5, 6, 7], [8], [6]]
+    assert reads == [[5, 6, 7], [8], [6]]
 
 
 def test_videos_in_memory_are_decoded_once_and_give_the_same_clips(videos, monkeypatch):
     expected = [clips(videos[:3])[number] for number in range(12)]
-    cache, asked = FrameCache(), []
+    cache, reads = FrameCache(), []
     monkeypatch.setattr("distill.data.clip_reader.FRAME_CACHE", cache)
     for video in videos[:3]:
-        record_reads(cache, video, asked)
+        record_reads(cache, video, reads)
     dataset = clips(videos[:3], in_memory=True)
     for number, sample in enumerate(expected):
         assert torch.equal(dataset[number]["clip"], sample["clip"])
-    assert asked == [list(range(48))] * 3
+    assert reads == [list(range(48))] * 3

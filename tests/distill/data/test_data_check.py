@@ -254,27 +254,27 @@ def test_plain_folders_and_generated_videos_are_reported(shared, sample, tmp_pat
 # ---------------------------------------------------------------- the cache
 
 
-def test_second_check_opens_no_file(broken, asked, monkeypatch):
+def test_second_check_opens_no_file(broken, guarded_calls, monkeypatch):
     first = check(broken, progress=False).table()
-    assert sum(asked) == 9 + 3 + 1  # videos, points, images
-    asked.clear()
+    assert sum(guarded_calls) == 9 + 3 + 1  # videos, points, images
+    guarded_calls.clear()
     monkeypatch.setattr(PROBE_CACHE, "_folders", {})
     assert check(broken, progress=False).table() == first
-    assert asked == []
+    assert guarded_calls == []
 
 
-def test_changed_files_are_inspected_again(tmp_path, asked):
+def test_changed_files_are_inspected_again(tmp_path, guarded_calls):
     frame_folder(tmp_path / "train/001/images")
     picture_files(tmp_path / "train/001")
     assert problems(tmp_path) == []
-    asked.clear()
+    guarded_calls.clear()
     picture = tmp_path / "train/001/maps/0003.png"
     content = picture.read_bytes()
     cut(picture, 60)  # in place: the folder does not change
     assert "maps/0003.png: cannot be decoded" in problems(tmp_path)[0]
     picture.write_bytes(content)
     assert problems(tmp_path) == []
-    assert asked == [1, 1]
+    assert guarded_calls == [1, 1]
     frame = tmp_path / "train/001/images/0003.png"
     content = frame.read_bytes()
     cut(frame, 60)

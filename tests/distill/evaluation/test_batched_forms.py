@@ -169,7 +169,7 @@ def test_score_frames_without_metrics_or_frames() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["psnr"]}, "expected some of auc_judd, .*; got 'psnr'"),
+        ({"metrics": ["psnr"]}, "expected one or more of auc_judd, .*; got 'psnr'"),
         ({"metrics": ["auc_shuffled"]}, "auc_shuffled needs other_fixations, got fixations, density"),
         ({"seeds": [0]}, "expected 2 of everything, .*; got {'seeds': 1}"),
         (

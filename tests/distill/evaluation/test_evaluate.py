@@ -250,8 +250,8 @@ def with_value(value: float) -> MapSource:
 @pytest.mark.parametrize(
     ("maps", "message"),
     [
-        (with_value(math.nan), "one: the map of frame 8 holds NaN or infinity"),
-        (with_value(math.inf), "one: the map of frame 8 holds NaN or infinity"),
+        (with_value(math.nan), "one: the map of frame 8 contains NaN or infinity"),
+        (with_value(math.inf), "one: the map of frame 8 contains NaN or infinity"),
         (lambda video, frames: noisy(video, list(frames)[1:]), "one: no map for frame 1; 1 frames have none"),
         (
             lambda video, frames: noisy(video, [0, 0]),
@@ -269,7 +269,7 @@ def test_evaluate_invalid_source_raises(maps: MapSource, message: str) -> None:
     [
         (
             {"metrics": ("nss", "psnr")},
-            "expected some of auc_judd, auc_shuffled, auc_borji, nss, cc, sim, kldiv, info_gain; got 'psnr'",
+            "expected one or more of auc_judd, auc_shuffled, auc_borji, nss, cc, sim, kldiv, info_gain; got 'psnr'",
         ),
         ({"protocol": "mit300"}, "protocol: expected one of official, dhf1k, ntire2026, tinyhd; got 'mit300'"),
         ({"over": "nothing"}, "over: expected one of centre-prior, other-frames; got 'nothing'"),

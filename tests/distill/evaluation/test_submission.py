@@ -186,14 +186,14 @@ def test_check_lists_problems_of_videos(tmp_path: Path) -> None:
     [
         (
             lambda pairs: [(k, np.full_like(values, np.nan)) for k, values in pairs],
-            "the map of frame 1 holds NaN or infinity",
+            "the map of frame 1 contains NaN or infinity",
         ),
         (
             lambda pairs: [(k, np.full_like(values, np.inf)) for k, values in pairs],
-            "the map of frame 1 holds NaN or infinity",
+            "the map of frame 1 contains NaN or infinity",
         ),
         (lambda pairs: pairs[:-1], "no map for frame 4; 1 frames have none"),
-        (lambda pairs: pairs[::-1], "the map of frame 4 came out of order"),
+        (lambda pairs: pairs[::-1], "the map of frame 4 is out of order"),
     ],
 )
 def test_invalid_maps_break_only_their_video(tmp_path: Path, change: Callable[..., Any], message: str) -> None:

@@ -34,16 +34,16 @@ def files(folder, *names):
     return [folder / name for name in names]
 
 
-def test_inspect_all_returns_results_in_order_and_caches_them(tmp_path, asked, new_process):
+def test_inspect_all_returns_results_in_order_and_caches_them(tmp_path, guarded_calls, new_process):
     inspections = [inspection(path, f"{n} * 2") for n, path in enumerate(files(tmp_path, "a", "b", "c d"))]
     assert inspect_all(inspections) == [0, 2, 4]
     assert inspect_all(inspections[::-1]) == [4, 2, 0]
     new_process()
     assert inspect_all(inspections) == [0, 2, 4]
-    assert asked == [3]
+    assert guarded_calls == [3]
 
 
-def test_another_state_kind_or_thoroughness_is_inspected_again(tmp_path, asked, new_process):
+def test_another_state_kind_or_thoroughness_is_inspected_again(tmp_path, guarded_calls, new_process):
     (path,) = files(tmp_path, "a")
     assert inspect_all([inspection(path)]) == [1]
     assert inspect_all([inspection(path, "2", state=1)]) == [2]
@@ -51,10 +51,12 @@ def test_another_state_kind_or_thoroughness_is_inspected_again(tmp_path, asked, 
     assert inspect_all([inspection(path, "4", state=1, thorough=True)]) == [4]
     new_process()
     assert inspect_all([inspection(path, "5", state=1)]) == [4]  # a thorough result serves both
-    assert len(asked) == 4
+    assert len(guarded_calls) == 4
 
 
-def test_error_of_a_broken_file_is_cached_and_names_the_requested_path(tmp_path, asked, new_process, monkeypatch):
+def test_error_of_a_broken_file_is_cached_and_names_the_requested_path(
+    tmp_path, guarded_calls, new_process, monkeypatch
+):
     (path,) = files(tmp_path, "a.mp4")
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -63,10 +65,10 @@ def test_error_of_a_broken_file_is_cached_and_names_the_requested_path(tmp_path,
         new_process()
     with pytest.raises(UserError, match=r"^a\.mp4: the file is empty"):
         probe("a.mp4")
-    assert asked == [1]
+    assert guarded_calls == [1]
 
 
-def test_hanging_file_is_named_and_retried_after_a_day(tmp_path, asked, new_process, monkeypatch):
+def test_hanging_file_is_named_and_retried_after_a_day(tmp_path, guarded_calls, new_process, monkeypatch):
     monkeypatch.setattr(guard, "TIMEOUT", 0.3)
     (path,) = files(tmp_path, "a.avi")
     hanging = Inspection("video", path, 0, [(time.sleep, (60,))])
@@ -74,19 +76,19 @@ def test_hanging_file_is_named_and_retried_after_a_day(tmp_path, asked, new_proc
         (result,) = inspect_all([hanging])
         assert str(result).startswith(f"{path}: the decoder hung for 0.3 s and was killed; the file may be damaged")
         new_process()
-    assert asked == [1]
+    assert guarded_calls == [1]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + probe_cache.RETRY_AFTER + 60)
     inspect_all([hanging])
-    assert asked == [1, 1]
+    assert guarded_calls == [1, 1]
 
 
-def test_next_call_is_tried_after_a_hang(tmp_path, asked, monkeypatch):
+def test_next_call_is_tried_after_a_hang(tmp_path, guarded_calls, monkeypatch):
     monkeypatch.setattr(guard, "TIMEOUT", 0.3)
     first, second = files(tmp_path, "a.avi", "b.avi")
     calls = [(time.sleep, (60,)), (abs, (-5,))]
     assert inspect_all([Inspection("video", first, 0, calls), Inspection("video", second, 0, calls[1:])]) == [5, 5]
-    assert asked == [2, 1]
+    assert guarded_calls == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_next_call_is_tried_after_a_hang(tmp_path, asked, monkeypatch):
         lambda text: text.replace('"answer": 1', '"answer": "one"'),
     ],
 )
-def test_damaged_cache_file_is_ignored_and_replaced(tmp_path, cache, asked, new_process, damage):
+def test_damaged_cache_file_is_ignored_and_replaced(tmp_path, cache, guarded_calls, new_process, damage):
     (path,) = files(tmp_path, "a")
     inspect_all([inspection(path, read=abs)])
     (file,) = cache.iterdir()
@@ -113,24 +115,24 @@ def test_damaged_cache_file_is_ignored_and_replaced(tmp_path, cache, asked, new_
     for expression in ("2", "3"):
         new_process()
         assert inspect_all([inspection(path, expression, read=abs)]) == [2]
-    assert asked == [1, 1]
+    assert guarded_calls == [1, 1]
 
 
-def test_unwritable_cache_folder_is_ignored(tmp_path, cache, asked):
+def test_unwritable_cache_folder_is_ignored(tmp_path, cache, guarded_calls):
     cache.parent.rmdir()
     cache.parent.write_text("a file where the folder should be")
     (path,) = files(tmp_path, "a")
     assert inspect_all([inspection(path)]) == inspect_all([inspection(path)]) == [1]
-    assert asked == [1]
+    assert guarded_calls == [1]
 
 
-def test_cache_folder_can_be_removed_at_any_time(tmp_path, cache, asked):
+def test_cache_folder_can_be_removed_at_any_time(tmp_path, cache, guarded_calls):
     first, second = files(tmp_path, "a", "b")
     inspect_all([inspection(first)])
     next(cache.iterdir()).unlink()
     cache.rmdir()
     assert inspect_all([inspection(first), inspection(second, "2")]) == [1, 2]
-    assert asked == [1, 1]
+    assert guarded_calls == [1, 1]
 
 
 def test_processes_merge_their_results_and_vanished_files_are_dropped(tmp_path, cache, new_process, monkeypatch):
@@ -161,7 +163,7 @@ def test_unexpected_exception_breaks_only_its_file(tmp_path):
     assert intact == 1
 
 
-def test_results_before_an_interruption_are_saved(tmp_path, asked, new_process):
+def test_results_before_an_interruption_are_saved(tmp_path, guarded_calls, new_process):
     paths = files(tmp_path, "a", "b")
     read = iter([None])
 
@@ -174,7 +176,7 @@ def test_results_before_an_interruption_are_saved(tmp_path, asked, new_process):
         inspect_all([inspection(path, read=stop) for path in paths])
     new_process()
     assert inspect_all([inspection(path) for path in paths]) == [1, 1]
-    assert asked == [2]
+    assert guarded_calls == [2]
 
 
 def test_cache_folder_of_the_environment_or_of_the_user(tmp_path, cache, monkeypatch):
