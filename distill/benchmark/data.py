@@ -2,9 +2,10 @@
 
     saldistill benchmark --of data VIDEO [--json FILE]
 
-The field's habit is a folder of PNG frames, extracted beforehand, which Pillow opens and resizes one by one. OpenCV
-seeks in the video, decodes and resizes. All readers read the same random clips in one thread. The loader runs as in
-training, with one worker process. It caches no decoded frames, as with a data set much larger than memory.
+The usual practice is a folder of PNG frames, extracted beforehand, which Pillow opens and resizes one by one.
+OpenCV seeks in the video, decodes and resizes. All readers read the same random clips in one thread. The loader
+runs as in training, with one worker process. It caches no decoded frames, as with a data set much larger than
+memory.
 """
 
 import platform
@@ -42,7 +43,8 @@ LENGTH = 16
 """Frames per clip."""
 
 FRAMES = 320
-"""Number of the video's first frames that are read: all frames of a long video as PNG files could fill the disk."""
+"""Number of frames that are read, from the first on: PNG files of all frames of a long video could fill the
+disk."""
 
 BATCH_SIZE, BATCHES = 4, 4
 """Clips per batch of a loader, and batches per timed call. A reader's timed call is one clip, because long calls
@@ -174,7 +176,7 @@ def extract(path: Path, folder: Path, number: int, *, progress: bool) -> None:
 
 
 def png_reader(_path: Path, folder: Path) -> Read:
-    """Return the field's habit: open, convert and resize one PNG file per frame."""
+    """Return the reader of PNG frames, the usual practice: open, convert and resize one file per frame."""
 
     def read(frames: Sequence[int], size: Size) -> np.ndarray:
         images = (Image.open(folder / f"{frame + 1:04d}.png").convert("RGB") for frame in frames)

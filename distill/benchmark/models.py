@@ -3,8 +3,8 @@
     saldistill benchmark MODEL [MODEL ...] [--runtime pytorch,onnx] [--batch-size 1,2,4] [--precision fp32,bf16]
 
 PyTorch networks, their exports and external .onnx files share one table, with a row for each runtime, batch size
-and precision. Rounds are interleaved: each one times every row once, and a matrix product, so that a machine that
-slows down slows down all of them.
+and precision. Rounds are interleaved: each one times every row once, and a matrix product, so that a slowdown of
+the machine affects all rows alike.
 """
 
 import gc
@@ -56,7 +56,7 @@ COLUMNS = "model runtime mode weights gmacs batch_size precision milliseconds p9
 
 @dataclass(frozen=True)
 class Settings:
-    """What the rows of all models share."""
+    """Settings that all rows share."""
 
     batch_sizes: Sequence[int]
     precisions: Sequence[str]
@@ -90,7 +90,7 @@ def benchmark_models(
     memory: bool = True,
     progress: bool = True,
 ) -> Table:
-    """Measure models in one run.
+    """Return time, memory and size of models, measured in one run.
 
     A call takes one batch, already on the device, to its maps; its time is divided by the number of maps:
     batch_size x N for clips, batch_size for the frames of a streaming network (with the state before them), and

@@ -1,4 +1,4 @@
-"""Any ONNX file as the subject of a benchmark: its cost, one call of it, and which layers take its time.
+"""Benchmark any ONNX file: its cost, the time of a call, and the time of each layer.
 
 This project's exports describe themselves in their metadata. For external files, inputs are generated from the
 types and shapes that the graph declares, and its convolutions and matrix products are counted.
@@ -148,7 +148,7 @@ class OnnxFile:
         return shape
 
     def seconds(self, feed: dict[str, np.ndarray]) -> float:
-        """Run it once and return the seconds.
+        """Return the seconds of one call.
 
         Raises:
             UserError: it cannot run on these inputs.

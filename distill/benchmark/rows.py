@@ -98,9 +98,9 @@ class Tables(dict[str, Table]):
 
 
 def interleave(calls: Sequence[Call], rounds: int, *, progress: bool) -> list[list[float]]:
-    """Time every call once per round, after a warm-up round.
+    """Return the times of calls, each run once per round, after a warm-up round.
 
-    A machine that slows down slows down all calls, so that their ratios hold.
+    A slowdown of the machine affects all calls alike, so that their ratios hold.
 
     Args:
         calls: the measured work.
@@ -150,7 +150,7 @@ def summarise(seconds: Sequence[float], units: int = 1) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return how a table calls a device: the GPU's name, or the kind of device and the machine's architecture."""
+    """Return the name of a device for tables: the GPU's name, or the kind of device and the architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})"
 
 

@@ -34,7 +34,7 @@ VALUES = {
 """Output values -> their meaning, which is part of the metadata."""
 
 EXTERNAL_BYTES = 2**31 - 2**26
-"""From this size on, weights go into a .data file next to the .onnx file: protobuf's limit is 2 GiB in total."""
+"""Size at which weights go into a .data file next to the .onnx file: protobuf's limit is 2 GiB in total."""
 
 
 class ClipGraph(nn.Module):

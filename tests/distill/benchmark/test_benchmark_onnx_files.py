@@ -163,7 +163,7 @@ def test_onnx_file_invalid_input_is_rejected(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def test_files_of_anybody_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_external_files_share_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     convolution(Path("a.onnx"), ["n", 3, 8, 8])
     convolution(Path("b.onnx"), ["n", 3, "h", "w"], TensorProto.UINT8)
