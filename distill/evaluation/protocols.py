@@ -175,7 +175,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     for protocol in (
         EvaluationProtocol(
             name="official",
-            help="the benchmarks' definitions on the maps as they are, both averages",
+            help="the definitions of the DHF1K and MIT benchmarks, maps not modified; both averages",
             metrics=("auc_judd", "nss", "cc", "sim", "kldiv"),
             average=None,
             resize=imresize,
