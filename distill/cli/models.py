@@ -56,10 +56,10 @@ def describe_models(name: str | None = None) -> Iterator[str]:
             created = create_model(model, variant=each)
         network = created.network
         if index == 0:
-            yield f"{'model':<30}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
+            yield f"{'model':<36}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
         clip, saliency = ("x".join(map(str, size)) for size in (network.size, network.map_size))
         yield (
-            f"{model + ':' + each:<30}{count_weights(network):>12,}{gflops_per_map(created):>16,.2f}"
+            f"{model + ':' + each:<36}{count_weights(network):>12,}{gflops_per_map(created):>16,.2f}"
             f"{network.num_frames:>8}{clip:>10}{saliency:>10}"
         )
 
