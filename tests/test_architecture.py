@@ -80,3 +80,21 @@ def test_only_the_models_package_imports_modules_by_name() -> None:
     }
     outside = {name for name in users if not name.startswith("distill.models.")}
     assert outside <= {"distill.data.video.decord_reader"}, "only decord is loaded by name outside distill/models/"
+
+
+def test_functions_are_at_most_80_lines_long() -> None:
+    lengths = {
+        f"{name}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert max(lengths.values()) <= 80, max(lengths, key=lambda name: lengths[name])
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if name.split(".")[-1].startswith("test_")], path

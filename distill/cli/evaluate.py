@@ -1,6 +1,7 @@
 """`saldistill evaluate`: score models against ground truth."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from distill.cli.options import (
@@ -18,6 +19,8 @@ from distill.cli.options import (
 )
 from distill.cli.verb import Verb
 from distill.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +103,9 @@ def _run(arguments: argparse.Namespace) -> None:
         if folders:
             difference.save(folders[index] / "difference.json")
     if folders:
-        report_scores(Path(arguments.out) / "report.html", results, videos)
+        report = Path(arguments.out) / "report.html"
+        report_scores(report, results, videos)
+        log.info("report: %s", report)
 
 
 def score_folders(models: list[str], out: str | None) -> list[Path]:

@@ -111,7 +111,9 @@ def find_videos(
     if not scan.videos:
         raise UserError(f"{where}: no usable video; {_why_empty(scan)}")
     labelled = sum(video.truth is not None for video in scan.videos)
-    log.info("%s: %s; %d videos, %d with ground truth", where, scan.layout.title, len(scan.videos), labelled)
+    log.info(
+        "%s: %s; %s, %d with ground truth", where, scan.layout.title, plural(len(scan.videos), "video"), labelled
+    )
     return [_select_frames(video, frames) for video in scan.videos] if frames else scan.videos
 
 
