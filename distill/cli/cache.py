@@ -118,7 +118,7 @@ EXPORT = Verb(
     "the loss of precision is reported.",
     (
         "saldistill cache export runs/demo/targets -o maps",
-        "saldistill cache export runs/demo/targets -o videos --as video",
+        "saldistill cache export runs/targets/salfom_dhf1k -o videos --as video",
     ),
     _add_export_arguments,
     _run_export,
