@@ -1,5 +1,6 @@
 """Atomic and durable file writes: write to a temporary name, flush to disk, rename."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,19 +20,36 @@ def _temporary(path: Path, stem: str, suffix: str) -> Path:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file name that is renamed to `path` when the block succeeds.
+def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary file, empty at first, that is renamed to `path` when the block succeeds.
 
     The temporary file is in the same folder and keeps the suffix, because some writers choose the format by it. If
-    the block raises, the temporary file is removed and an existing `path` is left unchanged.
+    the block raises, the temporary file is removed and an existing `path` is left unchanged. The file gets the
+    permissions of the umask, whichever the writer gave it.
+
+    Args:
+        path: the file to write.
+        overwrite: replace an existing file. If False, a file that appears while the block runs is never replaced.
+
+    Raises:
+        UserError: `path` exists at the end, and `overwrite` is False.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path, path.stem, path.suffix)
     try:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(permissions)
         fsync(temporary)
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            try:
+                _rename_to_new(temporary, path)
+            except FileExistsError:
+                raise _appeared(path) from None
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -39,7 +57,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to `path` when the block succeeds; `path` must not exist."""
+    """Yield a temporary folder that is renamed to `path` when the block succeeds.
+
+    Raises:
+        UserError: `path` is a file or a folder that is not empty at the end; it is never replaced.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path, path.name, "")
@@ -49,10 +71,32 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         for entry in temporary.iterdir():
             fsync(entry)
         fsync(temporary)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)  # replaces an empty folder only
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _appeared(path) from None
+            raise
         fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename a file to a name that must be free; raise a FileExistsError if it is not."""
+    try:
+        os.link(temporary, path)  # unlike a rename, never replaces a file
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, where two processes may both succeed
+        if path.exists():
+            raise FileExistsError(path) from None
+        temporary.rename(path)
+    temporary.unlink(missing_ok=True)
+
+
+def _appeared(path: Path) -> UserError:
+    return UserError(f"{path}: was created by another process in the meantime; choose another name or remove it")
 
 
 def clear_leftovers(path: str | Path) -> None:
@@ -90,15 +134,7 @@ def write_new(path: str | Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         fsync(temporary)
-        try:
-            os.link(temporary, path)  # unlike a rename, never replaces a file
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links, where two processes may both succeed
-            if path.exists():
-                raise FileExistsError(path) from None
-            temporary.rename(path)
-        temporary.unlink(missing_ok=True)
+        _rename_to_new(temporary, path)
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,13 +9,16 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, submit, train
 from distill.cli.verb import Group, HelpFormatter, Verb
-from distill.errors import NO_SPACE, RunError, UserError
+from distill.errors import NO_SPACE, RunError, Terminated, UserError
 
 COMMANDS: tuple[Verb | Group, ...] = (
     demo.DEMO,
@@ -55,13 +58,14 @@ exit codes
   2    invalid input; the message says what is wrong and how to fix it
   130  interrupted with Ctrl-C; the log says what was saved and how to resume
   141  standard output was closed, e.g. by `| head`
+  143  terminated with SIGTERM, e.g. by a cluster; handled like Ctrl-C
 
 start with:  saldistill demo        help on a verb:  saldistill VERB --help
 """
 
 NO_SPACE_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_SPACE))})\)")
 """A full disk in the errors of safetensors."""
-BAD_PATH = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR)
+BAD_PATH = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -111,19 +115,45 @@ def run_guarded(work: Callable[[], object]) -> int:
     """Call `work` and return the exit code; print expected errors as one message, and let bugs raise."""
     setup_logging()
     try:
-        work()
+        with sigterm_as_exception():
+            work()
     except UserError as error:
         return print_error(error, 2)
     except RunError as error:
         return print_error(error, 1)
+    except Terminated:
+        return print_error("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        return print_error("interrupted", 130)
+        return print_error("interrupted", 128 + signal.SIGINT)
     except Exception as error:
         message = os_error_message(error)
         if message is None:
             raise
         return print_error(message, 2)
     return 0
+
+
+@contextmanager
+def sigterm_as_exception() -> Iterator[None]:
+    """Raise Terminated in the main thread on SIGTERM, which then ends the work as Ctrl-C does.
+
+    Forks, such as data-loading workers, inherit the handler and die quietly.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    process = os.getpid()
+
+    def on_sigterm(number: int, frame: object) -> None:
+        if os.getpid() == process:
+            raise Terminated
+        os._exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def setup_logging() -> None:

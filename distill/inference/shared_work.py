@@ -6,17 +6,16 @@ Results are files and folders that appear complete or not at all. While a proces
 flock on a hidden file next to each result; the operating system releases the locks when the process ends.
 """
 
-import fcntl
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distill.claims import lock
 from distill.errors import UserError
 from distill.files import clear_leftovers, write_json
 
@@ -66,7 +65,7 @@ def process_missing(
     def attempt(name: str) -> bool:
         """Process one video; return False if another process is working on it."""
         with ExitStack() as locks:
-            if not all(locks.enter_context(_lock(result)) for result in results[name]):
+            if not all(locks.enter_context(lock(result)) for result in results[name]):
                 return False
             missing = [path for path in results[name] if not exists(path)]
             if not missing:
@@ -120,31 +119,3 @@ def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
             f"{results}: contains results of {existing.get('model')} with {key} {existing.get(key)!r}; this run "
             f"uses {record['model']} with {key} {record[key]!r}; choose another folder"
         )
-
-
-@contextmanager
-def _lock(result: Path) -> Iterator[bool]:
-    """Hold the lock of one result; yields False if another process holds it.
-
-    The lock file is removed before the lock is released. A process that had opened it before then holds a lock on a
-    file that no longer exists, and tries again.
-    """
-    path = result.with_name(f".{result.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), path.stat()):
-                    break
-        except BlockingIOError:
-            os.close(file)
-            yield False
-            return
-        os.close(file)
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(file)

@@ -1,6 +1,7 @@
 """Atomic writes and the check of existing outputs."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,43 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_temporary(tmp_path: Path)
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == '{\n  "version": 1\n}\n'
     assert [each.name for each in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new.json"
+    with (
+        pytest.raises(UserError, match="created by another process"),
+        files.atomic_path(path, overwrite=False) as temporary,
+    ):
+        temporary.write_text("mine")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs"
+    assert [each.name for each in tmp_path.iterdir()] == ["new.json"]
+
+
+@pytest.mark.parametrize("theirs", ["file", "folder"])
+def test_folder_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path, theirs: str) -> None:
+    path = tmp_path / "step"
+    with pytest.raises(UserError, match="created by another process"), files.atomic_folder(path) as temporary:
+        (temporary / "one").write_text("1")
+        if theirs == "file":
+            path.write_text("theirs")
+        else:
+            path.mkdir()
+            (path / "one").write_text("theirs")
+    assert (path if theirs == "file" else path / "one").read_text() == "theirs"
+    assert [each.name for each in tmp_path.iterdir()] == ["step"]
+
+
+def test_file_gets_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        with files.atomic_path(tmp_path / "a.safetensors") as temporary:
+            temporary.unlink()
+            temporary.touch(mode=0o600)
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from distill.cli import main
 from distill.cli.verb import Group, Verb
-from distill.errors import RunError, UserError
+from distill.errors import RunError, Terminated, UserError
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
 
@@ -149,6 +150,8 @@ def wrapped(cause: BaseException) -> RuntimeError:
         (UserError("file.yaml: is wrong"), 2, "file.yaml: is wrong"),
         (RunError("step 3: the loss is nan"), 1, "step 3"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "loop"), 2, "loop: cannot read"),
         (OSError(errno.ENOSPC, "No space left on device", "out.mp4"), 2, "out.mp4: no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "/etc/passwd"), 2, "/etc/passwd: permission denied"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "long"), 2, "long: cannot read or write this path"),
@@ -164,6 +167,13 @@ def test_expected_error_is_one_message(
     assert (found, out) == (code, "")
     assert is_one_message(err)
     assert message in err
+
+
+def test_sigterm_ends_the_verb_with_143_and_leaves_no_handler(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    replace_models(monkeypatch, lambda arguments: os.kill(os.getpid(), signal.SIGTERM))
+    assert run("models") == (143, "", "saldistill: terminated\n")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Claims on outputs: one process writes a file or folder, and a second one is refused at its start."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from distill.errors import UserError
+from distill.files import clear_leftovers, refuse_existing
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def claim(
+    path: str | Path,
+    what: str,
+    *,
+    overwrite: bool = False,
+    remedy: str = "choose another name or remove it",
+) -> Iterator[None]:
+    """Claim an output for the duration of the block, before any work is done for it.
+
+    What killed writers of the same output left is removed.
+
+    Args:
+        path: file or folder that will be written.
+        what: the output with its article, e.g. "the overlay video".
+        overwrite: whether an existing output will be replaced.
+        remedy: what to do about an existing one.
+
+    Raises:
+        UserError: another process has claimed the output, or it exists already.
+    """
+    path = Path(path)
+    if not overwrite:
+        refuse_existing(path, what, remedy=remedy)  # before the lock, which creates the parents
+    with lock(path) as locked:
+        if not locked:
+            raise UserError(f"{path}: another process is writing {what}; wait for it, or choose another name")
+        if not overwrite:
+            refuse_existing(path, what, remedy=remedy)
+        clear_leftovers(path)
+        yield
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of an output, an flock on a hidden file next to it; yield False if another process holds it.
+
+    The system releases the lock however the process ends. The lock file is removed before that: a process that had
+    opened it before then holds a lock on a file that no longer exists, and tries again. On a file system without
+    locks the output counts as locked, with a warning.
+    """
+    path = path.absolute()  # a relative path must not depend on later changes of the working directory
+    path = path.with_name(f".{path.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            yield False
+            return
+        except OSError as error:
+            log.warning(
+                "%s: this file system has no locks (%s); start no other writer", path.parent, error.strerror
+            )
+            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                break
+        os.close(file)
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)

@@ -1,0 +1,49 @@
+"""Paths built from names that come from data: a target store, split file, folder scan, header or submission."""
+
+from pathlib import Path
+
+from distill.errors import UserError
+
+MAX_PART = 255
+"""Bytes of one part of a path, the limit of Linux' file systems."""
+
+
+def path_inside(folder: str | Path, name: str, source: object) -> Path:
+    """Return `folder / name` for a name that comes from data, if it stays in the folder.
+
+    The check reads the name only: links that already exist inside the folder are followed.
+
+    Args:
+        folder: folder that the path must not leave.
+        name: relative path with `/` between its parts, e.g. `deep/0601`.
+        source: where the name comes from, for the message.
+
+    Raises:
+        UserError: the name is empty or absolute, has an empty part, `.` or `..`, a control character or text that
+            is not valid Unicode, or a part of more than MAX_PART bytes.
+    """
+    if fault := _fault(name):
+        shown = repr(name if len(name) <= 100 else f"{name[:100]}...")
+        raise UserError(
+            f"{source}: the name {shown} cannot become a path in {folder}: {fault}; expected a relative name "
+            "without '..', such as 'deep/0601'; rename it where it comes from"
+        )
+    return Path(folder) / name
+
+
+def _fault(name: str) -> str:
+    """Return what is wrong with a name, as a clause; empty if it can be used."""
+    parts = name.split("/")
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return "it is not valid Unicode"
+    if name.startswith("/"):
+        return "it is absolute"
+    if any(part in ("", ".", "..") for part in parts):
+        return "it is empty or has an empty part, '.' or '..'"
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        return "it has a control character"
+    if max(sizes) > MAX_PART:
+        return f"a part of it is longer than {MAX_PART} bytes"
+    return ""

@@ -1,0 +1,79 @@
+"""Claims on outputs: the second writer is refused, and a crash releases the claim."""
+
+import fcntl
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.claims import claim, lock
+from distill.errors import UserError
+
+
+def test_claimed_output_is_refused_to_a_second_writer_until_released(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out.mp4"
+    with claim(path, "the overlay video"):
+        with (
+            pytest.raises(UserError, match=r"out\.mp4: another process is writing the overlay video"),
+            claim(path, "the overlay video"),
+        ):
+            pass
+        with pytest.raises(UserError, match="another process"), claim(path, "the overlay video", overwrite=True):
+            pass
+    with claim(path, "the overlay video"):
+        pass
+    assert list(path.parent.iterdir()) == []
+
+
+def test_existing_output_is_refused_without_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match="the overlay video already exists"), claim(path, "the overlay video"):
+        pass
+    with claim(path, "the overlay video", overwrite=True):
+        pass
+    assert path.read_bytes() == b"mine"
+
+
+def test_claim_removes_leftovers_of_killed_writers(tmp_path: Path) -> None:
+    (tmp_path / ".out.12345678.tmp.mp4").write_bytes(b"half")
+    (tmp_path / ".out.mp4.12345678.tmp").mkdir()
+    (tmp_path / ".other.12345678.tmp.mp4").write_bytes(b"another output")
+    with claim(tmp_path / "out.mp4", "the overlay video"):
+        assert [each.name for each in tmp_path.glob("*.tmp*")] == [".other.12345678.tmp.mp4"]
+
+
+def _hold(path: Path, ready: Any) -> None:
+    with lock(path):
+        ready.set()
+        signal.pause()
+
+
+def test_killed_process_releases_its_lock(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "run", ready))
+    process.start()
+    assert ready.wait(60)
+    with lock(tmp_path / "run") as locked:
+        assert not locked
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with lock(tmp_path / "run") as locked:
+        assert locked
+
+
+def test_file_system_without_locks_counts_as_locked_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock(tmp_path / "run") as locked:
+        assert locked
+    assert "has no locks (No locks available)" in caplog.text
