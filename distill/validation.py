@@ -51,7 +51,8 @@ def parse_json(
         UserError: the text is not JSON, is nested too deeply, or has another type.
     """
     try:
-        value: T = _adapter(schema).validate_json(content, strict=True)
+        hashable: Any = schema
+        value: T = _adapter(hashable).validate_json(content, strict=True)
         return value
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
