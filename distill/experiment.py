@@ -28,12 +28,13 @@ from distill.evaluation.references import same_scene, score
 from distill.evaluation.scores import Comparison, Scores, compare_scores, mean_scores, read_scores, without_nan
 from distill.files import write_json, write_text
 from distill.inference.settings import InferenceSettings
+from distill.limits import MAX_SEEDS
 from distill.models.references import load_model
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
 from distill.training import config_errors
 from distill.training.config import RunConfig, load_config
-from distill.training.config_errors import Section
+from distill.training.config_errors import Pair, PathText, Section, Seed
 from distill.training.setup import build_store
 from distill.training.sources import scored_videos
 from distill.training.train import train
@@ -68,15 +69,15 @@ class Arm(Section):
 class Experiment(Section):
     """Arms to train, score and compare."""
 
-    out: str
+    out: PathText
     """Folder for all runs, target stores and results."""
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1, max_length=MAX_SEEDS)
     """Seeds of the runs of each arm."""
     teachers: dict[str, TeacherSource] = Field(default={})
     """Target stores to build, by name."""
     arms: dict[str, Arm] = Field(min_length=1)
     """Arms by name."""
-    compare: list[tuple[str, str]] = Field(default=[])
+    compare: list[Pair[str]] = Field(default=[])
     """Pairs of arms; the difference is the second minus the first."""
     beside: list[str] = Field(default=[])
     """Baselines and models to score next to the arms."""

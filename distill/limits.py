@@ -8,6 +8,63 @@ from distill.errors import UserError
 MAX_JSON_BYTES = 512 * 2**20
 """Size of a JSON file: fixations of an hour of video with 40 observers take a fifth of this."""
 
+# ------------------------------------------------------------------------------------------------- configs
+
+MAX_YAML_BYTES = 512 * 2**10
+"""Size of a YAML file: PyYAML reads 100 KB per second, and a config that names 10,000 videos has 300 KB."""
+
+MAX_YAML_VALUES = 200_000
+"""Values in a YAML file, with its aliases written out, which can multiply a small file to billions of values."""
+
+MAX_YAML_DEPTH = 50
+"""Nested lists and mappings in a YAML file, and keys in an override; the config needs 5."""
+
+MAX_DIGITS = 20
+"""Digits of an integer in a YAML file or an option; 2^63, the end of the seeds, has 19."""
+
+MAX_BATCH_SIZE = 1024
+"""Clips, or frames of a streaming model, that are computed at once."""
+
+MAX_WORKERS = 256
+"""Processes, each of which takes 0.3 GB before its first frame."""
+
+MAX_THREADS = 1024
+"""CPU threads; more than the CPU has cores only cost time."""
+
+MAX_STRIDE = 1000
+"""Frames between two frames of a clip, and frames per second of a rate."""
+
+MAX_STEPS = 10**8
+"""Optimiser steps of a run: three years at one step per second."""
+
+MAX_EPOCHS = 10**6
+"""Epochs of a run."""
+
+MAX_ACCUMULATE = 10_000
+"""Batches per optimiser step."""
+
+MAX_CLIPS = 10**6
+"""Clips per video and epoch, and per clip of the other sources; an epoch's clips are listed in memory."""
+
+MAX_FRAMES = 10**8
+"""Number of a frame: 38 days of video at 30 frames per second."""
+
+MAX_SIDE = 100_000
+"""Numbers among a model's arguments, such as sides, channels and layers, and sides of tensors and maps."""
+
+MAX_ROUNDS = 10_000
+"""Rounds of timing in a benchmark."""
+
+MAX_SEEDS = 1000
+"""Seeds of an experiment, each of which is one run per arm."""
+
+
+MIN_RATE = 0.1
+"""Frames per second of a stride such as 30fps."""
+
+MAX_CALIBRATION_FRAMES = 100_000
+"""Frames that `quantize` reads; they are kept in memory, at the size of the model."""
+
 
 def check_limit(value: float, limit: float, where: str) -> None:
     """Check that a value is within a bound of this file.
@@ -22,3 +79,8 @@ def check_limit(value: float, limit: float, where: str) -> None:
     """
     if value > limit:
         raise UserError(f"{where}: {value:,} is over the limit of {limit:,} (set in distill/limits.py)")
+
+
+def shorten(text: str, length: int = 80) -> str:
+    """Return a text for a message, cut to a length."""
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -12,26 +12,31 @@ import math
 import re
 
 from distill.errors import UserError
+from distill.limits import MAX_STRIDE, MIN_RATE, check_limit, shorten
 
 Stride = int | str
 """A positive integer, or a rate such as "30fps"."""
 
-RATE = re.compile(r"(\d+(?:\.\d+)?) ?fps")
+NUMBER = re.compile(r"0*([1-9][0-9]{0,18})")
+RATE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?) ?fps")
 
 
 def read_stride(value: object) -> Stride:
     """Validate a stride and return its canonical form: 2, "30fps", "23.976fps".
 
     Raises:
-        UserError: if the value is neither a positive integer nor a positive rate. The caller adds the key.
+        UserError: if the value is neither a positive integer up to MAX_STRIDE nor a rate between MIN_RATE and
+            MAX_STRIDE. The caller adds the key.
     """
-    text = str(value)
-    if text.isdecimal() and not isinstance(value, float) and int(text) >= 1:
-        return int(text)
-    match = RATE.fullmatch(text)
-    if match and float(match[1]) > 0:
-        return f"{float(match[1]):g}fps"
-    raise UserError(f"expected a positive number of frames, or a rate such as 30fps, got {value!r}")
+    if isinstance(value, int | str):
+        text = str(value)
+        if match := NUMBER.fullmatch(text):
+            check_limit(int(match[1]), MAX_STRIDE, "frames")
+            return int(match[1])
+        if (match := RATE.fullmatch(text)) and float(match[1]) >= MIN_RATE:
+            check_limit(float(match[1]), MAX_STRIDE, "frames per second")
+            return f"{float(match[1]):g}fps"
+    raise UserError(f"expected a positive number of frames, or a rate such as 30fps, got {shorten(repr(value))}")
 
 
 def step_of(stride: Stride, fps: float) -> float:

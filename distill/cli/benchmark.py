@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from distill.cli.options import add_device, add_rounds, add_threads, counts, input_shape, some_of
 from distill.cli.verb import Verb
 from distill.errors import UserError
+from distill.limits import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from distill.benchmark.rows import Table, Tables
@@ -27,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads(parser, "PyTorch's")
     parser.add_argument(
         "--batch-size",
-        type=counts,
+        type=counts(MAX_BATCH_SIZE),
         metavar="N,N",
         help="one or more batch sizes, in clips, or in frames for streaming models (default: 1; --of cache: that "
         "of CONFIG, or 8)",

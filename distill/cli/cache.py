@@ -5,6 +5,7 @@ import argparse
 from distill.cli.options import add_config, add_device, add_list, add_output, count, map_size
 from distill.cli.verb import Group, Verb
 from distill.errors import RunError
+from distill.limits import MAX_FRAMES
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +64,9 @@ INFO = Verb(
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     _add_store(parser)
     parser.add_argument("--teacher", metavar="MODEL", help="the teacher, if it was moved since the store was built")
-    parser.add_argument("--sample", type=count, default=32, metavar="N", help="number of maps to recompute")
+    parser.add_argument(
+        "--sample", type=count(MAX_FRAMES), default=32, metavar="N", help="number of maps to recompute"
+    )
     add_device(parser)
 
 

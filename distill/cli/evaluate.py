@@ -19,6 +19,7 @@ from distill.cli.options import (
 )
 from distill.cli.verb import Verb
 from distill.errors import UserError
+from distill.limits import MAX_WORKERS
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "intervals",
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all random draws")
-    parser.add_argument("--workers", type=count, metavar="N", help="scoring processes (default: one per CPU core)")
+    parser.add_argument(
+        "--workers", type=count(MAX_WORKERS), metavar="N", help="scoring processes (default: one per CPU core)"
+    )
     add_output(parser, "DIR", "also write scores.json, scores.csv, videos.csv and report.html here", required=False)
     add_inference(parser)
     add_list(parser, "baselines, as MODEL", {name: each.help for name, each in BASELINES.items()})

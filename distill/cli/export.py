@@ -4,6 +4,7 @@ import argparse
 
 from distill.cli.options import add_every, add_output, add_rounds, add_threads, count, fraction, some_of
 from distill.cli.verb import Verb
+from distill.limits import MAX_CALIBRATION_FRAMES
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +85,7 @@ def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-split", metavar="NAME", help="split of the data set of --on (default: all videos)")
     parser.add_argument(
         "--frames",
-        type=count,
+        type=count(MAX_CALIBRATION_FRAMES),
         default=256,
         metavar="N",
         help="frames to read from --on; a quarter is held out for comparison",

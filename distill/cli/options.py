@@ -1,10 +1,20 @@
 """Arguments shared by several verbs, and parsers for their values."""
 
 import argparse
+import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from distill.errors import UserError
+from distill.limits import (
+    MAX_BATCH_SIZE,
+    MAX_DIGITS,
+    MAX_FRAMES,
+    MAX_ROUNDS,
+    MAX_SIDE,
+    MAX_THREADS,
+    shorten,
+)
 from distill.stride import Stride, read_stride
 
 if TYPE_CHECKING:
@@ -40,17 +50,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser, default: str) -> None:
     """Add --threads."""
-    parser.add_argument("--threads", type=count, metavar="N", help=f"CPU threads (default: {default})")
+    parser.add_argument("--threads", type=count(MAX_THREADS), metavar="N", help=f"CPU threads (default: {default})")
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
     """Add --rounds."""
-    parser.add_argument("--rounds", type=count, default=5, metavar="N", help="interleaved rounds of timing")
+    parser.add_argument(
+        "--rounds", type=count(MAX_ROUNDS), default=5, metavar="N", help="interleaved rounds of timing"
+    )
 
 
 def add_every(parser: argparse.ArgumentParser) -> None:
     """Add --every."""
-    parser.add_argument("--every", type=count, default=1, metavar="N", help="score every Nth frame")
+    parser.add_argument("--every", type=count(MAX_FRAMES), default=1, metavar="N", help="score every Nth frame")
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +82,9 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="step between the frames of a clip, or a frame rate, e.g. 30fps (default: as in training)",
     )
-    parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="clips per forward pass")
+    parser.add_argument(
+        "--batch-size", type=count(MAX_BATCH_SIZE), default=8, metavar="N", help="clips per forward pass"
+    )
 
 
 def add_list(parser: argparse.ArgumentParser, title: str, entries: dict[str, str]) -> None:
@@ -95,32 +109,41 @@ def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32"
 # ------------------------------------------------------------------------------------------- value parsers
 
 
-def count(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got '{text}'")
-    return int(text)
+def integer(text: str, least: int, most: int) -> int:
+    """Parse decimal digits, as an integer between two bounds."""
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got '{shorten(text)}'")
+    digits = text.lstrip("0")
+    value = int(digits or "0") if len(digits) <= MAX_DIGITS else 10**MAX_DIGITS
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got '{shorten(text)}'")
+    if value > most:
+        raise argparse.ArgumentTypeError(
+            f"'{shorten(text)}' is over the limit of {most:,} (set in distill/limits.py)"
+        )
+    return value
 
 
-def counts(text: str) -> list[int]:
-    """Parse comma-separated integers of at least 1."""
-    return [count(part) for part in text.split(",")]
+def count(most: int) -> Callable[[str], int]:
+    """Return a parser for an integer of at least 1 and at most a bound of distill/limits.py."""
+    return lambda text: integer(text, 1, most)
+
+
+def counts(most: int) -> Callable[[str], list[int]]:
+    """Return a parser for comma-separated integers of at least 1 and at most a bound."""
+    return lambda text: [integer(part, 1, most) for part in text.split(",")]
 
 
 def seed(text: str) -> int:
     """Parse an integer of at least 0."""
-    return 0 if text == "0" else count(text)
+    return integer(text, 0, 2**63 - 1)
 
 
 def fraction(text: str) -> float:
     """Parse a number between 0 and 1, both excluded."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, e.g. 0.01, got '{text}'")
-    return value
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", text) or not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, e.g. 0.01, got '{shorten(text)}'")
+    return float(text)
 
 
 def stride(text: str) -> Stride:
@@ -133,16 +156,17 @@ def stride(text: str) -> Stride:
 
 def shape(text: str) -> tuple[int, ...]:
     """Parse positive integers joined by x, e.g. 1x3x224x384."""
-    parts = text.split("x")
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"expected positive integers joined by x, e.g. 1x3x224x384, got '{text}'")
-    return tuple(map(int, parts))
+    if not re.fullmatch("[0-9]+(x[0-9]+)*", text):
+        raise argparse.ArgumentTypeError(
+            f"expected positive integers joined by x, e.g. 1x3x224x384, got '{shorten(text)}'"
+        )
+    return tuple(integer(part, 1, MAX_SIDE) for part in text.split("x"))
 
 
 def map_size(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
     if len(size := shape(text)) != 2:
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, e.g. 112x192, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, e.g. 112x192, got '{shorten(text)}'")
     return size[0], size[1]
 
 
@@ -150,7 +174,7 @@ def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Parse the name of a model input and its shape, e.g. images=1x3x224x384."""
     name, _, numbers = text.rpartition("=")
     if not name:
-        raise argparse.ArgumentTypeError(f"expected NAME=AxBxC, e.g. images=1x3x224x384, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected NAME=AxBxC, e.g. images=1x3x224x384, got '{shorten(text)}'")
     return name, shape(numbers)
 
 
@@ -166,7 +190,7 @@ def some_of(accepted: Collection[str]) -> Callable[[str], list[str]]:
         values = names(text)
         if not set(values) <= set(accepted) or len(set(values)) < len(values):
             raise argparse.ArgumentTypeError(
-                f"expected one or more of {', '.join(accepted)}, comma-separated, got '{text}'"
+                f"expected one or more of {', '.join(accepted)}, comma-separated, got '{shorten(text)}'"
             )
         return values
 
@@ -175,7 +199,8 @@ def some_of(accepted: Collection[str]) -> Callable[[str], list[str]]:
 
 def frame_range(text: str) -> tuple[int, int]:
     """Parse FIRST-LAST, counted from 1, both included."""
-    first, _, last = text.partition("-")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise argparse.ArgumentTypeError(f"expected FIRST-LAST, counted from 1, e.g. 601-783, got '{text}'")
-    return int(first), int(last)
+    if re.fullmatch("[0-9]+-[0-9]+", text):
+        first, last = (integer(part, 1, MAX_FRAMES) for part in text.split("-"))
+        if first <= last:
+            return first, last
+    raise argparse.ArgumentTypeError(f"expected FIRST-LAST, counted from 1, e.g. 601-783, got '{shorten(text)}'")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -20,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from distill import limits
 from distill.data.augment import Crop
 from distill.data.sets.find import DATASETS
 from distill.evaluation.metrics import METRICS
@@ -29,11 +29,15 @@ from distill.models.registry import list_models, list_variants
 from distill.stride import Stride, read_stride
 from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.training import config_errors
-from distill.training.config_errors import Section
+from distill.training.config_errors import Integer, Pair, PathText, Section, Seed, at_most
 from distill.training.losses import LOSSES
 from distill.training.terms import LossSection, Share
+from distill.training.yaml_text import dump_yaml
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[Integer, Field(ge=1)]
+BatchSize = Annotated[Count, at_most(limits.MAX_BATCH_SIZE, "clips")]
+Steps = Annotated[Count, at_most(limits.MAX_STEPS, "optimiser steps")]
+Frame = Annotated[Count, at_most(limits.MAX_FRAMES, "frames")]
 Precision = Literal["fp32", "bf16", "fp16"]
 FrameStride = Annotated[Stride, BeforeValidator(read_stride)]
 DataSetName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, DATASETS, "data set"))]
@@ -47,10 +51,18 @@ class ModelSection(Section):
     """Name of the model as listed by `saldistill models`, e.g. teacher/salfom."""
     variant: str | None = None
     """Variant of the model; defaults to the model's default variant."""
-    weights: str | None = None
+    weights: PathText | None = None
     """Weight file to start from, or the name of published weights; random weights by default."""
     arguments: dict[str, Any] = Field({})
     """Keyword arguments of the model that override those of the variant."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for key, value in arguments.items():
+            for number in config_errors.numbers_in(value):
+                limits.check_limit(number, limits.MAX_SIDE, limits.shorten(key))
+        return arguments
 
     @model_validator(mode="after")
     def _known(self) -> "ModelSection":
@@ -65,18 +77,18 @@ class SourceSection(Section):
 
     dataset: DataSetName
     """Name of the data set's layout, e.g. dhf1k."""
-    root: str | None = None
+    root: PathText | None = None
     """Folder of the data set; needed for all but synthetic."""
     split: str | None = None
     """Split of the data set; all videos by default."""
     videos: list[str] | None = None
     """Names of the videos to use; all by default."""
-    frames: tuple[Count, Count] | None = None
+    frames: Pair[Frame] | None = None
     """First and last frame to use, counted from 1, both included; all by default."""
-    share: tuple[Share, Share] | None = None
+    share: Pair[Share] | None = None
     """Part of the videos to use, as [from, to] in an order shuffled by `share_seed`: [0, 0.9] and [0.9, 1] are
     disjoint. Videos that were cut from one recording stay together. All videos by default."""
-    share_seed: int = 0
+    share_seed: Integer = 0
     """Seed of the order that `share` cuts."""
 
     @model_validator(mode="after")
@@ -93,9 +105,9 @@ class SourceSection(Section):
 class TrainSource(SourceSection):
     """Videos to train on."""
 
-    clips_per_video: Count = 1
+    clips_per_video: Annotated[Count, at_most(limits.MAX_CLIPS, "clips")] = 1
     """Random clips per video and epoch; this sets the mix of the sources."""
-    ratio: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    ratio: Annotated[FiniteFloat, Field(gt=0), at_most(limits.MAX_CLIPS, "clips")] | None = None
     """Clips from this source per clip from the sources without a ratio, in place of clips_per_video. E.g. 1 on a
     source without ground truth makes half of all clips unlabelled. Each epoch continues where the last one ended,
     so that all videos are used."""
@@ -110,14 +122,14 @@ class TrainSource(SourceSection):
 class ScoredSource(SourceSection):
     """Videos to score on."""
 
-    every: Count = 1
+    every: Frame = 1
     """Score every n-th frame; all frames by default."""
 
 
 class CropSection(Section):
     """Random crops, the same in all frames of a clip, resized to the model's input size."""
 
-    area: tuple[Share, Share] = (0.5, 1.0)
+    area: Pair[Share] = (0.5, 1.0)
     """Smallest and largest crop, as a fraction of the frame's area."""
     stretch: Annotated[FiniteFloat, Field(ge=1)] = 1.0
     """Largest change of the aspect ratio: 1 keeps the frame's, 1.33 allows three quarters to four thirds of it."""
@@ -158,7 +170,7 @@ class DataSection(Section):
     unlabelled."""
     colour: ColourSection | None = None
     """Random colours of the clips, but not of an online teacher's input; off by default."""
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[Integer, Field(ge=0), at_most(limits.MAX_WORKERS, "processes")] = 2
     """Data-loading processes; 0 loads in the main process."""
     in_memory: bool = False
     """Keep decoded videos in memory, for small data sets: each worker decodes a video in full on first use. Takes 3
@@ -174,11 +186,11 @@ class DataSection(Section):
 class TeacherSection(Section):
     """The teacher that the student learns from."""
 
-    model: str | None = None
+    model: PathText | None = None
     """Run folder, weight file or name:variant; needed to build the target store and for source: online."""
     source: Literal["cached", "online"] = "cached"
     """Read the teacher's maps from a target store, or compute them during training."""
-    store: str | None = None
+    store: PathText | None = None
     """Folder of the target store, as built by `saldistill cache build`."""
     codec: CodecName = DEFAULT_CODEC
     """Encoding of the maps when the target store is built."""
@@ -189,7 +201,7 @@ class TeacherSection(Section):
     the plain clip. Without this, such a store turns data.flip off."""
     stride: FrameStride = 1
     """Like data.stride, for the teacher's own clips."""
-    batch_size: Count = 8
+    batch_size: BatchSize = 8
     """Clips per forward pass of the teacher; the target store commits this many maps at once."""
     precision: Precision = "fp32"
     """Precision of the teacher's forward pass."""
@@ -231,7 +243,7 @@ class ScheduleSection(Section):
 
     name: Literal["constant", "cosine"] = "constant"
     """Shape of the schedule after the warm-up."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[Integer, Field(ge=0), at_most(limits.MAX_STEPS, "optimiser steps")] = 0
     """Optimiser steps of linear warm-up."""
     final: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
     """Fraction of the learning rate that is left at the end of a cosine."""
@@ -240,13 +252,13 @@ class ScheduleSection(Section):
 class TrainingSection(Section):
     """Length, batches and options of the training loop."""
 
-    steps: Count | None = None
+    steps: Steps | None = None
     """Length in optimiser steps; set this or epochs."""
-    epochs: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    epochs: Annotated[FiniteFloat, Field(gt=0), at_most(limits.MAX_EPOCHS, "epochs")] | None = None
     """Length in epochs, i.e. passes over clips_per_video clips of every video; set this or steps."""
-    batch_size: Count = 1
+    batch_size: BatchSize = 1
     """Clips per process and forward pass."""
-    accumulate: Count = 1
+    accumulate: Annotated[Count, at_most(limits.MAX_ACCUMULATE, "batches")] = 1
     """Batches whose gradients are accumulated for one optimiser step."""
     clip_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Norm to which larger gradients are clipped; no clipping by default."""
@@ -265,9 +277,9 @@ class TrainingSection(Section):
     of the weights. The decay is lower in the first steps (distill/training/ema.py). Off by default."""
     compile: bool = False
     """Compile the model with torch.compile: faster steps after a few minutes at the start. Needs a C++ compiler."""
-    validate_every: Count | None = None
+    validate_every: Steps | None = None
     """Optimiser steps between validations; only after the last step by default."""
-    checkpoint_every: Count = 500
+    checkpoint_every: Steps = 500
     """Optimiser steps between checkpoints; each validation writes one as well."""
     best: str = "cc"
     """Validation metric that selects the best weights; higher must be better, e.g. nss, cc or sim."""
@@ -299,9 +311,9 @@ class TrainingSection(Section):
 class RunConfig(Section):
     """One training run."""
 
-    out: str
+    out: PathText
     """Run folder to write."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Seed of the weights, the clips and all augmentation."""
     device: str = "auto"
     """cpu, cuda, cuda:N, mps or auto."""
@@ -355,7 +367,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Write the resolved config; `load_config` of that file returns an equal one."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = dump_yaml(config.model_dump(mode="json"))
     write_text(
         path, f"# Resolved config of this run. Repeat it: saldistill train {path} out=ANOTHER_FOLDER\n{text}"
     )

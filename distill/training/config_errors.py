@@ -1,64 +1,76 @@
-"""Strict config sections, YAML with `key=value` overrides, and readable messages for validation errors."""
+"""Strict config sections, `key=value` overrides, and readable messages for validation errors."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from distill.errors import UserError
+from distill.limits import MAX_DIGITS, MAX_YAML_DEPTH, check_limit, shorten
+from distill.training.yaml_text import parse_yaml, read_yaml
 
 Schema = TypeVar("Schema", bound=BaseModel)
+T = TypeVar("T")
+
+Pair = Annotated[tuple[T, T], Strict(False)]
+"""Two values in a list, which is what YAML has in place of a tuple; the values themselves are strict."""
 
 
 class Section(BaseModel):
-    """A section of a config: immutable and without unknown keys. The docstrings of the fields are the reference."""
+    """A section of a config: immutable, without unknown keys, and strict: neither `yes` nor "5" is a number.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    The docstrings of the fields are the reference.
+    """
 
-
-class StrictLoader(yaml.SafeLoader):
-    """YAML loader that reads `3e-4` as a number and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; PyYAML would silently keep the last of two equal keys."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float):
-                raise yaml.MarkedYAMLError(problem="expected a plain key", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+def whole(value: object) -> object:
+    """Return a whole number, such as 1e4, as an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 10**MAX_DIGITS else value
 
 
-def parse(text: str, where: str) -> Any:
-    """Return the value of a YAML text.
+Integer = Annotated[int, BeforeValidator(whole)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
 
-    Args:
-        text: YAML.
-        where: file or key to name in errors.
+
+def at_most(limit: float, what: str) -> AfterValidator:
+    """Return a validator for numbers up to a bound of distill/limits.py; `what` is counted."""
+
+    def check(value: Any) -> Any:
+        check_limit(value, limit, what)
+        return value
+
+    return AfterValidator(check)
+
+
+def numbers_in(value: object) -> Iterator[float]:
+    """Yield the numbers in a YAML value.
 
     Raises:
-        UserError: the syntax is invalid; the error names line and column.
+        ValueError: one of them is not finite.
     """
-    try:
-        return yaml.load(text, Loader=StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{where}: invalid YAML{place}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: invalid YAML: {str(error).splitlines()[0]}") from None
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(each)
+    elif isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise ValueError(f"expected finite numbers, got {value}")
+        yield value
+
+
+def path_text(value: str) -> str:
+    """Return a path if it is not empty."""
+    if not value.strip():
+        raise ValueError("expected a path, got an empty text; leave the key out, or name a file or folder")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(path_text)]
 
 
 def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None) -> Schema:
@@ -68,6 +80,8 @@ def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None
         UserError: the config is invalid; the error lists every mistake with its key and what was expected.
     """
     values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a YAML mapping (key: value), got {describe_value(values)}")
     for text in overrides or []:
         override(values, text)
     try:
@@ -76,39 +90,22 @@ def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None
         raise explain(error, schema, str(path)) from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the content of a YAML file whose top level is a mapping.
-
-    Raises:
-        UserError: the file is missing, unreadable, not YAML, or not a mapping.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: config file not found; configs/ has examples to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the config ({error}); expected a UTF-8 text file") from None
-    values = parse(text, str(path))
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a YAML mapping (key: value), got {describe_value(values)}")
-    return values
-
-
 def override(values: dict[str, Any], text: str) -> None:
     """Set one value in place from `key.path=value`; numbers in the path index lists from 0.
 
     Raises:
-        UserError: the text has no `=`, or the path does not exist.
+        UserError: the text has no `=`, the path does not exist or is over MAX_YAML_DEPTH, or the value is not YAML.
     """
     path, equals, value = text.partition("=")
-    keys = [part for part in re.split(r"[.\[\]]+", path.strip()) if part]
+    path = shorten(path.strip(), 200)
+    keys = [part for part in re.split(r"[.\[\]]+", text.partition("=")[0].strip()) if part]
     if not equals or not keys:
-        raise UserError(f"'{text}': expected an override key=value, for example training.steps=10")
+        raise UserError(f"'{shorten(text)}': expected an override key=value, for example training.steps=10")
+    check_limit(len(keys), MAX_YAML_DEPTH, f"{path}: nested keys")
     place: Any = values
     for depth, key in enumerate(keys):
         if isinstance(place, list):
-            if not key.isdigit() or int(key) >= len(place):
+            if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(place):
                 raise UserError(f"{path}: '{key}' is not an index into a list of {len(place)}; indices start at 0")
             index: Any = int(key)
         elif isinstance(place, dict):
@@ -116,7 +113,7 @@ def override(values: dict[str, Any], text: str) -> None:
         else:
             raise UserError(f"{path}: '{'.'.join(keys[:depth])}' is {describe_value(place)} and has no keys")
         if depth == len(keys) - 1:
-            place[index] = parse(value, path)
+            place[index] = parse_yaml(value, path)
         elif isinstance(place, dict) and place.get(index) is None:
             place[index] = {}
         place = place[index]
@@ -128,7 +125,7 @@ def one_of(name: str, accepted: Iterable[str], what: str) -> str:
     if name in accepted:
         return name
     raise ValueError(
-        f"unknown {what} '{name}'{did_you_mean(name, accepted)}; expected one of {', '.join(accepted)}"
+        f"unknown {what} '{shorten(name)}'{did_you_mean(name, accepted)}; expected one of {', '.join(accepted)}"
     )
 
 
@@ -139,9 +136,16 @@ def did_you_mean(name: str, accepted: Iterable[str]) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """Return a description of a YAML value for errors: `a mapping`, `a list`, `nothing`, or the value itself."""
-    names = {dict: "a mapping", list: "a list", str: f"'{value}'", type(None): "nothing"}
-    return names.get(type(value), str(value).lower() if isinstance(value, bool) else repr(value))
+    """Return a YAML value for errors: `a mapping`, `a list`, `nothing`, or the value itself, shortened."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str):
+        return f"'{shorten(value)}'"
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else shorten(repr(value))
 
 
 EXPECTED = {
@@ -157,12 +161,19 @@ EXPECTED = {
 """What was expected, by the first word of pydantic's type of error, such as `int_parsing`."""
 
 
+MOST_ERRORS = 50
+"""Mistakes that are listed."""
+
+
 def explain(error: ValidationError, config: type[BaseModel], where: str) -> UserError:
     """Return a UserError with one line per mistake, `file: path.of.key: expected X, got Y`."""
-    lines = []
-    for problem in error.errors():
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    lines, problems = [], error.errors(include_url=False)
+    for problem in problems[:MOST_ERRORS]:
+        parts = [part for part in problem["loc"] if part != "[key]"]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{shorten(part)}" for part in parts).lstrip(".")
         lines.append(f"{where}: {path}{': ' if path else ''}{_sentence(problem, config)}")
+    if len(problems) > MOST_ERRORS:
+        lines.append(f"{where}: {len(problems) - MOST_ERRORS} more mistakes")
     return UserError("\n".join(lines))
 
 
@@ -176,6 +187,13 @@ def _sentence(problem: Any, config: type[BaseModel]) -> str:
     if error_type == "value_error":
         return str(context["error"])
     got = describe_value(problem["input"])
+    if error_type in ("too_short", "too_long"):
+        bound = (
+            f"at least {context['min_length']}" if error_type == "too_short" else f"at most {context['max_length']}"
+        )
+        return f"expected {bound} items, got {context['actual_length']}"
+    if problem["loc"][-1:] == ("[key]",):
+        return f"expected text as the key, got {got}; put it in quotes"
     if error_type == "literal_error":
         accepted = re.findall(r"'([^']*)'", context["expected"])
         return f"expected one of {', '.join(accepted)}, got {got}{did_you_mean(str(problem['input']), accepted)}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 from torch import Tensor
 
-from distill.training.config_errors import Section, one_of
+from distill.training.config_errors import Pair, Section, one_of
 from distill.training.losses import LOSSES
 from distill.training.schedule import ramp
 
@@ -24,7 +24,7 @@ class LossSection(Section):
     """Factor of the term in the sum."""
     final_weight: FiniteFloat | None = None
     """Weight at the end of the ramp; constant by default."""
-    ramp: tuple[Share, Share] = (0.0, 1.0)
+    ramp: Pair[Share] = (0.0, 1.0)
     """Part of the run in which the weight changes, as fractions: [0, 0.1] is the first tenth, [0.5, 0.5] a jump."""
     shape: Literal["linear", "cosine"] = "linear"
     """Shape of the ramp; a cosine is slow at both ends."""
