@@ -52,6 +52,15 @@ CUT = 0.1
 TIMEOUT = 10.0
 """Seconds without a frame after which a camera counts as disconnected."""
 
+MAX_FRAMES, MAX_SIDE, MAX_PIXELS = 1000, 8192, 2**26
+"""Bounds of a clip's frames, of the sides of the model's frames and maps, and of the pixels of a source's frame."""
+
+MAX_FPS, MAX_STRIDE, MAX_THREADS = 1000, 1000, 256
+"""Bounds of frames per second, of a stride in frames or frames per second, and of threads."""
+
+MAX_MEMORY = 2**31
+"""Bytes of the frames of a clip at its stride, or of the states."""
+
 _modules: dict[str, Any] = {}
 
 
@@ -71,7 +80,11 @@ def _optional(name: str) -> Any:
 def is_camera(source: str) -> bool:
     """Return whether a source is a camera (number, device or address) rather than a video file or folder."""
     path = Path(source)
-    return path.is_char_device() or (not path.exists() and (source.isdecimal() or "://" in source))
+    return path.is_char_device() or (not path.exists() and (_is_number(source) or "://" in source))
+
+
+def _is_number(source: str) -> bool:
+    return re.fullmatch("[0-9]{1,4}", source) is not None
 
 
 def open_camera(source: str) -> tuple[float, Iterator[np.ndarray]]:
@@ -88,7 +101,7 @@ def open_camera(source: str) -> tuple[float, Iterator[np.ndarray]]:
     if by_address and _optional("av"):
         fps, found = _open_av(source)
     elif _optional("cv2"):
-        fps, found = _open_cv2(int(source) if source.isdecimal() else source)
+        fps, found = _open_cv2(int(source) if _is_number(source) else source)
     else:
         raise ValueError(
             f"{source}: opening a camera needs OpenCV (pip install opencv-python)"
@@ -128,7 +141,7 @@ def open_video(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
 
 def _images(folder: Path) -> list[Path]:
     def key(path: Path) -> list[tuple[int, str]]:
-        return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path.name) if p]
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", path.name) if p]
 
     found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
     return sorted(found, key=key)
@@ -138,11 +151,13 @@ def _open_av(source: str) -> tuple[float, Iterator[np.ndarray]]:
     av, by_address = _optional("av"), "://" in source
     try:
         container = av.open(source, timeout=TIMEOUT if by_address else None)
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{source}: cannot be opened as a video ({error.strerror})") from error
+    except Exception as error:  # of many types, for damaged files
+        raise ValueError(f"{source}: cannot be opened as a video ({_reason(error)})") from error
     if not container.streams.video:
         raise ValueError(f"{source}: has no video stream; expected a video or a folder of images")
     stream = container.streams.video[0]
+    context = stream.codec_context
+    _check_pixels(source, context.height or 0, context.width or 0)
     stream.thread_type = "SLICE" if by_address else "AUTO"  # decoding several frames in parallel delays them
 
     def frames() -> Iterator[np.ndarray]:
@@ -152,16 +167,33 @@ def _open_av(source: str) -> tuple[float, Iterator[np.ndarray]]:
                 for packet in container.demux(stream):
                     count += packet.is_discard  # frames cut by an editor are in the file, but not shown
                     for frame in packet.decode():
+                        _check_pixels(source, frame.height, frame.width)
                         # the header of an AVI also counts positions that only repeat the previous frame
                         count = max(count, frame.pts or 0) + 1 if container.format.name == "avi" else count + 1
                         degrees = getattr(frame, "rotation", 0)  # counter-clockwise; missing in old PyAV
                         turns = degrees // 90 if degrees % 90 == 0 else 0
                         yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
             except av.FFmpegError as error:
-                raise ValueError(f"{source}: decoding failed after {count} frames ({error.strerror})") from error
+                raise ValueError(f"{source}: decoding failed after {count} frames ({_reason(error)})") from error
         _check_complete(source, stream.frames, count)
 
-    return float(stream.average_rate or 30), frames()
+    return _known_rate(float(stream.average_rate or 0)), frames()
+
+
+def _known_rate(fps: float) -> float:
+    """Return a source's frames per second; 30 if it does not report them."""
+    return fps if 0 < fps < math.inf else 30.0
+
+
+def _check_pixels(source: str | int, height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{source}: frames of {height}x{width} pixels are over the limit of {MAX_PIXELS} pixels")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error, at most 200 characters; its type if it has no text."""
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check_complete(source: str, expected: int, count: int) -> None:
@@ -180,11 +212,11 @@ def _open_cv2(source: str | int) -> tuple[float, Iterator[np.ndarray]]:
 
     def frames() -> Iterator[np.ndarray]:
         while (found := capture.read())[0]:
+            _check_pixels(source, *found[1].shape[:2])
             yield found[1][..., ::-1]  # BGR to RGB
         capture.release()
 
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    return fps if fps > 0 else 30.0, frames()
+    return _known_rate(float(capture.get(cv2.CAP_PROP_FPS))), frames()
 
 
 def live(
@@ -325,6 +357,7 @@ class EdgeModel:
         path: the .onnx file; a .data file, if any, must be next to it.
         threads: threads per call; defaults to ONNX Runtime's choice.
         providers: ONNX Runtime execution providers, in order of preference; defaults to the CPU.
+        check: raise an error for a map that contains NaN or infinity; otherwise it has NaN there.
 
     Attributes:
         mode: "clip", or "step" for a streaming model, which takes one frame and a state at a time.
@@ -341,30 +374,37 @@ class EdgeModel:
     """
 
     def __init__(
-        self, path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        *,
+        check: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._check = Path(path), check
         if not self.path.is_file():
             raise ValueError(f"{path}: no such file; expected an exported .onnx model")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # only errors: warnings are about ONNX Runtime's graph optimiser
         if threads is not None:
+            if not 1 <= threads <= MAX_THREADS:
+                raise ValueError(f"threads: expected a number from 1 to {MAX_THREADS}, got {threads}")
             options.intra_op_num_threads = int(threads)
             options.inter_op_num_threads = 1
         try:
             self.session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=list(providers or ["CPUExecutionProvider"])
             )
+            properties = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path}: ONNX Runtime cannot load it: {first_line}") from error
-        self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map, self.path)
-        self.mode = str(self.metadata["mode"])
-        self.num_frames = int(self.metadata["frames"])
-        self.reach = int(self.metadata.get("reach", self.num_frames))
-        self.size = (int(self.metadata["size"][0]), int(self.metadata["size"][1]))
-        self.target_frames = tuple(int(frame) for frame in self.metadata["target_frames"])
-        self.map_size = (int(self.metadata["map_size"][0]), int(self.metadata["map_size"][1]))
+            raise ValueError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
+        self.metadata = read_metadata(properties, self.path)
+        self.mode: str = self.metadata["mode"]
+        self.num_frames: int = self.metadata["frames"]
+        self.reach: int = self.metadata.get("reach", self.num_frames)
+        self.size: tuple[int, int] = tuple(self.metadata["size"])
+        self.target_frames: tuple[int, ...] = tuple(self.metadata["target_frames"])
+        self.map_size: tuple[int, int] = tuple(self.metadata["map_size"])
         state = self.metadata.get("state", [])
         self.state_shapes = {each["input"]: tuple(each["shape"][1:]) for each in state}
         self._outputs = ["saliency", *(each["output"] for each in state)]
@@ -387,13 +427,14 @@ class EdgeModel:
             network's own sigmoid; a constant map is all ones.
 
         Raises:
-            ValueError: the clip has another type or shape, or the file is in step mode.
+            ValueError: the clip has another type or shape, the file is in step mode, or a map contains NaN or
+                infinity.
         """
         if self.mode != "clip":
             raise ValueError(f"{self.path.name}: is in step mode; call step(frame, state)")
         shape = (3, self.num_frames, *self.size)
         images = self._images(clip, "clips", "(batch, RGB, frames, height, width)", shape)
-        return self._maps(self.session.run(["saliency"], {"clip": images})[0])
+        return self._maps(self._run(["saliency"], {"clip": images})[0])
 
     def initial_state(self, batch: int = 1) -> dict[str, np.ndarray]:
         """Return the state before a video's first frame and after a cut: zeros."""
@@ -410,7 +451,8 @@ class EdgeModel:
             Maps (B, 1, h, w) as in `__call__`, and the state for the next frame.
 
         Raises:
-            ValueError: the frame or state has another type or shape, or the file is in clip mode.
+            ValueError: the frame or state has another type or shape, the file is in clip mode, or a map contains
+                NaN or infinity.
         """
         if self.mode != "step":
             raise ValueError(f"{self.path.name}: is in clip mode, which has no state; call the model with a clip")
@@ -424,7 +466,7 @@ class EdgeModel:
                     "initial_state() and keep one state per model"
                 )
         feed = {"frame": images, **{name: state[name] for name in self.state_shapes}}
-        saliency, *after = self.session.run(self._outputs, feed)
+        saliency, *after = self._run(self._outputs, feed)
         return self._maps(saliency), dict(zip(self.state_shapes, after, strict=True))
 
     def _images(self, images: np.ndarray, kind: str, layout: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -438,37 +480,131 @@ class EdgeModel:
             return images.astype(np.float32) / np.float32(255)
         return np.ascontiguousarray(images)
 
+    def _run(self, names: Sequence[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            found: list[np.ndarray] = self.session.run(names, feed)
+        except Exception as error:  # as above
+            raise ValueError(f"{self.path.name}: ONNX Runtime cannot run it: {_reason(error)}") from error
+        return found
+
     def _maps(self, maps: np.ndarray) -> np.ndarray:
-        if self._log:
-            maps = np.exp(maps - maps.max(axis=(-2, -1), keepdims=True))
-        return np.clip(maps, 0.0, 1.0, dtype=np.float32)
+        expected = (len(self.target_frames), *self.map_size)
+        if maps.shape[1:] != expected:
+            raise ValueError(
+                f"{self.path.name}: gives maps of shape {maps.shape[1:]}, and its metadata says {expected}; export "
+                "the model again"
+            )
+        with np.errstate(invalid="ignore"):  # the result is checked
+            if self._log:
+                maps = np.exp(maps - maps.max(axis=(-2, -1), keepdims=True))
+        finite = np.isfinite(maps)
+        clipped = np.clip(maps, 0.0, 1.0, dtype=np.float32)
+        if finite.all():
+            return clipped
+        if self._check:
+            raise ValueError(
+                f"{self.path.name}: the map contains NaN or infinity; its weights are damaged or its training "
+                "diverged; copy or export the file again"
+            )
+        return np.where(finite, clipped, np.float32(np.nan))
 
 
 def read_metadata(properties: dict[str, str], path: Path) -> dict[str, Any]:
-    """Return the metadata of an exported file.
+    """Return the metadata of an exported file, whose keys have the documented types and ranges.
 
     Raises:
-        ValueError: the file was not exported by this project, or by an unknown version of it.
+        ValueError: the file was not exported by this project, or by an unknown version of it, or its metadata are
+            invalid.
     """
     if METADATA_KEY not in properties:
         raise ValueError(
             f'{path}: has no "{METADATA_KEY}" metadata; expected an ONNX file written by `saldistill export`'
         )
+    invalid = f'{path}: its "{METADATA_KEY}" metadata is invalid'
     try:
-        metadata: dict[str, Any] = json.loads(properties[METADATA_KEY])
-        known = metadata["format"] in FORMATS and metadata["mode"] in ("clip", "step")
-        _ = metadata["frames"], metadata["size"], metadata["target_frames"], metadata["map_size"]
-        _ = metadata["input"]["type"], metadata["output"]["values"]
-        _ = [(each["input"], each["output"], each["shape"][0]) for each in metadata.get("state", [])]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f'{path}: its "{METADATA_KEY}" metadata is invalid; export the model again') from error
-    if not known:
+        metadata = json.loads(properties[METADATA_KEY])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{invalid}: not JSON; export the model again") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{invalid}: expected a JSON object; export the model again")
+    version, mode = metadata.get("format"), metadata.get("mode")
+    if type(version) is not int or version not in FORMATS or mode not in ("clip", "step"):
         raise ValueError(
-            f"{path}: has format {metadata['format']}, mode {metadata['mode']!r}; expected format "
+            f"{path}: has format {version!r:.40}, mode {mode!r:.40}; expected format "
             f"{' or '.join(map(str, FORMATS))}, mode 'clip' or 'step'; use the edge.py of the version "
             "that exported it"
         )
+    for key, (valid, expected) in _checks(metadata).items():
+        if not valid:
+            raise ValueError(f"{invalid}: {key}: expected {expected}; export the model again")
     return metadata
+
+
+def _checks(metadata: dict[str, Any]) -> dict[str, tuple[bool, str]]:
+    """Return for each key of the metadata whether its value is valid, and what is expected."""
+
+    def at(*keys: str) -> Any:
+        value: Any = metadata
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def pair(value: Any) -> bool:
+        return _list_of(value, 1, MAX_SIDE) and len(value) == 2
+
+    frames, targets, stride, state = at("frames"), at("target_frames"), at("notes", "stride"), at("state")
+    size = f"two integers from 1 to {MAX_SIDE}"
+    most = frames - 1 if _is_whole(frames, 1, MAX_FRAMES) else 0
+    known_cost = at("gflops_per_map")
+    return {
+        "frames": (_is_whole(frames, 1, MAX_FRAMES), f"an integer from 1 to {MAX_FRAMES}"),
+        "reach": (_is_whole(metadata.get("reach", 1), 1, MAX_FRAMES), f"an integer from 1 to {MAX_FRAMES}"),
+        "size": (pair(at("size")), size),
+        "map_size": (pair(at("map_size")), size),
+        "target_frames": (
+            _list_of(targets, 0, most) and targets == sorted({*targets}),
+            f"ascending integers from 0 to {most}",
+        ),
+        "input.type": (at("input", "type") in ("uint8", "float32"), "uint8 or float32"),
+        "output.values": (at("output", "values") in ("peak", "sigmoid", "log"), "peak, sigmoid or log"),
+        "state": (
+            _is_state(metadata.get("state", [])),
+            "a list of input, output and shape, whose names are distinct and whose sizes are positive",
+        ),
+        "notes": (isinstance(metadata.get("notes") or {}, dict), "an object"),
+        "notes.stride": (
+            stride is None or _is_whole(stride, 1, MAX_STRIDE) or isinstance(stride, str),
+            f"an integer from 1 to {MAX_STRIDE}, or a rate such as 25fps",
+        ),
+        "precision": (isinstance(metadata.get("precision", ""), str), "text"),
+        "weights": (_is_whole(metadata.get("weights", 0), 0, 2**63), "a count"),
+        "gflops_per_map": (
+            known_cost is None or (type(known_cost) in (int, float) and 0 <= known_cost < math.inf),
+            "a number",
+        ),
+        "mode": (metadata["mode"] == "step" or not state, "step, or no state"),
+    }
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _list_of(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(_is_whole(each, least, most) for each in value)
+
+
+def _is_state(state: Any) -> bool:
+    """Return whether a state's tensors have distinct names, and shapes that take at most MAX_MEMORY together."""
+    if not isinstance(state, list) or not all(isinstance(each, dict) for each in state):
+        return False
+    names = [each.get(key) for each in state for key in ("input", "output")]
+    shapes = [each.get("shape") for each in state]
+    if not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        return False
+    if not all(isinstance(shape, list) and _list_of(shape[1:], 1, MAX_MEMORY) for shape in shapes):
+        return False
+    return sum(4 * math.prod(shape[1:]) for shape in shapes) <= MAX_MEMORY
 
 
 # ------------------------------------------------------------------------------------------------------ the stream
@@ -484,12 +620,15 @@ def step_of(stride: int | str, fps: float | None) -> float:
     Raises:
         ValueError: the stride is invalid, or is a rate and `fps` is missing.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?fps|([1-9]\d*)", str(stride))
-    if not match or (match[1] and not float(match[1])):
-        raise ValueError(f"stride: expected a positive number of frames or a rate such as 25fps, got {stride!r}")
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?fps|([1-9][0-9]{0,9})", str(stride)[:30])
+    if not match or not 0 < float(match[1] or match[2]) <= MAX_STRIDE:
+        raise ValueError(
+            f"stride: expected a positive number of frames or a rate such as 25fps, up to {MAX_STRIDE}, got "
+            f"{str(stride)[:30]!r}"
+        )
     if match[2]:
         return float(match[2])
-    if not fps:
+    if not fps or not 0 < fps < math.inf:
         raise ValueError(f"stride {stride}: a rate needs the frame rate of the video; set fps")
     return fps / float(match[1])
 
@@ -533,6 +672,14 @@ class Stream:
         last = model.num_frames - 1
         places = [math.floor((j - last) * self.step + 0.5) for j in range(last + 1)]  # from the clip's last frame
         self.delay, self.resets = -places[model.target_frames[-1]], 0
+        steps = 1 - places[0] if model.mode == "clip" else max(1, int(self.step))
+        state = sum(4 * math.prod(shape) for shape in model.state_shapes.values())
+        needed = steps * (3 * math.prod(model.size) if model.mode == "clip" else state)
+        if needed > MAX_MEMORY:
+            raise ValueError(
+                f"stride {self.step:g} frames: needs {needed / 1e9:.1f} GB of past frames or states, over the "
+                f"limit of {MAX_MEMORY / 1e9:.1f} GB; choose a smaller one"
+            )
         self._cuts = Cuts(model.size, cuts) if cuts is not None and self.delay == 0 else None
         self._frames: deque[np.ndarray] = deque(maxlen=1 - places[0])
         self._indices = [place - places[0] for place in places]
@@ -760,7 +907,10 @@ def run(
 
     def step(frame: np.ndarray, number: int) -> None:
         step_start = time.perf_counter()
-        saliency = stream(frame, number)
+        try:
+            saliency = stream(frame, number)
+        except ValueError as error:
+            raise ValueError(f"frame {number + 1}: {error}") from error
         now = time.perf_counter()
         figures.seconds.append(now - step_start)
         figures.elapsed, figures.resets = now - start, stream.resets
@@ -835,10 +985,10 @@ def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> Non
             raise ValueError(f"{path}: already exists; choose another name or remove it")
         if path and not path.parent.is_dir():
             raise ValueError(f"{path}: folder {path.parent} does not exist; create it or choose another path")
-    for name, value in (("--threads", options.threads), ("--fps", options.fps)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} {value:g}: expected a positive number")
-    if options.cuts != "off" and not re.fullmatch(r"\d*\.?\d+", options.cuts):
+    for name, value, most in (("--threads", options.threads, MAX_THREADS), ("--fps", options.fps, MAX_FPS)):
+        if value is not None and not 0 < value <= most:  # NaN fails too
+            raise ValueError(f"{name} {value:g}: expected a positive number up to {most}")
+    if options.cuts != "off" and not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{1,9}", options.cuts):
         raise ValueError(f"--cuts {options.cuts}: expected a number such as {CUT}, or off")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # its warnings only repeat what its return values say
     model, camera = EdgeModel(options.model, options.threads), is_camera(options.video)
@@ -851,11 +1001,10 @@ def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> Non
     sinks: list[Writer | Window] = []
     if options.show:
         sinks.append(stack.enter_context(closing(Window(f"{model.path.name}: {options.video}"))))
-    if options.maps:
-        options.maps.mkdir()
 
     def show(frame: np.ndarray, saliency: np.ndarray, number: int) -> None:
         if options.maps:
+            options.maps.mkdir(exist_ok=True)  # here, so that a model without a valid map writes nothing
             np.save(options.maps / f"{number:06d}.npy", saliency)
         if options.out and not any(isinstance(sink, Writer) for sink in sinks):
             writer = Writer(options.out, (frame.shape[0], frame.shape[1]), fps)

@@ -114,7 +114,7 @@ def slide(
         The frames of a batch, and their log-saliency (n, h, w), float32 on the CPU.
 
     Raises:
-        UserError: if a frame does not exist, or the maps contain NaN.
+        UserError: if a frame does not exist, or a map contains NaN or infinity.
     """
     step = settings.step(video.fps)
     reader = open_video(video.path) if isinstance(video, Video) else video
@@ -138,9 +138,12 @@ def slide(
             with torch.inference_mode(), _autocast(device, settings.precision):
                 maps = maps_of(of_batch, pixels_of_batch)
             maps = maps.clone()  # outside inference mode, so that autograd accepts the maps as targets
-            if torch.isnan(maps).any():
+            peaks = maps.amax(dim=(-2, -1))  # NaN if a map contains NaN
+            if not torch.isfinite(peaks).all():
+                frame = batch[int(torch.isfinite(peaks).logical_not().nonzero()[0])]
+                where = f"{video.name}: " if isinstance(video, Video) else ""
                 raise UserError(
-                    f"frames {batch[0] + 1} to {batch[-1] + 1}: the model's maps contain NaN; its weights are "
+                    f"{where}frame {frame + 1}: the model's map contains NaN or infinity; its weights are "
                     "broken or its training diverged"
                 )
             yield batch, maps

@@ -1,6 +1,8 @@
 """Adapters that run exported ONNX files on the CPU behind the `SaliencyModel` interface."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ LOG_FLOOR = 1e-12
 class OnnxModel(nn.Module):
     """An exported model in clip mode.
 
-    The file gives maps in [0, 1]; `forward` returns their logarithm, clamped at LOG_FLOOR.
+    The file gives maps in [0, 1]; `forward` returns their logarithm, clamped at LOG_FLOOR. NaN and infinity become
+    NaN, which `inference.sliding_window` reports with the video and the frame.
 
     Args:
         edge: the `student.edge.EdgeModel` that runs the file.
@@ -38,7 +41,7 @@ class OnnxModel(nn.Module):
     @property
     def notes(self) -> dict[str, Any]:
         """Notes on the model's training that the file records."""
-        return self.edge.metadata.get("notes", {})
+        return self.edge.metadata.get("notes") or {}
 
     @property
     def files(self) -> list[Path]:
@@ -48,7 +51,9 @@ class OnnxModel(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
-        return _log(self.edge(_array(clip)), clip.device)
+        with _user_errors():
+            maps = self.edge(_array(clip))
+        return _log(maps, clip.device)
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         """Raise UserError: an exported model gives maps only."""
@@ -86,19 +91,21 @@ class OnnxStepModel(OnnxModel):
             Log-saliency (B, 1, h, w) float32 on the frame's device, and the state for the next frame.
 
         Raises:
-            ValueError: if a frame or state has the wrong shape.
+            UserError: if a frame or state has the wrong shape, or ONNX Runtime cannot run the file.
         """
-        maps, after = self.edge.step(_array(frame), {name: _array(value) for name, value in state.items()})
+        with _user_errors():
+            maps, after = self.edge.step(_array(frame), {name: _array(value) for name, value in state.items()})
         return _log(maps, frame.device), {name: torch.from_numpy(value) for name, value in after.items()}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Step through a uint8 clip (B, 3, reach, H, W); return the log-saliency (B, 1, h, w) of its last frame."""
         frames, state = _array(clip), self.edge.initial_state(len(clip))
         if frames.ndim != 5 or frames.shape[2] != self.reach:
-            raise ValueError(f"{self.path.name}: expected clips of {self.reach} frames, got {tuple(clip.shape)}")
+            raise UserError(f"{self.path.name}: expected clips of {self.reach} frames, got {tuple(clip.shape)}")
         maps = np.empty(0)
-        for t in range(self.reach):
-            maps, state = self.edge.step(frames[:, :, t], state)
+        with _user_errors():
+            for t in range(self.reach):
+                maps, state = self.edge.step(frames[:, :, t], state)
         return _log(maps, clip.device)
 
 
@@ -112,11 +119,18 @@ def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
     Raises:
         UserError: if the file is missing, damaged, or not an exported model.
     """
+    with _user_errors():
+        edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads, check=False)
+    return OnnxStepModel(edge) if edge.mode == "step" else OnnxModel(edge)
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turn the errors of student/edge.py, which imports nothing of this project, into UserErrors."""
     try:
-        edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads)
+        yield
     except ValueError as error:
         raise UserError(str(error)) from error
-    return OnnxStepModel(edge) if edge.mode == "step" else OnnxModel(edge)
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -188,10 +188,10 @@ def _sentence(problem: Any, config: type[BaseModel]) -> str:
         return str(context["error"])
     got = describe_value(problem["input"])
     if error_type in ("too_short", "too_long"):
-        bound = (
+        allowed = (
             f"at least {context['min_length']}" if error_type == "too_short" else f"at most {context['max_length']}"
         )
-        return f"expected {bound} items, got {context['actual_length']}"
+        return f"expected {allowed} items, got {context['actual_length']}"
     if problem["loc"][-1:] == ("[key]",):
         return f"expected text as the key, got {got}; put it in quotes"
     if error_type == "literal_error":

@@ -182,5 +182,5 @@ def _unshared(value: Any) -> Any:
     return [_unshared(each) for each in value] if isinstance(value, list) else value
 
 
-def _error(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

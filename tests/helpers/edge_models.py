@@ -1,8 +1,10 @@
 """Models small enough for the runner's tests, what is expected of them, and a camera."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,6 +47,27 @@ def frames(count: int, size: tuple[int, int] = (16, 24)) -> np.ndarray:
 
 def peak(log_saliency: Tensor) -> np.ndarray:
     return (log_saliency - log_saliency.amax((-2, -1), keepdim=True)).exp().detach().numpy()
+
+
+def with_metadata(source: Path, path: Path, **changes: object) -> Path:
+    """Copy a file, and change what it says about itself; None takes a key away."""
+    model = onnx.load(source)
+    (entry,) = (each for each in model.metadata_props if each.key == "saldistill")
+    said = {**json.loads(entry.value), **changes}
+    entry.value = json.dumps({key: value for key, value in said.items() if value is not None})
+    onnx.save(model, path)
+    return path
+
+
+def with_broken_weights(source: Path, path: Path, value: float = float("nan")) -> Path:
+    """Copy a file, and set all its floating-point weights to NaN or another value."""
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim > 1:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, value), tensor.name))
+    onnx.save(model, path)
+    return path
 
 
 class FakeCapture:

@@ -1,13 +1,13 @@
 """EdgeModel: maps equal to the network's in both modes, and errors for invalid input."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.edge_models import SmallModel, frames, peak, small_stream
+from helpers.edge_models import SmallModel, frames, peak, small_stream, with_broken_weights, with_metadata
 from helpers.model_cases import loaded
 from onnx import TensorProto, helper
 from PIL import Image
@@ -99,16 +99,6 @@ def test_edge_model_call_of_other_mode_is_rejected(exported: Path, step_file: Pa
         EdgeModel(exported).step(np.zeros((1, 3, 16, 24), np.uint8), {})
 
 
-def with_metadata(source: Path, path: Path, **changes: object) -> Path:
-    """Copy a file, and change what it says about itself; None takes a key away."""
-    model = onnx.load(source)
-    (entry,) = (each for each in model.metadata_props if each.key == "saldistill")
-    said = {**json.loads(entry.value), **changes}
-    entry.value = json.dumps({key: value for key, value in said.items() if value is not None})
-    onnx.save(model, path)
-    return path
-
-
 def test_edge_model_external_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         EdgeModel(tmp_path / "nowhere.onnx")
@@ -137,21 +127,96 @@ def test_edge_model_inconsistent_metadata_is_rejected(tmp_path: Path, exported: 
         (step_file, {"state": renamed}, "inputs, outputs or state differ"),
         (step_file, {"state": []}, "inputs, outputs or state differ"),
         (exported, {"frames": 9}, "inputs, outputs or state differ"),
-        (exported, {"frames": None}, "metadata is invalid; export the model again"),
-        (step_file, {"state": [{"input": "past0"}]}, "metadata is invalid"),
+        (exported, {"frames": None}, "metadata is invalid: frames: expected an integer from 1 to 1000; export the"),
+        (
+            step_file,
+            {"state": [{"input": "past0"}]},
+            "metadata is invalid: state: expected a list of",
+        ),
+        (exported, {"map_size": [8, 13]}, "gives maps of shape"),
         (exported, {"format": 9}, r"has format 9, mode 'clip'; .*the version that exported it"),
         (step_file, {"mode": "dream"}, r"mode 'dream'.*the version that exported it"),
     ):
         path = with_metadata(source, tmp_path / "changed.onnx", **changes)
         with pytest.raises(ValueError, match=rf"changed\.onnx: .*{message}"):
-            EdgeModel(path)
+            EdgeModel(path)(np.zeros((1, 3, 8, 16, 24), np.uint8))
 
 
-def test_edge_model_reads_format_1(tmp_path: Path, exported: Path) -> None:
-    old = with_metadata(exported, tmp_path / "old.onnx", format=1, reach=None, state=None)
-    clip = frames(8).transpose(3, 0, 1, 2)[None]
-    assert np.array_equal(EdgeModel(old)(clip), EdgeModel(exported)(clip))
-    assert EdgeModel(old).reach == 8
+WRONG = (None, True, -1, 0, 1.5, 10**30, "5", "", [], {}, [1], [True, True], [[1], [2]], {"type": 1}, float("nan"))
+REQUIRED = ("format", "mode", "frames", "size", "map_size", "target_frames", "input", "output", "state")
+OPTIONAL = ("reach", "notes", "precision", "weights", "gflops_per_map")
+
+
+@pytest.mark.parametrize("key", [*REQUIRED, *OPTIONAL, "notes.stride", "state.shape", "state.input"])
+def test_metadata_of_wrong_types_is_one_sentence(tmp_path: Path, step_file: Path, key: str) -> None:
+    """Only a key that may be missing has values among the wrong ones that fit it."""
+    said = EdgeModel(step_file).metadata
+    name, _, inner = key.partition(".")
+    accepted = []
+    for value in WRONG:
+        changed: Any = value
+        if inner:
+            changed = [{**said[name][0], inner: value}, *said[name][1:]] if name == "state" else {inner: value}
+        path = with_metadata(step_file, tmp_path / "changed.onnx", **{name: changed})
+        message = refusal_of(path)
+        if message is None:
+            accepted.append(value)
+        else:
+            assert message.startswith((f"{path}: ", "stride")), value
+            assert "\n" not in message, value
+            assert len(message) < 400, value
+    assert not accepted or name in OPTIONAL, accepted
+
+
+def refusal_of(path: Path) -> str | None:
+    """Return the error of a file; None if it runs."""
+    try:
+        Stream(EdgeModel(path))(frames(1)[0])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "3", "[" * 200_000, f'{{"format": {"9" * 5000}}}', "NaN"])
+def test_metadata_that_is_no_json_object_is_rejected(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"x\.onnx: its .* metadata is invalid: .*export the model again"):
+        edge.read_metadata({"saldistill": text}, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("values", ["peak", "log", "sigmoid"])
+def test_map_with_nan_or_infinity_is_rejected(tmp_path: Path, values: str) -> None:
+    export(loaded(SmallModel()), tmp_path / "s.onnx", values=values, batches=(1,))
+    path = with_broken_weights(tmp_path / "s.onnx", tmp_path / "nan.onnx")
+    clip = np.zeros((2, 3, 8, 16, 24), np.uint8)
+    with pytest.raises(ValueError, match=r"nan\.onnx: the map contains NaN or infinity; its weights are damaged"):
+        EdgeModel(path)(clip)
+    assert np.isnan(EdgeModel(path, check=False)(clip)).all()
+
+
+def test_map_of_a_step_with_nan_is_rejected(tmp_path: Path, step_file: Path) -> None:
+    model = EdgeModel(with_broken_weights(step_file, tmp_path / "nan.onnx"))
+    with pytest.raises(ValueError, match=r"nan\.onnx: the map contains NaN or infinity"):
+        model.step(np.zeros((1, 3, 64, 96), np.uint8), model.initial_state())
+
+
+STRIDES = ("٣", f"{'9' * 400}fps", "0fps", 0, 1001, True, "2\n", -1, 1.5, None, [], "1001fps")
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_impossible_stride_is_rejected(stride: Any) -> None:
+    with pytest.raises(ValueError, match="stride: expected a positive number of frames or a rate such as 25fps"):
+        edge.step_of(stride, 30)
+
+
+@pytest.mark.parametrize("fps", [None, 0, -1, float("nan"), float("inf")])
+def test_rate_in_a_video_of_unknown_rate_is_rejected(fps: float | None) -> None:
+    with pytest.raises(ValueError, match="stride 25fps: a rate needs the frame rate of the video"):
+        edge.step_of("25fps", fps)
+
+
+def test_stride_that_needs_too_much_memory_is_rejected(exported: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs 241\.9 GB of past frames or states, over the limit of 2\.1 GB"):
+        Stream(EdgeModel(exported), "0.000001fps", 30)
 
 
 @pytest.mark.parametrize("missing", [(), ("av",), ("av", "cv2")])

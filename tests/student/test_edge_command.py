@@ -13,7 +13,7 @@ import av
 import numpy as np
 import onnx
 import pytest
-from helpers.edge_models import REAL_VIDEO, frames
+from helpers.edge_models import REAL_VIDEO, frames, with_broken_weights, with_metadata
 from PIL import Image
 
 from distill.data.video.open import open_video
@@ -233,6 +233,10 @@ def test_command_invalid_input_is_rejected(
         stream = container.add_stream("mpeg4", rate=25)
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
         container.start_encoding()
+    (tmp_path / "bomb").mkdir()
+    Image.new("L", (9000, 9000)).save(tmp_path / "bomb" / "1.png")
+    broken = with_broken_weights(step_file, tmp_path / "broken.onnx")
+    typed = with_metadata(step_file, tmp_path / "typed.onnx", size="64x96")
     (tmp_path / "thin").mkdir()
     Image.fromarray(np.zeros((32, 1, 3), np.uint8)).save(tmp_path / "thin" / "1.png")
     other = onnx.load(step_file)
@@ -253,6 +257,23 @@ def test_command_invalid_input_is_rejected(
         ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4" / "x.mp4"), "does not exist; create it"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "o.strange"), "o.strange: cannot be written as a video"),
         ((exported, REAL_VIDEO, "--stride", 0), "stride: expected a positive number of frames"),
+        ((exported, REAL_VIDEO, "--stride", 99999), "stride: expected a positive number of frames"),
+        ((exported, REAL_VIDEO, "--stride", "٣"), "stride: expected a positive number of frames"),
+        ((exported, REAL_VIDEO, "--stride", "0.000001fps"), "of past frames or states, over the limit of 2.1 GB"),
+        ((exported, REAL_VIDEO, "--fps", "inf"), "--fps inf: expected a positive number up to 1000"),
+        ((exported, REAL_VIDEO, "--fps", "nan"), "--fps nan: expected a positive number up to 1000"),
+        ((exported, REAL_VIDEO, "--fps", "1e9"), "--fps 1e+09: expected a positive number up to 1000"),
+        (
+            (exported, REAL_VIDEO, "--threads", 99999999999),
+            "--threads 1e+11: expected a positive number up to",
+        ),
+        ((exported, "99999999999999999999"), "99999999999999999999: no such video file, folder or camera"),
+        ((exported, tmp_path / "bomb"), "1.png: frames of 9000x9000 pixels are over the limit of 67108864 pixels"),
+        ((typed, REAL_VIDEO), "size: expected two integers from 1 to 8192; export the model again"),
+        (
+            (broken, REAL_VIDEO, "-o", tmp_path / "o.mp4", "--maps", tmp_path / "maps"),
+            "frame 1: broken.onnx: the map contains NaN or infinity; its weights are damaged",
+        ),
         ((exported, REAL_VIDEO, "--cuts", "often"), "--cuts often: expected a number such as 0.1, or off"),
         ((exported, REAL_VIDEO, "--threads", 0), "--threads 0: expected a positive number"),
         ((exported, REAL_VIDEO, "--fps", -5), "--fps -5: expected a positive number"),
@@ -261,6 +282,7 @@ def test_command_invalid_input_is_rejected(
         said = capsys.readouterr().err
         assert message in said
         assert len(said.splitlines()) == 1
+    assert not (tmp_path / "maps").exists()
     assert (tmp_path / "mine.mp4").read_bytes() == b"mine"
     assert not (tmp_path / "o.mp4").exists()
 

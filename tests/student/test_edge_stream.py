@@ -38,6 +38,7 @@ class Recorder:
 
     mode, num_frames, size, target_frames = "step", 1, (1, 1), (0,)
     metadata: dict[str, Any] = {"notes": {}}  # noqa: RUF012 - never changed
+    state_shapes: dict[str, Any] = {"seen": ()}  # noqa: RUF012 - never changed
 
     def initial_state(self) -> dict[str, Any]:
         return {"seen": ()}

@@ -230,7 +230,7 @@ def test_slide_with_invalid_settings_is_refused(settings: dict, message: str) ->
 def test_slide_with_nan_weights_is_refused() -> None:
     model = SmallModel()
     model.temporal.bias.data.fill_(float("nan"))
-    with pytest.raises(UserError, match="frames 1 to 3: the model's maps contain NaN"):
+    with pytest.raises(UserError, match="frame 1: the model's map contains NaN or infinity"):
         list(slide(model, FakeReader(), range(3)))
 
 

@@ -151,6 +151,156 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "bytes.yaml")
 
 
+# --------------------------------------------------------------------------------------- strict types and bounds
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.steps=yes", "training.steps: expected an integer, got true"),
+        ("training.steps='5'", "training.steps: expected an integer, got '5'"),
+        ("training.steps=010", "training.steps: expected an integer, got '010'"),
+        ("training.steps=1:30", "training.steps: expected an integer, got '1:30'"),
+        ("training.steps=0x10", "training.steps: expected an integer, got '0x10'"),
+        ("training.steps=5.5", "training.steps: expected an integer, got 5.5"),
+        ("training.steps=1e300", "training.steps: expected an integer, got 1e+300"),
+        ("optimizer.lr=yes", "optimizer.lr: expected a number, got true"),
+        ("optimizer.lr='1'", "optimizer.lr: expected a number, got '1'"),
+        ("losses.0.weight=no", "losses[0].weight: expected a number, got false"),
+        ("data.flip=1", "data.flip: expected true or false, got 1"),
+        ("data.flip='yes'", "data.flip: expected true or false, got 'yes'"),
+        ("seed=true", "seed: expected an integer, got true"),
+        ("out=3", "out: expected text, got 3"),
+        ("out=", "out: expected text, got nothing"),
+        ("out=''", "out: expected a path, got an empty text"),
+        ("data.train.0.videos=a.mp4", "data.train[0].videos: expected a list, got 'a.mp4'"),
+        ("data.train.0.videos=[1]", "data.train[0].videos[0]: expected text, got 1"),
+        ("data.train.0.videos={a: b}", "data.train[0].videos: expected a list, got a mapping"),
+        ("data.train.0.frames={1: 2}", "data.train[0].frames: expected a list, got a mapping"),
+        ("data.train.0.frames=[1, 2, 3]", "data.train[0].frames: expected at most 2 items, got 3"),
+        ("data.train.0.share=[0, yes]", "data.train[0].share[1]: expected a number, got true"),
+        ("data.stride=yes", "data.stride: expected a positive number of frames, or a rate such as 30fps, got True"),
+        ("model.arguments={1: 2}", "model.arguments[1]: expected text as the key, got 1; put it in quotes"),
+        ("model.arguments={width: .nan}", "model.arguments: expected finite numbers, got nan"),
+        # bounds
+        (
+            "data.train.0.clips_per_video=1e12",
+            "data.train[0].clips_per_video: clips: 1,000,000,000,000 is over the",
+        ),
+        (
+            "data.train.0.ratio=1e12",
+            "data.train[0].ratio: clips: 1,000,000,000,000.0 is over the limit of 1,000,000",
+        ),
+        (
+            "data.train.0.frames=[1, 99999999999]",
+            "data.train[0].frames[1]: frames: 99,999,999,999 is over the limit",
+        ),
+        (
+            "data.workers=100000",
+            "data.workers: processes: 100,000 is over the limit of 256 (set in distill/limits.py)",
+        ),
+        ("data.stride=99999", "data.stride: frames: 99,999 is over the limit of 1,000"),
+        ("data.stride=9999fps", "data.stride: frames per second: 9,999.0 is over the limit of 1,000"),
+        ("data.stride=0.0001fps", "data.stride: expected a positive number of frames, or a rate such as 30fps"),
+        ("training.batch_size=1e9", "training.batch_size: clips: 1,000,000,000 is over the limit of 1,024"),
+        ("training.accumulate=1e9", "training.accumulate: batches: 1,000,000,000 is over the limit"),
+        ("training.steps=1e9", "training.steps: optimiser steps: 1,000,000,000 is over the limit"),
+        (
+            "training.validate_every=1e9",
+            "training.validate_every: optimiser steps: 1,000,000,000 is over the limit",
+        ),
+        ("schedule.warmup_steps=1e9", "schedule.warmup_steps: optimiser steps: 1,000,000,000 is over the limit"),
+        ("model.arguments={size: [1000000, 2]}", "model.arguments: size: 1,000,000 is over the limit of 100,000"),
+        (f"seed={'9' * 5000}", "seed: invalid YAML at line 1, column 1: expected an integer, got '9999"),
+        (f"seed={'9' * 30}", "seed: invalid YAML at line 1, column 1: a number of over 20 digits (MAX_DIGITS)"),
+        (f"seed=!!int 0x{'f' * 9999}", "seed: invalid YAML at line 1, column 1: a number of over 20 digits"),
+        (f"{'a.' * 60}b=1", "a.a."),
+        ("data.train.²=1", "data.train.²: '²' is not an index into a list of 1"),
+    ],
+)
+def test_wrong_type_or_number_over_a_bound_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
+    [line] = errors(tmp_path, RUN, override)
+    assert line.removeprefix("run.yaml: ").startswith(sentence)
+    assert len(line) < 300
+
+
+def test_whole_numbers_dates_and_padded_names_are_read_as_meant(tmp_path: Path) -> None:
+    videos = "data.train.0.videos=[001, 2024-01-01, 2024-99-99, 1:30]"
+    config = read(tmp_path, RUN, "training.steps=1e3", "seed=5.0", "optimizer.lr=1", videos)
+    assert (config.training.steps, config.seed, config.optimizer.lr) == (1000, 5, 1.0)
+    assert type(config.training.steps) is int
+    assert config.data.train[0].videos == ["001", "2024-01-01", "2024-99-99", "1:30"]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (BOMB, "line 6, column 5: over 200000 values, aliases written out (MAX_YAML_VALUES)"),
+        ("a: &a [*a]", "line 1, column 8: alias *a is inside of what it names"),
+        ("a: *a", "line 1, column 4: found undefined alias 'a'"),
+        ("x: &x {a: 1}\ny:\n  <<: *x", "line 3, column 3: merge keys (<<) are not supported; write the keys out"),
+        ("[" * 100_000, "line 1, column 51: nested over 50 deep (MAX_YAML_DEPTH)"),
+        ("a:\n\tb: 1", "line 2, column 1: found character '\\t' that cannot start any token; indent with spaces"),
+        ("a: !!int abc", "line 1, column 4: expected an integer, got 'abc'"),
+        ("a: !!float abc", "line 1, column 4: expected a number, got 'abc'"),
+        ("a: !!bool abc", "line 1, column 4: expected true or false, got 'abc'"),
+        ("a: !!int [1]", "line 1, column 4: expected a scalar node, but found sequence"),
+        ("a: !!timestamp 2024-99-99", "line 1, column 4: tag !!timestamp is not supported"),
+        ("a: !!binary aGVsbG8=", "line 1, column 4: tag !!binary is not supported"),
+        ("a: !!set {a, b}", "line 1, column 4: tag !!set is not supported"),
+        ("a: !!omap [a: b]", "line 1, column 4: tag !!omap is not supported"),
+        ("a: !mine b", "line 1, column 4: tag !mine is not supported"),
+        ("a: !!python/object/apply:os.getcwd []", "line 1, column 4: tag !!python/object/apply:os.getcwd is not"),
+        ('a: "b\\0c"', "line 1, column 4: text with the control character '\\x00'; remove it"),
+        ('a: "b\\ud800c"', "line 1, column 4: text with the control character '\\ud800'; remove it"),
+        ("a: b\n\x01: c", "line 2, column 1: the character '\\x01' is not allowed; remove it"),
+        ("? [a]\n: b", "line 1, column 3: expected a plain key"),
+        ("a: 1\n---\nb: 2", "line 2, column 1: but found another document"),
+        ("a: 'x", "line 1, column 6: found unexpected end of stream"),
+    ],
+)
+def test_hostile_yaml_is_one_sentence_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
+    [line] = errors(tmp_path, text)
+    assert line.startswith(f"run.yaml: invalid YAML at {sentence}")
+    assert len(line) < 300
+
+
+def test_yaml_file_over_the_size_limit_is_not_read(tmp_path: Path) -> None:
+    [line] = errors(tmp_path, f"a: {'x' * 600_000}")
+    assert line == "run.yaml: over the limit of 524,288 bytes (MAX_YAML_BYTES in distill/limits.py)"
+
+
+def test_text_that_is_not_utf8_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"a: 1\nb: \xff")
+    with pytest.raises(UserError, match="line 2, column 4: byte 0xff is not UTF-8"):
+        load_config(tmp_path / "bytes.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+def test_many_mistakes_are_counted_and_long_values_cut(tmp_path: Path) -> None:
+    lines = errors(tmp_path, RUN, f"data.train.0.videos=[{', '.join(['1'] * 1000)}]", f"{'x' * 5000}=1")
+    assert lines[-1] == "run.yaml: 951 more mistakes"
+    assert all(len(line) < 300 for line in lines)
+
+
+def test_override_of_an_aliased_list_changes_one_place(tmp_path: Path) -> None:
+    text = RUN.replace("train: [{dataset: synthetic}]", "train: &v [{dataset: synthetic}]\n  test: *v")
+    config = read(tmp_path, text, "data.train.0.split=test")
+    assert (config.data.train[0].split, config.data.test[0].split) == ("test", None)
+
+
+def test_saved_config_keeps_text_that_looks_like_a_number(tmp_path: Path) -> None:
+    config = read(tmp_path, RUN, "data.train.0.videos=['3e-4', '1', 'yes', '~', 2024-01-01, '<<', '']", "out='1e5'")
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
 def test_saved_config_loads_as_an_equal_run(tmp_path: Path) -> None:
     config = read(tmp_path, RUN, "data.train.0.frames=[2, 9]", "training.precision=bf16")
     save_config(config, tmp_path / "saved.yaml")
