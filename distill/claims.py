@@ -5,12 +5,16 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from distill.errors import UserError
 from distill.files import clear_leftovers, refuse_existing
 
 log = logging.getLogger(__name__)
+
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
 
 
 @contextmanager
@@ -74,8 +78,24 @@ def lock(path: Path) -> Iterator[bool]:
             if os.path.samestat(os.fstat(file), path.stat()):
                 break
         os.close(file)
+    _close_in_forks()
+    _held.add(file)
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
-        os.close(file)
+        if file in _held:  # not in a fork, which holds no lock
+            _held.remove(file)
+            path.unlink(missing_ok=True)
+            os.close(file)
+
+
+@cache
+def _close_in_forks() -> None:
+    """Make forks give up the locks, so that a worker that outlives its killed parent does not keep them."""
+
+    def give_up() -> None:
+        for file in _held:
+            os.close(file)
+        _held.clear()
+
+    os.register_at_fork(after_in_child=give_up)

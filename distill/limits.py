@@ -65,6 +65,21 @@ MIN_RATE = 0.1
 MAX_CALIBRATION_FRAMES = 100_000
 """Frames that `quantize` reads; they are kept in memory, at the size of the model."""
 
+# ------------------------------------------------------------------------------------------------- weight files
+
+MAX_TENSOR_HEADER_BYTES = 16 * 2**20
+"""Size of a .safetensors header: a model of a thousand tensors and its optimiser state take a fiftieth of this."""
+
+MAX_MODEL_ARGUMENT = 8192
+"""Numbers in the model arguments of a weight file, which set widths, depths and sizes: the largest model of this
+project has 1024."""
+
+MAX_ARGUMENT_LENGTH = 256
+"""Numbers in a list, or characters of a name, among the model arguments of a weight file."""
+
+MAX_WRAPPERS = 8
+"""Dictionaries around the state dict of a published .pth file: released files have at most two."""
+
 
 def check_limit(value: float, limit: float, where: str) -> None:
     """Check that a value is within a bound of this file.

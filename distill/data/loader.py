@@ -62,9 +62,18 @@ def collate(samples: list[Any]) -> Any:
 
 
 def _start_worker(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    leave_signals_to_main()
     sys.excepthook = _report
     torch.set_num_threads(1)
+
+
+def leave_signals_to_main() -> None:
+    """Make a worker ignore Ctrl-C and the first SIGTERM, which clusters send to all processes of a job.
+
+    A second SIGTERM ends it: the main process stops stuck workers with it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

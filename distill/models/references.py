@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
 from distill.errors import UserError
@@ -15,7 +13,8 @@ from distill.files import atomic_path, file_hash
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
 from distill.models.registry import PACKAGES, _module, create_model, list_models, rebuild
-from distill.models.weight_files import _identity_text, load_weights_into, read_header
+from distill.models.tensor_files import save_tensors
+from distill.models.weight_files import _identity_text, check_fit, load_weights_into, read_header
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +37,10 @@ def save_published(model: LoadedModel, path: str | Path) -> None:
         tensors = {key: value.contiguous() for key, value in to_published(model.network).items()}
     except ValueError as error:
         raise UserError(f"{_identity_text(identity)}: {error}") from error
-    with atomic_path(path) as temporary:
-        if temporary.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, temporary, {"format": "pt"})
-        else:
+    if Path(path).suffix == ".safetensors":
+        save_tensors(tensors, path)
+    else:
+        with atomic_path(path) as temporary:
             torch.save(tensors, temporary)
 
 
@@ -85,9 +84,16 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
 
 def _load_file(path: Path) -> LoadedModel:
     header = read_header(path)
-    model = rebuild(header["identity"])
+    identity = header.identity.model_dump()
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes the header claims
+            model = rebuild(identity)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    check_fit(model, path)
+    model = rebuild(identity)
     load_weights_into(model, path)
-    return replace(model, notes=header["notes"])
+    return replace(model, notes=header.notes.model_dump(exclude_unset=True))
 
 
 def _weights_of_run(folder: Path) -> Path:
@@ -95,14 +101,21 @@ def _weights_of_run(folder: Path) -> Path:
     best = folder / "best.safetensors"
     if best.is_file():
         return best
-    steps = [path for path in folder.glob("checkpoints/step-*/model.safetensors") if path.is_file()]
-    if steps:
-        newest = max(steps, key=lambda path: int(path.parent.name.removeprefix("step-")))
-        average = newest.with_name("ema.safetensors")
-        return average if average.is_file() else newest
+    for checkpoint in checkpoint_folders(folder):
+        for name in ("ema.safetensors", "model.safetensors"):
+            if (checkpoint / name).is_file():
+                return checkpoint / name
     raise UserError(
         f"{folder}: no weights in this folder; expected best.safetensors or checkpoints/step-*/model.safetensors"
     )
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, the newest first."""
+    folders = [
+        each for each in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-[0-9]{1,18}", each.name)
+    ]
+    return sorted(folders, key=lambda each: int(each.name.removeprefix("step-")), reverse=True)
 
 
 def notes_with_run(model: LoadedModel) -> dict[str, Any]:

@@ -11,15 +11,15 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from distill.errors import UserError
+from distill.errors import UserError, reason_of
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import check_model
-from distill.models.tensor_files import load_published_weights
+from distill.models.published_weights import load_published_weights
 from distill.models.weight_files import is_saldistill_file, load_weights_into
 
 PACKAGES = ("teacher", "student")
@@ -63,6 +63,29 @@ def create_model(
         UserError: if a name, variant or argument is unknown, a value is invalid, or the weights do not fit;
             the message lists the accepted names.
     """
+    model = _build(name, variant, arguments)
+    if weights is None:
+        return model
+    if is_saldistill_file(weights):
+        load_weights_into(model, weights)
+        return replace(model, loaded=f"{weights}: all weights loaded")
+    module = _module(model.identity["name"])
+    try:
+        return replace(model, loaded=load_published_weights(module, cast(nn.Module, model.network), weights))
+    except ValueError as error:
+        raise UserError(f"{model.reference}: {error}") from error
+
+
+def rebuild(identity: Mapping[str, Any]) -> LoadedModel:
+    """Build a model again from the identity of a `LoadedModel` or a weight file, with initial weights.
+
+    The arguments are those of the model's signature; no file is read for them.
+    """
+    return _build(identity["name"], identity["variant"], identity["arguments"])
+
+
+def _build(name: str, variant: str | None, arguments: Mapping[str, Any]) -> LoadedModel:
+    """Build a model with random weights; see `create_model`."""
     name, _, suffix = name.partition(":")
     if suffix and variant and suffix != variant:
         raise UserError(f"{name}:{suffix}: variant '{variant}' was given as well; give only one of them")
@@ -70,28 +93,19 @@ def create_model(
     variant = variant or suffix or module.DEFAULT
     if variant not in module.VARIANTS:
         raise UserError(f"{name}: no variant '{variant}'{_suggest(variant, module.VARIANTS)}")
-    given = _check_arguments(f"{name}:{variant}", module.Model, arguments)
+    reference = f"{name}:{variant}"
+    given = _check_arguments(reference, module.Model, arguments)
     try:
         network = module.Model(**{**module.VARIANTS[variant], **given})
     except ValueError as error:
-        raise UserError(f"{name}:{variant}: {error}") from error
+        raise UserError(f"{reference}: {error}") from error
+    except Exception as error:  # torch's error for a value that the model does not check itself
+        if not given:
+            raise
+        raise UserError(f"{reference}: cannot be built with {given} ({reason_of(error)})") from error
     check_model(network)
     identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
-    model = LoadedModel(network, identity, f"{name}:{variant}")
-    if weights is None:
-        return model
-    if is_saldistill_file(weights):
-        load_weights_into(model, weights)
-        return replace(model, loaded=f"{weights}: all weights loaded")
-    try:
-        return replace(model, loaded=load_published_weights(module, network, weights))
-    except ValueError as error:
-        raise UserError(f"{name}:{variant}: {error}") from error
-
-
-def rebuild(identity: Mapping[str, Any]) -> LoadedModel:
-    """Build a model again from the identity of a `LoadedModel`, with initial weights."""
-    return create_model(identity["name"], variant=identity["variant"], **identity["arguments"])
+    return LoadedModel(network, identity, reference)
 
 
 def _is_model(file: Path) -> bool:
@@ -113,16 +127,17 @@ def _module(name: str) -> types.ModuleType:
     return importlib.import_module(name.replace("/", "."))
 
 
-def _check_arguments(where: str, model: type[nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Check arguments against the signature of `Model`; convert them to its annotations, e.g. lists to tuples."""
+def _check_arguments(where: str, model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Check arguments against the signature of `Model`: names and strict types; lists become tuples."""
     accepted = [key for key in inspect.signature(model.__init__).parameters if key != "self"]
     hints = typing.get_type_hints(model.__init__)
     checked = {}
     for key, value in arguments.items():
         if key not in accepted:
             raise UserError(f"{where}: no argument '{key}'{_suggest(key, accepted)}")
+        value = tuple(value) if isinstance(value, list) else value
         try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+            checked[key] = TypeAdapter(hints[key]).validate_python(value, strict=True)
         except ValidationError as error:
             what = error.errors()[0]["msg"]
             raise UserError(f"{where}: argument {key} = {value!r}: {what[0].lower()}{what[1:]}") from error

@@ -1,114 +1,142 @@
-"""Read published weight files into tensors and load them with the `load_weights` of a model's file."""
+"""Tensors on disk with a checksum: the one writer and reader of every .safetensors file of this project.
 
-import argparse
-import pickle
-import re
-import zipfile
-from collections.abc import Sequence
+The metadata of a file holds a SHA-256 of its tensors (names, types, shapes and bytes) and of the other metadata. It
+is checked whenever the file is read, so that no damaged number is ever used.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
-"""Keys under which released files keep their state dict, sometimes nested."""
+from distill.errors import UserError, reading
+from distill.files import atomic_path
+from distill.limits import MAX_TENSOR_HEADER_BYTES, check_limit
 
-PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
-"""Prefixes that wrapping modules add to every key."""
+log = logging.getLogger(__name__)
+
+CHECKSUM = "sha256"
+"""Metadata key of the checksum."""
+
+DAMAGED = "the file is damaged; restore it from a copy or write it again"
 
 
-def load_published_weights(module: ModuleType, network: nn.Module, weights: str | Path) -> str:
-    """Load a published weight file into a network.
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> str:
+    """Write a .safetensors file atomically, replacing an existing one; return its checksum.
 
     Args:
-        module: the model's file, with `load_weights` and optionally `find_weights` (teacher/README.md).
-        network: an instance of the file's `Model`.
-        weights: path of a .safetensors file or a pickle, or a name that `find_weights` knows. A file of that
-            name takes precedence.
+        tensors: name -> tensor, on any device.
+        path: the file.
+        metadata: other metadata to store.
+    """
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    texts = {"format": "pt", **(metadata or {})}
+    checksum = tensors_hash(sorted(stored.items()), texts)
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(stored, temporary, {**texts, CHECKSUM: checksum})
+    return checksum
 
-    Returns:
-        One line: the source, and what was loaded and dropped.
+
+def load_tensors(path: str | Path, *, checksum: str | None = None) -> dict[str, Tensor]:
+    """Read a .safetensors file and check it; one without a checksum is read with a note in the log.
+
+    Args:
+        path: the file.
+        checksum: the checksum that the file must have, if another file records it.
 
     Raises:
-        ValueError: if the file is missing, unreadable or for another model, or if the name is unknown.
+        UserError: the file is missing, is no .safetensors file, or differs from its checksum.
     """
-    source, content = str(weights), Path(weights)
-    if not content.exists() and hasattr(module, "find_weights"):
-        source, content = module.find_weights(network, source)
-    tensors = read_tensors(content) if isinstance(content, Path) else content
-    try:
-        return f"{source}: {module.load_weights(network, {_strip_prefixes(k): v for k, v in tensors.items()})}"
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    except RuntimeError as error:
-        raise ValueError(f"{source}: the weights are for another model: {_mismatch(error)}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, flat or nested, from a .safetensors file or a pickle, without executing any of its code.
-
-    Raises:
-        ValueError: if the file is missing, unreadable, or holds no tensors.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weight file")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # releases store their arguments in it
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        safetensors.SafetensorError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path}: cannot be read as a state dict ({reason}); expected a file of tensors only"
-        ) from error
-    while isinstance(content, dict) and (inner := [key for key in WRAPPERS if isinstance(content.get(key), dict)]):
-        content = content[inner[0]]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}; expected a dictionary of tensors")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f"{path}: holds no tensors, neither at the top level nor under {', '.join(WRAPPERS)}")
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+        tensors = dict(sorted(file.get_tensors().items()))
+    _compare(path, tensors_hash(tensors.items(), metadata), metadata.get(CHECKSUM), checksum)
     return tensors
 
 
-def _strip_prefixes(key: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
-        key = key.removeprefix(prefix)
-    return key
+def check_tensors(path: str | Path, *, checksum: str | None = None) -> None:
+    """Check a .safetensors file as `load_tensors` does, with one tensor in memory at a time.
+
+    Raises:
+        UserError: as `load_tensors`.
+    """
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+        computed = tensors_hash(((name, file.get_tensor(name)) for name in sorted(file.keys())), metadata)
+    _compare(path, computed, metadata.get(CHECKSUM), checksum)
 
 
-def _mismatch(error: RuntimeError) -> str:
-    """Shorten the error of `nn.Module.load_state_dict`, which lists every key, to counts and the first keys."""
-    text = str(error)
-    shape = r"torch\.Size\(\[([\d, ]*)\]\)"
-    shapes = [
-        f"{key} ({stored}) instead of ({own})"
-        for key, stored, own in re.findall(rf"size mismatch for (\S+): .*?{shape}.*?{shape}", text)
-    ]
-    parts = [
-        _count_and_name("missing", _quoted_keys("Missing", text)),
-        _count_and_name("of another shape", shapes),
-        _count_and_name("unexpected", _quoted_keys("Unexpected", text)),
-    ]
-    return "; ".join(filter(None, parts)) or text
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors file, without reading its tensors.
+
+    Raises:
+        UserError: the file is missing or is no .safetensors file.
+    """
+    with _open(path) as file:
+        return dict(file.metadata() or {})
 
 
-def _quoted_keys(kind: str, text: str) -> list[str]:
-    match = re.search(rf"{kind} key\(s\) in state_dict: (.*)", text)
-    return re.findall(r'"([^"]+)"', match[1]) if match else []
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of the tensors of a .safetensors file, without reading them.
+
+    Raises:
+        UserError: the file is missing or is no .safetensors file.
+    """
+    with _open(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
-def _count_and_name(kind: str, keys: Sequence[str]) -> str:
-    return f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}" if keys else ""
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str] | None = None) -> str:
+    """Return the SHA-256 of tensors in the given order (names, types, shapes, bytes) and of metadata.
+
+    The bytes of tensors on the CPU are not copied.
+    """
+    digest = hashlib.sha256()
+    for key, text in sorted((metadata or {}).items()):
+        if key != CHECKSUM:
+            digest.update(f"{key} {text}\n".encode())
+    for name, value in tensors:
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], where: object) -> None:
+    """Check that no tensor holds NaN or infinity.
+
+    Raises:
+        UserError: naming the first tensor that does.
+    """
+    for name, value in tensors:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{where}: tensor {name} holds NaN or infinity; the weights cannot be used")
+
+
+def _compare(path: str | Path, computed: str, stored: str | None, expected: str | None) -> None:
+    recorded = {each for each in (stored, expected) if each is not None}
+    if not recorded:
+        log.info("%s: has no checksum (an earlier version or another program wrote it), so it is not checked", path)
+    elif recorded != {computed}:
+        raise UserError(f"{path}: its content does not match its checksum; {DAMAGED}")
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[safetensors.safe_open]:
+    """Open a .safetensors file; the body only calls the library."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    with reading(path, "a .safetensors file"):
+        with path.open("rb") as start:
+            length = int.from_bytes(start.read(8), "little")
+        check_limit(min(length, path.stat().st_size), MAX_TENSOR_HEADER_BYTES, f"{path}: header bytes")
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file

@@ -1,101 +1,185 @@
 """Weight files of this project: safetensors with a JSON header that identifies the model."""
 
-import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from distill.errors import UserError
-from distill.files import atomic_path
+from distill.limits import MAX_ARGUMENT_LENGTH, MAX_MODEL_ARGUMENT, check_limit
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import Network
+from distill.models.tensor_files import (
+    DAMAGED,
+    check_finite,
+    load_tensors,
+    read_metadata,
+    read_shapes,
+    save_tensors,
+    tensors_hash,
+)
+from distill.validation import parse_json
 
 HEADER = "saldistill"
 """Metadata key of a .safetensors file that holds the header."""
 
+Number = bool | int | FiniteFloat
+Argument = Number | str | list[Number]
+"""A model argument in a file: plain values only, which the model's signature must declare (`create_model`)."""
 
-def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None) -> None:
-    """Write a model's weights to a .safetensors file, atomically, replacing an existing one.
+
+class Identity(BaseModel):
+    """The model that a file holds: what `rebuild` builds it from."""
+
+    name: str
+    variant: str
+    arguments: dict[str, Argument]
+
+    @field_validator("arguments")
+    @classmethod
+    def _bounded(cls, arguments: dict[str, Argument]) -> dict[str, Argument]:
+        for key, value in arguments.items():
+            if isinstance(value, str | list):
+                check_limit(len(value), MAX_ARGUMENT_LENGTH, f"length of {key}")
+            numbers = value if isinstance(value, list) else [value]
+            for number in numbers:
+                if not isinstance(number, str):
+                    check_limit(abs(number), MAX_MODEL_ARGUMENT, key)
+        return arguments
+
+
+class Spec(BaseModel):
+    """Clips and maps of the model."""
+
+    num_frames: int
+    size: tuple[int, int]
+    target_frames: list[int]
+    map_size: tuple[int, int]
+
+
+class Notes(BaseModel):
+    """What a file records about the training; the keys that the toolkit reads have types, others are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: int = 0
+    stride: int | str = 1
+    validation: dict[str, float | None] = Field({})
+    ema: float | None = None
+    trained_on: list[dict[str, Any]] = Field([])
+    licence: str | None = None
+
+
+class Header(BaseModel):
+    """The header of a weight file."""
+
+    identity: Identity
+    spec: Spec
+    notes: Notes
+
+
+def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None) -> str:
+    """Write a model's weights to a .safetensors file, atomically, replacing an existing one; return its checksum.
 
     The header is JSON: `identity`, from which `load_model` rebuilds the model, `spec` of its clips and maps, and
     `notes` about the training.
     """
     spec = {key: getattr(model.network, key) for key in ("num_frames", "size", "target_frames", "map_size")}
     header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"format": "pt", HEADER: json.dumps(header)})
+    return save_tensors(model.network.state_dict(), path, {HEADER: json.dumps(header)})
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """Return the header {identity, spec, notes} of a weight file of this project.
+def read_header(path: str | Path) -> Header:
+    """Return the header of a weight file of this project.
 
     Raises:
         UserError: if the file is missing, damaged, or of another format.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
+    metadata = read_metadata(path)
     if HEADER not in metadata:
         raise UserError(
             f"{path}: no saldistill header, so its model is unknown; convert it first: saldistill models MODEL "
             f"--convert {path} OUT.safetensors"
         )
-    return json.loads(metadata[HEADER])
+    return parse_json(metadata[HEADER], Header, f"{path}: invalid saldistill header")
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """Return what a weight file records about the training.
+
+    Raises:
+        UserError: as `read_header`.
+    """
+    return read_header(path).notes.model_dump(exclude_unset=True)
 
 
 def is_saldistill_file(path: str | Path) -> bool:
-    """Return whether a file was written by `save_model`."""
-    with contextlib.suppress(UserError):
-        return Path(path).suffix == ".safetensors" and bool(read_header(path))
-    return False
+    """Return whether a file was written by `save_model`.
+
+    Raises:
+        UserError: if it is a .safetensors file that cannot be read.
+    """
+    path = Path(path)
+    return path.suffix == ".safetensors" and path.is_file() and HEADER in read_metadata(path)
 
 
-def load_weights_into(model: LoadedModel, path: str | Path) -> None:
+def load_weights_into(model: LoadedModel, path: str | Path, *, checksum: str | None = None) -> None:
     """Load a weight file of this project into a model of the same architecture.
+
+    Args:
+        model: the model.
+        path: the file.
+        checksum: the checksum that the file must have, if a checkpoint records it.
+
+    Raises:
+        UserError: if the file is damaged, holds NaN or infinity, or contains the weights of another model; the
+            message names both models.
+    """
+    check_fit(model, path)
+    tensors = load_tensors(path, checksum=checksum)
+    own = model.network.state_dict()
+    for name, value in tensors.items():
+        table = value.ndim > 0 and not value.is_floating_point()  # of indices, which the model computes itself
+        if value.is_floating_point() != own[name].is_floating_point() or (
+            table and not torch.equal(value, own[name].cpu())
+        ):
+            raise UserError(f"{path}: tensor {name} is not what the model computes for it; {DAMAGED}")
+    check_finite(tensors.items(), path)
+    model.network.load_state_dict(tensors)
+
+
+def check_fit(model: LoadedModel, path: str | Path) -> None:
+    """Check that a weight file has the tensors of a model, without reading them.
+
+    Args:
+        model: the model, which may be on the meta device.
+        path: the file.
 
     Raises:
         UserError: if the file contains the weights of another model; the message names both.
     """
-    path = Path(path)
-    identity = read_header(path)["identity"]
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a readable .safetensors file ({error}); is it truncated?") from error
+    identity, shapes = read_header(path).identity.model_dump(), read_shapes(path)
     own = model.network.state_dict()
     fixed = getattr(model.network, "fixed_by_size", ())  # constants of the clip size, such as position tables
-    misfits = sorted(tensors.keys() ^ own.keys()) + [
-        key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape and key not in fixed
+    misfits = sorted(shapes.keys() ^ own.keys()) + [
+        key for key in shapes.keys() & own.keys() if shapes[key] != own[key].shape and key not in fixed
     ]
     if misfits:
         raise UserError(
             f"{path}: contains {_identity_text(identity)}, not {_identity_text(model.identity)}: "
             f"{len(misfits)} tensors do not fit, e.g. {misfits[0]}; load it as the model that it contains"
         )
-    model.network.load_state_dict(tensors)
 
 
 def weights_fingerprint(model: Network) -> str:
     """Return the SHA-256 of a network's state dict (sorted keys, dtypes, shapes, bytes), or of exported files."""
     if isinstance(model, OnnxModel):
         return hashlib.sha256(b"".join(file.read_bytes() for file in model.files)).hexdigest()
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensors_hash(sorted(model.state_dict().items()))
 
 
 def _identity_text(identity: Any) -> str:

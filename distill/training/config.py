@@ -281,6 +281,8 @@ class TrainingSection(Section):
     """Optimiser steps between validations; only after the last step by default."""
     checkpoint_every: Steps = 500
     """Optimiser steps between checkpoints; each validation writes one as well."""
+    keep: Count = 2
+    """Checkpoints to keep: a run resumes from the newest one that is not damaged."""
     best: str = "cc"
     """Validation metric that selects the best weights; higher must be better, e.g. nss, cc or sim."""
 

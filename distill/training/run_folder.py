@@ -1,17 +1,23 @@
 """Run folders: config.yaml, log.jsonl, tensorboard/, checkpoints/, best.safetensors and summary.json."""
 
 import math
+import os
 import resource
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distill.claims import lock
 from distill.errors import UserError
-from distill.files import refuse_existing
+from distill.files import clear_leftovers, refuse_existing
 from distill.models.loaded import LoadedModel
-from distill.models.weight_files import read_header, save_model
+from distill.models.tensor_files import check_tensors
+from distill.models.weight_files import read_notes, save_model
 from distill.training.config import RunConfig, load_config
 from distill.training.step_log import flatten, read_log
 
@@ -22,10 +28,34 @@ FREE_TO_CHANGE = (
     "teacher.device",
     "data.workers",
     "training.checkpoint_every",
+    "training.keep",
     "training.recompute",
     "training.shard",
 )
 """Keys that may change when a run is resumed, because no weight depends on them."""
+
+
+@contextmanager
+def claim_run(config: RunConfig) -> Iterator[None]:
+    """Claim the run folder for the duration of the block, and remove what killed runs left in it.
+
+    Raises:
+        UserError: another process trains in this folder, or as `check_folder`.
+    """
+    out = Path(config.out)
+    if not out.exists():
+        check_folder(out, config)  # before the lock, which creates the parents
+    with lock(Path(os.path.realpath(out))) as locked:  # one lock, whichever links lead to the folder
+        if not locked:
+            raise UserError(
+                f"{out}: another process is training in this folder; wait for it, or choose another out=FOLDER"
+            )
+        check_folder(out, config)
+        for name in ("config.yaml", "log.jsonl", "best.safetensors", "summary.json"):
+            clear_leftovers(out / name)
+        for leftover in out.glob("checkpoints/.step-*.tmp"):
+            shutil.rmtree(leftover)
+        yield
 
 
 def check_folder(out: Path, config: RunConfig) -> None:
@@ -52,20 +82,27 @@ def check_folder(out: Path, config: RunConfig) -> None:
             f"{out}: the config differs from the run's: {'; '.join(differences)}; resume with the run's config, or "
             "start another run with out=FOLDER"
         )
+    if (best := out / "best.safetensors").exists():
+        try:
+            check_tensors(best)
+        except UserError as error:
+            raise UserError(
+                f"{error}; without this file, the run resumes and keeps the best of its other steps"
+            ) from error
 
 
 def keep_best(config: RunConfig, model: LoadedModel, step: int, scores: dict[str, float]) -> None:
     """Write best.safetensors if the score that selects it is finite and beats the one recorded in that file."""
     path, metric = Path(config.out) / "best.safetensors", config.training.best
-    best = best_notes(path)
-    if math.isfinite(scores[metric]) and (best is None or scores[metric] > best["validation"][metric]):
+    best = (best_notes(path) or {}).get("validation", {}).get(metric)
+    if math.isfinite(scores[metric]) and (best is None or scores[metric] > best):
         more = {"validation": scores} | ({} if config.training.ema is None else {"ema": config.training.ema})
         save_model(model, path, notes=notes(config, step, **more))
 
 
 def best_notes(path: Path) -> dict[str, Any] | None:
     """Return the notes of the best weights, with `step` and `validation` scores; None if there are none yet."""
-    return read_header(path)["notes"] if path.exists() else None
+    return read_notes(path) if path.exists() else None
 
 
 def was_validated(out: Path, step: int) -> bool:
@@ -84,7 +121,7 @@ def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict
     """Return the cost of a finished run; peak memory excludes the loader's workers."""
     best = best_notes(out / "best.safetensors")
     record: dict[str, Any] = {"steps": steps, "seconds": seconds, "device": str(device)}
-    record["best"] = None if best is None else {"step": best["step"], **best["validation"]}
+    record["best"] = None if best is None else {"step": best.get("step"), **best.get("validation", {})}
     record["peak_memory_mib"] = peak_memory_mib()
     if device.type == "cuda":
         record["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20

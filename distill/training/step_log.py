@@ -1,20 +1,42 @@
-"""Log of a run: one JSON object per line in log.jsonl, the same numbers for TensorBoard, and a progress bar."""
+"""Log of a run: one JSON object per line in log.jsonl, the same numbers for TensorBoard, and a progress bar.
+
+Lines are only appended. What a crash or a damaged disk leaves unreadable is skipped by readers; a resumed run moves
+it to log.unreadable.jsonl, and replaces log.jsonl, in one step, by its readable lines up to the checkpoint: the run
+repeats the others, with the same numbers.
+"""
 
 import json
+import logging
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from distill.files import write_text
+from distill.errors import UserError
+from distill.files import atomic_path
+from distill.validation import parse_json
+
+logger = logging.getLogger(__name__)
+
+
+class LogLine(BaseModel):
+    """A line of log.jsonl; the keys that the toolkit reads have types, others are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    step: int
+    loss: float | None = None
+    terms: dict[str, float | None] = Field({})
+    scores: dict[str, float | None] = Field({})
 
 
 class StepLog:
     """Writes log.jsonl and tensorboard/ in a run folder and shows the progress bar.
-
-    A resumed run first removes the lines after its checkpoint, so that the file has each step once.
 
     Args:
         run: the run folder.
@@ -28,9 +50,7 @@ class StepLog:
         self.path = run / "log.jsonl"
         self._tensorboard: Any = None
         if not quiet:
-            if self.path.exists():
-                kept = [line for line in read_log(self.path) if line["step"] <= start]
-                write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            keep_until(self.path, start)
             self._tensorboard = _tensorboard(run / "tensorboard", start)
         self.bar = tqdm(total=steps, initial=start, unit="step", disable=quiet, dynamic_ncols=True, desc="train")
 
@@ -77,15 +97,42 @@ class StepLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of log.jsonl up to one that a crash left incomplete; empty if the file does not exist."""
-    path = Path(path)
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """Return the readable lines of log.jsonl, and log how many are not; empty if the file does not exist."""
+    lines = [_parse(line) for line in _split(Path(path))]
+    if unreadable := lines.count(None):
+        logger.warning("%s: %d unreadable %s skipped", path, unreadable, "line" if unreadable == 1 else "lines")
+    return [line for line in lines if line is not None]
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Remove the lines of log.jsonl after a step, and move unreadable ones to log.unreadable.jsonl."""
+    lines = [(line, _parse(line)) for line in _split(path)]
+    unreadable = [line for line, content in lines if content is None]
+    kept = [line for line, content in lines if content is not None and content["step"] <= step]
+    if unreadable:
+        aside = path.with_name("log.unreadable.jsonl")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in unreadable)
+            file.flush()
+            os.fsync(file.fileno())
+        count = f"{len(unreadable)} unreadable {'line' if len(unreadable) == 1 else 'lines'}"
+        logger.warning("%s: %s moved to %s", path, count, aside.name)
+    if len(kept) < len(lines):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+
+
+def _split(path: Path) -> list[bytes]:
+    """Return the lines of a file that are not blank; none if it does not exist."""
+    return [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.exists() else []
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the content of a line of log.jsonl; None if it is unreadable."""
+    try:
+        return parse_json(line, LogLine, "log.jsonl").model_dump(exclude_unset=True)
+    except UserError:
+        return None
 
 
 def _finite(value: Any) -> Any:

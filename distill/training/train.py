@@ -13,10 +13,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,14 +25,20 @@ from torch import Tensor, nn
 
 from distill.data.clips import Video
 from distill.data.loader import make_loader
-from distill.errors import RunError, UserError
+from distill.errors import RunError, Terminated, UserError
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.files import write_json
 from distill.inference.settings import InferenceSettings
 from distill.models.protocols import SaliencyModel
 from distill.training import run_folder, setup, sharding
-from distill.training.checkpoint import load_average, load_checkpoint, newest_checkpoint, save_checkpoint
+from distill.training.checkpoint import (
+    LoopState,
+    load_average,
+    load_checkpoint,
+    newest_intact_checkpoint,
+    save_checkpoint,
+)
 from distill.training.config import RunConfig, save_config
 from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
@@ -41,6 +47,7 @@ from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
 
 Stop = Callable[[int, int], bool]
+T = TypeVar("T")
 
 
 def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
@@ -54,50 +61,33 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
     Raises:
         UserError: the config does not fit the machine, the data, the teacher or the folder.
         RunError: the loss or the gradient is not finite.
-        KeyboardInterrupt: the run was stopped; its state is saved.
+        KeyboardInterrupt: the run was stopped; its state is saved. Terminated if SIGTERM stopped it.
     """
-    out = Path(config.out)
     accelerator = setup.build_accelerator(config)
-    run_on_main(accelerator, lambda: run_folder.check_folder(out, config))
-    parts = setup.build_parts(config, accelerator)
-    loop = prepare_loop(config, accelerator, parts)
-    done, steps = loop.done, parts.steps
-    if accelerator.is_main_process:  # not earlier: a run that cannot start leaves no folder behind
-        out.mkdir(parents=True, exist_ok=True)
-        save_config(config, out / "config.yaml")
-
-    with (
-        StepLog(out, start=done, steps=steps, quiet=not accelerator.is_main_process) as log,
-        interruptible() as interrupted,
-    ):
-        if parts.teacher is not None:
-            log.message(parts.teacher.describe())
-        if done:
-            log.message(f"{out}: resuming after step {done} of {steps}")
-            if loop.is_validated_after(done) and not run_folder.was_validated(out, done):
-                loop.score(done, log)  # a checkpoint precedes its validation, which a crash may have prevented
-        numbers = clip_numbers(config, accelerator, done, steps)
-        batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers))
-        for step in range(done, steps):
-            start = time.perf_counter()
-            record, stopped = loop.step(step, batches, interrupted, stop)
-            seconds = time.perf_counter() - start
-            loop.state["seconds"] += seconds
-            epoch = (step + 1) * parts.clips_per_step / len(parts.clips)
-            log.step({**record, "epoch": epoch, "clips_per_second": parts.clips_per_step / seconds})
-
-            stopped = stopped and step + 1 < steps
-            if stopped or loop.is_saved_after(step + 1):
-                loop.save(step + 1)
-            accelerator.wait_for_everyone()
-            if stopped:
-                log.message(f"stopped after step {step + 1} of {steps}; to resume, add resume=auto")
-                raise KeyboardInterrupt
-            if loop.is_validated_after(step + 1):
-                loop.score(step + 1, log)
-    if accelerator.is_main_process:
-        write_json(out / "summary.json", run_folder.summary(out, steps, loop.state["seconds"], accelerator.device))
+    with ExitStack() as claims:  # until the run ends
+        on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
+        parts = setup.build_parts(config, accelerator)
+        loop = prepare_loop(config, accelerator, parts)
+        out = Path(config.out)
+        if accelerator.is_main_process:  # not earlier: a run that cannot start leaves no folder behind
+            out.mkdir(parents=True, exist_ok=True)
+            save_config(config, out / "config.yaml")
+        with (
+            StepLog(out, start=loop.done, steps=parts.steps, quiet=not accelerator.is_main_process) as log,
+            interruptible() as interruption,
+        ):
+            loop.run(log, interruption, stop)
+        if accelerator.is_main_process:
+            summary = run_folder.summary(out, parts.steps, loop.state.seconds, accelerator.device)
+            write_json(out / "summary.json", summary)
     return out
+
+
+@dataclass
+class Interruption:
+    """Whether a signal asks the run to stop after the current step, and what to raise then."""
+
+    error: type[KeyboardInterrupt] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +104,45 @@ class Loop:
     ema: Ema | None
     done: int
     """Number of steps that are already done."""
-    state: dict[str, Any]
-    """What a checkpoint stores in addition to weights and optimiser state: seconds, processes and the state of
-    fp16's gradient scaler."""
+    state: LoopState
+    """What a checkpoint stores in addition to weights and optimiser state."""
+
+    def run(self, log: StepLog, interruption: Interruption, stop: Stop | None) -> None:
+        """Run all steps that are left.
+
+        Raises:
+            KeyboardInterrupt: the run was stopped; its state is saved.
+        """
+        config, accelerator, parts, out = self.config, self.accelerator, self.parts, Path(self.config.out)
+        done, steps = self.done, self.parts.steps
+        if parts.teacher is not None:
+            log.message(parts.teacher.describe())
+        if done:
+            log.message(f"{out}: resuming after step {done} of {steps}")
+            if self.is_validated_after(done) and not run_folder.was_validated(out, done):
+                self.score(done, log)  # a checkpoint precedes its validation, which a crash may have prevented
+        numbers = clip_numbers(config, accelerator, done, steps)
+        batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers))
+        for step in range(done, steps):
+            start = time.perf_counter()
+            record, stopped = self.step(step, batches, interruption, stop)
+            seconds = time.perf_counter() - start
+            self.state.seconds += seconds
+            epoch = (step + 1) * parts.clips_per_step / len(parts.clips)
+            log.step({**record, "epoch": epoch, "clips_per_second": parts.clips_per_step / seconds})
+
+            stopped = stopped and step + 1 < steps
+            if stopped or self.is_saved_after(step + 1):
+                self.save(step + 1)
+            accelerator.wait_for_everyone()
+            if stopped:
+                log.message(f"stopped after step {step + 1} of {steps}; to resume, add resume=auto")
+                raise interruption.error or KeyboardInterrupt
+            if self.is_validated_after(step + 1):
+                self.score(step + 1, log)
 
     def step(
-        self, step: int, batches: Iterator[ClipBatch], interrupted: threading.Event, stop: Stop | None
+        self, step: int, batches: Iterator[ClipBatch], interruption: Interruption, stop: Stop | None
     ) -> tuple[dict[str, Any], bool]:
         """Run one optimiser step over `accumulate` batches; return its log record and whether to stop after it."""
         config, accelerator, objective = self.config, self.accelerator, self.parts.objective
@@ -139,7 +162,7 @@ class Loop:
             last = index + 1 == len(step_batches)
             with nullcontext() if last else accelerator.no_sync(self.learner):
                 losses.append(self.backward(step, batch, counts))
-            stopped |= interrupted.is_set() or (stop is not None and stop(step, index))
+            stopped |= interruption.error is not None or (stop is not None and stop(step, index))
         norm = accelerator.clip_grad_norm_(self.learner.parameters(), config.training.clip_norm or math.inf)
         norm = float(sharding.unsharded(norm))
         scaled = accelerator.scaler is not None  # fp16's scaler skips steps with an infinite gradient
@@ -193,10 +216,13 @@ class Loop:
     def fail(self, step: int, what: str, *batches: ClipBatch) -> NoReturn:
         """Raise a RunError, before an optimiser step would ruin the weights."""
         names = ", ".join(clip_names(batch) for batch in batches)
-        raise RunError(
-            f"step {step + 1}: {what}, on clips {names}; the last checkpoint is kept; try a lower optimizer.lr, a "
-            "training.clip_norm, or training.precision=fp32"
-        )
+        advice = "try a lower optimizer.lr, a training.clip_norm, or training.precision=fp32"
+        if self.done and step == self.done:  # the steps before were finite
+            advice = (
+                f"this is the first step after resuming, so the checkpoint of step {self.done} may be damaged: "
+                "remove it to resume from an older one"
+            )
+        raise RunError(f"step {step + 1}: {what}, on clips {names}; the last checkpoint is kept; {advice}")
 
     def is_validated_after(self, step: int) -> bool:
         """Return whether a validation is due after `step` steps."""
@@ -211,7 +237,7 @@ class Loop:
     def save(self, step: int) -> None:
         """Write a checkpoint; every process calls this."""
         if self.accelerator.scaler is not None:
-            self.state["scaler"] = self.accelerator.scaler.state_dict()
+            self.state.scaler = self.accelerator.scaler.state_dict()
         save_checkpoint(
             Path(self.config.out),
             step,
@@ -221,6 +247,7 @@ class Loop:
             self.state,
             run_folder.notes(self.config, step),
             self.ema,
+            keep=self.config.training.keep,
             is_main=self.accelerator.is_main_process,
         )
 
@@ -239,43 +266,50 @@ class Loop:
 
 
 def prepare_loop(config: RunConfig, accelerator: Accelerator, parts: setup.Parts) -> Loop:
-    """Return the loop, restored from the run's newest checkpoint if it has one.
+    """Return the loop, restored from the run's newest intact checkpoint if it has one.
 
     Raises:
-        UserError: the checkpoint is damaged or was written by another number of processes.
+        UserError: every checkpoint is damaged, or was written by another number of processes.
     """
     processes = accelerator.num_processes
-    done, state = 0, {"seconds": 0.0, "processes": processes}
-    newest = newest_checkpoint(Path(config.out))
-    if newest is not None:
-        done, state = load_checkpoint(newest, parts.model, parts.learner, parts.optimizer)
-        if state["processes"] != processes:
+    done, state = 0, LoopState(seconds=0.0, processes=processes)
+    checkpoint = on_main(accelerator, lambda: newest_intact_checkpoint(Path(config.out)))
+    if checkpoint is not None:
+        restored = load_checkpoint(checkpoint, parts.model, parts.learner, parts.optimizer)
+        done, state = restored.step, restored.memory
+        if state.processes != processes:
             raise UserError(
-                f"{config.out}: the run was started on {state['processes']} processes, got {processes}; use the "
+                f"{config.out}: the run was started on {state.processes} processes, got {processes}; use the "
                 "same number, which determines the clips of a step"
             )
-    if accelerator.scaler is not None and "scaler" in state:
-        accelerator.scaler.load_state_dict(state["scaler"])
+    if accelerator.scaler is not None and state.scaler is not None:
+        accelerator.scaler.load_state_dict(state.scaler)
     learner = parts.learner if config.training.shard else accelerator.prepare(parts.learner)
     optimizer = accelerator.prepare(parts.optimizer)
     ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
-    if ema is not None and newest is not None:
-        load_average(newest, parts.model, parts.learner, ema)
+    if ema is not None and checkpoint is not None:
+        load_average(checkpoint, parts.model, parts.learner, ema)
     train_mode(learner)  # only once, because validation restores the mode of every module
     return Loop(config, accelerator, parts, learner, optimizer, ema, done, state)
 
 
-def run_on_main(accelerator: Accelerator, check: Callable[[], None]) -> None:
-    """Run a check on the main process and raise its UserError on every process."""
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
+    """Return the result of some work of the main process, on every process; None from a context manager.
+
+    Raises:
+        UserError: on every process, if the work raises it.
+    """
+    result: T | None = None
     message: str | None = None
     if accelerator.is_main_process:
         try:
-            check()
+            result = work()
         except UserError as error:
             message = str(error)
-    [message] = broadcast_object_list([message])
+    result, message = broadcast_object_list([result, message])
     if message is not None:
         raise UserError(message)
+    return result
 
 
 def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: int) -> Iterator[list[int]]:
@@ -321,19 +355,25 @@ def mix_seeds(*numbers: int) -> int:
 
 
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets; the second one ends the program at once."""
-    event = threading.Event()
+def interruptible() -> Iterator[Interruption]:
+    """Yield what the first Ctrl-C or SIGTERM sets; the second one ends the program at once."""
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
+        yield interruption  # only the main thread may handle signals
         return
+    errors = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
-    def on_interrupt(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(number, signal.default_int_handler)
+    def on_signal(number: int, frame: object) -> None:
+        interruption.error = errors[signal.Signals(number)]
+        for each in errors:
+            signal.signal(each, end_at_once)
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    def end_at_once(number: int, frame: object) -> None:
+        raise errors[signal.Signals(number)]
+
+    previous = {number: signal.signal(number, on_signal) for number in errors}
     try:
-        yield event
+        yield interruption
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

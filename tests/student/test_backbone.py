@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor
 
-from distill.models.tensor_files import load_published_weights
+from distill.models.published_weights import load_published_weights
 from student import backbone, stream
 from student.backbone import create_encoder, scales_of
 from student.stream import VARIANTS, Model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from distill.models.tensor_files import load_published_weights
+from distill.models.published_weights import load_published_weights
 from student import thtdnet
 from student.thtdnet import VARIANTS, Model, time_factors
 from student.weights import torchvision_name

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.video import swin3d_b, swin3d_s, swin3d_t
 
-from distill.models.tensor_files import load_published_weights
+from distill.models.published_weights import load_published_weights
 from teacher import salfom
 from teacher.salfom import VARIANTS, Model
 from teacher.swin import Encoder

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from distill.models.tensor_files import load_published_weights
+from distill.models.published_weights import load_published_weights
 from teacher import salfom
 from teacher.salfom import VARIANTS, Model
 from teacher.umt import resize_positions, sincos_positions

@@ -13,7 +13,7 @@ from distill.errors import UserError
 from distill.models.protocols import check_model, is_streaming
 from distill.models.references import load_model
 from distill.models.registry import create_model
-from distill.models.weight_files import read_header, save_model, weights_fingerprint
+from distill.models.weight_files import read_header, read_notes, save_model, weights_fingerprint
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -105,8 +105,8 @@ def test_save_and_load_restores_weights_identity_and_notes(name: str, tmp_path: 
     assert again.reference == str(tmp_path / "model.safetensors")
     assert not again.network.training
     header = read_header(tmp_path / "model.safetensors")
-    assert again.notes == header["notes"] == {"step": 12}
-    assert header["spec"]["size"] == list(model.size)
+    assert again.notes == read_notes(tmp_path / "model.safetensors") == {"step": 12}
+    assert header.spec.size == tuple(model.size)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 

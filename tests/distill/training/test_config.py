@@ -49,7 +49,7 @@ def test_every_mistake_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         "run.yaml: optimizer.lr: expected a number > 0, got -1",
         "run.yaml: training.stepz: unknown key (did you mean 'steps'?); expected one of steps, epochs, "
         "batch_size, accumulate, clip_norm, precision, freeze, recompute, shard, ema, compile, validate_every, "
-        "checkpoint_every, best",
+        "checkpoint_every, keep, best",
     ]
 
 

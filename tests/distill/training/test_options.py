@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill.errors import UserError
 from distill.models.references import load_model
 from distill.models.registry import create_model
-from distill.models.weight_files import read_header
+from distill.models.weight_files import read_notes
 from distill.training import encoder_layers
 from distill.training.checkpoint import newest_checkpoint
 from distill.training.config import OptimizerSection
@@ -232,8 +232,8 @@ def test_ema_is_validated_and_saved_without_changing_training(tmp_path: Path) ->
     best, average = load_file(run / "best.safetensors"), load_file(newest(run) / "ema.safetensors")
     assert all(torch.equal(best[key], average[key]) for key in average)
     assert not torch.equal(best["decoder.fusion.conv1.weight"], weights(run)["decoder.fusion.conv1.weight"])
-    assert read_header(run / "best.safetensors")["notes"]["ema"] == 0.9
-    assert "ema" not in read_header(newest(run) / "model.safetensors")["notes"]
+    assert read_notes(run / "best.safetensors")["ema"] == 0.9
+    assert "ema" not in read_notes(newest(run) / "model.safetensors")
     loaded = load_model(run).network.state_dict()
     assert all(torch.equal(loaded[key], average[key]) for key in average)
 
