@@ -50,7 +50,7 @@ MAX_FRAMES = 10**8
 """Number of a frame: 38 days of video at 30 frames per second."""
 
 MAX_SIDE = 100_000
-"""Numbers among a model's arguments, such as sides, channels and layers, and sides of tensors and maps."""
+"""Sides of tensors and maps."""
 
 MAX_ROUNDS = 10_000
 """Rounds of timing in a benchmark."""
@@ -71,8 +71,8 @@ MAX_TENSOR_HEADER_BYTES = 16 * 2**20
 """Size of a .safetensors header: a model of a thousand tensors and its optimiser state take a fiftieth of this."""
 
 MAX_MODEL_ARGUMENT = 8192
-"""Numbers in the model arguments of a weight file, which set widths, depths and sizes: the largest model of this
-project has 1024."""
+"""Numbers among a model's arguments in a config or a weight file, which set widths, depths and sizes: the largest
+model of this project has 1024."""
 
 MAX_ARGUMENT_LENGTH = 256
 """Numbers in a list, or characters of a name, among the model arguments of a weight file."""

@@ -61,7 +61,7 @@ class ModelSection(Section):
     def _bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         for key, value in arguments.items():
             for number in config_errors.numbers_in(value):
-                limits.check_limit(number, limits.MAX_SIDE, limits.shorten(key))
+                limits.check_limit(number, limits.MAX_MODEL_ARGUMENT, limits.shorten(key))
         return arguments
 
     @model_validator(mode="after")
