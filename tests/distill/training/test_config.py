@@ -210,7 +210,7 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
             "training.validate_every: optimiser steps: 1,000,000,000 is over the limit",
         ),
         ("schedule.warmup_steps=1e9", "schedule.warmup_steps: optimiser steps: 1,000,000,000 is over the limit"),
-        ("model.arguments={size: [1000000, 2]}", "model.arguments: size: 1,000,000 is over the limit of 100,000"),
+        ("model.arguments={size: [1000000, 2]}", "model.arguments: size: 1,000,000 is over the limit of 8,192"),
         (f"seed={'9' * 5000}", "seed: invalid YAML at line 1, column 1: expected an integer, got '9999"),
         (f"seed={'9' * 30}", "seed: invalid YAML at line 1, column 1: a number of over 20 digits (MAX_DIGITS)"),
         (f"seed=!!int 0x{'f' * 9999}", "seed: invalid YAML at line 1, column 1: a number of over 20 digits"),
