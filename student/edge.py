@@ -556,9 +556,10 @@ def _checks(metadata: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     size = f"two integers from 1 to {MAX_SIDE}"
     most = frames - 1 if _is_whole(frames, 1, MAX_FRAMES) else 0
     known_cost = at("gflops_per_map")
+    fixed = metadata["mode"] == "clip" and metadata.get("reach", frames) == frames  # format 1 has no reach
     return {
         "frames": (_is_whole(frames, 1, MAX_FRAMES), f"an integer from 1 to {MAX_FRAMES}"),
-        "reach": (_is_whole(metadata.get("reach", 1), 1, MAX_FRAMES), f"an integer from 1 to {MAX_FRAMES}"),
+        "reach": (_is_whole(at("reach"), 1, MAX_FRAMES) or fixed, f"an integer from 1 to {MAX_FRAMES}"),
         "size": (pair(at("size")), size),
         "map_size": (pair(at("map_size")), size),
         "target_frames": (

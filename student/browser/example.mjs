@@ -6,7 +6,7 @@
 // frames.rgb has RGB frames of the model's size, one byte per channel; maps.f32 receives float32 maps. The network runs
 // in WebAssembly on one thread, as in a browser.
 
-import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import * as ort from "onnxruntime-web/wasm";
 import { Model, Stream } from "./model.js";
 
@@ -21,14 +21,15 @@ try {
   const model = await Model.load(ort, new Uint8Array(readFileSync(modelFile)), modelFile);
   const stream = new Stream(model);
   const frames = openSync(framesFile);
-  const maps = mapsFile && openSync(mapsFile, "wx"); // does not overwrite an existing file
+  if (mapsFile && existsSync(mapsFile)) throw new Error(`${mapsFile}: already exists; choose another name`);
+  let maps = null; // opened for the first map, so that a model without a valid map writes nothing
   const pixels = new Uint8Array(3 * model.width * model.height);
   const times = [];
   while (readSync(frames, pixels) === pixels.length) {
     const started = performance.now();
     const map = await stream.next(pixels);
     times.push(performance.now() - started);
-    if (maps) writeSync(maps, map);
+    if (mapsFile) writeSync((maps ??= openSync(mapsFile, "wx")), map);
   }
   closeSync(frames);
   times.sort((a, b) => a - b);

@@ -12,6 +12,9 @@ import { Cuts } from "./cuts.js";
 
 const METADATA_KEY = "saldistill";
 const FORMAT = 2;
+const MAX_SIDE = 8192; // of frames and maps
+const MAX_STRIDE = 1000; // frames, or frames per second
+const MAX_STATE = 2 ** 29; // numbers in the state, 2 GB
 
 /** An error whose message is meant for the user. */
 export class UserError extends Error {}
@@ -28,11 +31,21 @@ export class Model {
    */
   static async load(ort, bytes, name = "the file") {
     const metadata = readMetadata(bytes, name);
+    let session;
     try {
-      return new Model(ort, await ort.InferenceSession.create(bytes), metadata);
+      session = await ort.InferenceSession.create(bytes);
     } catch (error) {
       throw new UserError(`${name}: onnxruntime-web cannot load it: ${firstLine(error)}`);
     }
+    const { input, output, state } = metadata;
+    const same = (names, tensors) => String([...names].sort()) === String(tensors.sort());
+    if (
+      !same(session.inputNames, [input.name, ...state.map((each) => each.input)]) ||
+      !same(session.outputNames, [output.name, ...state.map((each) => each.output)])
+    ) {
+      throw new UserError(`${name}: inputs, outputs or state differ from the metadata; export the model again`);
+    }
+    return new Model(ort, session, metadata);
   }
 
   constructor(ort, session, metadata) {
@@ -60,13 +73,21 @@ export class Model {
    * @param {Uint8Array | Uint8ClampedArray} pixels RGB or RGBA, row-major.
    * @param state from the previous step, or `initialState`. It must not be used again: a browser may transfer its
    *     memory to the network's thread.
+   * @throws {UserError} the pixels are of another size, or the map contains NaN or infinity.
    */
   async step(pixels, state) {
     const { input, output, state: states } = this.metadata;
     const frame = new this.ort.Tensor(input.type, this.planes(pixels), [1, 3, this.height, this.width]);
     const results = await this.session.run({ [input.name]: frame, ...state });
     const next = states.map(({ input, output }) => [input, results[output]]);
-    return { map: inUnitRange(results[output.name].data, output.values), state: Object.fromEntries(next) };
+    const map = inUnitRange(results[output.name].data, output.values);
+    if (map.length !== this.mapHeight * this.mapWidth || !map.every(Number.isFinite)) {
+      throw new UserError(
+        "The map contains NaN or infinity, or has another size than the file says: its weights are damaged or its " +
+          "training diverged; copy or export the file again",
+      );
+    }
+    return { map, state: Object.fromEntries(next) };
   }
 
   /** Convert RGB or RGBA pixels to the network's input: planes of red, green and blue. */
@@ -119,20 +140,29 @@ export class Stream {
  * @throws {UserError} the file is not an ONNX file, not exported by this project, or not in step mode.
  */
 export function readMetadata(bytes, name = "the file") {
-  let metadata = null;
+  let text = null;
   try {
     for (const [field, value] of fields(bytes)) {
       if (field !== 14) continue;
       const entry = Object.fromEntries([...fields(value)].map(([key, text]) => [key, decode(text)]));
-      if (entry[1] === METADATA_KEY) metadata = JSON.parse(entry[2]);
+      if (entry[1] === METADATA_KEY) text = entry[2];
     }
   } catch {
     throw new UserError(`${name}: not an ONNX file; expected one written by \`saldistill export\``);
   }
-  if (metadata === null) {
+  if (text === null) {
     throw new UserError(
       `${name}: has no "${METADATA_KEY}" metadata; expected an ONNX file written by \`saldistill export\``,
     );
+  }
+  let metadata = null;
+  try {
+    metadata = JSON.parse(text);
+  } catch {
+    // not JSON, or nested too deeply: reported below
+  }
+  if (!isObject(metadata)) {
+    throw new UserError(`${name}: its "${METADATA_KEY}" metadata is invalid: not a JSON object; export the model again`);
   }
   if (metadata.mode === "clip") {
     throw new UserError(
@@ -141,12 +171,61 @@ export function readMetadata(bytes, name = "the file") {
   }
   if (metadata.format !== FORMAT || metadata.mode !== "step") {
     throw new UserError(
-      `${name}: has format ${metadata.format}, mode ${metadata.mode}; expected format ${FORMAT}, mode step; build the ` +
-        "page with the version that exported the file",
+      `${name}: has format ${short(metadata.format)}, mode ${short(metadata.mode)}; expected format ${FORMAT}, mode ` +
+        "step; build the page with the version that exported the file",
     );
+  }
+  for (const [key, valid] of checks(metadata)) {
+    if (!valid) {
+      throw new UserError(
+        `${name}: its "${METADATA_KEY}" metadata is invalid: ${key} is ` +
+          `${short(metadata[key])}; export the model again`,
+      );
+    }
   }
   return metadata;
 }
+
+/** Return pairs of a key of the metadata and whether its value has the documented type and range. */
+function checks(metadata) {
+  const { size, map_size: mapSize, reach, input, output, state, notes, model, weights, precision, licence } = metadata;
+  const isSize = (value) => isList(value, MAX_SIDE) && value.length === 2;
+  const isText = (value) => value === undefined || typeof value === "string";
+  const isName = (value) => typeof value === "string" && value !== "";
+  const isTensor = (each) =>
+    isObject(each) && isName(each.input) && isName(each.output) && Array.isArray(each.shape) &&
+    isList(each.shape.slice(1), MAX_STATE);
+  const product = (sizes) => sizes.reduce((all, each) => all * each, 1);
+  const fits = (tensors) => tensors.reduce((sum, { shape }) => sum + product(shape.slice(1)), 0) <= MAX_STATE;
+  return [
+    ["size", isSize(size)],
+    ["map_size", isSize(mapSize)],
+    ["reach", isCount(reach, MAX_SIDE)],
+    ["input", isObject(input) && isName(input.name) && ["uint8", "float32"].includes(input.type)],
+    ["output", isObject(output) && isName(output.name) && ["peak", "sigmoid", "log"].includes(output.values)],
+    ["state", Array.isArray(state) && state.every(isTensor) && fits(state)],
+    ["notes", notes === undefined || notes === null || (isObject(notes) && isStride(notes.stride ?? 1))],
+    ["model", model === undefined || (isObject(model) && isText(model.name) && isText(model.variant ?? undefined))],
+    ["weights", weights === undefined || weights === 0 || isCount(weights, Number.MAX_SAFE_INTEGER)],
+    ["precision", isText(precision)],
+    ["licence", isText(licence)],
+  ];
+}
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+const isCount = (value, most) => Number.isInteger(value) && value >= 1 && value <= most;
+
+const isList = (value, most) => Array.isArray(value) && value.length > 0 && value.every((each) => isCount(each, most));
+
+const isStride = (value) =>
+  isCount(value, MAX_STRIDE) ||
+  (/^[0-9]{1,9}(\.[0-9]{1,9})? ?fps$/.test(value) && parseFloat(value) > 0 && parseFloat(value) <= MAX_STRIDE);
+
+const short = (value) => {
+  const text = JSON.stringify(value) ?? "missing";
+  return text.length > 40 ? `${text.slice(0, 37)}...` : text;
+};
 
 /** Yield the fields of a protobuf message as [number, bytes]; the bytes are null for numeric values. */
 function* fields(bytes) {
@@ -173,11 +252,11 @@ const decode = (bytes) => new TextDecoder().decode(bytes);
 
 const firstLine = (error) => String(error?.message ?? error).split("\n")[0];
 
-/** Return a map's values in [0, 1]; log-saliency becomes exp(value - maximum). */
+/** Return a map's values in [0, 1], NaN and infinity as NaN; log-saliency becomes exp(value - maximum). */
 function inUnitRange(values, meaning) {
   if (meaning === "log") {
     const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
     return values.map((value) => Math.exp(value - highest));
   }
-  return values.map((value) => Math.min(1, Math.max(0, value)));
+  return values.map((value) => (Number.isFinite(value) ? Math.min(1, Math.max(0, value)) : NaN));
 }

@@ -70,8 +70,8 @@ def build(*arguments: Path) -> "subprocess.CompletedProcess[str]":
 
 def node(script: str) -> Any:
     """Run a module in the source folder and return the JSON that it prints."""
-    command = ["node", "--input-type=module", "-e", script]
-    done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
+    command = ["node", "--input-type=module", "-"]
+    done = subprocess.run(command, cwd=SOURCES, input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -230,7 +230,7 @@ def test_read_metadata_unknown_format_is_rejected(step_file: Path, exported: Pat
     onnx.save(model, tmp_path / "newer.onnx")
     for path, said in (
         (exported, "takes clips of 8 frames; expected a streaming student"),
-        (tmp_path / "newer.onnx", "has format 9, mode step; expected format 2"),
+        (tmp_path / "newer.onnx", 'has format 9, mode "step"; expected format 2'),
     ):
         words = node(f"""
             import {{ readFileSync }} from "node:fs";
@@ -243,6 +243,95 @@ def test_read_metadata_unknown_format_is_rejected(step_file: Path, exported: Pat
         """)
         assert words[0] is True
         assert words[1].startswith(f"the file: {said}")
+
+
+def refusals(texts: list[str]) -> list[str | None]:
+    """Return the message for files with these metadata; None for one that is accepted."""
+    files = []
+    for text in texts:
+        model = onnx.ModelProto()
+        model.metadata_props.add(key="saldistill", value=text)
+        files.append(model.SerializeToString().hex())
+    found = node(f"""
+        import {{ readMetadata, UserError }} from "./model.js";
+        const refusal = (hex) => {{
+            try {{
+                readMetadata(Uint8Array.from(Buffer.from(hex, "hex")), "the file");
+                return null;
+            }} catch (error) {{
+                return error instanceof UserError ? error.message : `${{error.stack}}`;
+            }}
+        }};
+        console.log(JSON.stringify({json.dumps(files)}.map(refusal)));
+    """)
+    return list(found)
+
+
+@needs_node
+def test_read_metadata_of_wrong_types_is_one_sentence(step_file: Path) -> None:
+    """Only a key that may be missing has values among the wrong ones that fit it."""
+    said = EdgeModel(step_file, threads=1).metadata
+    wrong = (
+        True,
+        -1,
+        0,
+        1.5,
+        1e30,
+        "5",
+        "",
+        [],
+        {},
+        [1],
+        [True, True],
+        [[1], [2]],
+        [None],
+        {"type": 1},
+        float("nan"),
+    )
+    optional = ("notes", "model", "weights", "precision", "licence")
+    required = ("format", "mode", "size", "map_size", "input", "output", "state", "reach")
+    cases = [(key, value) for key in (*required, *optional) for value in wrong]
+    cases += [("state", [{**said["state"][0], "shape": value}]) for value in wrong]
+    cases += [("state", [{**said["state"][0], "input": value}]) for value in wrong if not isinstance(value, str)]
+    cases += [("notes", {"stride": value}) for value in wrong]
+    texts = [json.dumps(said | {key: value}) for key, value in cases]
+    texts += ["", "{", "[1]", "null", "3", "[" * 100_000]
+    for place, message in enumerate(refusals(texts)):
+        if message is None:
+            key, value = cases[place]
+            assert key in optional or (key == "state" and value == []), (key, value)
+        else:
+            assert message.startswith("the file: "), message
+            assert "\n" not in message
+            assert len(message) < 300
+    assert refusals([json.dumps(said)]) == [None]
+
+
+@needs_node
+@pytest.mark.parametrize("meaning", ["peak", "log", "sigmoid"])
+def test_map_with_nan_or_infinity_is_refused(meaning: str) -> None:
+    found = node(f"""
+        import {{ Model, UserError }} from "./model.js";
+        class Tensor {{ constructor(type, data, dims) {{ Object.assign(this, {{ type, data, dims }}); }} }}
+        const metadata = {{
+            size: [1, 1], map_size: [1, 2], input: {{ name: "frame", type: "uint8" }}, state: [],
+            output: {{ name: "saliency", values: "{meaning}" }},
+        }};
+        const run = async (values) => {{
+            const session = {{ run: async () => ({{ saliency: {{ data: Float32Array.from(values) }} }}) }};
+            try {{
+                await new Model({{ Tensor }}, session, metadata).step(new Uint8Array(3), {{}});
+                return "accepted";
+            }} catch (error) {{
+                return error instanceof UserError ? error.message : `${{error.stack}}`;
+            }}
+        }};
+        const wrong = [[NaN, 0], [NaN, NaN], [0.5, Infinity], [-Infinity, -Infinity], [0.5]];
+        console.log(JSON.stringify(await Promise.all([[0.5, 0.25], ...wrong].map(run))));
+    """)
+    assert found[0] == "accepted"
+    for message in found[1:]:
+        assert message.startswith("The map contains NaN or infinity, or has another size than the file says")
 
 
 @needs_node
