@@ -16,6 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, FiniteFloat
+
 from distill.benchmark.models import benchmark_models
 from distill.data.clips import Video
 from distill.data.video.guard import cores
@@ -27,6 +29,7 @@ from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
 from distill.models.device import resolve_device
 from distill.models.references import load_model
+from distill.paths import path_inside
 from distill.reports.demo import (
     DEMO_METRICS,
     describe_frames,
@@ -39,10 +42,12 @@ from distill.reports.demo import (
 from distill.targets.info import info
 from distill.targets.verify import verify_store
 from distill.training.config import RunConfig, load_config
+from distill.training.config_errors import quoted
 from distill.training.setup import build_store
 from distill.training.sources import scored_videos, training_sources, training_videos
 from distill.training.step_log import read_log
 from distill.training.train import train
+from distill.validation import read_json
 
 TEACHER = Path("configs/teacher/demo.yaml")
 STUDENT = Path("configs/distill/demo.yaml")
@@ -62,11 +67,10 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         raise UserError(f"{Path.cwd()}: {TEACHER} and {STUDENT} not found; run the demo in the repository's folder")
     teacher, student, store = out / "teacher", out / "student", out / "targets"
     onnx, overlay, report = out / "student.onnx", out / "overlay.mp4", out / "report.html"
-    common = ["resume=auto", f"device={device}"]
-    teacher_config = load_config(TEACHER, [f"out={teacher}", *common])
-    student_config = load_config(
-        STUDENT, [f"out={student}", f"teacher.model={teacher}", f"teacher.store={store}", *common]
-    )
+    common = ["resume=auto", f"device={quoted(device)}"]
+    teacher_config = load_config(TEACHER, [f"out={quoted(teacher)}", *common])
+    of_teacher = [f"teacher.model={quoted(teacher)}", f"teacher.store={quoted(store)}"]
+    student_config = load_config(STUDENT, [f"out={quoted(student)}", *of_teacher, *common])
     configs = [config.model_dump(mode="json", exclude={"device"}) for config in (teacher_config, student_config)]
     test_videos = scored_videos(student_config.data.test)
     logging.getLogger("distill.data").setLevel(logging.WARNING)  # each step would log the same two videos
@@ -129,6 +133,22 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     return report
 
 
+class SavedStep(BaseModel):
+    """A finished step in results.json."""
+
+    step: str
+    seconds: FiniteFloat
+    result: Any
+    made: str | None
+
+
+class SavedSteps(BaseModel):
+    """The content of results.json."""
+
+    settings: Any
+    steps: dict[str, SavedStep]
+
+
 class FinishedSteps:
     """Results and durations of finished steps, kept in a JSON file so that no step runs twice.
 
@@ -147,12 +167,12 @@ class FinishedSteps:
         self.path, self.settings = path, settings
         self.results: dict[str, Any] = {}
         if path.exists():
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved["settings"] != json.loads(json.dumps(settings)):
+            saved = read_json(path, SavedSteps, "results of the demo", "remove it to repeat the demo")
+            if saved.settings != json.loads(json.dumps(settings)):
                 raise UserError(
                     f"{path.parent}: contains a demo with other configs; remove the folder or choose another --out"
                 )
-            self.results = saved["steps"]
+            self.results = saved.model_dump()["steps"]
 
     def run(self, name: str, description: str, work: Callable[[], Any], *, output: Path | None = None) -> Any:
         """Print the step, run it unless it is finished, and return its result (a JSON value)."""
@@ -181,11 +201,14 @@ class FinishedSteps:
         """Remove the results and outputs of a step and of all later steps."""
         names = list(self.results)
         for later in names[names.index(name) :]:
-            output = self.results.pop(later)["made"]
-            if output is not None and Path(output).is_dir():
+            made = self.results.pop(later)["made"]
+            if made is None:
+                continue
+            output = path_inside(self.path.parent, Path(made).name, self.path)
+            if output.is_dir():
                 shutil.rmtree(output)
-            elif output is not None:
-                Path(output).unlink(missing_ok=True)
+            else:
+                output.unlink(missing_ok=True)
         self.write()
 
     def write(self) -> None:

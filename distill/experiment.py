@@ -12,6 +12,7 @@ over the seeds shows how much it varies between training runs.
 """
 
 import fcntl
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,17 +25,26 @@ from distill.data.text import plural
 from distill.data.video.guard import cores
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
-from distill.evaluation.references import same_scene, score
-from distill.evaluation.scores import Comparison, Scores, compare_scores, mean_scores, read_scores, without_nan
+from distill.evaluation.references import folder_name, same_scene, score
+from distill.evaluation.scores import (
+    UNDEFINED,
+    Comparison,
+    Scores,
+    compare_scores,
+    mean_scores,
+    read_scores,
+    without_nan,
+)
 from distill.files import write_json, write_text
 from distill.inference.settings import InferenceSettings
 from distill.limits import MAX_SEEDS
 from distill.models.references import load_model
+from distill.paths import path_inside
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore
 from distill.training import config_errors
 from distill.training.config import RunConfig, load_config
-from distill.training.config_errors import Pair, PathText, Section, Seed
+from distill.training.config_errors import Pair, PathText, Section, Seed, quoted
 from distill.training.setup import build_store
 from distill.training.sources import scored_videos
 from distill.training.train import train
@@ -92,6 +102,8 @@ class Experiment(Section):
         compared = [arm for pair in self.compare for arm in pair]
         for name in compared + [each.arm for each in self.teachers.values() if each.arm is not None]:
             config_errors.one_of(name, self.arms, "arm")
+        for name in [*self.arms, *self.teachers]:
+            path_inside(self.out, name, "arms and teachers")
         return self
 
     def run_folder(self, arm: str, seed: int) -> Path:
@@ -105,9 +117,10 @@ class Experiment(Section):
     def run_config(self, name: str, seed: int, device: str) -> RunConfig:
         """Return the config of an arm's run."""
         arm = self.arms[name]
-        overrides = [f"out={self.run_folder(name, seed)}", f"seed={seed}", f"device={device}", "resume=auto"]
+        overrides = [f"out={quoted(self.run_folder(name, seed))}", f"seed={seed}", f"device={quoted(device)}"]
+        overrides.append("resume=auto")
         if arm.teacher is not None:
-            overrides.append(f"teacher.store={self.store_folder(arm.teacher)}")
+            overrides.append(f"teacher.store={quoted(self.store_folder(arm.teacher))}")
         return load_config(arm.config, overrides)
 
 
@@ -250,7 +263,7 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
         for name in experiment.arms
     }
     references = [
-        scored(reference, reference, out / "scores" / "beside" / reference.strip("/").replace("/", "_"))
+        scored(reference, reference, path_inside(out / "scores" / "beside", folder_name(reference), "beside"))
         for reference in experiment.beside
     ]
     means = {name: mean_scores(name, runs) for name, runs in seeds.items()}
@@ -274,6 +287,9 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
             }
             for pair in pairs
         ],
+        "undefined": {
+            each.name: each.undefined for each in [*(run for runs in seeds.values() for run in runs), *references]
+        },
     }
     write_json(out / "results.json", results)
     text = tables(seeds, references, pairs)
@@ -294,20 +310,28 @@ def tables(
         cells = []
         for metric in metrics:
             values = [run.per_video[metric] for run in runs]
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}")
+            known = all(map(math.isfinite, values))
+            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 and known else ""
+            cells.append(f"{number(mean(values))}{spread}")
         lines.append([name, *cells])
-    lines += [[each.name, *(f"{each.per_video[metric]:.3f}" for metric in metrics)] for each in references]
+    lines += [[each.name, *(number(each.per_video[metric]) for metric in metrics)] for each in references]
     text = markdown([f"mean over videos, {plural(len(first), 'seed')} (range)", *titles], lines)
+    every = [run for runs in seeds.values() for run in runs] + list(references)
+    text += "".join(f"\n{each.name}: {note}.\n" for each in every for note in each.undefined_notes())
     if not differences:
         return text
     lines = []
     for pair in differences:
         means, ends = pair.difference.per_video, pair.difference.intervals["per_video"]
-        cells = [f"{means[m]:+.3f} [{ends[m][0]:+.3f}, {ends[m][1]:+.3f}]" for m in metrics]
+        cells = [f"{number(means[m], '+')} [{number(ends[m][0], '+')}, {number(ends[m][1], '+')}]" for m in metrics]
         lines.append([f"{pair.second} minus {pair.first}", *cells])
     scenes = differences[0].difference.count_recordings
     return text + "\n" + markdown([f"difference [95 % interval over {scenes} scenes]", *titles], lines)
+
+
+def number(value: float, sign: str = "") -> str:
+    """Return a score with three decimals; a dash if it is undefined."""
+    return f"{value:{sign}.3f}" if math.isfinite(value) else UNDEFINED
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

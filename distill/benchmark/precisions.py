@@ -60,8 +60,8 @@ def compare_precisions(
     Returns:
         One row per file and runtime. Keys: `file`, `precision`, `runtime`, `file_mb`, `milliseconds` (median per
         call), `p99`, `calls`, `speed` (relative to the first row), `agreement` and `lowest` (mean and lowest linear
-        correlation with the first row's maps on the held-out frames), and SCORED (means over videos) if there are
-        videos.
+        correlation with the first row's maps on the held-out frames), and SCORED (means over videos) and
+        `undefined` (metric -> frames without a value) if there are videos.
 
     Raises:
         UserError: no file, files with different inputs, or a runtime that is unknown or not installed.
@@ -83,9 +83,9 @@ def compare_precisions(
         f"{clips.source}"
     ]
     if videos:
-        _add_scores(rows, files, videos, every, progress=progress)
+        undefined = _add_scores(rows, files, videos, every, progress=progress)
         frames = "all frames" if every == 1 else f"one frame in {every}"
-        notes.append(f"metrics: means over {len(videos)} videos, {frames}")
+        notes += [f"metrics: means over {len(videos)} videos, {frames}", *undefined]
     setting = {
         "threads": threads,
         "rounds": rounds,
@@ -125,15 +125,22 @@ def _measure(
 
 def _add_scores(
     rows: list[dict[str, Any]], files: Sequence[str | Path], videos: Sequence[Video], every: int, *, progress: bool
-) -> None:
-    """Add the metrics of each file to its row for ONNX Runtime, and None to the others."""
+) -> list[str]:
+    """Add the metrics of each file to its row for ONNX Runtime, and None to the others.
+
+    Returns:
+        Notes on the frames on which a metric is undefined.
+    """
+    notes = []
     for row in rows:
         row.update(dict.fromkeys(SCORED))
     own = [row for row in rows if row["runtime"] == "ONNX Runtime"]
     settings = InferenceSettings(stride=None, device="cpu")
     for row, file in zip(own, files if own else (), strict=True):
         scores, _ = score(file, list(videos), settings, every=every, metrics=SCORED, progress=progress)
-        row.update({metric: scores.per_video[metric] for metric in SCORED})
+        row.update({metric: scores.per_video[metric] for metric in SCORED} | {"undefined": scores.undefined})
+        notes += [f"{row['file']}: {note}" for note in scores.undefined_notes()]
+    return notes
 
 
 def _held_out_call(edge: Any, clips: CalibrationClips) -> Call:

@@ -1,5 +1,6 @@
 """Interleaved timing rounds, and tables of rows that print as text and save as JSON."""
 
+import math
 import os
 import platform
 import time
@@ -81,6 +82,8 @@ class Table(list[dict[str, Any]]):
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "-"
     if isinstance(value, float) and abs(value) < 1000:
         return f"{value:.4g}"
     return "-" if value is None else f"{value:,.0f}" if isinstance(value, int | float) else str(value)

@@ -20,6 +20,7 @@ from distill.cli.options import (
 from distill.cli.verb import Verb
 from distill.errors import UserError
 from distill.limits import MAX_WORKERS
+from distill.paths import path_inside
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ def score_folders(models: list[str], out: str | None) -> list[Path]:
         return []
     if len(models) == 1:
         return [Path(out)]
-    folders = [Path(out) / model.strip("/").replace("/", "_") for model in models]
+    from distill.evaluation.references import folder_name
+
+    folders = [path_inside(out, folder_name(model), "-o") for model in models]
     if len(set(folders)) < len(folders):
         raise UserError(f"{', '.join(models)}: name each model once")
     return folders

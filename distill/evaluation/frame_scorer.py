@@ -1,5 +1,6 @@
 """Scoring of some frames of one video: the unit of work that `evaluate` hands to its processes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -66,7 +67,7 @@ class FrameScorer:
             definitions=protocol.definitions,
         )
         found = {
-            frame: {metric: float(values[metric][place]) for metric in self.metrics}
+            frame: {metric: _defined(float(values[metric][place])) for metric in self.metrics}
             for place, frame in enumerate(scored)
         }
         return [Row(label, frame, found.get(frame, {})) for frame in frames]
@@ -84,6 +85,11 @@ class FrameScorer:
         if "baseline" in kinds:
             truth["baseline"] = [INFO_GAIN_BASELINES[self.over].make_map(video, self.others)] * len(frames)
         return truth
+
+
+def _defined(value: float) -> float:
+    """Return a score; NaN, which is counted, for one that is infinite."""
+    return value if math.isfinite(value) else math.nan
 
 
 def map_chunks(

@@ -45,6 +45,11 @@ class ResolvedSource:
         }
 
 
+def folder_name(reference: str) -> str:
+    """Return the name of a folder of results for a reference."""
+    return reference.strip("/").replace("/", "_")
+
+
 def resolve_source(reference: str | Path, settings: InferenceSettings | None = None) -> ResolvedSource:
     """Resolve a baseline, a folder of maps or a model to a map source.
 

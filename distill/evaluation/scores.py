@@ -1,23 +1,26 @@
 """Scores of an evaluation: means, bootstrap intervals, text table, files, and the paired difference of two."""
 
 import csv
-import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat
 
 from distill.data.text import plural
-from distill.errors import UserError
+from distill.errors import UserError, reading
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_means
 from distill.files import atomic_path, refuse_existing, write_json
+from distill.limits import MAX_JSON_BYTES, check_limit, shorten
+from distill.validation import read_json
 
 Means = dict[str, float]
 """Metric -> mean; NaN if it is undefined everywhere."""
@@ -27,6 +30,11 @@ Intervals = dict[str, tuple[float, float]]
 
 AVERAGES = {"per_video": "mean over videos", "pooled": "pooled over frames"}
 """The two averages of the literature: of each video's mean (TinyHD, NTIRE), and of all frames (DHF1K)."""
+
+WRITTEN = "scores of `saldistill evaluate -o`"
+
+UNDEFINED = "-"
+"""An undefined mean in a table; a note below counts the frames."""
 
 ONE_RECORDING = "no intervals: they need at least two recordings"
 
@@ -135,7 +143,11 @@ class Scores:
         width = max(len(self.name), *(len(label) for label, _ in lines))
         text = [f"{self.name:<{width}}" + "".join(f"{METRICS[metric].title:>9}" for metric in self.metrics)]
         for label, means in lines:
-            text.append(f"{label:<{width}}" + "".join(form.format(means[metric]) for metric in self.metrics))
+            cells = [
+                form.format(means[metric]) if math.isfinite(means[metric]) else f"{UNDEFINED:>9}"
+                for metric in self.metrics
+            ]
+            text.append(f"{label:<{width}}" + "".join(cells))
         return text
 
     def _notes(self) -> list[str]:
@@ -149,13 +161,16 @@ class Scores:
             notes.append(f"skipped: {plural(self.frames_without_fixations, 'frame')} without fixations")
         if self.videos_without_truth:
             notes.append(f"skipped: no ground truth for {', '.join(self.videos_without_truth)}")
-        for metric, count in self.undefined.items():
-            if count:
-                notes.append(
-                    f"{METRICS[metric].title} is undefined on {count} of {len(self.rows)} frames (constant map or "
-                    "no density), which its means leave out"
-                )
-        return notes
+        return notes + self.undefined_notes()
+
+    def undefined_notes(self) -> list[str]:
+        """Return a sentence for each metric that is undefined on some frames."""
+        return [
+            f"{METRICS[metric].title} is undefined on {count} of {len(self.rows)} frames (constant map or "
+            "no density), which its means leave out"
+            for metric, count in self.undefined.items()
+            if count
+        ]
 
     def save(self, folder: str | Path) -> None:
         """Write scores.json (means, intervals, counts, methods), scores.csv (frames) and videos.csv (videos).
@@ -184,7 +199,6 @@ class Scores:
                 "average": self.average,
                 "frames_without_fixations": self.frames_without_fixations,
                 "videos_without_truth": self.videos_without_truth,
-                "undefined": self.undefined,
             },
         )
 
@@ -196,37 +210,57 @@ class Scores:
             "intervals": {average: without_nan(ends) for average, ends in self.intervals.items()},
             "frames": len(self.rows),
             "recordings": self.count_recordings,
+            "undefined": self.undefined,
             "how": self.how,
             "videos": {video: without_nan(means) for video, means in self.by_video.items()},
         }
+
+
+class ScoresFile(BaseModel):
+    """The part of scores.json that is read."""
+
+    name: str
+    per_video: dict[str, FiniteFloat | None] = Field(min_length=1)
+    frames: int
+    frames_without_fixations: int = Field(ge=0)
+    videos_without_truth: list[str]
+    how: dict[str, str]
+    average: Literal["per_video", "pooled"] | None
 
 
 def read_scores(folder: str | Path) -> Scores:
     """Read the files of `Scores.save`; the intervals use the default seed.
 
     Raises:
-        UserError: if the folder holds no scores.
+        UserError: if the folder holds no scores, or damaged ones.
     """
     folder = Path(folder)
-    try:
-        found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-        metrics = tuple(found["per_video"])
+    found = read_json(folder / "scores.json", ScoresFile, WRITTEN, "evaluate again")
+    metrics = tuple(found.per_video)
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise UserError(f"{folder / 'scores.json'}: unknown metric {shorten(unknown[0])!r}; evaluate again")
+    lines = _read_csv(folder / "scores.csv", ("video", "frame", *metrics))
+    with reading(folder / "scores.csv", WRITTEN, "evaluate again"):
         rows = [
-            Row(line["video"], int(line["frame"]) - 1, {m: float(line[m] or "nan") for m in metrics})
-            for line in _read_csv(folder / "scores.csv")
+            Row(line["video"], _frame(line["frame"]), {metric: _number(line[metric]) for metric in metrics})
+            for line in lines
         ]
-        recordings = {line["video"]: line["recording"] for line in _read_csv(folder / "videos.csv")}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: expected scores written by `saldistill evaluate -o` ({error})") from error
+    if len(rows) != found.frames:
+        raise UserError(
+            f"{folder / 'scores.csv'}: has {len(rows)} frames, and scores.json has {found.frames}; evaluate again"
+        )
+    recordings = {
+        line["video"]: line["recording"] for line in _read_csv(folder / "videos.csv", ("video", "recording"))
+    }
     return Scores(
-        found["name"],
+        found.name,
         metrics,
         rows,
-        found["frames_without_fixations"],
-        found["videos_without_truth"],
-        found["how"],
+        found.frames_without_fixations,
+        found.videos_without_truth,
+        found.how,
         recordings,
-        found["average"],
+        found.average,
     )
 
 
@@ -253,7 +287,8 @@ class Comparison:
         note = "mean over videos: the interval excludes zero for " + (", ".join(significant) or "no metric")
         if self.difference.count_recordings < 2:
             note = ONE_RECORDING
-        return "\n".join([*self.difference.lines({}, "{:>+9.4f}"), note])
+        lines = self.difference.lines({}, "{:>+9.4f}")
+        return "\n".join([*lines, note, *self.difference.undefined_notes()])
 
     def save(self, path: str | Path) -> None:
         """Write the differences and their intervals as JSON.
@@ -334,6 +369,35 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         writer.writerows(rows)
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _frame(text: str) -> int:
+    """Return the 0-based number of a frame."""
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise ValueError(f"expected the number of a frame, got {shorten(repr(text))}")
+    return int(text) - 1
+
+
+def _number(text: str) -> float:
+    """Return a score; NaN for an empty cell."""
+    if text and not math.isfinite(float(text)):
+        raise ValueError(f"expected a number, got {text}")
+    return float(text or "nan")
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the lines of a CSV file that has at least some columns, with a cell in each.
+
+    Raises:
+        UserError: it cannot be read, or a column or cell is missing.
+    """
+    with reading(path, WRITTEN, "evaluate again"):
+        check_limit(path.stat().st_size, MAX_JSON_BYTES, f"{path}: bytes")
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            lines = list(reader)
+        missing = set(columns) - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"no column {min(missing)}")
+        for number, line in enumerate(lines, 2):
+            if None in line or None in line.values():
+                raise ValueError(f"line {number} has too many or too few cells")
+    return lines

@@ -1,6 +1,7 @@
 """Result table, verdict and report.html of `saldistill demo`."""
 
 import resource
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def example_rows(
 def text_table(columns: list[str], rows: list[list[Any]], digits: int = 3) -> str:
     """Return a table as aligned text; a missing number is a dash."""
     cells = [
-        [f"{x:.{digits}f}" if isinstance(x, float) else "-" if x is None else str(x) for x in row] for row in rows
+        [str(x) if isinstance(x, str | int) else "-" if x is None or isnan(x) else f"{x:.{digits}f}" for x in row]
+        for row in rows
     ]
     widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
     return "\n".join(

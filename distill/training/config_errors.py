@@ -1,6 +1,7 @@
 """Strict config sections, `key=value` overrides, and readable messages for validation errors."""
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,6 +118,11 @@ def override(values: dict[str, Any], text: str) -> None:
         elif isinstance(place, dict) and place.get(index) is None:
             place[index] = {}
         place = place[index]
+
+
+def quoted(text: object) -> str:
+    """Return a text as the value of an override, so that YAML reads it as text whatever it looks like."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def one_of(name: str, accepted: Iterable[str], what: str) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from distill.errors import UserError
-from distill.files import atomic_path
+from distill.files import atomic_path, finite
 from distill.validation import parse_json
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,10 @@ class StepLog:
     def validation(self, record: dict[str, Any]) -> None:
         """Log one validation."""
         self._write({"kind": "validation", **record})
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in record["scores"].items())
+        scores = ", ".join(
+            f"{name} {value:.3f}" if math.isfinite(value) else f"{name} undefined on every frame"
+            for name, value in record["scores"].items()
+        )
         self.message(f"step {record['step']}: validation {scores}")
 
     def message(self, text: str) -> None:
@@ -89,7 +92,7 @@ class StepLog:
         if self.quiet:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+            file.write(json.dumps(finite(record)) + "\n")
         if self._tensorboard is not None:
             for name, value in flatten(record, "/").items():
                 if isinstance(value, int | float) and name != "step":
@@ -133,13 +136,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return parse_json(line, LogLine, "log.jsonl").model_dump(exclude_unset=True)
     except UserError:
         return None
-
-
-def _finite(value: Any) -> Any:
-    """Return nested mappings with None in place of NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten(values: Any, separator: str = ".", path: str = "") -> dict[str, Any]:

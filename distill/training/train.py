@@ -28,6 +28,7 @@ from distill.data.loader import make_loader
 from distill.errors import RunError, Terminated, UserError
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
+from distill.evaluation.scores import Scores
 from distill.files import write_json
 from distill.inference.settings import InferenceSettings
 from distill.models.protocols import SaliencyModel
@@ -259,9 +260,12 @@ class Loop:
             if accelerator.is_main_process:
                 network = model.network.to(accelerator.device)
                 with accelerator.autocast():  # as in training
-                    scores = validate(config, network, self.parts.validation, accelerator.device)
+                    found = validate(config, network, self.parts.validation, accelerator.device)
+                scores = found.per_video
                 run_folder.keep_best(config, model, step, scores)
                 log.validation({"step": step, "scores": scores})
+                for note in found.undefined_notes():
+                    log.message(f"step {step}: {note}")
         accelerator.wait_for_everyone()
 
 
@@ -323,13 +327,11 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
         yield list(range(first, first + size))
 
 
-def validate(
-    config: RunConfig, network: SaliencyModel, videos: list[Video], device: torch.device
-) -> dict[str, float]:
-    """Return the validation scores: the mean over videos of the mean over a video's frames."""
+def validate(config: RunConfig, network: SaliencyModel, videos: list[Video], device: torch.device) -> Scores:
+    """Return the validation scores."""
     metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
     settings = InferenceSettings(batch_size=config.training.batch_size, stride=config.data.stride, device=device)
-    return evaluate(model_maps(network, settings), videos, metrics=metrics, progress=False).per_video
+    return evaluate(model_maps(network, settings), videos, metrics=metrics, progress=False)
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:

@@ -64,6 +64,35 @@ def test_results_of_other_configs_are_refused(tmp_path: Path) -> None:
         finished(tmp_path, {"steps": 200})
 
 
+DAMAGED = ("{", "[]", '{"settings": 0}', '{"settings": 0, "steps": {"a": 1}}', "[" * 200_000, "\xff", "")
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_results_are_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(UserError, match=r"results\.json: cannot be read as results of the demo") as caught:
+        finished(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_output_outside_the_folder_is_never_removed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "two").mkdir(parents=True)
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    steps = finished(folder)
+    steps.run("a", "One.", Work(output=folder / "two"), output=folder / "two")
+    text = (folder / "results.json").read_text()
+    for made in (str(outside / "two"), str(outside / "two" / "..")):
+        (folder / "results.json").write_text(text.replace(str(folder / "two"), made))
+        (folder / "two").unlink(missing_ok=True)
+        try:
+            finished(folder).run("a", "One.", Work(output=folder / "two"), output=folder / "two")
+        except UserError as error:
+            assert "cannot become a path" in str(error)  # noqa: PT017 - either is right
+        assert (outside / "two").is_dir()
+
+
 def results(student_cc: float) -> dict[str, dict]:
     def scores(nss: float, cc: float) -> dict[str, float]:
         return {"auc_judd": 0.9, "nss": nss, "cc": cc, "sim": 0.4, "kldiv": 1.0}

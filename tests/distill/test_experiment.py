@@ -1,6 +1,7 @@
 """Experiments: from the file over runs and target stores to the table."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.places import REPOSITORY
 
 from distill.errors import UserError
 from distill.evaluation.scores import Row, Scores, compare_scores, mean_scores
-from distill.experiment import load_experiment, markdown, run_experiment
+from distill.experiment import load_experiment, markdown, run_experiment, tables
 from distill.training.config import load_config
 
 SHIPPED = sorted((REPOSITORY / "configs/experiments").glob("*.yaml"))
@@ -123,11 +124,30 @@ def test_shipped_experiment_matches_its_configs(path: Path) -> None:
         ("teachers.assistant={}", "give exactly one of 'maps', 'model' and 'arm'"),
         ("seeds=[]", "seeds"),
         ("arm={}", "unknown key"),
+        ("seeds=[yes]", r"seeds\[0\]: expected an integer, got true"),
+        ("seeds=['1']", r"seeds\[0\]: expected an integer, got '1'"),
+        ("seeds=[-1]", r"seeds\[0\]: expected a number >= 0, got -1"),
+        ("seeds=3", "seeds: expected a list, got 3"),
+        ("compare={truth: both}", "compare: expected a list, got a mapping"),
+        ("compare=[[truth]]", r"compare\[0\]"),
+        ("beside=centre-prior", "beside: expected a list, got 'centre-prior'"),
+        ("out=", "out: expected text, got nothing"),
+        ("out=''", "out: expected a path, got an empty text"),
     ],
 )
 def test_mistake_is_named(experiment: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_experiment(experiment, [override])
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", ".", "a//b", "a\nb", ""])
+@pytest.mark.parametrize("section", ["arms", "teachers"])
+def test_names_that_leave_the_folder_are_refused(experiment: Path, section: str, name: str) -> None:
+    values = yaml.safe_load(experiment.read_text())
+    values[section][name] = next(iter(values[section].values()))
+    experiment.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"arms and teachers: the name .* cannot become a path"):
+        load_experiment(experiment)
 
 
 def test_unknown_arm_is_named(experiment: Path) -> None:
@@ -145,6 +165,26 @@ def test_mean_scores_is_taken_per_frame() -> None:
     assert first.per_video["cc"] == pytest.approx((0.3 + 0.6) / 2)
     second = mean_scores("second", [scores(0.2, 0.4, 0.9)])
     assert compare_scores(first, second).difference.per_video["cc"] == pytest.approx((0.0 + 0.3) / 2)
+
+
+def test_undefined_scores_are_shown_as_a_dash_with_their_count() -> None:
+    def scores(name: str, *values: float) -> Scores:
+        rows = [Row(video, frame, {"nss": value}) for (video, frame), value in zip(PLACES, values, strict=True)]
+        return Scores(name, ("nss",), rows)
+
+    broken, whole = scores("one-0", *[math.nan] * 3), scores("two-0", 0.1, 0.2, math.nan)
+    text = tables({"one": [broken], "two": [whole]}, [broken], [compare_scores(broken, whole)])
+    assert "nan" not in text
+    assert "| one " in text
+    assert "[-, -]" in text
+    assert "one-0: NSS is undefined on 3 of 3 frames" in text
+    assert "two-0: NSS is undefined on 1 of 3 frames" in text
+
+
+def test_run_configs_take_any_folder_name(experiment: Path) -> None:
+    name = "runs: [2024] #1"
+    found = load_experiment(experiment, [f"out='{name}'"])
+    assert found.run_config("both", 0, "cpu").out == f"{name}/runs/both-0"
 
 
 PLACES = [("a", 0), ("a", 8), ("b", 0)]

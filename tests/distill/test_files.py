@@ -1,9 +1,12 @@
 """Atomic writes and the check of existing outputs."""
 
 import errno
+import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distill import files
@@ -81,3 +84,10 @@ def test_existing_output_is_refused(tmp_path: Path) -> None:
         files.refuse_existing(tmp_path, "a run")
     with pytest.raises(UserError, match="file: a map already exists"):
         files.refuse_existing(tmp_path / "file", "a map")
+
+
+def test_json_has_null_in_place_of_nan_and_infinity(tmp_path: Path) -> None:
+    values = {"a": math.nan, "b": [1.5, math.inf, (-math.inf, "x", None, True)], "c": {"d": np.float64("nan")}}
+    files.write_json(tmp_path / "a.json", values)
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [1.5, None, [None, "x", None, True]], "c": {"d": None}}

@@ -216,3 +216,10 @@ def test_models_invalid_setting_is_rejected(arguments: dict, message: str) -> No
         benchmark_models(
             **{"references": ["student/thtdnet:micro"], "progress": False, "device": "cpu", **arguments}
         )
+
+
+def test_table_shows_nan_as_a_dash_and_saves_null(tmp_path: Path) -> None:
+    table = Table([{"a": float("nan"), "b": float("inf")}], "a b", {})
+    assert str(table).splitlines()[1].split() == ["-", "-"]
+    table.save(tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())["rows"] == [{"a": None, "b": None}]

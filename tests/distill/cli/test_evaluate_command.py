@@ -107,3 +107,11 @@ def test_invalid_input_is_refused_before_anything_is_written(
     assert (code, printed) == (2, "")
     assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_model_named_like_a_parent_folder_is_refused(
+    capsys: pytest.CaptureFixture[str], maps: Path, tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "centre-prior", "..", *FEW, "-o", tmp_path / "out")
+    assert code == 2
+    assert "the name '..' cannot become a path in" in err

@@ -120,6 +120,72 @@ def test_save_writes_scores_and_methods(tmp_path: Path) -> None:
     assert lines[2].startswith(f"longer,fake/longer,15,{scores.by_video['longer']['auc_judd']!r},")
 
 
+def test_tables_show_undefined_means_as_a_dash_with_their_count() -> None:
+    broken, whole = by_hand({"a": [NAN], "b": [NAN]}), by_hand({"a": [1.0], "b": [3.0]})
+    for text in (broken.table(), str(compare_scores(whole, broken))):
+        assert "nan" not in text
+        assert "       -\n" in text
+        assert "NSS is undefined on 2 of 2 frames (constant map or no density), which its means leave out" in text
+
+
+DAMAGES: dict[str, list[tuple[str, str]]] = {
+    "scores.json": [
+        ("{", "["),
+        ('"name": "model"', '"name": 3'),
+        ('"frames": 4', '"frames": "4"'),
+        ('"frames": 4', '"frames": 5'),
+        ('"nss": 2.5', '"nss": "high"'),
+        ('"nss": 2.5', '"psnr": 2.5'),
+        ('"how": {}', '"how": []'),
+        ('"average": null', '"average": "none"'),
+        ("{", "[" * 200000),
+    ],
+    "scores.csv": [
+        ("video,", "films,"),
+        ("a,1,1.0", "a,one,1.0"),
+        ("a,1,1.0", "a,0,1.0"),
+        ("a,1,1.0", "a,1,high"),
+        ("a,1,1.0", "a,1,inf"),
+        ("a,1,1.0", "a,1"),
+        ("a,1,1.0", "a,1,1.0,2"),
+        ("a,1,1.0\r\n", ""),
+        ("a,1,1.0", "a,²,1.0"),
+        ("a,1,1.0", f"a,{'9' * 5000},1.0"),
+        ("a,1,1.0", f"{'a' * 200000},1,1.0"),
+        ("a,1,1.0", "a,1,\x00"),
+    ],
+    "videos.csv": [("recording", "film"), ("a,a,2,1.5", "a")],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [(name, *damage) for name, damages in DAMAGES.items() for damage in damages]
+)
+def test_damaged_scores_are_one_sentence(tmp_path: Path, name: str, old: str, new: str) -> None:
+    by_hand({"a": [1.0, 2.0], "b": [3.0, 4.0]}).save(tmp_path)
+    text = (tmp_path / name).read_bytes().decode()
+    assert old in text
+    (tmp_path / name).write_bytes(text.replace(old, new, 1).encode())
+    with pytest.raises(UserError, match=name) as caught:
+        read_scores(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_scores_that_are_not_text_or_missing_are_one_sentence(tmp_path: Path) -> None:
+    by_hand({"a": [1.0]}).save(tmp_path)
+    for name in ("scores.json", "scores.csv", "videos.csv"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(b"\xff" + content)
+        with pytest.raises(UserError, match=name):
+            read_scores(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match=name):
+            read_scores(tmp_path)
+        (tmp_path / name).write_bytes(content)
+    assert read_scores(tmp_path).name == "model"
+
+
 def test_save_writes_undefined_means_as_null(tmp_path: Path) -> None:
     by_hand({"a": [NAN], "b": [NAN]}).save(tmp_path)
     written = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
