@@ -55,14 +55,19 @@ def lock(path: Path) -> Iterator[bool]:
     """Hold the lock of an output, an flock on a hidden file next to it; yield False if another process holds it.
 
     The system releases the lock however the process ends. The lock file is removed before that: a process that had
-    opened it before then holds a lock on a file that no longer exists, and tries again. On a file system without
-    locks the output counts as locked, with a warning.
+    opened it before then holds a lock on a file that no longer exists, and tries again. Folders that were made for
+    the lock are removed if nothing else is in them. On a file system without locks the output counts as locked, with
+    a warning.
     """
     path = path.absolute()  # a relative path must not depend on later changes of the working directory
     path = path.with_name(f".{path.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in path.parents if not parent.exists()]
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # another process has removed the folder that it had made
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -87,6 +92,9 @@ def lock(path: Path) -> Iterator[bool]:
             _held.remove(file)
             path.unlink(missing_ok=True)
             os.close(file)
+            with suppress(OSError):  # not empty
+                for parent in made:
+                    parent.rmdir()
 
 
 @cache

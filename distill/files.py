@@ -43,14 +43,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         permissions = temporary.stat().st_mode
         yield temporary
         temporary.chmod(permissions)
-        fsync(temporary)
-        if overwrite:
-            temporary.replace(path)
-        else:
-            try:
-                _rename_to_new(temporary, path)
-            except FileExistsError:
-                raise _appeared(path) from None
+        put_in_place(temporary, path, overwrite=overwrite)
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -64,10 +57,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         UserError: `path` is a file or a folder that is not empty at the end; it is never replaced.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path, path.name, "")
-    temporary.mkdir()
-    try:
+    with temporary_folder(path) as temporary:
         yield temporary
         for entry in temporary.iterdir():
             fsync(entry)
@@ -79,8 +69,35 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 raise _appeared(path) from None
             raise
         fsync(path.parent)
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a hidden folder next to the output `path`, removed at the end; `clear_leftovers` knows its name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path, path.name, "")
+    temporary.mkdir()
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Flush a finished file to disk and rename it to `path`.
+
+    Raises:
+        UserError: `path` exists, and `overwrite` is False.
+    """
+    fsync(temporary)
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        _rename_to_new(temporary, path)
+    except FileExistsError:
+        raise _appeared(path) from None
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
@@ -105,7 +122,10 @@ def clear_leftovers(path: str | Path) -> None:
     path = Path(path)
     for name in (f".{escape(path.stem)}.????????.tmp{escape(path.suffix)}", f".{escape(path.name)}.????????.tmp"):
         for leftover in path.parent.glob(name):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
 
 def fsync(path: Path) -> None:
@@ -117,9 +137,9 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: str | Path, text: str, *, overwrite: bool = True) -> None:
+    """Write a text file atomically; see `atomic_path`."""
+    with atomic_path(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -141,9 +161,10 @@ def write_new(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON atomically; NaN and infinity, which JSON lacks, become null."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: str | Path, value: Any, *, overwrite: bool = True) -> None:
+    """Write a value as indented JSON; see `atomic_path`. NaN and infinity, which JSON lacks, become null."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, f"{text}\n", overwrite=overwrite)
 
 
 def finite(value: Any) -> Any:

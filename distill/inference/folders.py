@@ -14,11 +14,12 @@ from distill.data.text import plural
 from distill.data.video.image_folder import frame_files
 from distill.data.video.names import VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
-from distill.inference.predict import predict
+from distill.inference.predict import write_prediction
 from distill.inference.settings import InferenceSettings
 from distill.inference.shared_work import WorkSummary, check_record, process_missing
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
+from distill.paths import path_inside
 
 RECORD = "predicted_by.json"
 """File in each folder of results that records the model and its settings."""
@@ -74,7 +75,10 @@ def predict_folder(
     folders = {what: Path(folder) for what, folder in (("out", out), ("maps", maps)) if folder}
     media = dict(sorted(find_media(source).items(), key=lambda item: natural(item[0])))
     results = {
-        name: {what: folder / f"{name}{'.mp4' if what == 'out' else ''}" for what, folder in folders.items()}
+        name: {
+            what: path_inside(folder, f"{name}{'.mp4' if what == 'out' else ''}", source)
+            for what, folder in folders.items()
+        }
         for name in media
     }
     _check(source, folders, results)
@@ -86,7 +90,7 @@ def predict_folder(
 
     def process(name: str, missing: list[Path]) -> int:
         outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
-        return predict(model.network, media[name], settings, **outputs, progress=progress).frames
+        return write_prediction(model.network, media[name], settings, **outputs, progress=progress).frames
 
     summary = process_missing({name: list(paths.values()) for name, paths in results.items()}, process)
     if summary.failed:

@@ -5,8 +5,6 @@
 For a folder of videos see `folders.py`.
 """
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +19,9 @@ from tqdm import tqdm
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.data.video.writer import VideoWriter
+from distill.claims import claim
 from distill.errors import UserError
-from distill.files import atomic_folder, refuse_existing
+from distill.files import atomic_folder, temporary_folder
 from distill.inference.overlay import overlay, resize_map
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
@@ -57,8 +56,8 @@ def predict(
 ) -> Prediction:
     """Predict every frame of a video, and write an overlay video, the maps, or both.
 
-    A thread writes the results of one batch while the next one is computed. The outputs appear under their names
-    when all frames are done; an interrupted run leaves nothing.
+    The outputs are claimed at the start, and appear under their names when all frames are done; an interrupted run
+    leaves nothing.
 
     Args:
         network: the network; it is moved to the device of the settings.
@@ -71,17 +70,43 @@ def predict(
         progress: show a progress bar.
 
     Raises:
-        UserError: no output is given, an output exists or is the source, or the source cannot be read.
+        UserError: no output is given, an output exists, is the source or is being written by another process, or
+            the source cannot be read.
     """
     source, out, maps = Path(source), Path(out) if out else None, Path(maps) if maps else None
-    _check_outputs(source, out, maps, overwrite=overwrite)
+    _check_outputs(source, out, maps)
+    remedy = "choose another name, or pass --overwrite to replace it"
+    with ExitStack() as claims:
+        for path, what in ((out, "the overlay video"), (maps, "the folder of maps")):
+            if path is not None:
+                claims.enter_context(claim(path, what, overwrite=overwrite, remedy=remedy))
+        return write_prediction(
+            network, source, settings, out=out, maps=maps, overwrite=overwrite, progress=progress
+        )
+
+
+def write_prediction(
+    network: SaliencyModel,
+    source: Path,
+    settings: InferenceSettings,
+    *,
+    out: Path | None = None,
+    maps: Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Prediction:
+    """Predict every frame of a video into outputs that are checked and claimed; see `predict`.
+
+    A thread writes the results of one batch while the next one is computed.
+    """
     if settings.device is not None:
         network.to(settings.device)
     at_model_size, at_own_size = open_video(source), open_video(source)
     num_frames, started = at_model_size.num_frames, time.perf_counter()
     with ExitStack() as stack:
-        folder = stack.enter_context(_png_folder(maps)) if maps else None
-        video = stack.enter_context(VideoWriter(out, at_own_size.size, at_own_size.fps)) if out else None
+        folder = stack.enter_context(_png_folder(maps, overwrite=overwrite)) if maps else None
+        size, fps = at_own_size.size, at_own_size.fps
+        video = stack.enter_context(VideoWriter(out, size, fps, overwrite=overwrite)) if out else None
         bar = stack.enter_context(tqdm(total=num_frames, unit="frame", desc=source.name, disable=not progress))
         pool = stack.enter_context(ThreadPoolExecutor(1))
         written: Future[None] | None = None
@@ -108,18 +133,14 @@ def _write(
             video.write(overlay(picture, saliency))
 
 
-def _check_outputs(source: Path, out: Path | None, maps: Path | None, *, overwrite: bool) -> None:
+def _check_outputs(source: Path, out: Path | None, maps: Path | None) -> None:
     if out is None and maps is None:
         raise UserError(
             "nothing to write: expected an overlay video (-o OUT.mp4), a folder for maps (--maps DIR), or both"
         )
-    for path, what in ((out, "the overlay video"), (maps, "the folder of maps")):
-        if path is None:
-            continue
-        if path.resolve() == source.resolve():
+    for path in (out, maps):
+        if path is not None and path.resolve() == source.resolve():
             raise UserError(f"{path}: is the input video; choose another name for the result")
-        if not overwrite:
-            refuse_existing(path, what, remedy="choose another name, or pass --overwrite to replace it")
     if out is not None and maps is not None and maps.resolve() in out.resolve().parents:
         raise UserError(f"{out}: is inside {maps}, the folder for maps; choose another location")
     if out is not None and out.is_dir():
@@ -129,16 +150,13 @@ def _check_outputs(source: Path, out: Path | None, maps: Path | None, *, overwri
 
 
 @contextmanager
-def _png_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder that is renamed to `path` when the block succeeds; in an existing one, files are replaced."""
-    if not path.exists() or not any(path.iterdir()):
+def _png_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder that is renamed to `path` when the block succeeds; with `overwrite`, files are replaced."""
+    if not overwrite or not path.exists() or not any(path.iterdir()):
         with atomic_folder(path) as temporary:
             yield temporary
         return
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with temporary_folder(path) as temporary:
         yield temporary
         for file in sorted(temporary.iterdir()):
             file.replace(path / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

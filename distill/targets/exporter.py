@@ -15,8 +15,10 @@ from tqdm import tqdm
 from distill.data.map_files import read_maps, write_map_video
 from distill.data.video.image_folder import FOLDER_FPS
 from distill.data.video.open import open_size
+from distill.claims import claim
 from distill.errors import UserError
-from distill.files import atomic_folder, refuse_existing
+from distill.files import atomic_folder
+from distill.paths import path_inside
 from distill.saliency import peak_map
 from distill.targets.store import TargetStore, as_store, first_few
 from distill.targets.verify import correlation
@@ -47,11 +49,10 @@ def export_maps(
         One line with the number of maps and their CC with those of the store.
 
     Raises:
-        UserError: `out` exists, `form` is unknown, the store is incomplete, damaged, or lacks that view, or videos
+        UserError: `out` exists or is being written by another process, `form` is unknown, the store is incomplete, damaged, or lacks that view, or videos
             are requested and the store does not cover every frame.
     """
     store, out = as_store(store), Path(out)
-    refuse_existing(out, "the folder of maps")
     if form not in FORMS:
         raise UserError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
     if view not in store.plan.views:
@@ -59,13 +60,15 @@ def export_maps(
     store.require_complete()
     if form != "png":
         _require_all_frames(store)
-    if out.is_dir():
-        out.rmdir()  # empty; the finished folder replaces it
     total = sum(len(frames) for frames in store.plan.videos.values())
     correlations = []
-    with atomic_folder(out) as folder, tqdm(total=total, unit="map", disable=not progress) as bar:
+    with (
+        claim(out, "the folder of maps"),
+        atomic_folder(out) as folder,
+        tqdm(total=total, unit="map", disable=not progress) as bar,
+    ):
         for video, frames in store.plan.videos.items():
-            target = folder / video if form == "png" else folder / f"{video}.mp4"
+            target = path_inside(folder, video if form == "png" else f"{video}.mp4", store.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             if form == "png":
                 _write_pngs(store, video, view, target)

@@ -18,8 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.data.map_files import files_of, find_maps, frames_of, read_maps
+from distill.claims import claim
 from distill.errors import UserError
-from distill.files import atomic_folder, refuse_existing
+from distill.files import atomic_folder
 from distill.saliency import log_density, peak_map
 from distill.targets.codec import DEFAULT_CODEC
 from distill.targets.fingerprint import hash_of_files
@@ -124,18 +125,30 @@ def import_maps(
 
     Raises:
         UserError: a source has no maps, unreadable maps, names that are not frame numbers, or different frames than
-            the other sources; `out` exists.
+            the other sources; `out` exists or is being written by another process; no space is left.
     """
     out = Path(out)
-    refuse_existing(out, "a store")
+    with claim(out, "a store"):
+        _write_import(sources, out, mean=mean, codec=codec, map_size=map_size, progress=progress)
+    return TargetStore.open(out)
+
+
+def _write_import(
+    sources: Sequence[str | Path],
+    out: Path,
+    *,
+    mean: str,
+    codec: str,
+    map_size: tuple[int, int] | None,
+    progress: bool,
+) -> None:
+    """Write the store of an import to a claimed folder; see `import_maps`."""
     opened_sources = open_sources(sources)
     frames = opened_sources[0].frames
     if map_size is None:
         video = next(iter(frames))
         h, w = next(opened_sources[0].read(video, frames[video][:1], None)).shape
         map_size = (h, w)
-    if out.is_dir():
-        out.rmdir()  # empty; the finished store replaces it
     with atomic_folder(out) as temporary:
         store = TargetStore.create(
             temporary,
@@ -150,7 +163,6 @@ def import_maps(
                 for batch, maps in mean_maps(opened_sources, mean, batches, map_size):
                     store.commit(batch, maps)
                     bar.update(len(maps))
-    return TargetStore.open(out)
 
 
 def open_sources(paths: Sequence[str | Path]) -> list[ImportSource]:

@@ -25,7 +25,7 @@ def test_claimed_output_is_refused_to_a_second_writer_until_released(tmp_path: P
             pass
     with claim(path, "the overlay video"):
         pass
-    assert list(path.parent.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_output_is_refused_without_overwrite(tmp_path: Path) -> None:

@@ -30,13 +30,14 @@ class VideoWriter:
         path: an .mp4, .mov or .mkv file.
         size: (height, width) of the frames.
         fps: frame rate.
+        overwrite: replace an existing file; if False, one that appears in the meantime is not replaced either.
 
     Raises:
         UserError: if the suffix is not supported, or FFmpeg has none of the encoders.
     """
 
-    def __init__(self, path: str | Path, size: tuple[int, int], fps: float) -> None:
-        self.path, self.size, self.fps = Path(path), size, fps
+    def __init__(self, path: str | Path, size: tuple[int, int], fps: float, *, overwrite: bool = True) -> None:
+        self.path, self.size, self.fps, self.overwrite = Path(path), size, fps, overwrite
         if self.path.suffix.lower() not in (".mp4", ".mov", ".mkv"):
             raise UserError(f"{self.path}: unsupported video format; expected a name ending in .mp4, .mov or .mkv")
         self.codec = next((name for name in ENCODERS if name in av.codecs_available), "")
@@ -47,7 +48,7 @@ class VideoWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
+            temporary = stack.enter_context(atomic_path(self.path, overwrite=self.overwrite))
             options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
             self._container = stack.enter_context(av.open(str(temporary), "w", options=options))
             rate = Fraction(self.fps).limit_denominator(1001)
