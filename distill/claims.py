@@ -56,8 +56,8 @@ def lock(path: Path) -> Iterator[bool]:
 
     The system releases the lock however the process ends. The lock file is removed before that: a process that had
     opened it before then holds a lock on a file that no longer exists, and tries again. Folders that were made for
-    the lock are removed if nothing else is in them. On a file system without locks the output counts as locked, with
-    a warning.
+    the lock are removed if nothing else is in them. On a file system without locks the output counts as locked,
+    with a warning.
     """
     path = path.absolute()  # a relative path must not depend on later changes of the working directory
     path = path.with_name(f".{path.name}.lock")

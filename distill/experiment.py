@@ -210,7 +210,7 @@ def make_store(experiment: Experiment, name: str, student: RunConfig, device: st
     """
     teacher, out = experiment.teachers[name], experiment.store_folder(name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_name(f".{name}.lock").open("w") as lock:
+    with out.with_name(f".{name}.building").open("w") as lock:  # not the lock of a claim, which import_maps takes
         fcntl.flock(lock, fcntl.LOCK_EX)
         sources = [teacher.maps] if teacher.maps is not None else []
         if teacher.arm is not None:

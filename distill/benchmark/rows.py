@@ -77,8 +77,8 @@ class Table(list[dict[str, Any]]):
         return {"setting": self.setting, "rows": list(self)}
 
     def save(self, path: str | Path) -> None:
-        """Write setting and rows as JSON, atomically."""
-        write_json(path, self.as_dict())
+        """Write setting and rows as JSON, atomically; an existing file is not replaced but a UserError."""
+        write_json(path, self.as_dict(), overwrite=False)
 
 
 def _cell(value: object) -> str:
@@ -96,8 +96,8 @@ class Tables(dict[str, Table]):
         return "\n\n".join(f"{title}\n{table}" for title, table in self.items())
 
     def save(self, path: str | Path) -> None:
-        """Write every table under its title as JSON, atomically."""
-        write_json(path, {title: table.as_dict() for title, table in self.items()})
+        """Write every table under its title as JSON, atomically; as `Table.save`."""
+        write_json(path, {title: table.as_dict() for title, table in self.items()}, overwrite=False)
 
 
 def interleave(calls: Sequence[Call], rounds: int, *, progress: bool) -> list[list[float]]:

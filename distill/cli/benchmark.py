@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from distill.cli.options import add_device, add_rounds, add_threads, counts, input_shape, some_of
@@ -63,14 +64,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from distill.files import refuse_existing
+    from distill.claims import claim
 
-    if arguments.out:
-        refuse_existing(arguments.out, "the file of measurements")
-    measured = BENCHMARKS[arguments.of](arguments)
-    print(measured)
-    if arguments.out:
-        measured.save(arguments.out)
+    with claim(arguments.out, "the file of measurements") if arguments.out else nullcontext():
+        measured = BENCHMARKS[arguments.of](arguments)
+        print(measured)
+        if arguments.out:
+            measured.save(arguments.out)
 
 
 def _run_models(arguments: argparse.Namespace) -> "Table | Tables":

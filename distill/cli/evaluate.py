@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 
 from distill.cli.options import (
@@ -67,18 +68,25 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from distill.claims import claim
+
+    folders = score_folders(arguments.models, arguments.out)
+    with ExitStack() as claims:
+        if folders:
+            claims.enter_context(claim(Path(arguments.out) / "report.html", "a report"))
+        for folder in folders:
+            claims.enter_context(claim(folder / "scores.json", "a table of scores"))
+        evaluate_models(arguments, folders)
+
+
+def evaluate_models(arguments: argparse.Namespace, folders: list[Path]) -> None:
+    """Score the models, compare them, and write the results if there are folders for them."""
     from distill.data.video.guard import cores
     from distill.evaluation.references import same_scene, score
     from distill.evaluation.scores import compare_scores
-    from distill.files import refuse_existing
     from distill.reports.scores import report_scores
     from distill.training.sources import videos_of_argument
 
-    folders = score_folders(arguments.models, arguments.out)
-    if folders:
-        refuse_existing(Path(arguments.out) / "report.html", "a report")
-    for folder in folders:
-        refuse_existing(folder / "scores.json", "a table of scores")
     videos = videos_of_argument(
         arguments.data, split=arguments.split, videos=arguments.videos, frames=arguments.frames
     )

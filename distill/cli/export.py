@@ -1,6 +1,7 @@
 """`saldistill export` and `saldistill quantize`: write ONNX files for devices."""
 
 import argparse
+from contextlib import nullcontext
 
 from distill.cli.options import add_every, add_output, add_rounds, add_threads, count, fraction, some_of
 from distill.cli.verb import Verb
@@ -107,16 +108,21 @@ def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_quantize(arguments: argparse.Namespace) -> None:
-    from distill.benchmark.precisions import compare_precisions
+    from distill.claims import claim
     from distill.deploy.openvino_runtime import check_installed
-    from distill.deploy.quantize import quantize_files
-    from distill.files import refuse_existing
-    from distill.training.sources import videos_of_argument
 
     if arguments.openvino:
         check_installed()
-    if arguments.json:
-        refuse_existing(arguments.json, "the file of measurements")
+    with claim(arguments.json, "the file of measurements") if arguments.json else nullcontext():
+        quantize_and_compare(arguments)
+
+
+def quantize_and_compare(arguments: argparse.Namespace) -> None:
+    """Write the quantized files, compare all files, and print and save the table."""
+    from distill.benchmark.precisions import compare_precisions
+    from distill.deploy.quantize import quantize_files
+    from distill.training.sources import videos_of_argument
+
     videos = videos_of_argument(arguments.score, split=arguments.score_split) if arguments.score else []
     quantized, clips = quantize_files(
         arguments.model,

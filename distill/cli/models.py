@@ -3,10 +3,14 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from distill.claims import claim
 from distill.cli.verb import Verb
 from distill.errors import UserError
-from distill.files import refuse_existing
+
+if TYPE_CHECKING:
+    from distill.models.loaded import LoadedModel
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +78,9 @@ def convert_weights(name: str | None, source: str, out: str) -> str:
     from distill.models.weight_files import save_model
 
     name = check_conversion(name, source, out, "--convert", (".safetensors",))
-    model = create_model(name, weights=source)
-    save_model(model, out, notes={"converted_from": Path(source).name})
+    with claim(out, "the weight file"):
+        model = create_model(name, weights=source)
+        save_model(model, out, notes={"converted_from": Path(source).name}, overwrite=False)
     return f"{model.loaded}; written to {out}"
 
 
@@ -91,22 +96,29 @@ def publish_weights(name: str | None, source: str, out: str) -> str:
         UserError: no model is named, the source contains another model or does not fit, `out` exists or has another
             suffix, or the authors have no keys for the model.
     """
-    from distill.models.references import load_model, save_published
+    from distill.models.references import save_published
+
+    name = check_conversion(name, source, out, "--to-published", (".pth", ".safetensors"))
+    with claim(out, "the weight file"):
+        model, loaded = load_for_publication(name, source)
+        save_published(model, out)
+    return f"{loaded}; written to {out} with the authors' keys"
+
+
+def load_for_publication(name: str, source: str) -> "tuple[LoadedModel, str]":
+    """Return the model `name` with the weights of `source`, and a line about what was loaded."""
+    from distill.models.references import load_model
     from distill.models.registry import create_model
     from distill.models.weight_files import is_saldistill_file
 
-    name = check_conversion(name, source, out, "--to-published", (".pth", ".safetensors"))
     if Path(source).is_dir() or is_saldistill_file(source):
         model = load_model(source)
         stored, variant = model.identity["name"], model.identity["variant"]
         if name not in (stored, f"{stored}:{variant}"):
             raise UserError(f"{source}: contains {stored}:{variant}, not {name}; name the model that it contains")
-        loaded = f"{source}: all weights of {stored}:{variant} loaded"
-    else:
-        model = create_model(name, weights=source)
-        loaded = model.loaded
-    save_published(model, out)
-    return f"{loaded}; written to {out} with the authors' keys"
+        return model, f"{source}: all weights of {stored}:{variant} loaded"
+    model = create_model(name, weights=source)
+    return model, model.loaded
 
 
 def check_conversion(name: str | None, source: str, out: str, option: str, suffixes: tuple[str, ...]) -> str:
@@ -117,7 +129,6 @@ def check_conversion(name: str | None, source: str, out: str, option: str, suffi
         )
     if Path(out).suffix not in suffixes:
         raise UserError(f"{out}: expected a file name that ends in {' or '.join(suffixes)}")
-    refuse_existing(out, "the weight file")
     return name
 
 

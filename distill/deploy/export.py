@@ -10,8 +10,6 @@ state out; no tensor has more than four dimensions. The file describes itself in
 """
 
 import copy
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,10 +21,11 @@ import onnx
 import torch
 from torch import Tensor
 
+from distill.claims import claim
 from distill.deploy.onnx_check import Check, check_file, compare_with_network, example_clips, verification_steps
 from distill.deploy.onnx_graph import VALUES, ClipGraph, StepGraph, write
 from distill.errors import UserError
-from distill.files import file_hash, fsync, refuse_existing
+from distill.files import file_hash, fsync, put_in_place, temporary_folder
 from distill.models.cost import count_weights, gflops_if_known
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
@@ -117,32 +116,32 @@ def export(
         batches: batch sizes to compare at, out of 1, 2 and 3.
 
     Raises:
-        UserError: the output exists, a setting is invalid, the model is an .onnx file, or the file fails its checks
-            (it is removed).
+        UserError: the output exists or is being written by another process, a setting is invalid, the model is an
+            .onnx file, or the file fails its checks (it is removed).
     """
     path = Path(path)
     network = model.network
     mode = mode or ("step" if is_streaming(network) else "clip")
     _check_settings(model, path, mode=mode, input_type=input_type, values=values)
-    refuse_existing(path, "the ONNX file")
-    refuse_existing(path.with_name(path.name + ".data"), "the ONNX file's weights")
-    metadata = describe(
-        model, mode=mode, input_type=input_type, values=values, opset=opset, notes=notes, licence=licence
-    )
-    graph, example, clips, shown = _trace_inputs(model.network, metadata, frames)
-    with staging_folder(path) as folder:
-        file = folder / path.name
-        write(graph.eval(), file, example, metadata)
-        return ExportReport(
-            path=path,
-            operators=check_file(file),
-            checks=tuple(compare_with_network(graph, file, clips, metadata, batches)),
-            megabytes=sum(each.stat().st_size for each in folder.iterdir()) / 1e6,
-            opset=opset,
-            sha256=file_hash(file),
-            frames=shown,
-            metadata=metadata,
+    weights = path.with_name(f"{path.name}.data")
+    with claim(path, "the ONNX file"), claim(weights, "the ONNX file's weights"):
+        metadata = describe(
+            model, mode=mode, input_type=input_type, values=values, opset=opset, notes=notes, licence=licence
         )
+        graph, example, clips, shown = _trace_inputs(model.network, metadata, frames)
+        with staging_folder(path) as folder:
+            file = folder / path.name
+            write(graph.eval(), file, example, metadata)
+            return ExportReport(
+                path=path,
+                operators=check_file(file),
+                checks=tuple(compare_with_network(graph, file, clips, metadata, batches)),
+                megabytes=sum(each.stat().st_size for each in folder.iterdir()) / 1e6,
+                opset=opset,
+                sha256=file_hash(file),
+                frames=shown,
+                metadata=metadata,
+            )
 
 
 def _trace_inputs(
@@ -169,17 +168,22 @@ def staging_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder whose files are moved next to `path` if the block succeeds.
 
     The files keep their names, because an .onnx file refers to its .data file by name.
+
+    Raises:
+        UserError: one of the files exists at the end; it is not replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with temporary_folder(path) as folder:
         yield folder
-        for file in sorted(folder.iterdir(), reverse=True):  # weights first: the .onnx file appears last
-            fsync(file)
-            file.replace(path.parent / file.name)
+        moved: list[Path] = []
+        try:
+            for file in sorted(folder.iterdir(), reverse=True):  # weights first: the .onnx file appears last
+                put_in_place(file, path.parent / file.name, overwrite=False)
+                moved.append(path.parent / file.name)
+        except BaseException:
+            for file in moved:
+                file.unlink()
+            raise
         fsync(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def describe(

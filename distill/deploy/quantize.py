@@ -11,6 +11,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,13 @@ import onnxruntime
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from distill.claims import claim
 from distill.deploy.calibration import FRAMES, CalibrationClips, agreement, predict_maps, read_calibration_clips
 from distill.deploy.int8 import Int8Graph
 from distill.deploy.onnx_check import check_file
 from distill.deploy.onnx_graph import METADATA_KEY
 from distill.errors import UserError
-from distill.files import atomic_path, file_hash, refuse_existing
+from distill.files import atomic_path, file_hash
 from distill.models.onnx import OnnxModel, load_onnx
 
 MAX_LOSS = 0.01
@@ -172,19 +174,34 @@ def quantize(
         progress: show progress bars.
 
     Raises:
-        UserError: the source is not an export in fp32, `path` exists or does not end in .onnx, or the loss is too
-            large.
+        UserError: the source is not an export in fp32, `path` exists, is being written by another process or does
+            not end in .onnx, or the loss is too large.
     """
-    source, path = Path(source), Path(path)
+    with claim(path, "the quantized file"):
+        return _write_quantized(
+            Path(source), Path(path), clips, to=to, max_loss=max_loss, threads=threads, progress=progress
+        )
+
+
+def _write_quantized(
+    source: Path,
+    path: Path,
+    clips: CalibrationClips,
+    *,
+    to: str,
+    max_loss: float,
+    threads: int | None,
+    progress: bool,
+) -> QuantizeReport:
+    """Write an exported model in a smaller precision to a claimed path; see `quantize`."""
     if to not in PRECISIONS:
         raise UserError(f"to: expected one of {', '.join(PRECISIONS)}, got {to!r}")
     if not 0 < max_loss < 1:
         raise UserError(f"max_loss: expected a correlation between 0 and 1, e.g. {MAX_LOSS}, got {max_loss}")
     if path.suffix != ".onnx":
         raise UserError(f"{path}: expected a file name ending in .onnx")
-    refuse_existing(path, "a file")
     model = load_source(source, threads=threads)
-    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
+    with tempfile.TemporaryDirectory() as folder, atomic_path(path, overwrite=False) as temporary:
         trial = Trial(model, clips, Path(folder), max_loss, threads, progress)
         converted = PRECISIONS[to](trial)
         cc = trial.agreement(converted.graph)
@@ -254,21 +271,22 @@ def quantize_files(
         progress: show progress bars.
 
     Raises:
-        UserError: as `quantize` and `read_calibration_clips`, or one name for several files. All names are checked
+        UserError: as `quantize` and `read_calibration_clips`, or one name for several files. All files are claimed
             first.
     """
     source = Path(source)
     if out is not None and len(to) > 1:
         raise UserError(f"{out}: one file name for {len(to)} precisions; remove it, or choose one precision")
     paths = [Path(out) if out else source.with_name(f"{source.stem}-{each}.onnx") for each in to]
-    for path in paths:
-        refuse_existing(path, "a file")
-    clips = read_calibration_clips(on, load_source(source), frames=frames, split=on_split, progress=progress)
     options: dict[str, Any] = {"max_loss": max_loss, "threads": threads, "progress": progress}
-    reports = []
-    for each, path in zip(to, paths, strict=True):
-        reports.append(quantize(source, path, clips, to=each, **options))
-        log.info("%s", reports[-1])
+    with ExitStack() as claims:
+        for path in paths:
+            claims.enter_context(claim(path, "the quantized file"))
+        clips = read_calibration_clips(on, load_source(source), frames=frames, split=on_split, progress=progress)
+        reports = []
+        for each, path in zip(to, paths, strict=True):
+            reports.append(_write_quantized(source, path, clips, to=each, **options))
+            log.info("%s", reports[-1])
     return reports, clips
 
 

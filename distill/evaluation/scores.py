@@ -200,6 +200,7 @@ class Scores:
                 "frames_without_fixations": self.frames_without_fixations,
                 "videos_without_truth": self.videos_without_truth,
             },
+            overwrite=False,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -297,7 +298,8 @@ class Comparison:
             UserError: if the file exists.
         """
         refuse_existing(path, "a comparison")
-        write_json(path, {"first": self.first, "second": self.second, **self.difference.summary()})
+        content = {"first": self.first, "second": self.second, **self.difference.summary()}
+        write_json(path, content, overwrite=False)
 
 
 def compare_scores(first: Scores, second: Scores) -> Comparison:
@@ -363,7 +365,10 @@ def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows; numbers can be read back exactly, None is empty."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path, overwrite=False) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

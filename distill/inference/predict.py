@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from distill.claims import claim
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.data.video.writer import VideoWriter
-from distill.claims import claim
 from distill.errors import UserError
 from distill.files import atomic_folder, temporary_folder
 from distill.inference.overlay import overlay, resize_map

@@ -23,7 +23,7 @@ def save_published(model: LoadedModel, path: str | Path) -> None:
     """Write a model's weights with the keys of its authors' code, atomically, as .safetensors or a pickle.
 
     Raises:
-        UserError: if the authors published no code for this model.
+        UserError: if the authors published no code for this model, or `path` exists.
     """
     identity = model.identity
     module = _module(identity["name"])
@@ -38,10 +38,12 @@ def save_published(model: LoadedModel, path: str | Path) -> None:
     except ValueError as error:
         raise UserError(f"{_identity_text(identity)}: {error}") from error
     if Path(path).suffix == ".safetensors":
-        save_tensors(tensors, path)
+        save_tensors(tensors, path, overwrite=False)
     else:
-        with atomic_path(path) as temporary:
-            torch.save(tensors, temporary)
+        with atomic_path(path, overwrite=False) as temporary, temporary.open("wb") as file:
+            torch.save(
+                tensors, file
+            )  # an open file, whose errors tell of a full disk, unlike those of PyTorch's own
 
 
 def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:

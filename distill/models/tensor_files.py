@@ -28,18 +28,28 @@ CHECKSUM = "sha256"
 DAMAGED = "the file is damaged; restore it from a copy or write it again"
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> str:
-    """Write a .safetensors file atomically, replacing an existing one; return its checksum.
+def save_tensors(
+    tensors: Mapping[str, Tensor],
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = True,
+) -> str:
+    """Write a .safetensors file atomically; return its checksum.
 
     Args:
         tensors: name -> tensor, on any device.
         path: the file.
         metadata: other metadata to store.
+        overwrite: replace an existing file.
+
+    Raises:
+        UserError: the file exists, and `overwrite` is False.
     """
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     texts = {"format": "pt", **(metadata or {})}
     checksum = tensors_hash(sorted(stored.items()), texts)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, overwrite=overwrite) as temporary:
         safetensors.torch.save_file(stored, temporary, {**texts, CHECKSUM: checksum})
     return checksum
 

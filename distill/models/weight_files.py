@@ -82,15 +82,15 @@ class Header(BaseModel):
     notes: Notes
 
 
-def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None) -> str:
-    """Write a model's weights to a .safetensors file, atomically, replacing an existing one; return its checksum.
+def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None, overwrite: bool = True) -> str:
+    """Write a model's weights to a .safetensors file, atomically; return its checksum.
 
     The header is JSON: `identity`, from which `load_model` rebuilds the model, `spec` of its clips and maps, and
     `notes` about the training.
     """
     spec = {key: getattr(model.network, key) for key in ("num_frames", "size", "target_frames", "map_size")}
     header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
-    return save_tensors(model.network.state_dict(), path, {HEADER: json.dumps(header)})
+    return save_tensors(model.network.state_dict(), path, {HEADER: json.dumps(header)}, overwrite=overwrite)
 
 
 def read_header(path: str | Path) -> Header:

@@ -256,14 +256,17 @@ def video(path: str | Path, caption: str, *, page: str | Path) -> Markup:
     )
 
 
-def write_report(path: str | Path, template: str | Template, *, verdict: Verdict | None, **values: Any) -> None:
+def write_report(
+    path: str | Path, template: str | Template, *, verdict: Verdict | None, overwrite: bool = True, **values: Any
+) -> None:
     """Write a page from a template that extends `page.html.j2`.
 
     Args:
-        path: HTML file to write; an existing file is replaced.
+        path: HTML file to write.
         template: name, or the template itself.
         verdict: shown first, unless it is None.
+        overwrite: replace an existing file.
         values: other values of the template.
     """
     page = render(template, verdict=verdict, colours=COLOURS, dashes=DASHES, **values)
-    write_text(path, f"{page}\n")
+    write_text(path, f"{page}\n", overwrite=overwrite)

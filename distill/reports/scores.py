@@ -80,6 +80,7 @@ def report_scores(
     page.write_report(
         path,
         "scores",
+        overwrite=False,
         verdict=_verdict(scores),
         models=_join_names(list(scores)),
         metric=METRICS[metric].title,

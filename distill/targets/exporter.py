@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from distill.claims import claim
 from distill.data.map_files import read_maps, write_map_video
 from distill.data.video.image_folder import FOLDER_FPS
 from distill.data.video.open import open_size
-from distill.claims import claim
 from distill.errors import UserError
 from distill.files import atomic_folder
 from distill.paths import path_inside
@@ -49,8 +49,8 @@ def export_maps(
         One line with the number of maps and their CC with those of the store.
 
     Raises:
-        UserError: `out` exists or is being written by another process, `form` is unknown, the store is incomplete, damaged, or lacks that view, or videos
-            are requested and the store does not cover every frame.
+        UserError: `out` exists or is being written by another process, `form` is unknown, the store is incomplete,
+            damaged, or lacks that view, or videos are requested and the store does not cover every frame.
     """
     store, out = as_store(store), Path(out)
     if form not in FORMS:

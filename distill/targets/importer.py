@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from distill.data.map_files import files_of, find_maps, frames_of, read_maps
 from distill.claims import claim
+from distill.data.map_files import files_of, find_maps, frames_of, read_maps
 from distill.errors import UserError
 from distill.files import atomic_folder
 from distill.saliency import log_density, peak_map

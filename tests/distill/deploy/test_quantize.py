@@ -288,7 +288,7 @@ def test_quantize_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Pa
     (tmp_path / "big.onnx.data").write_bytes(b"")
     new = tmp_path / "new.onnx"
     for source, path, settings, message in (
-        (files["fp32"], taken, {}, "taken.onnx: a file already exists"),
+        (files["fp32"], taken, {}, "taken.onnx: the quantized file already exists"),
         (files["int8"], new, {}, "s-int8.onnx: is already in int8; expected the file in fp32"),
         (theirs, new, {}, 'theirs.onnx: has no "saldistill" metadata'),
         (tmp_path / "none.onnx", new, {}, "none.onnx: no such file"),
