@@ -81,6 +81,16 @@ MAX_WRAPPERS = 8
 """Dictionaries around the state dict of a published .pth file: released files have at most two."""
 
 
+MAX_STORE_MAPS = 50_000_000
+"""Maps of a target store: 230 hours of video at 30 frames per second, in two views."""
+
+MAX_STORE_SHARDS = 200_000
+"""Shards of a target store: MAX_STORE_MAPS in the default batches; each shard is a file."""
+
+MAX_MAP_PIXELS = 2**26
+"""Pixels of a map in a target store: 8192 x 8192, 256 MB in float32."""
+
+
 def check_limit(value: float, limit: float, where: str) -> None:
     """Check that a value is within a bound of this file.
 

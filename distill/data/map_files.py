@@ -103,7 +103,13 @@ def read_maps(place: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def write_map_video(
-    path: str | Path, maps: Iterable[np.ndarray], *, fps: float, bits: int = 10, crf: int | None = None
+    path: str | Path,
+    maps: Iterable[np.ndarray],
+    *,
+    fps: float,
+    bits: int = 10,
+    crf: int | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write maps as a grey full-range H.264 video, atomically.
 
@@ -114,13 +120,14 @@ def write_map_video(
         bits: 8 or 10 bits per pixel.
         crf: x264's quality factor. None is lossless up to the quantisation to `bits`; 0 at 10 bits gives a fifth of
             the size with errors of at most 0.8% of the peak.
+        overwrite: replace an existing file; if False, one that appears in the meantime is not replaced either.
 
     Raises:
-        UserError: if PyAV has no H.264 encoder.
+        UserError: if PyAV has no H.264 encoder, or the file exists and `overwrite` is False.
     """
     if "libx264" not in av.codecs_available:
         raise UserError(f"{path}: this PyAV cannot encode H.264; install the wheels of `av` from PyPI")
-    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
+    with atomic_path(path, overwrite=overwrite) as temporary, av.open(str(temporary), "w") as container:
         stream, options = None, {"qp": "0"} if crf is None else {"crf": str(crf)}  # qp 0: lossless
         for each in maps:
             levels = np.rint(each * (2**bits - 1)).astype("u1" if bits == 8 else "<u2")

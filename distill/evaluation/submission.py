@@ -38,6 +38,7 @@ from distill.evaluation.protocols import PROTOCOLS, Size
 from distill.evaluation.worker_pool import run_ahead
 from distill.files import atomic_folder, refuse_existing
 from distill.inference.shared_work import WorkSummary, check_record, exists, process_missing
+from distill.paths import path_inside
 
 AHEAD = 16
 """Maps that may be computed ahead of the one being written."""
@@ -140,13 +141,15 @@ def submit(
 def _places(videos: Sequence[Video], out: Path, form: SubmissionFormat) -> dict[str, Path]:
     """Return each video's file or folder."""
     places: dict[str, Path] = {}
+    taken: set[Path] = set()
     for video in videos:
-        place = out / form.place(video.name)
+        place = path_inside(out, form.place(video.name), f"{video.dataset}: video {video.name}")
         if place.parent != out:
             raise UserError(f"{video.name}: is in a subfolder of the data set; a submission cannot have subfolders")
-        if video.name in places or place in places.values():
+        if video.name in places or place in taken:
             raise UserError(f"{video.name}: listed twice; expected each video once")
         places[video.name] = place
+        taken.add(place)
     return places
 
 
@@ -234,7 +237,7 @@ def _check_pictures(path: Path, video: Video) -> Iterator[str]:
 
 def _write_video(path: Path, video: Video, maps: Iterable[np.ndarray]) -> None:
     """Write maps in [0, 1] as a 10-bit video at the video's frame rate."""
-    write_map_video(path, maps, fps=video.fps, bits=10, crf=0)
+    write_map_video(path, maps, fps=video.fps, bits=10, crf=0, overwrite=False)
 
 
 def _check_video(path: Path, video: Video) -> Iterator[str]:
@@ -258,7 +261,7 @@ def _wrong_size(path: Path, size: tuple[int, ...], video: Video) -> Iterator[str
 
 def _four_digits(name: str) -> str:
     """Return the name of a DHF1K video's folder of annotations, e.g. 0701."""
-    return f"{int(name):04d}" if re.fullmatch(r"\d+", name) else name
+    return f"{int(name):04d}" if re.fullmatch("[0-9]{1,9}", name) else name
 
 
 SUBMISSION_FORMATS: dict[str, SubmissionFormat] = {

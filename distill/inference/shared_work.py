@@ -6,7 +6,6 @@ Results are files and folders that appear complete or not at all. While a proces
 flock on a hidden file next to each result; the operating system releases the locks when the process ends.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from distill.claims import lock
 from distill.errors import UserError
 from distill.files import clear_leftovers, write_json
+from distill.validation import read_json
 
 log = logging.getLogger(__name__)
+
+
+class Record(BaseModel, extra="allow"):
+    """What some results depend on; the other keys are the caller's."""
+
+    model: str
 
 
 @dataclass
@@ -107,15 +115,22 @@ def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
         results: folder of the results, for the error message.
 
     Raises:
-        UserError: naming the first key that differs. The model's name may differ.
+        UserError: naming the first key that differs, or the file cannot be read. The model's name may differ.
     """
-    if not path.exists():
-        write_json(path, record)  # if two processes start at once, the later one fails here if they differ
-    existing = json.loads(path.read_text(encoding="utf-8"))
+    locked = False
+    while not locked:  # another process that starts at the same time writes its record within milliseconds
+        with lock(path) as locked:
+            if locked:
+                clear_leftovers(path)
+                if not path.exists():
+                    write_json(path, record, overwrite=False)
+        time.sleep(0 if locked else 0.01)
+    remedy = f"choose another folder than {results}, or remove both to compute the results again"
+    existing = read_json(path, Record, "the record of a model and its settings", remedy).model_dump()
     different = [key for key in record if key != "model" and existing.get(key) != record[key]]
     if different:
         key = different[0]
         raise UserError(
-            f"{results}: contains results of {existing.get('model')} with {key} {existing.get(key)!r}; this run "
+            f"{results}: contains results of {existing['model']} with {key} {existing.get(key)!r}; this run "
             f"uses {record['model']} with {key} {record[key]!r}; choose another folder"
         )

@@ -102,8 +102,14 @@ def _deflate(content: bytes) -> bytes:
 def _decode(record: bytes, size: tuple[int, int], *, dtype: str) -> np.ndarray:
     """Decode log-saliency, float32 (h, w): the inverse of `_encode` up to half a step."""
     peak, span = _HEADER.unpack_from(record)
-    width = np.dtype(dtype).itemsize
-    planes = np.frombuffer(zlib.decompress(memoryview(record)[_HEADER.size :]), "u1").reshape(width, -1)
+    if not (np.isfinite(peak) and 0 <= span <= DEEPEST):
+        raise ValueError(f"peak {peak} and span {span} of no map")
+    width, stream = np.dtype(dtype).itemsize, zlib.decompressobj()
+    length = width * size[0] * size[1]
+    content = stream.decompress(memoryview(record)[_HEADER.size :], length + 1)  # bounded: a bomb is not unpacked
+    if len(content) != length or not stream.eof:
+        raise ValueError(f"not the {length} bytes of a map")
+    planes = np.frombuffer(content, "u1").reshape(width, -1)
     residuals = np.ascontiguousarray(planes.T).view(dtype).reshape(size)
     codes = np.cumsum(np.cumsum(residuals, axis=0, dtype=dtype), axis=1, dtype=dtype)
     levels = np.iinfo(dtype).max

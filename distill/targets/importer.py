@@ -26,6 +26,7 @@ from distill.targets.codec import DEFAULT_CODEC
 from distill.targets.fingerprint import hash_of_files
 from distill.targets.plan import StoreBatch
 from distill.targets.store import TargetStore, first_few
+from distill.targets.writer import DiskFullError
 
 MEANS = ("linear", "log")
 """How maps are averaged: "linear" averages densities, which keeps a region that only one source predicts; "log"
@@ -129,7 +130,13 @@ def import_maps(
     """
     out = Path(out)
     with claim(out, "a store"):
-        _write_import(sources, out, mean=mean, codec=codec, map_size=map_size, progress=progress)
+        try:
+            _write_import(sources, out, mean=mean, codec=codec, map_size=map_size, progress=progress)
+        except DiskFullError as error:
+            raise UserError(
+                f"{out}: no space left to write ({error.reason}); nothing of the import is kept: free some space "
+                "and run the same command again"
+            ) from error
     return TargetStore.open(out)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
+from distill.limits import MAX_STORE_MAPS, MAX_STORE_SHARDS, check_limit
 
 VIEWS = ("plain", "flipped")
 """Views of a frame that the teacher sees: as it is, or mirrored left to right."""
@@ -62,10 +63,12 @@ class Plan:
         self.batches_per_shard = batches_per_shard
         self._rows = {name: row for row, name in enumerate(self.videos)}
         self._names = list(self.videos)
+        check_limit(sum(map(len, self.videos.values())) * len(views), MAX_STORE_MAPS, "videos: maps in the store")
         lengths = np.repeat([len(frames) for frames in self.videos.values()], len(views))
         zero = np.zeros(1, np.int64)
         self._first_record = np.concatenate([zero, np.cumsum(lengths)])  # of each (video, view), and the end
         self._first_batch = np.concatenate([zero, np.cumsum(-(-lengths // batch_size))])
+        check_limit(self.num_shards, MAX_STORE_SHARDS, "batch_size, batches_per_shard: shards of the store")
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -148,6 +151,8 @@ class Plan:
 
 def _checked_frames(name: str, frames: Sequence[int]) -> Sequence[int]:
     """Return a video's frames, checked; evenly spaced ones as a range to save memory."""
+    if isinstance(frames, range) and len(frames) and frames[0] >= 0 and frames.step > 0:
+        return range(frames[0], frames[-1] + 1, frames.step if len(frames) > 1 else 1)  # may be long: not expanded
     values = np.asarray(frames, dtype=np.int64)
     steps = np.diff(values)
     if values.ndim != 1 or len(values) == 0 or values[0] < 0 or (steps <= 0).any():

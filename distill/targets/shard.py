@@ -156,6 +156,8 @@ def read_batches(file: int, shard: Shard) -> CommittedBatches:
 
 def read_record(file: int, entry: np.void) -> bytes | None:
     """Return a record of an open shard; None if it is truncated or fails its checksum."""
+    if int(entry["offset"]) + int(entry["length"]) > os.fstat(file).st_size:  # before memory is allocated for it
+        return None
     record = os.pread(file, int(entry["length"]), int(entry["offset"]))
     if len(record) != entry["length"] or zlib.crc32(record) != entry["crc"]:
         return None
@@ -169,6 +171,8 @@ def read_index(file: int, shard: Shard) -> np.ndarray | None:
     if os.pread(file, len(shard.header), 0) != shard.header or not _crc_matches(end):
         return None
     offset, magic = _END.unpack_from(end)
+    if offset > size:
+        return None
     index = os.pread(file, _INDEX.size + maps * RECORD.itemsize + _CRC.size, offset)
     if magic != b"SALSEAL!" or not _crc_matches(index) or _INDEX.unpack_from(index) != (b"INDX", maps):
         return None

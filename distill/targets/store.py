@@ -14,21 +14,22 @@ Maps are read by video name and frame: `store.read("0601", 41)`. Every read chec
 maps of an incomplete store can be read. The folder can be copied and moved.
 """
 
-import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.errors import UserError, reading
 from distill.files import fsync, refuse_existing, write_new
 from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.targets.differences import differences
 from distill.targets.plan import Plan, StoreBatch
 from distill.targets.reader import ShardReader, damaged_error, find_damage
-from distill.targets.shard import VERSION, DamagedError, Shard, header_bytes
+from distill.targets.shard import VERSION, Shard, header_bytes
+from distill.targets.store_file import check_names, read_store_file, with_checksum
 from distill.targets.writer import ShardWriter, user_error_if_full
 
 
@@ -84,13 +85,14 @@ class TargetStore:
             notes: JSON values that are kept and never compared.
 
         Raises:
-            UserError: the folder is in use, a setting is invalid, or no space is left.
+            UserError: the folder is in use, a setting or the name of a video is invalid, or no space is left.
         """
         path = Path(path)
         if not path.is_dir() or set(path.iterdir()) - set(path.glob(".store.*.tmp.json")):  # of a killed process
             refuse_existing(path, "a store", remedy="remove it, choose another name, or resume it")
         if codec not in CODECS:
             raise UserError(f"codec: expected one of {', '.join(CODECS)}, got {codec!r}")
+        check_names(videos, path)
         plan = Plan(videos, views=views, batch_size=batch_size, batches_per_shard=batches_per_shard)
         content = {
             "format": VERSION,
@@ -102,7 +104,7 @@ class TargetStore:
         }
         with user_error_if_full(path):
             try:
-                write_new(path / "store.json", _with_checksum(content))
+                write_new(path / "store.json", with_checksum(content))
             except FileExistsError:
                 raise UserError(
                     f"{path}: another process has just created a target store here; run the same command again to "
@@ -116,36 +118,11 @@ class TargetStore:
         """Open a store for reading, or for writing the rest of it.
 
         Raises:
-            UserError: there is no store, or store.json is damaged or has another format version.
+            UserError: there is no store, or store.json is damaged, has another format version or values that no
+                target store has.
         """
         path = Path(path)
-        try:
-            raw = (path / "store.json").read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(
-                f"{path}: not a target store (no store.json); build one with `saldistill cache build`"
-            ) from None
-        try:
-            content = json.loads(raw)
-            intact = raw == _with_checksum({k: v for k, v in content.items() if k != "sha256"}).encode()
-        except (ValueError, AttributeError):
-            intact = False
-        if not intact:
-            raise DamagedError(
-                f"{path / 'store.json'}: the file was changed or damaged since the target store was created; "
-                "restore it, or rebuild the store"
-            )
-        if content["format"] != VERSION:
-            raise UserError(
-                f"{path}: expected a target store of format {VERSION}, got {content['format']}; rebuild the store, "
-                "or use the version of saldistill that wrote it"
-            )
-        if content["codec"] not in CODECS:
-            raise UserError(
-                f"{path}: expected one of the codecs {', '.join(CODECS)}, got {content['codec']!r}; rebuild the "
-                "store, or use the version of saldistill that wrote it"
-            )
-        return cls(path, content, hashlib.sha256(raw).digest())
+        return cls(path, *read_store_file(path))
 
     # -- contents
 
@@ -156,8 +133,9 @@ class TargetStore:
 
     def count_sealed(self) -> int:
         """Return the number of full shards."""
-        names = {path.name for path in (self.path / "shards").glob("*.shard")}
-        return sum(_shard_name(shard) in names for shard in range(self.plan.num_shards))
+        stems = (path.stem for path in (self.path / "shards").glob("*.shard"))
+        numbers = {int(stem) for stem in stems if re.fullmatch("[0-9]{5,9}", stem)}
+        return sum(number < self.plan.num_shards for number in numbers)
 
     def count_committed(self) -> int:
         """Return the number of maps that can be read."""
@@ -225,7 +203,10 @@ class TargetStore:
         record = self._reader.read(shard, entries[number])
         if record is None:
             raise damaged_error(self._shard(shard), f"the map of {video}, frame {frame + 1}, fails its checksum")
-        return CODECS[self.codec].decode(record, self.map_size)
+        with reading(
+            self.path / "shards" / _shard_name(shard), f"the map of {video}, frame {frame + 1}", "rebuild the store"
+        ):
+            return CODECS[self.codec].decode(record, self.map_size)
 
     def damage(self) -> list[str]:
         """Return a description of the damage in each shard, after reading every byte; empty if all are intact."""
@@ -342,9 +323,3 @@ def first_few(names: Iterable[object], most: int = 5) -> str:
 
 def _shard_name(number: int) -> str:
     return f"{number:05d}.shard"
-
-
-def _with_checksum(content: Mapping[str, Any]) -> str:
-    """Return the text of store.json. Each content has exactly one text, so that any changed byte is detected."""
-    digest = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=1) + "\n"

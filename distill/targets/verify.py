@@ -151,7 +151,7 @@ def verify_store(
     if not sample:
         return _verify(store)
     if "imported" in store.notes:
-        sources, mean = open_sources(store.notes["imported"]), store.notes["mean"]
+        sources, mean = open_sources(store.notes["imported"]), str(store.notes.get("mean"))
         store.require(import_fingerprint(sources, mean), REMEDY)
         recompute = partial(mean_maps, sources, mean, size=store.map_size)
         return _verify(store, recompute, list(store.plan.videos), sample)
@@ -167,7 +167,9 @@ def verify_store(
 def _stored_videos(store: TargetStore) -> Iterator[Video]:
     """Yield the videos of a store from the paths in its notes."""
     for name, frames in store.plan.videos.items():
-        note = store.notes["videos"][name]
+        note = store.notes.get("videos", {}).get(name)
+        if note is None:
+            raise UserError(f"{store.path}: the target store does not say where video {name} is; rebuild the store")
         num_frames, fps, size = open_size(note["path"])
         span = range(frames[0], frames[-1] + 1)
         yield Video(name, Path(note["path"]), num_frames, fps, size, span, None, note["dataset"])

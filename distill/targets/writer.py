@@ -28,22 +28,35 @@ from distill.targets.shard import (
 )
 
 
+class DiskFullError(UserError):
+    """No space is left to write a target store.
+
+    Args:
+        path: what was being written.
+        reason: text of the system.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"{path}: no space left to write ({reason}); committed maps are kept: free some space and run the same "
+            "command again"
+        )
+
+
 @contextmanager
 def user_error_if_full(path: Path) -> Iterator[None]:
-    """Raise a `UserError` in place of the OSError of a full disk.
+    """Raise a `DiskFullError` in place of the OSError of a full disk.
 
     Raises:
-        UserError: no space or quota is left, or the file has reached the size limit.
+        DiskFullError: no space or quota is left, or the file has reached the size limit.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        raise UserError(
-            f"{path}: no space left to write ({os.strerror(error.errno)}); committed maps are kept: free some "
-            "space and run the same command again"
-        ) from error
+        raise DiskFullError(path, os.strerror(error.errno)) from error
 
 
 class ShardWriter:
