@@ -18,6 +18,7 @@ import numpy as np
 from distill.data.annotation import read_picture
 from distill.data.video.names import VIDEO_SUFFIXES, natural
 from distill.data.video.open import open_size
+from distill.data.video.writer import repeatable_x264
 from distill.errors import UserError
 from distill.files import atomic_path
 
@@ -113,6 +114,9 @@ def write_map_video(
 ) -> None:
     """Write maps as a grey full-range H.264 video, atomically.
 
+    The same maps give the same bytes on the same machine if `crf` is None. With a `crf`, x264's choice of rates
+    depends on the timing of its threads; one thread would be repeatable and several times slower.
+
     Args:
         path: an .mp4 or .mkv file.
         maps: at least one map (h, w) in [0, 1].
@@ -129,6 +133,7 @@ def write_map_video(
         raise UserError(f"{path}: this PyAV cannot encode H.264; install the wheels of `av` from PyPI")
     with atomic_path(path, overwrite=overwrite) as temporary, av.open(str(temporary), "w") as container:
         stream, options = None, {"qp": "0"} if crf is None else {"crf": str(crf)}  # qp 0: lossless
+        options |= repeatable_x264()
         for each in maps:
             levels = np.rint(each * (2**bits - 1)).astype("u1" if bits == 8 else "<u2")
             frame = av.VideoFrame.from_ndarray(levels, format=PIXEL_FORMATS[bits])

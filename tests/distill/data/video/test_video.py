@@ -336,6 +336,20 @@ def test_failed_writer_leaves_no_file(tmp_path):
         VideoWriter(tmp_path / "out.gif", (48, 64), 25)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_writer_given_the_same_frames_writes_the_same_bytes(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((600, 300), Image.Resampling.BICUBIC)
+    frames = np.stack([np.asarray(picture.crop((2 * i, i, 480 + 2 * i, 270 + i))) for i in range(30)])
+    written = set()
+    for number in range(3):
+        path = tmp_path / f"{number}{suffix}"
+        with VideoWriter(path, (270, 480), 25) as writer:
+            writer.write(frames)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
 def test_writer_uses_the_first_available_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", {"libvpx-vp9"})
     path = write(tmp_path / "vp9.mp4", numbered_frames(3))
