@@ -8,8 +8,8 @@ MAX_PART = 255
 """Bytes of one part of a path, the limit of Linux' file systems."""
 
 
-def path_inside(folder: str | Path, name: str, source: object) -> Path:
-    """Return `folder / name` for a name that comes from data, if it stays in the folder.
+def path_inside(folder: str | Path, name: str, source: object, *, suffix: str = "") -> Path:
+    """Return `folder / (name + suffix)` for a name that comes from data, if it stays in the folder.
 
     The check reads the name only: links that already exist inside the folder are followed.
 
@@ -17,18 +17,19 @@ def path_inside(folder: str | Path, name: str, source: object) -> Path:
         folder: folder that the path must not leave.
         name: relative path with `/` between its parts, e.g. `deep/0601`.
         source: where the name comes from, for the message.
+        suffix: ours, such as `.mp4`; the name must be valid without it too.
 
     Raises:
         UserError: the name is empty or absolute, has an empty part, `.` or `..`, a control character or text that
             is not valid Unicode, or a part of more than MAX_PART bytes.
     """
-    if fault := _fault(name):
+    if fault := _fault(name) or _fault(name + suffix):
         shown = repr(name if len(name) <= 100 else f"{name[:100]}...")
         raise UserError(
             f"{source}: the name {shown} cannot become a path in {folder}: {fault}; expected a relative name "
             "without '..', such as 'deep/0601'; rename it where it comes from"
         )
-    return Path(folder) / name
+    return Path(folder) / (name + suffix)
 
 
 def _fault(name: str) -> str:

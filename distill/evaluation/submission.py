@@ -143,7 +143,8 @@ def _places(videos: Sequence[Video], out: Path, form: SubmissionFormat) -> dict[
     places: dict[str, Path] = {}
     taken: set[Path] = set()
     for video in videos:
-        place = path_inside(out, form.place(video.name), f"{video.dataset}: video {video.name}")
+        path_inside(out, video.name, f"a video of {video.dataset}")
+        place = path_inside(out, form.place(video.name), f"a video of {video.dataset}")
         if place.parent != out:
             raise UserError(f"{video.name}: is in a subfolder of the data set; a submission cannot have subfolders")
         if video.name in places or place in taken:

@@ -76,7 +76,7 @@ def predict_folder(
     media = dict(sorted(find_media(source).items(), key=lambda item: natural(item[0])))
     results = {
         name: {
-            what: path_inside(folder, f"{name}{'.mp4' if what == 'out' else ''}", source)
+            what: path_inside(folder, name, source, suffix=".mp4" if what == "out" else "")
             for what, folder in folders.items()
         }
         for name in media

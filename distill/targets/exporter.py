@@ -68,7 +68,7 @@ def export_maps(
         tqdm(total=total, unit="map", disable=not progress) as bar,
     ):
         for video, frames in store.plan.videos.items():
-            target = path_inside(folder, video if form == "png" else f"{video}.mp4", store.path)
+            target = path_inside(folder, video, store.path, suffix="" if form == "png" else ".mp4")
             target.parent.mkdir(parents=True, exist_ok=True)
             if form == "png":
                 _write_pngs(store, video, view, target)
