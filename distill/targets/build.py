@@ -105,7 +105,6 @@ def build(
                     shard, bar.n = batch.shard, store.count_committed()
                 bar.update(len(batch.frames))
             bar.n = store.count_committed()
-            bar.refresh()
     except KeyboardInterrupt:
         log.warning("%s: interrupted; committed maps are kept, and the same command resumes", store.path)
         raise
