@@ -10,7 +10,10 @@ import pytest
 from helpers.places import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
-SHELL = [*(f"scripts/{name}" for name in ("demo", "test", "check", "slurm_cache", "build_browser_page")), ".ci/run"]
+SHELL = [
+    *(f"scripts/{name}" for name in ("attack", "demo", "test", "check", "slurm_cache", "build_browser_page")),
+    ".ci/run",
+]
 TOOLS = [
     "experiment.py",
     "generate_docs.py",
