@@ -35,7 +35,7 @@ def good(runner: Runner) -> Iterator[material.Material]:
 def attack(request: pytest.FixtureRequest, runner: Runner, good: material.Material) -> Attack:
     """What the test of one family attacks with."""
     chance = random.Random(SEED ^ zlib.crc32(request.node.name.encode()))
-    return Attack(runner, good, chance, SIZE, request.node.user_properties)
+    return Attack(runner, good, chance, SIZE, request.node.user_properties, cpu_before=runner.cpu)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -50,10 +50,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section(f"attack with seed {SEED} and size {SIZE:g}")
     rows["total"] = sum(rows.values(), Counter())
-    columns = ["cases", "correct", "refused", "violations"]
+    columns = ["cases", "correct", "refused", "violations", "CPU s"]
     terminalreporter.write_line(f"{'family':<12}" + "".join(f"{name:>12}" for name in columns))
     for family, counts in rows.items():
         broken = {kind: counts[kind] for kind in KINDS if counts[kind]}
-        numbers = (counts.total(), counts["correct"], counts["refused"], sum(broken.values()))
+        ends = (counts["correct"], counts["refused"], sum(broken.values()))
+        numbers = (sum(ends), *ends, counts["seconds"])
         which = ", ".join(f"{number} {kind}" for kind, number in broken.items())
         terminalreporter.write_line(f"{family:<12}" + "".join(f"{each:>12}" for each in numbers) + f"  {which}")

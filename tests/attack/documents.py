@@ -57,7 +57,6 @@ YAML_TEXTS: dict[str, str | bytes] = {
     "empty out": 'out: ""',
     "out of a list": "out: [a]",
     "out of a number": "out: 3",
-    "out of a newline": 'out: "a\\nb"',
     "two documents": "seed: 1\n---\nseed: 2",
     "directive": "%YAML 9.9\n---\nseed: 1",
     "Latin-1": "device: é".encode("latin-1"),
@@ -105,7 +104,6 @@ losses.0.weight=nan
 losses.0.weight=1e400
 losses.7.weight=1
 losses.².weight=1
-data.train.0.frames=[1,10000000000000]
 data.train.0.frames=[0,1]
 data.train.0.share=[nan,1]
 data.train.0.videos=one
@@ -150,7 +148,7 @@ def yaml_cases(material: Material, chance: random.Random, number: int) -> Iterat
         ("quantize", ("quantize", material.onnx, "--on", "bad.yaml", "-o", "out.onnx")),
     ]
     for name, text in YAML_TEXTS.items():
-        verb, argv = verbs[0] if chance.random() < 0.7 else chance.choice(verbs[1:])
+        verb, argv = verbs[0] if chance.random() < 0.7 or "out" in name else chance.choice(verbs[1:])
         content = config_text(material, text, "distill" if verb == "cache build" else "train")
         yield Case(f"YAML, {name}: {verb}", argv, written("bad.yaml", content), nothing, lists=True)
     good = config_text(material, b"")
@@ -213,8 +211,6 @@ SPLITS: dict[str, Any] = {
     "null for a name": {"train": ["one.mp4"], "public_test": [None]},
     "lists for names": {"train": ["one.mp4"], "public_test": [["two.mp4"]]},
     "no split": {"other": ["two.mp4"]},
-    "name outside": {"train": [], "public_test": ["../two.mp4"]},
-    "absolute name": {"train": [], "public_test": ["/etc/hostname"]},
     "NUL": {"train": [], "public_test": ["two\0.mp4"]},
     "empty name": {"train": [], "public_test": [""]},
     "long name": {"train": [], "public_test": ["n" * 5000]},

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -140,11 +140,15 @@ class Runner:
 
     Args:
         folder: folder for the cases; those that end as they should are removed.
+
+    Attributes:
+        cpu: CPU seconds of all commands so far.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.number = 0
+        self.cpu = 0.0
         self._waiting: dict[int, Future[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -235,8 +239,13 @@ class Runner:
 
     def run(self, cases: Iterable[Case]) -> list[Result]:
         """Run cases, LANES at a time; return their results in order."""
+        results, waiting = [], deque[Future[Result]]()
         with ThreadPoolExecutor(LANES) as lanes:
-            return list(lanes.map(self.run_one, cases))
+            for case in cases:
+                waiting.append(lanes.submit(self.run_one, case))
+                if len(waiting) > 4 * LANES:  # cases hold their files in memory
+                    results.append(waiting.popleft().result())
+        return [*results, *(each.result() for each in waiting)]
 
     def run_one(self, case: Case) -> Result:
         """Run one case in a folder of its own and judge it."""
@@ -285,6 +294,7 @@ class Running:
     def wait(self) -> Outcome:
         """Return how the command ended."""
         result = self.waiting.result()
+        self.runner.cpu += result["cpu"]
         printed = [
             (self.logs / name).read_text(errors="replace") if (self.logs / name).exists() else ""
             for name in ("stdout", "stderr")
@@ -388,6 +398,7 @@ class Attack:
     size: float
     properties: list[tuple[str, object]]
     results: list[Result] = field(default_factory=list)
+    cpu_before: float = 0.0
 
     def count(self, number: int) -> int:
         """Return a number of random cases, scaled by the size of the attack."""
@@ -408,7 +419,9 @@ class Attack:
 
     def conclude(self) -> None:
         """Record the counts for the table; fail if a case is a violation."""
-        self.properties.append(("attack", dict(Counter(result.kind for result in self.results))))
+        counts = Counter(result.kind for result in self.results)
+        counts["seconds"] = round(self.runner.cpu - self.cpu_before)
+        self.properties.append(("attack", dict(counts)))
         violations = [result for result in self.results if result.is_violation]
         if violations:
             pytest.fail("\n".join([f"{len(violations)} violations", *map(str, violations)]), pytrace=False)

@@ -7,7 +7,7 @@ Reads requests from standard input and writes results to standard output, one JS
     {"id": 1, "program": "saldistill", "argv": [...], "folder": "...", "environment": {...}, "seconds": 30,
      "memory": 2000000000, "file_size": null, "disk": null}  starts a command; harness.py describes the fields
     {"id": 1, "signal": 9}                                   signals a running command
-    {"id": 1, "code": 2, "seconds": 0.4, "memory": 4e8, "ended": "itself" | "time" | "memory"}      a result
+    {"id": 1, "code": 2, "seconds": 0.4, "cpu": 0.3, "memory": 4e8, "ended": "itself" | "time" | "memory"}
 
 A command is its own session. At its end, threads are joined and exit handlers run.
 """
@@ -98,8 +98,14 @@ def watch(pid: int, job: Job) -> dict[str, Any] | None:
         memory = max(job.memory, usage.ru_maxrss * 1024)
         if memory > job.request["memory"] and job.ended == "itself":
             job.ended = "memory"
-        code = os.waitstatus_to_exitcode(status)
-        return {"id": job.request["id"], "code": code, "seconds": seconds, "memory": memory, "ended": job.ended}
+        return {
+            "id": job.request["id"],
+            "code": os.waitstatus_to_exitcode(status),
+            "seconds": seconds,
+            "cpu": usage.ru_utime + usage.ru_stime,
+            "memory": memory,
+            "ended": job.ended,
+        }
     job.memory = max([job.memory, *(resident(each) for each in members(pid))])
     if job.ended == "itself" and seconds > job.request["seconds"]:
         job.ended = "time"

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from attack.damage import DAMAGES, REMOVE, replaced, wrong_values
 from attack.harness import LONGEST, Case, Outcome, anything, is_temporary, judge, nothing
 
