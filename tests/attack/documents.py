@@ -253,6 +253,10 @@ def data_set_files(material: Material, chance: random.Random, number: int) -> It
         check = nothing if name in SPLITS and argv[0] != "data" else anything
         yield Case(f"split file, {name}: {argv[0]}", argv, in_data_set(material, splits, content), check)
 
+    for split in ("all", "train", "private_test", "nowhere", "../x", "²"):
+        argv = ("submit", "centre-prior", "ntire:in", "--to", "ntire", "--split", split, "-o", "out")
+        yield Case(f"split {split}: submit", argv, in_data_set(material, fixations, good))
+
 
 def in_data_set(material: Material, name: str, content: bytes) -> Any:
     def prepare(folder: Path) -> None:

@@ -266,16 +266,17 @@ class Runner:
         )
         outcome = running.wait()
         result = judge(case, outcome, folder)
-        if result is None:
+        if result is None or result[0] == "silent":
             changed = differences(inside, contents(folder))
             others = differences(before, contents(folder.parents[1], except_for=folder))
             others += [name for name in changed if name.split("/")[0] not in case.out and not is_temporary(name)]
+            hidden = [name for name in (*changed, *outcome.left) if is_temporary(name)]
             if others:
                 result = ("outside", ", ".join(others[:5]))
-            elif hidden := [name for name in (*changed, *outcome.left) if is_temporary(name)]:
+            elif hidden and result is None:
                 result = ("leftover", ", ".join(hidden[:5]))
-            else:
-                result = ("correct" if outcome.code == 0 else "refused", "")
+        if result is None:
+            result = ("correct" if outcome.code == 0 else "refused", "")
         done = Result(case, *result, folder=folder)
         if not done.is_violation:
             shutil.rmtree(folder.parents[1])
@@ -380,7 +381,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def is_temporary(name: str) -> bool:
     """Return whether a name, or a folder in it, is one that a writer gives to unfinished files and locks."""
-    return any(re.search(r"^\.|\.tmp|\.lock$", part) for part in name.strip("/").split("/"))
+    return any(re.search(r"^\.[^.]|\.tmp|\.lock$", part) for part in name.strip("/").split("/"))
 
 
 @dataclass

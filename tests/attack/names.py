@@ -27,6 +27,17 @@ ODD = (
 )  # fmt: skip
 """Unusual names that a file can have."""
 
+LINKS = {
+    "itself": {"x.mp4": "x.mp4"},
+    "its folder": {"x": "."},
+    "its folder twice": {"x": ".", "y": "."},
+    "the folder above": {"x": ".."},
+    "nowhere": {"x.mp4": "nowhere.mp4"},
+    "a device": {"x.mp4": "/dev/zero"},
+    "a device as a picture": {"0001.png": "/dev/zero"},
+}
+"""What symbolic links lead to -> name of each link, and its target."""
+
 FORMS = ("png", "video", "video8")
 
 
@@ -77,19 +88,13 @@ def split_names(material: Material, name: str) -> Callable[[Path], None]:
 
 
 def links(kind: str) -> Callable[[Path], None]:
-    """Return a function that writes a folder with symbolic links that loop, dangle or lead outside."""
+    """Return a function that writes a folder with symbolic links."""
 
     def prepare(folder: Path) -> None:
         inner = folder / "in"
         inner.mkdir()
-        target = {
-            "loop": "x.mp4",
-            "parent": "..",
-            "dangling": "nowhere.mp4",
-            "root": "/proc/self",
-            "device": "/dev/zero",
-        }
-        (inner / ("x.mp4" if kind != "parent" else "x")).symlink_to(target[kind])
+        for name, target in LINKS[kind].items():
+            (inner / name).symlink_to(target)
 
     return prepare
 
@@ -156,7 +161,7 @@ def from_folders(material: Material, chance: random.Random) -> Iterator[Case]:
             ("predict", material.model, "in", "--maps", "maps"),
             odd_files(material.frames / "0001.png", f"in/{name}.png"),
         )
-    for kind in ("loop", "parent", "dangling", "root", "device"):
+    for kind in LINKS:
         for argv in (
             ("predict", material.model, "in", "--maps", "maps"),
             ("data", "check", "in"),

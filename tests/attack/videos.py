@@ -9,9 +9,9 @@ from typing import Any
 import av
 from PIL import Image
 
-from attack.damage import REPLACEMENTS, damaged, written
+from attack.damage import REPLACEMENTS, damaged, flip_bytes, written
 from attack.harness import Case, Check, Outcome, anything
-from attack.material import Material
+from attack.material import Material, video
 
 
 def decoder_errors(content: bytes, folder: Path, suffix: str) -> int:
@@ -98,6 +98,18 @@ def cases(material: Material, runner: Any, chance: random.Random, number: int) -
     bad += [(name, ".mp4", content) for name, content in damaged(material.mp4.read_bytes(), chance, 2 * number)]
     bad += [(name, ".avi", content) for name, content in damaged(material.avi.read_bytes(), chance, 2 * number)]
     place = runner.new_folder("probes")
+    longer = video(place / "long.mp4", frames=60, size=(96, 128)).read_bytes()
+    pictures = longer.find(b"mdat") + 800, longer.find(b"moov") - 8
+    for index in range(number):
+        content = (
+            longer[: pictures[0]] + flip_bytes(longer[pictures[0] : pictures[1]], chance) + longer[pictures[1] :]
+        )
+        yield Case(
+            f".mp4, flips in the pictures {index}: data check --thorough",
+            ("data", "check", "in", "--thorough"),
+            in_folder(material, "bad.mp4", content),
+            reported("bad.mp4", decoder_errors(content, place, ".mp4")),
+        )
     for name, suffix, content in bad:
         yield Case(
             f"{suffix}, {name}: predict",

@@ -114,8 +114,8 @@ def works(material: Material) -> list[Work]:
         ),
         Work(
             "submit",
-            ("submit", material.model, data, "--to", "ntire", "--split", "all", "-o", "out"),
-            ("submit", material.model, data, "--to", "ntire", "--split", "all", "-o", "out"),
+            ("submit", material.model, data, "--to", "ntire", "--videos", "one,two", "-o", "out"),
+            ("submit", material.model, data, "--to", "ntire", "--videos", "one,two", "-o", "out"),
             everything,
             shared=True,
         ),
