@@ -80,6 +80,17 @@ MAX_ARGUMENT_LENGTH = 256
 MAX_WRAPPERS = 8
 """Dictionaries around the state dict of a published .pth file: released files have at most two."""
 
+# ------------------------------------------------------------------------------------------------- data sets
+
+MAX_PICTURE_PIXELS = 8192 * 4608
+"""Pixels of an image, MATLAB matrix or frame of a video: every 8K format. A file of 0.1 MB can hold so many."""
+
+MAX_POINTS_BYTES = 64 * 2**20
+"""Size of a fixations.json, which takes 20 times its size in memory: an hour of video with 40 observers."""
+
+MAX_FOLDERS = 200_000
+"""Folders below a root that is searched: 30 times Hollywood-2. Links between folders can multiply them."""
+
 
 MAX_STORE_MAPS = 50_000_000
 """Maps of a target store: 230 hours of video at 30 frames per second, in two views."""

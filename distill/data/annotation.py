@@ -1,18 +1,41 @@
 """Readers of annotation files: fixation points in JSON, grey images and MATLAB files."""
 
-import json
+import math
+import os
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import h5py
 import numpy as np
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
-from distill.data.video.image_folder import read_image
-from distill.errors import UserError
+from distill.data.pictures import read_image, to_grey
+from distill.errors import UserError, reading
+from distill.limits import MAX_PICTURE_PIXELS, MAX_POINTS_BYTES, check_limit
+from distill.validation import read_json
 
-EXPECTED_POINTS = "expected one list of [row, column] points per frame"
+EXPECTED_POINTS = "one list of [row, column] points per frame"
+
+PointLists = list[list[tuple[float, float]]]
+
+MAT = "a MATLAB file"
+
+NUMERIC_CLASSES = {
+    "double",
+    "single",
+    "logical",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+"""Names of MATLAB's classes of real numbers, as SciPy lists them."""
+
+MAX_DEFLATE = 1032
+"""Largest factor by which zlib compresses."""
+
+MAT_HEADER, MAT_COMPRESSED = 128, 15
+"""Bytes of the header of a version 5 file, and the type of its compressed elements."""
 
 CACHED_FILES = 1024
 """Number of parsed JSON files that a process keeps; 1000 videos of DHF1K take 80 MB."""
@@ -55,60 +78,100 @@ def read_points(path: Path) -> Points:
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_points(path: Path, _changed: int) -> Points:
-    try:
-        frames = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    try:
-        arrays = [np.array(points, dtype=np.float64) for points in frames]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {EXPECTED_POINTS}") from error
-    if not isinstance(frames, list) or not all(a.shape == (0,) or a.shape[1:] == (2,) for a in arrays):
-        raise UserError(f"{path}: {EXPECTED_POINTS}")
-    rows = np.concatenate([a.reshape(-1, 2) for a in arrays] or [np.zeros((0, 2))])
+    what = f"fixations, {EXPECTED_POINTS}"
+    check_limit(path.stat().st_size, MAX_POINTS_BYTES, f"{path}: bytes")
+    frames = read_json(path, PointLists, what)
+    counts = [len(frame) for frame in frames]
+    with reading(path, what):
+        flat = chain.from_iterable(chain.from_iterable(frames))
+        rows = np.fromiter(flat, dtype=np.float64, count=2 * sum(counts)).reshape(-1, 2)
     if not np.isfinite(rows).all():
-        raise UserError(f"{path}: some coordinates are not finite; {EXPECTED_POINTS}")
+        raise UserError(f"{path}: some coordinates are not finite; expected {EXPECTED_POINTS}")
     pixels = np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
-    return Points(pixels, np.cumsum([0, *map(len, arrays)]))
+    return Points(pixels, np.cumsum([0, *counts]))
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Read a grey image as (height, width) float32: the mean of the colour channels, without alpha.
+    """Read a grey image as (height, width) float32; see `to_grey`.
 
     Raises:
         UserError: if it cannot be decoded.
     """
-    image = read_image(path)
-    values = np.asarray(image.convert("RGB") if image.mode == "P" else image, dtype=np.float32)
-    if values.ndim == 3:
-        values = values[..., :1] if values.shape[2] == 2 else values[..., :3]
-        values = values.mean(axis=2)
-    return values
+    return to_grey(read_image(path), path)
 
 
 def read_mat(path: Path) -> np.ndarray:
     """Read the variable `I` of a MATLAB file, version 5 or 7.3 (HDF5), as (height, width) float32.
 
     Raises:
-        UserError: if the file cannot be read, or `I` is missing or not a 2-D array of numbers.
+        UserError: if the file cannot be read, or `I` is missing, not a 2-D array of real numbers, empty, or larger
+            than MAX_PICTURE_PIXELS.
     """
-    try:
-        if mat_version(path) == "7.3":
-            with h5py.File(path) as file:
-                values = np.asarray(file["I"]).T  # MATLAB is column-major
-        else:
-            values = np.asarray(loadmat(str(path), variable_names=["I"])["I"])
-    except KeyError as error:
-        raise UserError(f"{path}: this MATLAB file has no variable I; expected the fixation map in it") from error
-    except Exception as error:  # SciPy raises errors of many types for damaged files
-        raise UserError(
-            f"{path}: cannot be read as a MATLAB file ({error}); it may be truncated or damaged"
-        ) from error
-    if values.ndim != 2 or (not np.issubdtype(values.dtype, np.number) and values.dtype != bool):
-        raise UserError(
-            f"{path}: expected variable I to be a 2-D array of numbers, got {values.dtype} {values.shape}"
-        )
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: cannot be read as {MAT}: it is not a file")
+    with reading(path, MAT):
+        return (_read_hdf5 if mat_version(path) == "7.3" else _read_version_5)(path)
+
+
+def _read_hdf5(path: Path) -> np.ndarray:
+    with h5py.File(path) as file:
+        variable = file.get("I")
+        if not isinstance(variable, h5py.Dataset):
+            raise _no_map(path, "none" if variable is None else "a group")
+        _check_array(path, variable.shape[::-1], str(variable.dtype), numeric=variable.dtype.kind in "biuf")
+        for chunk in filter(None, [variable.chunks]):  # is decompressed as a whole
+            check_limit(math.prod(chunk), MAX_PICTURE_PIXELS, f"{path}: pixels of a chunk")
+        return np.asarray(variable).T.astype(np.float32)  # MATLAB is column-major
+
+
+def _read_version_5(path: Path) -> np.ndarray:
+    found = {name: (shape, kind) for name, shape, kind in whosmat(path)}  # reads headers only
+    if "I" not in found:
+        raise _no_map(path, "none")
+    shape, kind = found["I"]
+    _check_array(path, shape, kind, numeric=kind in NUMERIC_CLASSES)
+    _check_expansion(path)
+    values = np.asarray(loadmat(path, variable_names=["I"])["I"])
+    _check_array(path, values.shape, str(values.dtype), numeric=values.dtype.kind in "biuf")
     return values.astype(np.float32)
+
+
+def _check_array(path: Path, shape: tuple[int, ...], kind: str, *, numeric: bool) -> None:
+    """Check the shape and type of variable I before it is read."""
+    if len(shape) != 2 or not numeric or 0 in shape:
+        raise _no_map(path, f"{kind} {shape}")
+    check_limit(math.prod(map(int, shape)), MAX_PICTURE_PIXELS, f"{path}: pixels")
+
+
+def _check_expansion(path: Path) -> None:
+    """Check that no compressed variable of a version 5 file is larger than a map can be.
+
+    SciPy reads as many bytes as the data announce, whatever the shape is.
+    """
+    most = MAX_PICTURE_PIXELS * 8 + 2**20
+    if path.stat().st_size * MAX_DEFLATE < most:
+        return
+    with path.open("rb") as file:
+        file.seek(MAT_HEADER)
+        while len(tag := file.read(8)) == 8:
+            kind, size = np.frombuffer(tag, "<u4").tolist()
+            if kind != MAT_COMPRESSED:
+                file.seek(size, os.SEEK_CUR)
+                continue
+            inflated, expander = 0, zlib.decompressobj()
+            while size > 0 and (part := file.read(min(size, 2**20))):
+                size -= len(part)
+                while part and not expander.eof:
+                    inflated += len(expander.decompress(part, 2**20))
+                    part = expander.unconsumed_tail
+                    check_limit(inflated, most, f"{path}: bytes of a variable")
+
+
+def _no_map(path: Path, found: str) -> UserError:
+    return UserError(
+        f"{path}: expected variable I to be a 2-D array of numbers, the fixation map, but found {found}; the file may "
+        "be damaged or of another data set"
+    )
 
 
 def mat_version(path: Path) -> str:

@@ -7,7 +7,6 @@ External maps that are scored or imported and the maps of an exported target sto
 NTIRE 2026 challenges use 10-bit videos in full range.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +15,7 @@ import av
 import numpy as np
 
 from distill.data.annotation import read_picture
-from distill.data.video.names import VIDEO_SUFFIXES, natural
+from distill.data.video.names import VIDEO_SUFFIXES, natural, number_in, walk
 from distill.data.video.open import open_size
 from distill.data.video.writer import repeatable_x264
 from distill.errors import UserError
@@ -38,15 +37,11 @@ def find_maps(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder; expected a folder of saliency maps")
     pictures: dict[str, Path] = {}
     videos: dict[str, Path] = {}
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        place = Path(root)
+    for place, files in walk(folder):
         relative = place.relative_to(folder)
-        for name in sorted(files):
+        for name in files:
             file = Path(name)
-            if name.startswith("."):
-                continue
-            if file.suffix.lower() == ".png" and file.stem.isdecimal() and place != folder:
+            if file.suffix.lower() == ".png" and number_in(file.stem) is not None and place != folder:
                 pictures[relative.as_posix()] = place
             elif file.suffix.lower() in VIDEO_SUFFIXES:
                 videos[(relative / file.stem).as_posix()] = place / name
@@ -153,9 +148,10 @@ def _pictures(folder: Path) -> dict[int, Path]:
     """Return the image of each 0-based frame; files without a numeric name are ignored."""
     files: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() != ".png" or not file.stem.isdecimal():
+        number = number_in(file.stem)
+        if file.suffix.lower() != ".png" or number is None:
             continue
-        frame = int(file.stem) - 1
+        frame = number - 1
         if frame < 0:
             raise UserError(
                 f"{file}: invalid name of a map; expected the frame's number, counted from 1, such as 0001.png"

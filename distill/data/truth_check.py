@@ -11,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 
 from distill.data.annotation import mat_version, read_mat, read_picture, read_points
+from distill.data.pictures import check_picture, conversion_remarks
 from distill.data.text import named_frames, plural
-from distill.data.video.folder_probe import check_picture, listing_of
+from distill.data.video.folder_probe import listing_of
 from distill.data.video.guard import heartbeat
 from distill.data.video.probe import examine, state_of
 from distill.data.video.probe_cache import Inspection
@@ -175,12 +176,13 @@ def _check_folder(
         result.problems.append(f"{folder}: past the end of the video or misnamed, not used: {names}")
     sizes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     filled: dict[int, bool] = {}
+    conversions: dict[str, str] = {}
     kind = folder.relative_to(files.folder or folder).as_posix()
     for stem in sorted(present & expected.keys()):
         heartbeat()
         path, frame = folder / (stem + suffix), expected[stem]
         try:
-            size, form, values = _inspect_file(path, thorough)
+            size, form, values, conversions[path.name] = _inspect_file(path, thorough)
         except UserError as error:
             result.problems.append(str(error))
             continue
@@ -193,19 +195,21 @@ def _check_folder(
                 f"{folder}: {_pixels(size)} pixels in {named_frames(frames)}, but the video has "
                 f"{_pixels(files.size)}; rescaled"
             )
+    result.problems += [f"{folder}: {text}" for text in conversion_remarks(conversions, "grey levels")]
     if empty := [frame for frame, nonempty in filled.items() if not nonempty]:
         what = "an empty map" if kind == "maps" else "no fixation"
         result.problems.append(f"{folder}: {what} in {named_frames(empty)}")
     return filled
 
 
-def _inspect_file(path: Path, thorough: bool) -> tuple[tuple[int, ...], str, np.ndarray | None]:
-    """Return the size of an image or MATLAB file, its format, and its values if it was decoded."""
+def _inspect_file(path: Path, thorough: bool) -> tuple[tuple[int, ...], str, np.ndarray | None, str]:
+    """Return the size of an image or MATLAB file, its format, its values if decoded, and its `conversion_of`."""
     if path.suffix == ".mat":  # always read, because its header does not show whether the file is complete
         values = read_mat(path)
-        return values.shape, f" (MATLAB {mat_version(path)})", values
-    size, channels = check_picture(path)
-    return size, f" ({channels} channels)" * (channels > 1), read_picture(path) if thorough else None
+        return values.shape, f" (MATLAB {mat_version(path)})", values, ""
+    size, channels, conversion = check_picture(path)
+    values = read_picture(path) if thorough else None
+    return size, f" ({channels} channels)" * (channels > 1), values, conversion
 
 
 def _pixels(size: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ from distill.data.clips import Video
 from distill.data.truth import FileTruth, MapsTruth, PointsTruth
 from distill.data.truth_check import inspect_truth
 from distill.data.video.folder_probe import FolderProbe, inspect_folder, listing_of
-from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, natural
+from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, natural, number_in
 from distill.data.video.probe import Probe, inspect_video
 from distill.data.video.probe_cache import PROBE_CACHE, inspect_all
 from distill.errors import UserError
@@ -225,7 +225,7 @@ def same_name(name: str, wanted: str) -> bool:
     wanted = str(wanted)
     if Path(wanted).suffix.lower() in VIDEO_SUFFIXES:
         wanted = wanted[: -len(Path(wanted).suffix)]
-    return name == wanted or (name.isdigit() and wanted.isdigit() and int(name) == int(wanted))
+    return name == wanted or (number_in(name) is not None and number_in(name) == number_in(wanted))
 
 
 def files_named(folder: Path, suffixes: Iterable[str]) -> list[Path]:

@@ -7,7 +7,6 @@ fixation/maps/0001.mat (variable `I`), or fixations.json (one list of [row, colu
 Source: Wang et al., "Revisiting Video Saliency Prediction in the Deep Learning Era", TPAMI 2019 (CC BY 4.0).
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from distill.data.sets.dataset import DataSet, Layout, VideoProbe, holds_frames
 from distill.data.text import plural, ranges
 from distill.data.truth import FileTruth, truth_of
 from distill.data.video.folder_probe import FolderProbe
-from distill.data.video.names import VIDEO_SUFFIXES
+from distill.data.video.names import VIDEO_SUFFIXES, number_in
 from distill.errors import UserError
 
 SPLITS = {"train": range(1, 601), "validation": range(601, 701), "test": range(701, 1001), "all": range(1, 1001)}
@@ -77,7 +76,7 @@ def _candidates(root: Path, pattern: str) -> Iterator[tuple[int | None, Path]]:
 
 
 def _number(path: Path) -> int | None:
-    number = int(path.stem) if re.fullmatch(r"\d{1,4}", path.stem) else None
+    number = number_in(path.stem) if len(path.stem) <= 4 else None
     return number if number in SPLITS["all"] else None
 
 

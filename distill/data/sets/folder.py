@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distill.data.sets.dataset import DataSet, Layout, holds_frames
-from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe
+from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, walk
 from distill.errors import UserError
 
 
@@ -34,8 +34,10 @@ def find_media(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root}
     media: dict[str, Path] = {root.resolve().name: root} if holds_frames(root) else {}
-    below = [p for p in sorted(root.rglob("*")) if not any(part[0] == "." for part in p.relative_to(root).parts)]
-    for path in below:
+    folders = list(walk(root, links=False))
+    for path in sorted(
+        [*(folder for folder, _ in folders[1:]), *(f / name for f, names in folders for name in names)]
+    ):
         if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
             relative = path.relative_to(root)
             name = relative.with_suffix("").as_posix()

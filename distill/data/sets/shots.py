@@ -71,8 +71,8 @@ def _truth(folder: Path, probe: VideoProbe) -> MapsTruth | None:
     return MapsTruth(folder, probe.size, stem=probe.stem, first=probe.first, sigma=SIGMA)
 
 
-HOLLYWOOD2_SHOT = re.compile(r"actionclip(?:auto)?(?:train|test)\d+_\d+")
-UCF_SPORTS_SHOT = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*-\d+")
+HOLLYWOOD2_SHOT = re.compile(r"actionclip(?:auto)?(?:train|test)[0-9]+_[0-9]+")
+UCF_SPORTS_SHOT = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*-[0-9]+")
 
 HOLLYWOOD2 = DataSet(
     name="hollywood2",

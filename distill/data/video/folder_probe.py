@@ -1,23 +1,22 @@
 """Probe a folder of frames without decoding: number, size and numbering of the images, and truncated files."""
 
 import hashlib
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, ClassVar, Self
 
-from PIL import Image, UnidentifiedImageError
-
+from distill.data.pictures import check_picture, conversion_remarks
 from distill.data.video.guard import heartbeat
-from distill.data.video.image_folder import FOLDER_FPS, frame_files, no_frames, read_image
+from distill.data.video.image_folder import FOLDER_FPS, frame_files, no_frames
+from distill.data.video.names import MAX_DIGITS
 from distill.data.video.probe_cache import Inspection
 from distill.errors import UserError
-
-TRAILERS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
-"""Last bytes of a complete file."""
+from distill.validation import parse_json
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class FolderProbe:
         first: number of the first frame.
         gap: file name and message if the numbers are not consecutive; empty otherwise.
         listing: hash that changes with any image.
+        remarks: messages on images that are converted to 8-bit RGB.
     """
 
     num_frames: int
@@ -40,14 +40,14 @@ class FolderProbe:
     gap: str
     listing: str
 
-    fps = FOLDER_FPS
     remarks: tuple[str, ...] = ()
+
+    fps: ClassVar[float] = FOLDER_FPS
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Return the FolderProbe with the fields that `examine_folder` returned."""
-        height, width = fields["size"]
-        return cls(**{**fields, "size": (height, width)})
+        return parse_json(json.dumps(fields), cls, "cached properties of a folder")
 
 
 def inspect_folder(folder: Path, *, thorough: bool = False) -> Inspection:
@@ -79,11 +79,12 @@ def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
         raise no_frames(Path(folder))
     listing = listing_of([Path(folder)])  # first, so that later changes are noticed next time
     sizes: dict[Path, tuple[int, int]] = {}
+    conversions: dict[str, str] = {}
     wrong: list[str] = []
     for path in files:
         heartbeat()
         try:
-            sizes[path], _ = check_picture(path, thorough=thorough)
+            sizes[path], _, conversions[path.name] = check_picture(path, thorough=thorough)
         except UserError as error:
             wrong.append(str(error).removeprefix(f"{folder}{os.sep}"))
     size = Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0)
@@ -95,12 +96,13 @@ def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{folder}: {len(wrong)} of {len(files)} frames are broken: {'; '.join(wrong)}")
     stem, first, gap = _numbering(files)
-    return asdict(FolderProbe(len(files), size, stem, first, gap, listing))
+    remarks = tuple(conversion_remarks(conversions, "8-bit RGB"))
+    return asdict(FolderProbe(len(files), size, stem, first, gap, listing, remarks))
 
 
 def _numbering(files: Sequence[Path]) -> tuple[str | None, int, str]:
     """Return the `stem`, `first` and `gap` of a FolderProbe."""
-    matches = [re.fullmatch(r"(.*?)(\d+)", path.stem) for path in files]
+    matches = [re.fullmatch(rf"(.*?)([0-9]{{1,{MAX_DIGITS}}})", path.stem) for path in files]
     start = matches[0]
     if start is None:
         return None, 1, f"{files[0].name}: invalid name of a frame; expected it to end in the frame's number"
@@ -115,33 +117,6 @@ def _numbering(files: Sequence[Path]) -> tuple[str | None, int, str]:
             break
     stem = prefix.replace("{", "{{").replace("}", "}}") + f"{{:0{len(start[2])}d}}"
     return stem, first, gap
-
-
-def check_picture(path: Path, *, thorough: bool = False) -> tuple[tuple[int, int], int]:
-    """Return the (height, width) and the number of channels of an image, and check that the file is complete.
-
-    Raises:
-        UserError: if it is not an image, truncated, or (`thorough`) cannot be decoded.
-    """
-    try:
-        with path.open("rb") as file, Image.open(file) as image:
-            size, channels = image.size[::-1], len(image.getbands())
-            complete = _is_complete(file, image.format)
-    except UnidentifiedImageError as error:
-        what = "the file is empty" if path.stat().st_size == 0 else "not an image file"
-        raise UserError(f"{path}: cannot be decoded as an image: {what}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be decoded as an image; it is damaged ({error})") from error
-    if thorough or not complete:  # valid files may have data after the trailer, so decoding decides
-        read_image(path)
-    return size, channels
-
-
-def _is_complete(file: BinaryIO, kind: str | None) -> bool:
-    """Return whether a file ends with its format's trailer."""
-    length = file.seek(0, os.SEEK_END)
-    file.seek(max(0, length - 32))
-    return kind not in TRAILERS or TRAILERS[kind] in file.read()
 
 
 def listing_of(folders: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from distill.data.pictures import read_image, to_rgb
 from distill.data.video.names import IMAGE_SUFFIXES, describe, natural
 from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
@@ -35,7 +36,7 @@ def no_frames(folder: Path) -> UserError:
 
 
 class FolderReader:
-    """A folder of frames (PNG, JPEG, BMP), in natural order of their names.
+    """A folder of frames (images of any kind that `data/pictures.py` reads), in natural order of their names.
 
     Raises:
         UserError: if the folder has no image, or an image cannot be opened or differs in size from the first.
@@ -61,25 +62,8 @@ class FolderReader:
                     f"{self.files[index]}: the frame has {image.size[0]} x {image.size[1]} pixels, but the first "
                     f"frame of its folder {self.size[1]} x {self.size[0]}; all frames must have the same size"
                 )
-            image = image.convert("RGB")
+            image = to_rgb(image, self.files[index])
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(image)
         return pixels[positions]
-
-
-def read_image(path: Path, *, decode: bool = True) -> Image.Image:
-    """Read an image file; only its header without `decode`.
-
-    Raises:
-        UserError: if it cannot be opened or decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            if decode:
-                image.load()
-            return image
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some damaged PNGs
-        raise UserError(
-            f"{path}: cannot be decoded as an image; it is damaged or not an image ({error})"
-        ) from error
