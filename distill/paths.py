@@ -32,6 +32,20 @@ def path_inside(folder: str | Path, name: str, source: object, *, suffix: str = 
     return Path(folder) / (name + suffix)
 
 
+def require_file(path: Path, what: str) -> None:
+    """Check that a path, if it exists, is a file; opening a pipe would wait forever.
+
+    Args:
+        path: the path.
+        what: what is expected there, with its article.
+
+    Raises:
+        UserError: it is a folder, pipe or device.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: cannot be read as {what} (it is not a file); expected a file")
+
+
 def _fault(name: str) -> str:
     """Return what is wrong with a name, as a clause; empty if it can be used."""
     parts = name.split("/")

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from distill.errors import UserError, reading
 from distill.limits import MAX_JSON_BYTES, check_limit
+from distill.paths import require_file
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ def read_json(path: str | Path, schema: type[T], what: str, remedy: str = "it ma
             has another type; the error names the first place that differs.
     """
     path = Path(path)
+    require_file(path, what)
     with reading(path, what, remedy):
         check_limit(path.stat().st_size, MAX_JSON_BYTES, f"{path}: bytes")
         content = path.read_bytes()

@@ -15,6 +15,7 @@ from scipy.io import loadmat, whosmat
 from distill.data.pictures import read_image, to_grey
 from distill.errors import UserError, reading
 from distill.limits import MAX_PICTURE_PIXELS, MAX_POINTS_BYTES, check_limit
+from distill.paths import require_file
 from distill.validation import read_json
 
 EXPECTED_POINTS = "one list of [row, column] points per frame"
@@ -78,13 +79,11 @@ def read_points(path: Path) -> Points:
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_points(path: Path, _changed: int) -> Points:
-    what = f"fixations, {EXPECTED_POINTS}"
     check_limit(path.stat().st_size, MAX_POINTS_BYTES, f"{path}: bytes")
-    frames = read_json(path, PointLists, what)
+    frames = read_json(path, PointLists, "a list of fixations", remedy=f"expected {EXPECTED_POINTS}")
     counts = [len(frame) for frame in frames]
-    with reading(path, what):
-        flat = chain.from_iterable(chain.from_iterable(frames))
-        rows = np.fromiter(flat, dtype=np.float64, count=2 * sum(counts)).reshape(-1, 2)
+    flat = chain.from_iterable(chain.from_iterable(frames))
+    rows = np.fromiter(flat, dtype=np.float64, count=2 * sum(counts)).reshape(-1, 2)
     if not np.isfinite(rows).all():
         raise UserError(f"{path}: some coordinates are not finite; expected {EXPECTED_POINTS}")
     pixels = np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
@@ -107,8 +106,7 @@ def read_mat(path: Path) -> np.ndarray:
         UserError: if the file cannot be read, or `I` is missing, not a 2-D array of real numbers, empty, or larger
             than MAX_PICTURE_PIXELS.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: cannot be read as {MAT}: it is not a file")
+    require_file(path, MAT)
     with reading(path, MAT):
         return (_read_hdf5 if mat_version(path) == "7.3" else _read_version_5)(path)
 
@@ -169,8 +167,8 @@ def _check_expansion(path: Path) -> None:
 
 def _no_map(path: Path, found: str) -> UserError:
     return UserError(
-        f"{path}: expected variable I to be a 2-D array of numbers, the fixation map, but found {found}; the file may "
-        "be damaged or of another data set"
+        f"{path}: expected variable I to be a 2-D array of numbers, the fixation map, but found {found}; the file "
+        "may be damaged or of another data set"
     )
 
 

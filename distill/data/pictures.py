@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from distill.data.text import plural
 from distill.errors import UserError, reading
 from distill.limits import MAX_PICTURE_PIXELS, check_limit
+from distill.paths import require_file
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
 """Pillow's decoders in use, whatever a file's suffix; others run programs (EPS) or are no image formats."""
 
 TRAILERS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
@@ -157,15 +158,16 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
     Raises:
         UserError: see `read_image`.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait forever
-        raise UserError(f"{path}: cannot be read as an image: it is not a file")
+    require_file(path, "an image")
     with reading(path, "an image"):
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: cannot be read as an image: the file is empty")
         file = path.open("rb")
     with file:
         with reading(path, "an image"):
-            image = Image.open(file, formats=FORMATS)
+            try:
+                image = Image.open(file, formats=FORMATS)
+            except UnidentifiedImageError as error:
+                what = "not an image file" if path.stat().st_size else "the file is empty"
+                raise UserError(f"{path}: cannot be read as an image ({what}); it may be damaged") from error
         check_limit(image.width * image.height, MAX_PICTURE_PIXELS, f"{path}: pixels")
         if "I;12" in _raw_mode(image):  # Pillow reads them as dark 16-bit pixels
             raise UserError(f"{path}: has 12 bits per pixel; expected 8 or 16; convert it")

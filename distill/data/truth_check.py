@@ -3,6 +3,7 @@
 This module does not import PyTorch, because its functions run in the subprocesses of `distill.data.video.guard`.
 """
 
+import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from distill.data.video.probe import examine, state_of
 from distill.data.video.probe_cache import Inspection
 from distill.errors import UserError
 from distill.fixations import inside
+from distill.validation import parse_json
 
 KINDS = (("maps", ".png"), ("fixation", ".png"), ("fixation/maps", ".mat"))
 """Folders and suffixes of the files with one image per frame."""
@@ -64,7 +66,7 @@ class TruthCheck:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Return the TruthCheck with the fields that `check_truth` returned."""
-        return cls(int(fields["labelled"]), list(fields["problems"]), Counter(fields["forms"]))
+        return parse_json(json.dumps(fields), cls, "cached ground truth")
 
 
 def inspect_truth(files: TruthFiles, num_frames: int, *, thorough: bool = False) -> Inspection:
@@ -208,8 +210,8 @@ def _inspect_file(path: Path, thorough: bool) -> tuple[tuple[int, ...], str, np.
         values = read_mat(path)
         return values.shape, f" (MATLAB {mat_version(path)})", values, ""
     size, channels, conversion = check_picture(path)
-    values = read_picture(path) if thorough else None
-    return size, f" ({channels} channels)" * (channels > 1), values, conversion
+    form = f" ({channels} channels)" * (channels > 1)
+    return size, form, read_picture(path) if thorough else None, conversion
 
 
 def _pixels(size: tuple[int, ...]) -> str:

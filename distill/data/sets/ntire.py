@@ -11,22 +11,35 @@ A fixations.json has one list of [row, column] points per frame, in pixels of th
 Source: Moskalenko et al., "AIM 2024 Challenge on Video Saliency Prediction: Methods and Results", 2024 (CC BY).
 """
 
-import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from distill.data.sets.dataset import DataSet, Layout, VideoProbe, files_named
 from distill.data.truth import PointsTruth
 from distill.data.video.names import VIDEO_SUFFIXES
-from distill.errors import UserError
+from distill.paths import path_inside
+from distill.validation import read_json
 
 SPLITS = ("train", "public_test", "private_test", "all")
 
 SPLIT_FILE = "TrainTestSplit.json"
 
+SPLIT_CONTENT = '{"train": ["NAME.mp4", ...], "public_test": [...], "private_test": [...]}'
+
 FIXATIONS = ("FixationsTrain/Train", "FixationsTest/Test", "FixationsTrain", "FixationsTest", "Fixations")
 
 DENSITIES = ("SaliencyTrain/Train", "SaliencyTest/Test", "SaliencyTrain", "SaliencyTest")
+
+
+class SplitFile(BaseModel):
+    """Content of a split file: video names per split; other keys are ignored."""
+
+    train: list[str] = []
+    public_test: list[str] = []
+    private_test: list[str] = []
 
 
 def find(root: Path) -> Layout:
@@ -37,7 +50,8 @@ def find(root: Path) -> Layout:
     """
     if not recognise(root):
         return Layout("")
-    media = {path.stem: path for path in files_named(root / "Videos", VIDEO_SUFFIXES)}
+    videos = root / "Videos"
+    media = {path.stem: path for path in files_named(videos, VIDEO_SUFFIXES)}
     listed = read_splits(root / SPLIT_FILE)
     members = {split: [name for name in names if name in media] for split, names in listed.items()}
     return Layout(
@@ -47,7 +61,7 @@ def find(root: Path) -> Layout:
         published={split: len(names) for split, names in listed.items()},
         truth_of=lambda name, probe: _truth(root, name, probe),
         missing=[
-            (split, name, f"{root / 'Videos' / name}.mp4: missing, but listed in {SPLIT_FILE}")
+            (split, name, f"{videos}/{name}.mp4: missing, but listed in {SPLIT_FILE}")
             for split, names in listed.items()
             for name in names
             if name not in media
@@ -70,24 +84,20 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     """Return the video names (without .mp4) of each split.
 
     Raises:
-        UserError: if the file is not a JSON object of lists of names.
+        UserError: if the file is not a JSON object of lists of names, or a name cannot be a file in Videos/.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {split: [Path(name).stem for name in content.get(split, [])] for split in SPLITS[:-1]}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: expected lists of video names under {', '.join(SPLITS[:-1])} ({error})"
-        ) from error
+    content = read_json(path, SplitFile, "a split file", remedy=f"expected {SPLIT_CONTENT}")
+    listed = {split: getattr(content, split) for split in SPLITS[:-1]}
+    return {split: [path_inside("Videos", name, path).stem for name in names] for split, names in listed.items()}
 
 
 def _remarks(root: Path, listed: dict[str, list[str]], media: dict[str, Path]) -> Iterator[str]:
     """Yield messages on videos in no split or in several, and on fixations without a video."""
-    names = [name for part in listed.values() for name in part]
+    names = Counter(name for part in listed.values() for name in part)
     for name, path in media.items():
         if name not in names:
             yield f"{path}: not in any split of {SPLIT_FILE}"
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+    for name in (name for name, count in names.items() if count > 1):
         yield f"{root / SPLIT_FILE}: lists {name} more than once"
     for place in FIXATIONS:
         for path in sorted((root / place).glob("*/fixations.json")):

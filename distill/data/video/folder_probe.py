@@ -123,10 +123,13 @@ def listing_of(folders: Iterable[Path]) -> str:
     """Return a hash of the names, sizes and modification times of all files in some folders."""
     digest = hashlib.sha256()
     for folder in folders:
-        digest.update(f"{folder.name}/\n".encode())
+        digest.update(os.fsencode(f"{folder.name}/\n"))
         if not folder.is_dir():
             continue
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            status = entry.stat()
-            digest.update(f"{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            try:
+                status = entry.stat()
+            except OSError:  # a link to nothing or to itself
+                status = entry.stat(follow_symlinks=False)
+            digest.update(os.fsencode(f"{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()

@@ -7,21 +7,25 @@ or crash is broken; a file that makes decord hang or crash is read by PyAV.
 """
 
 import base64
+import json
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import av
 import numpy as np
+from pydantic import PlainValidator
 
 from distill.data.text import named_frames
 from distill.data.video.decord_reader import decord_agrees
 from distill.data.video.guard import heartbeat
 from distill.data.video.probe_cache import Inspection, inspect_all
 from distill.errors import UserError
+from distill.limits import MAX_JSON_BYTES
+from distill.validation import parse_json
 
 TOLERANCE = 0.01
 """Fraction of the frames in the header (but at least 2 frames) that may be missing, because headers are often
@@ -32,6 +36,20 @@ NOT_VIDEOS = re.compile("tty|image2|.*_pipe")
 
 TRUNCATED_RATES = {14: 14.985, 23: 23.976, 29: 29.97, 47: 47.952, 59: 59.94, 119: 119.88}
 """Frame rates that no camera has, and the rates they were probably rounded down from."""
+
+
+def _packed(values: np.ndarray | None) -> str | None:
+    """Encode increasing integers as compressed differences."""
+    if values is None:
+        return None
+    return base64.b64encode(zlib.compress(np.diff(values, prepend=0).astype("<i8").tobytes())).decode()
+
+
+def _unpacked(text: str | None) -> np.ndarray | None:
+    if text is None:
+        return None
+    content = zlib.decompressobj().decompress(base64.b64decode(text), MAX_JSON_BYTES)
+    return np.cumsum(np.frombuffer(content, dtype="<i8"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +72,8 @@ class Probe:
     fps: float
     size: tuple[int, int]
     turn: int
-    stamps: np.ndarray | None
-    keys: np.ndarray
+    stamps: Annotated[np.ndarray | None, PlainValidator(_unpacked)]
+    keys: Annotated[np.ndarray, PlainValidator(_unpacked)]
     regular: bool
     remarks: tuple[str, ...] = ()
 
@@ -67,22 +85,7 @@ class Probe:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Return the Probe with the fields that `to_dict` returned."""
-        arrays = {name: _unpacked(fields[name]) for name in ("stamps", "keys")}
-        height, width = fields["size"]
-        return cls(**{**fields, **arrays, "size": (height, width), "remarks": tuple(fields["remarks"])})
-
-
-def _packed(values: np.ndarray | None) -> str | None:
-    """Encode increasing integers as compressed differences."""
-    if values is None:
-        return None
-    return base64.b64encode(zlib.compress(np.diff(values, prepend=0).astype("<i8").tobytes())).decode()
-
-
-def _unpacked(text: str | None) -> np.ndarray | None:
-    if text is None:
-        return None
-    return np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i8"))
+        return parse_json(json.dumps(fields), cls, "cached properties of a video")
 
 
 def probe(path: str | Path) -> Probe:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,10 +23,11 @@ from tqdm import tqdm
 from distill.data.video.guard import CALLS_PER_PROCESS, Call, CallFailure, guarded
 from distill.errors import UserError
 from distill.files import write_text
+from distill.validation import read_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Increment when the result for an unchanged file changes."""
 
 RETRY_AFTER = 24 * 3600
@@ -58,17 +59,42 @@ class Inspection:
     thorough: bool = False
 
 
-class ProbeCache:
-    """Results of inspections, by folder.
+@dataclass(frozen=True)
+class Entry:
+    """A cached result.
 
-    Entries are {"state", "thorough", "answer", "broken": error message without the path, "until": expiry or None}.
+    Attributes:
+        state: see `Inspection`.
+        thorough: see `Inspection`.
+        answer: JSON value of the call; None if the file is broken.
+        broken: error message without the path.
+        until: time at which it expires.
     """
 
-    def __init__(self) -> None:
-        self._folders: dict[Path, dict[str, Any]] = {}
-        self._unsaved: dict[Path, dict[str, Any]] = {}
+    state: Any
+    thorough: bool
+    answer: Any = None
+    broken: str | None = None
+    until: float | None = None
 
-    def _entries(self, home: Path) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class CacheFile:
+    """Content of the file of one folder; `made_by` changes when results would."""
+
+    made_by: str
+    folder: str
+    entries: dict[str, Entry]
+
+
+class ProbeCache:
+    """Results of inspections, by folder."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Entry]] = {}
+        self._unsaved: dict[Path, dict[str, Entry]] = {}
+
+    def _entries(self, home: Path) -> dict[str, Entry]:
         if home not in self._folders:
             self._folders[home] = _load(home)
         return self._folders[home]
@@ -76,27 +102,28 @@ class ProbeCache:
     def get(self, inspection: Inspection) -> Any:
         """Return the result, a UserError if the file is broken, or None if the result is not cached."""
         home, key = _place(inspection)
-        entry: Any = self._entries(home).get(key)
+        entry = self._entries(home).get(key)
+        if entry is None or entry.state != inspection.state or entry.thorough < inspection.thorough:
+            return None
+        if entry.until is not None and time.time() > entry.until:
+            return None
+        if entry.broken is not None:
+            return UserError(f"{inspection.path}{entry.broken}")
         try:
-            if entry["state"] != inspection.state or entry["thorough"] < inspection.thorough:
-                return None
-            if entry["until"] is not None and time.time() > entry["until"]:
-                return None
-            if entry["broken"] is not None:
-                return UserError(f"{inspection.path}{entry['broken']}")
-            return inspection.read(entry["answer"])
-        except Exception:  # no entry, or a damaged one
+            return inspection.read(entry.answer)
+        except Exception:  # a damaged entry
             return None
 
     def put(self, inspection: Inspection, result: Any) -> Any:
         """Store the result of a call, a UserError or a CallFailure; return it as `get` will."""
-        entry: dict[str, Any] = {"state": inspection.state, "thorough": inspection.thorough}
-        entry |= {"answer": result, "broken": None, "until": None}
+        entry = Entry(inspection.state, inspection.thorough)
         if isinstance(result, CallFailure):  # may be the machine's fault, so that it expires
             message = f": the decoder {result.how}; the file may be damaged, convert it or leave it out"
-            entry |= {"answer": None, "broken": message, "until": time.time() + RETRY_AFTER}
+            entry = replace(entry, broken=message, until=time.time() + RETRY_AFTER)
         elif isinstance(result, UserError):
-            entry |= {"answer": None, "broken": str(result).removeprefix(str(inspection.path))}
+            entry = replace(entry, broken=str(result).removeprefix(str(inspection.path)))
+        else:
+            entry = replace(entry, answer=result)
         home, key = _place(inspection)
         self._entries(home)[key] = entry
         self._unsaved.setdefault(home, {})[key] = entry
@@ -112,9 +139,9 @@ class ProbeCache:
         for home, unsaved in self._unsaved.items():
             entries = {**_load(home), **unsaved}  # another process may have written in the meantime
             existing = {key: entry for key, entry in entries.items() if (home / key.partition(" ")[2]).exists()}
-            content = {"made_by": _made_by(), "folder": str(home), "entries": existing}
+            content = CacheFile(_made_by(), str(home), existing)
             try:
-                write_text(_file(home), json.dumps(content))
+                write_text(_file(home), json.dumps(asdict(content)))
             except OSError as error:
                 log.info("%s: inspections of the data cannot be cached (%s)", cache_folder(), error)
                 break
@@ -176,16 +203,16 @@ def cache_folder() -> Path:
 
 
 def _file(home: Path) -> Path:
-    return cache_folder() / "known" / f"{hashlib.sha256(str(home).encode()).hexdigest()[:32]}.json"
+    return cache_folder() / "known" / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:32]}.json"
 
 
-def _load(home: Path) -> dict[str, Any]:
+def _load(home: Path) -> dict[str, Entry]:
     """Return the stored results for a folder; empty if the file is missing, damaged or from another version."""
     try:
-        content = json.loads(_file(home).read_text(encoding="utf-8"))
-        return dict(content["entries"]) if content["made_by"] == _made_by() else {}
-    except (OSError, ValueError, TypeError, KeyError):
+        content = read_json(_file(home), CacheFile, "a cache of inspections")
+    except UserError:
         return {}
+    return content.entries if content.made_by == _made_by() else {}
 
 
 @cache

@@ -204,7 +204,7 @@ def test_workers_read_video_files_opened_before_the_fork(sample):
 def test_unreadable_ground_truth_is_a_one_line_user_error(tmp_path, videos, workers):
     (tmp_path / "fixations.json").write_text("[[[1, 2")
     video = replace(videos[0], truth=PointsTruth(tmp_path / "fixations.json", (72, 128)))
-    with pytest.raises(UserError, match=r"fixations\.json: cannot be read as JSON") as raised:
+    with pytest.raises(UserError, match=r"fixations\.json: cannot be read as a list of fixations") as raised:
         list(make_loader(clips([video]), [[0]], workers=workers))
     assert "\n" not in str(raised.value)
 

@@ -96,7 +96,7 @@ def test_everything_wrong_is_reported(broken):
         "003.AVI: no complete frame",
         "004.AVI: cannot be decoded",
         "006.AVI: the file is empty",
-        "annotation/0008/fixations.json: cannot be read as JSON",
+        "annotation/0008/fixations.json: cannot be read as a list of fixations",
         "002.AVI: not used, because 0002.mp4 has the same number",
         "my holiday.AVI: not used, because its name is not a number",
         "007.AVI: 23 fps is probably 23.976",
@@ -147,14 +147,14 @@ def test_every_image_and_matlab_file_is_inspected(one):
     expected = [
         "maps: no file for frame 4",
         "maps: past the end of the video or misnamed, not used: 0007.png, thumbs.png",
-        "maps/0001.png: cannot be decoded as an image; it is damaged",
-        "maps/0002.png: cannot be decoded as an image: not an image file",
-        "maps/0003.png: cannot be decoded as an image: the file is empty",
+        "maps/0001.png: cannot be read as an image",
+        "maps/0002.png: cannot be read as an image (not an image file)",
+        "maps/0003.png: cannot be read as an image (the file is empty)",
         "maps: 32 x 18 pixels in frame 5, but the video has 64 x 36; rescaled",
         "fixation/maps: no file for frame 6",
         "fixation/maps/0001.mat: cannot be read as a MATLAB file",
         "fixation/maps/0002.mat: cannot be read as a MATLAB file",
-        "fixation/maps/0003.mat: this MATLAB file has no variable I",
+        "fixation/maps/0003.mat: expected variable I to be a 2-D array of numbers, the fixation map, but",
     ]
     for start in expected:
         assert [text.startswith(f"annotation/0001/{start}") for text in found].count(True) == 1, start
@@ -174,7 +174,7 @@ def test_thorough_check_finds_damage_inside_files_and_empty_maps(one):
         Image.new("L", SIZE[::-1]).save(place / name)
     assert problems(one) == []
     damaged, *empty = problems(one, thorough=True)
-    assert damaged.startswith("annotation/0001/maps/0002.png: cannot be decoded")
+    assert damaged.startswith("annotation/0001/maps/0002.png: cannot be read as an image")
     assert empty == [
         "annotation/0001/maps: an empty map in frame 3",
         "annotation/0001/fixation: no fixation in frame 4",
@@ -230,7 +230,7 @@ def test_damaged_frames_break_their_video_and_are_named(tmp_path):
     Image.new("RGB", (32, 18)).save(frames / "0004.png")
     (why,) = check(tmp_path, progress=False).scan.broken.values()
     assert "annotation/0002/images: 3 of 6 frames are broken: 0002.png: " in why
-    assert "0005.png: cannot be decoded" in why
+    assert "0005.png: cannot be read as an image" in why
     assert "0004.png: has 32 x 18 pixels, the others 64 x 36" in why
     assert [video.name for video in find_videos("dhf1k", tmp_path)] == ["001"]
 
@@ -271,7 +271,7 @@ def test_changed_files_are_inspected_again(tmp_path, guarded_calls):
     picture = tmp_path / "train/001/maps/0003.png"
     content = picture.read_bytes()
     cut(picture, 60)  # in place: the folder does not change
-    assert "maps/0003.png: cannot be decoded" in problems(tmp_path)[0]
+    assert "maps/0003.png: cannot be read as an image" in problems(tmp_path)[0]
     picture.write_bytes(content)
     assert problems(tmp_path) == []
     assert guarded_calls == [1, 1]

@@ -108,5 +108,5 @@ def test_map_folder_invalid_files_raise(tmp_path: Path, maps: Path) -> None:
         list(MapFolder(maps)(ONE, [0]))
     (maps / "one" / "1.png").unlink()
     (maps / "one" / "0001.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"0001\.png: cannot be decoded"):
+    with pytest.raises(UserError, match=r"0001\.png: cannot be read as an image"):
         list(MapFolder(maps)(ONE, [0]))

@@ -160,7 +160,7 @@ def test_check_lists_all_problems_of_images(tmp_path: Path) -> None:
         "0701: 1 of 6 maps missing, e.g. 0003.png",
         "0701: 1 file not part of the submission, e.g. 0007.png",
         "0002.png: is 10 x 10, the video 64 x 36",
-        "1000/0001.png: cannot be decoded",
+        "1000/0001.png: cannot be read as an image",
         "2 videos of the benchmark missing: 703-704",
         "notes.txt: not part of the submission",
     ):

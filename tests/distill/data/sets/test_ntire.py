@@ -56,7 +56,9 @@ def test_splits_and_fixations_of_a_challenge_folder(challenge, logged):
     assert not video.truth.has(1)
     assert len(find_videos("ntire", challenge)) == 3
     (challenge / "TrainTestSplit.json").write_text("{")
-    with pytest.raises(UserError, match=r"TrainTestSplit\.json: expected lists"):
+    with pytest.raises(
+        UserError, match=r"TrainTestSplit\.json: cannot be read as a split file .*; expected \{\"train\": \[\"NAME"
+    ):
         find_videos("ntire", challenge)
 
 
