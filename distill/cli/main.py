@@ -6,6 +6,7 @@ saldistill VERB --help
 
 import argparse
 import errno
+import io
 import logging
 import os
 import re
@@ -114,6 +115,8 @@ def installed_version() -> str:
 def run_guarded(work: Callable[[], object]) -> int:
     """Call `work` and return the exit code; print expected errors as one message, and let bugs raise."""
     setup_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for file names that are not valid Unicode
     try:
         with sigterm_as_exception():
             work()

@@ -13,7 +13,7 @@ from distill.data import augment
 from distill.data.augment import Box
 from distill.data.clips import ClipSpec, Video, Window
 from distill.data.video.open import open_video
-from distill.data.video.protocol import VideoReader
+from distill.data.video.protocol import VideoReader, in_parts
 from distill.fixations import fixation_map
 
 CACHE_BYTES = 128 * 2**20
@@ -99,7 +99,8 @@ def read_clip(window: Window, spec: ClipSpec) -> Tensor:
     if window.box is None:
         pixels = FRAME_CACHE.read(video, frames, spec.size)  # (T, H, W, 3)
     else:
-        pixels = augment.crop_frames(FRAME_CACHE.read(video, frames, video.size), window.box, spec.size)
+        parts = (FRAME_CACHE.read(video, part, video.size) for part in in_parts(frames, video.size))
+        pixels = np.concatenate([augment.crop_frames(part, window.box, spec.size) for part in parts])
     clip = pixels.transpose(3, 0, 1, 2)  # (3, T, H, W)
     clip = np.ascontiguousarray(augment.flip(clip) if window.flipped else clip)
     return torch.from_numpy(augment.recolour(clip, window.colour) if window.colour else clip)

@@ -24,6 +24,9 @@ INFERNO = (
 """The colour map "inferno" of Smith and van der Walt (CC0): 3 x 256 second differences of its colours, in 1e-6,
 as int16 (all low bytes first), compressed, in base 85."""
 
+BAND = 256
+"""Rows that are drawn at a time, since a whole frame of 8K would take 2 GB."""
+
 
 @cache
 def inferno() -> np.ndarray:
@@ -52,7 +55,12 @@ def overlay(frame: np.ndarray, saliency: np.ndarray, *, strength: float = 0.7) -
     Returns:
         (H, W, 3) uint8 RGB. Where the map is 0, the frame is unchanged.
     """
-    heat = np.clip(resize_map(saliency, frame.shape[:2]), 0.0, 1.0)
-    alpha = (strength * heat * (2.0 - heat))[..., None]  # (H, W, 1); rises fast so that low saliency is visible
-    colour = inferno()[np.rint(heat * 255).astype(np.uint8)]  # (H, W, 3)
-    return np.rint(frame * (1.0 - alpha) + colour * alpha).astype(np.uint8)
+    whole = resize_map(saliency, frame.shape[:2])
+    drawn = np.empty_like(frame)
+    for top in range(0, len(frame), BAND):
+        rows = slice(top, top + BAND)
+        heat = np.clip(whole[rows], 0.0, 1.0)
+        alpha = (strength * heat * (2.0 - heat))[..., None]  # (H, W, 1); rises fast so that low saliency is visible
+        colour = inferno()[np.rint(heat * 255).astype(np.uint8)]  # (H, W, 3)
+        drawn[rows] = np.rint(frame[rows] * (1.0 - alpha) + colour * alpha)
+    return drawn

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from distill.claims import claim
 from distill.data.video.open import open_video
-from distill.data.video.protocol import VideoReader
+from distill.data.video.protocol import VideoReader, in_parts
 from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
 from distill.files import atomic_folder, temporary_folder
@@ -124,7 +124,8 @@ def _write(
     frames: list[int], log_saliency: np.ndarray, reader: VideoReader, folder: Path | None, video: VideoWriter | None
 ) -> None:
     """Write the maps of some frames as PNGs, as frames of the overlay video, or both."""
-    pictures = reader.read(frames) if video else [None] * len(frames)
+    parts = in_parts(frames, reader.size)
+    pictures = (picture for part in parts for picture in reader.read(part)) if video else [None] * len(frames)
     for frame, picture, log_map in zip(frames, pictures, log_saliency, strict=True):
         saliency = resize_map(peak_map(log_map), reader.size)
         if folder:

@@ -14,6 +14,7 @@ from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, n
 from distill.data.video.probe import Probe, inspect_video
 from distill.data.video.probe_cache import PROBE_CACHE, inspect_all
 from distill.errors import UserError
+from distill.paths import path_inside
 
 VideoProbe = Probe | FolderProbe
 
@@ -159,12 +160,18 @@ class DataSet:
         return UserError(f"{root}: expected {self.name}, with {self.expected}; found {describe(root)}{hint}")
 
 
-def _inspect_media(scan: DataSetScan, media: Mapping[str, Path], *, keep_unlabelled: bool, progress: bool) -> None:
+def _inspect_media(scan: DataSetScan, media: dict[str, Path], *, keep_unlabelled: bool, progress: bool) -> None:
     """Inspect videos and their lists of points; add them to the usable, broken or left-out videos of a scan.
 
     Unreadable lists of points are found here, because they would stop a run hours later.
     """
     dataset = scan.dataset
+    for name, path in list(media.items()):
+        try:
+            path_inside(path.parent, name, path)  # results are written under the same name
+        except UserError as error:
+            scan.broken[name] = str(error)
+            del media[name]
     probes = inspect_videos(list(media.values()), progress=f"reading {dataset.name}" if progress else None)
     listed: list[tuple[Video, PointsTruth]] = []
     for (name, path), probe in zip(media.items(), probes, strict=True):

@@ -1,9 +1,12 @@
 """Protocol that every video reader implements."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+
+PART_BYTES = 64 * 2**20
+"""Size of whole frames that are decoded at a time: ten frames of full HD, but one of 8K."""
 
 
 class VideoReader(Protocol):
@@ -35,6 +38,13 @@ class VideoReader(Protocol):
             UserError: if a frame cannot be decoded.
             IndexError: if an index is not in 0 to num_frames - 1.
         """
+
+
+def in_parts(frames: Sequence[int], size: tuple[int, int]) -> Iterator[Sequence[int]]:
+    """Divide a list of frames of (height, width) into parts of at most PART_BYTES, but at least one frame."""
+    length = max(1, PART_BYTES // (3 * size[0] * size[1]))
+    for start in range(0, len(frames), length):
+        yield frames[start : start + length]
 
 
 def unique_frames(frames: Sequence[int], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
