@@ -20,6 +20,7 @@ from distill.data.video.open import open_size
 from distill.data.video.writer import repeatable_x264
 from distill.errors import UserError
 from distill.files import atomic_path
+from distill.limits import MAX_FRAMES, check_limit
 
 PIXEL_FORMATS = {8: "gray", 10: "gray10le"}
 """FFmpeg's pixel format for each supported bit depth."""
@@ -156,6 +157,7 @@ def _pictures(folder: Path) -> dict[int, Path]:
             raise UserError(
                 f"{file}: invalid name of a map; expected the frame's number, counted from 1, such as 0001.png"
             )
+        check_limit(number, MAX_FRAMES, f"{file}: number of a frame")
         if frame in files:
             raise UserError(f"{file}: {files[frame].name} is a map of the same frame; remove one of the two")
         files[frame] = file

@@ -45,7 +45,7 @@ def test_other_content_is_refused_in_one_sentence(tmp_path: Path, content: bytes
 def test_missing_folder_and_large_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"No such file or directory.*check the path"):
         read_json(tmp_path / "a.json", Splits, "a split file")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="it is not a file"):
         read_json(tmp_path, Splits, "a split file")
     (tmp_path / "a.json").write_text('{"train": ["a.mp4"]}')
     monkeypatch.setattr(validation, "MAX_JSON_BYTES", 10)

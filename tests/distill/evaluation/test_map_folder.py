@@ -9,6 +9,7 @@ from helpers.fake_gaze import LONG, ONE, noisy
 from PIL import Image
 
 from distill.data.map_files import write_map_video
+from distill.data.video.names import MAX_DIGITS
 from distill.errors import UserError
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_folder import MapFolder
@@ -110,3 +111,14 @@ def test_map_folder_invalid_files_raise(tmp_path: Path, maps: Path) -> None:
     (maps / "one" / "0001.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"0001\.png: cannot be read as an image"):
         list(MapFolder(maps)(ONE, [0]))
+
+
+@pytest.mark.parametrize("digits", [18, 40])
+def test_number_of_a_map_is_bounded(tmp_path: Path, digits: int) -> None:
+    write(tmp_path / "one" / "0001.png", grey(0))
+    write(tmp_path / "one" / f"{'1' * digits}.png", grey(0))
+    if digits > MAX_DIGITS:  # no number
+        assert len(list(MapFolder(tmp_path)(ONE, [0]))) == 1
+    else:
+        with pytest.raises(UserError, match="number of a frame: .* is over the limit of"):
+            list(MapFolder(tmp_path)(ONE, [0]))
