@@ -120,5 +120,5 @@ def test_number_of_a_map_is_bounded(tmp_path: Path, digits: int) -> None:
     if digits > MAX_DIGITS:  # no number
         assert len(list(MapFolder(tmp_path)(ONE, [0]))) == 1
     else:
-        with pytest.raises(UserError, match="number of a frame: .* is over the limit of"):
+        with pytest.raises(UserError, match=r"number of a frame: .* is over the limit of"):
             list(MapFolder(tmp_path)(ONE, [0]))
