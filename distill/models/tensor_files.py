@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distill.errors import UserError, reading
 from distill.files import atomic_path
-from distill.limits import MAX_TENSOR_HEADER_BYTES, check_limit
+from distill.limits import MAX_TENSOR_HEADER_BYTES, MAX_TENSOR_NAME, check_limit
 
 log = logging.getLogger(__name__)
 
@@ -149,4 +149,17 @@ def _open(path: str | Path) -> Iterator[safetensors.safe_open]:
             length = int.from_bytes(start.read(8), "little")
         check_limit(min(length, path.stat().st_size), MAX_TENSOR_HEADER_BYTES, f"{path}: header bytes")
         with safetensors.safe_open(path, framework="pt") as file:
+            check_names(file.keys(), path)
             yield file
+
+
+def check_names(names: Iterable[str], where: object) -> None:
+    """Check that the names of tensors can be shown in a message.
+
+    Raises:
+        UserError: one is longer than MAX_TENSOR_NAME, or has characters that cannot be printed.
+    """
+    for name in names:
+        check_limit(len(name), MAX_TENSOR_NAME, f"{where}: characters in the name of a tensor")
+        if not name.isprintable():
+            raise UserError(f"{where}: the tensor name {name!a} cannot be printed; rename it")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
@@ -27,23 +27,24 @@ from distill.validation import parse_json
 HEADER = "saldistill"
 """Metadata key of a .safetensors file that holds the header."""
 
+Name = Annotated[str, Field(pattern=r"^[!-~]{1,100}$")]
 Number = bool | int | FiniteFloat
-Argument = Number | str | list[Number]
+Argument = Number | Name | list[Number]
 """A model argument in a file: plain values only, which the model's signature must declare (`create_model`)."""
 
 
 class Identity(BaseModel):
     """The model that a file holds: what `rebuild` builds it from."""
 
-    name: str
-    variant: str
-    arguments: dict[str, Argument]
+    name: Name
+    variant: Name
+    arguments: dict[Name, Argument]
 
     @field_validator("arguments")
     @classmethod
     def _bounded(cls, arguments: dict[str, Argument]) -> dict[str, Argument]:
         for key, value in arguments.items():
-            if isinstance(value, str | list):
+            if isinstance(value, list):
                 check_limit(len(value), MAX_ARGUMENT_LENGTH, f"length of {key}")
             numbers = value if isinstance(value, list) else [value]
             for number in numbers:

@@ -1,6 +1,7 @@
 """Weights by name: downloaded from a local fake hub or the cache, and every failure."""
 
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from teacher.salfom import VARIANTS, Model
 from teacher.weights import to_published
 
 NOBODY = "http://127.0.0.1:9"  # no server listens here
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "l16_ptk710_ftk710_ftk400_f16_res224.pth"
 
 
@@ -38,10 +40,10 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
-        name = self.path.partition("/OpenGVLab/UMT/resolve/main/")[2]
+        name = re.sub("^/OpenGVLab/UMT/resolve/[^/]+/", "", self.path)
         content = self.server.files.get(name)
         self.send_response(404 if content is None else 200)
-        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+        self.send_header("X-Repo-Commit", COMMIT)
         if content is None:
             self.send_header("X-Error-Code", "EntryNotFound")
         else:
@@ -123,6 +125,29 @@ def test_create_model_with_wrong_checksum_raises_until_removed(fake: FakeHub, ch
     with pytest.raises(UserError, match="has SHA-256"):
         create_model("teacher/salfom:micro", weights="umt-l16-k400")
     assert len(fake.requests) > before
+
+
+def test_find_pins_the_revision_if_one_is_known(
+    fake: FakeHub, checkpoint: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.SHA256, FILE, digest_of(fake))
+    monkeypatch.setattr(hub, "REVISION", COMMIT)
+    hub.find("umt-l16-k400")
+    assert {line.split()[1] for line in fake.requests} == {
+        f"/OpenGVLab/UMT/resolve/{COMMIT}/single_modality/{FILE}"
+    }
+
+
+def test_find_says_if_no_checksum_is_known(
+    fake: FakeHub, checkpoint: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="teacher")
+    monkeypatch.delitem(hub.SHA256, FILE)
+    hub.find("umt-l16-k400")
+    assert (
+        f"umt-l16-k400: not checked, because its SHA-256 is not known; commit {COMMIT} of OpenGVLab/UMT has "
+        f"{digest_of(fake)}"
+    ) in caplog.text
 
 
 def test_create_model_without_network_raises_one_sentence(

@@ -20,7 +20,7 @@ from distill.models.published_weights import read_tensors
 from distill.models.references import load_model, save_published
 from distill.models.registry import create_model, rebuild
 from distill.models.tensor_files import check_tensors, load_tensors, read_metadata, save_tensors
-from distill.models.weight_files import HEADER, load_weights_into, read_header, save_model, weights_fingerprint
+from distill.models.weight_files import HEADER, load_weights_into, save_model, weights_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,13 @@ HEADERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "identity of text": (lambda header: header.update(identity="x"), "identity"),
     "name of a number": (lambda header: header["identity"].update(name=3), "identity.name"),
     "another name": (lambda header: header["identity"].update(name="os.path"), "no model 'os.path'"),
+    "two lines": (lambda header: header["identity"].update(variant="base\n"), "identity.variant"),
+    "a key of two lines": (
+        lambda header: header["identity"]["arguments"].update({"a\nb": 1}),
+        "identity.arguments",
+    ),
+    "huge sizes": (lambda header: header["identity"]["arguments"].update(size=[10**6, 10**6]), "over the limit"),
+    "many frames": (lambda header: header["identity"]["arguments"].update(num_frames=10**9), "over the limit"),
     "no variant": (lambda header: header["identity"].update(variant="huge"), "no variant 'huge'"),
     "arguments of text": (lambda header: header["identity"].update(arguments="x"), "identity.arguments"),
     "unknown argument": (lambda header: header["identity"]["arguments"].update(x=1), "no argument 'x'"),
@@ -169,12 +176,43 @@ def test_header_of_wrong_types_is_refused(case: str, file: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_header_nested_deeply_is_refused(file: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "9" * 5000, "[" * 200_000, '{"identity": {}}'])
+def test_header_that_is_no_header_is_refused(text: str, file: Path) -> None:
     with safetensors.safe_open(file, framework="pt") as opened:
         tensors = opened.get_tensors()
-    safetensors.torch.save_file(tensors, file, {HEADER: "[" * 200_000})
-    with pytest.raises(UserError, match="invalid saldistill header"):
-        read_header(file)
+    safetensors.torch.save_file(tensors, file, {HEADER: text})
+    for read in (load_model, lambda path: create_model("teacher/salfom:micro", weights=path)):
+        with pytest.raises(UserError, match="invalid saldistill header") as error:
+            read(file)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_published_tensors_of_wrong_kinds_are_refused(suffix: str, model: LoadedModel, tmp_path: Path) -> None:
+    path, tensors = tmp_path / f"published{suffix}", dict(model.network.state_dict())
+    name = "decoder.fusion.conv1.weight"
+    for changed, sentence in (
+        ({**tensors, name: tensors[name].to(torch.complex64)}, f"tensor {name} is complex"),
+        ({**tensors, "a\nb": torch.zeros(1)}, r"the tensor name 'a\\nb' cannot be printed"),
+        ({**tensors, "a" * 501: torch.zeros(1)}, "characters in the name of a tensor: 501 is over the limit"),
+        ({**tensors, name: torch.zeros(1, 2, 3)}, "1 of another shape"),
+    ):
+        (safetensors.torch.save_file if suffix == ".safetensors" else torch.save)(changed, path)
+        with pytest.raises(UserError, match=sentence) as error:
+            create_model("teacher/salfom:micro", weights=path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_truncated_pickle_is_one_sentence(legacy: bool, model: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "published.pth"
+    torch.save(model.network.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    content, draw = path.read_bytes(), random.Random(2)
+    for _ in range(30):
+        path.write_bytes(content[: draw.randrange(len(content))])
+        with pytest.raises(UserError) as error:
+            create_model("teacher/salfom:micro", weights=path)
+        assert "\n" not in str(error.value)
 
 
 def test_header_over_the_limit_is_refused(tmp_path: Path) -> None:
