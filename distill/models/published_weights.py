@@ -91,7 +91,7 @@ def _read_pickle(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             # not torch's message, which recommends to load the file without this protection
-            name = re.search(r"GLOBAL (\S+)", str(error))
+            name = re.search(r"GLOBAL ([\w.]+) ", str(error))
             raise ValueError(
                 f"it refers to {name[1]}, which is code" if name else "no pickle of tensors"
             ) from error
