@@ -25,6 +25,15 @@ MAX_DIGITS = 20
 MAX_BATCH_SIZE = 1024
 """Clips, or frames of a streaming model, that are computed at once."""
 
+MAX_CLIP_BYTES = 512 * 2**20
+"""Bytes of a clip in 8 bits: 86 frames of 1080x1920; a network needs a hundred times as much for its features."""
+
+MAX_BATCH_BYTES = 4 * 2**30
+"""Bytes of a batch of clips, and of a generated input of an .onnx file: 520 clips of 32 frames of 224x384."""
+
+MAX_EPOCH_CLIPS = 2 * 10**7
+"""Clips of an epoch, which are listed in memory."""
+
 MAX_WORKERS = 256
 """Processes, each of which takes 0.3 GB before its first frame."""
 

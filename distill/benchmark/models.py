@@ -8,6 +8,7 @@ the machine affects all rows alike.
 """
 
 import gc
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -37,6 +38,7 @@ from distill.benchmark.rows import (
     wait,
 )
 from distill.errors import UserError
+from distill.limits import MAX_BATCH_BYTES, check_limit
 from distill.models.cost import count_weights, gflops_if_known
 from distill.models.device import PRECISIONS, check_precision, resolve_device
 from distill.models.loaded import LoadedModel
@@ -249,6 +251,7 @@ def _network_call(network: SaliencyModel, device: torch.device, batch_size: int,
     """Return a call that runs one batch of clips, or of frames with the state before them."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 3, *([] if is_streaming(network) else [network.num_frames]), *network.size)
+    check_limit(math.prod(shape), MAX_BATCH_BYTES, f"batch size {batch_size}: bytes of a batch")
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     if not is_streaming(network):
         return _device_call(partial(network, images), device, precision)

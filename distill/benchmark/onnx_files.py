@@ -21,7 +21,8 @@ from distill.benchmark.rows import Table, Tables, timed
 from distill.deploy.export import export
 from distill.deploy.onnx_check import open_session
 from distill.deploy.onnx_graph import METADATA_KEY
-from distill.errors import UserError
+from distill.errors import UserError, reading
+from distill.limits import MAX_BATCH_BYTES, check_limit
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
 from distill.models.references import load_model
@@ -114,6 +115,8 @@ class OnnxFile:
             if each.type not in TYPES:
                 raise UserError(f"{self.path}: input {each.name}: type {each.type} is not supported")
             kind, shape = np.dtype(TYPES[each.type]), self._shape(each, batch_size)
+            bytes_ = math.prod(shape) * kind.itemsize
+            check_limit(bytes_, MAX_BATCH_BYTES, f"{self.path}: input {each.name}: bytes of a batch")
             values = (
                 random.random(shape, dtype=np.float32)
                 if kind.kind == "f"
@@ -161,7 +164,8 @@ class OnnxFile:
 
     def describe(self, feed: dict[str, np.ndarray], batch_size: int) -> dict[str, Any]:
         """Return `weights`, `gflops` per map, `precision`, `mode` and `file_mb` (with external weights)."""
-        model = onnx.load(str(self.path), load_external_data=False)
+        with reading(self.path, "an ONNX file"):
+            model = onnx.load(str(self.path), load_external_data=False)
         tensors = model.graph.initializer
         sizes: Counter[str] = Counter()
         for tensor in tensors:

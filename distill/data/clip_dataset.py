@@ -18,6 +18,7 @@ from distill.data.augment import Crop, Jitter
 from distill.data.clip_reader import read_clip, read_truth
 from distill.data.clips import ClipSpec, Video, Window
 from distill.errors import UserError
+from distill.limits import MAX_EPOCH_CLIPS, check_limit
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     height and width relative to the frame, mirrored like the clip), and the results of the extras.
 
     Raises:
-        UserError: if an epoch has no clip.
+        UserError: if an epoch has no clip, or over MAX_EPOCH_CLIPS.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.sources, self.spec, self.seed, self.extras = sources, spec, seed, tuple(extras)
         self.flip, self.crop, self.colour, self.in_memory = flip, crop, colour, in_memory
+        slots = sum(source.clips_per_video * len(source.videos) for source in self.sources if source.ratio is None)
+        clips = slots * (1 + sum(source.ratio or 0 for source in self.sources))
+        check_limit(clips, MAX_EPOCH_CLIPS, "clips_per_video and ratio: clips of an epoch")
         if not self._slots:
             raise UserError(
                 "the training data contain no clip; expected a source with at least one video and without a ratio"

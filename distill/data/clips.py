@@ -7,6 +7,7 @@ from typing import Protocol
 
 from distill.data.augment import Box, Colour
 from distill.data.truth import Truth
+from distill.limits import MAX_BATCH_BYTES, MAX_CLIP_BYTES, check_limit
 from distill.stride import Stride, offsets, step_of
 
 
@@ -51,6 +52,20 @@ class ClipSpec:
             map_size=(int(model.map_size[0]), int(model.map_size[1])),
             stride=stride,
         )
+
+    def check_batch(self, batch_size: int, key: str) -> None:
+        """Check that a clip takes at most MAX_CLIP_BYTES, and a batch of them at most MAX_BATCH_BYTES.
+
+        Args:
+            batch_size: number of clips.
+            key: where it is set.
+
+        Raises:
+            UserError: they take more.
+        """
+        clip = self.num_frames * 3 * self.size[0] * self.size[1]
+        check_limit(clip, MAX_CLIP_BYTES, f"model: bytes of a clip of {self.num_frames} frames at the model's size")
+        check_limit(batch_size * clip, MAX_BATCH_BYTES, f"{key}: bytes of {batch_size} clips at the model's size")
 
     def frames(self, end: int, fps: float) -> list[int]:
         """Return the T frame indices of the clip that ends at frame `end`; the first frame is repeated before 0."""

@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from distill.data.clips import Video
+from distill.data.clips import ClipSpec, Video
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.errors import UserError
@@ -130,6 +130,8 @@ def slide(
         length, targets = network.reach, (network.reach - 1,)
 
     size = settings.batch_size
+    if not is_streaming(network):
+        ClipSpec.of(network).check_batch(min(size, len(frames)), "batch size")
     batches = [frames[start : start + size] for start in range(0, len(frames), size)]
     window = partial(window_of, length=length, stride=step, first_frames=settings.first_frames)
     windows = [[window(frame, reader.num_frames, targets) for frame in batch] for batch in batches]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.errors import UserError
 from distill.models.protocols import SaliencyModel
 from distill.stride import Stride, read_stride
 
@@ -34,4 +35,7 @@ class LoadedModel:
 
 def stride_of(notes: Mapping[str, Any]) -> Stride:
     """Return the training stride in the notes of a weight file or an exported file; 1 if they have none."""
-    return read_stride(notes.get("stride", 1))
+    try:
+        return read_stride(notes.get("stride", 1))
+    except UserError as error:
+        raise UserError(f"stride in the model's notes: {error}") from None

@@ -66,6 +66,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     validation = scored_videos(config.data.validation)
     model = build_model(config)
     spec = ClipSpec.of(model.network, stride=config.data.stride)
+    spec.check_batch(config.training.batch_size, "training.batch_size")
     teacher = build_teacher(config, sources, spec, accelerator.device)
     clips = build_clips(config, sources, spec, teacher)
     learner = build_learner(config, model, teacher, spec, sources)
@@ -173,6 +174,7 @@ def _online_teacher(
     model = load_model(section.model, device=device)
     features = tuple(dict.fromkeys(loss.teacher for loss in config.losses if loss.teacher is not None))
     teacher_spec = ClipSpec.of(model.network, section.stride)
+    teacher_spec.check_batch(config.training.batch_size, "training.batch_size")
     return OnlineTeacher(
         model,
         section.settings(device),

@@ -283,3 +283,19 @@ def test_videos_in_memory_are_decoded_once_and_give_the_same_clips(videos, monke
     for number, sample in enumerate(expected):
         assert torch.equal(dataset[number]["clip"], sample["clip"])
     assert reads == [list(range(48))] * 3
+
+
+def test_batch_over_the_memory_limits_is_refused():
+    spec = ClipSpec(32, (224, 384), (31,), (224, 384))
+    spec.check_batch(500, "training.batch_size")
+    with pytest.raises(UserError, match=r"training.batch_size: bytes of 1000 clips .*: 8,257,536,000 is over"):
+        spec.check_batch(1000, "training.batch_size")
+    with pytest.raises(UserError, match=r"model: bytes of a clip of 16 frames .*: 3,221,225,472 is over"):
+        ClipSpec(16, (8192, 8192), (15,), (2048, 2048)).check_batch(1, "training.batch_size")
+
+
+@pytest.mark.parametrize(("clips_per_video", "ratio"), [(10**8, 0.5), (10**6, 1000.0)])
+def test_epoch_over_the_limit_of_clips_is_refused(videos, clips_per_video, ratio):
+    sources = [ClipSource(videos, clips_per_video), ClipSource(videos, ratio=ratio)]
+    with pytest.raises(UserError, match=r"clips of an epoch: .* is over the limit of 20,000,000"):
+        ClipDataset(sources, SPEC, seed=0, flip=False)
