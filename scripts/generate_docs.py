@@ -1,11 +1,13 @@
-"""Write the tables that come from code into README.md and docs/: metrics, losses, data sets, codecs, config keys.
+"""Write the tables that come from code into README.md and docs/: metrics, losses, codecs, limits, config keys.
 
 python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->`
 python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
 """
 
 import argparse
+import ast
 import difflib
+import itertools
 import json
 import re
 import sys
@@ -19,6 +21,7 @@ from pydantic import BaseModel
 # The repository's root comes first: distill.py in this folder would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import distill.limits
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.protocols import PROTOCOLS
 from distill.targets.codec import CODECS
@@ -126,12 +129,25 @@ def codecs() -> str:
     return table(("`teacher.codec`", "stores", "cost"), [(f"`{n}`", c.summary, c.help) for n, c in CODECS.items()])
 
 
+def limits() -> str:
+    """Return the table of limits: each constant of distill/limits.py with its docstring."""
+    rows = []
+    body = ast.parse((REPOSITORY / "distill" / "limits.py").read_text(encoding="utf-8")).body
+    for statement, following in itertools.pairwise(body):
+        if isinstance(statement, ast.Assign) and isinstance(following, ast.Expr):
+            name = ast.unparse(statement.targets[0])
+            value, meaning = getattr(distill.limits, name), ast.literal_eval(following.value)
+            rows.append((f"`{name}`", f"{value:,}", " ".join(meaning.split())))
+    return table(("limit", "value", "of what, and why"), rows, "lr")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "config": config_keys,
     "losses": losses,
     "metrics": metrics,
     "protocols": protocols,
     "codecs": codecs,
+    "limits": limits,
 }
 
 
