@@ -134,6 +134,7 @@ def submit(
             return video.num_frames
 
         outcome = process_missing({name: [path] for name, path in places.items()}, make)
+        bar.n = sum(by_name[name].num_frames for name, path in places.items() if exists(path))
     problems = _problems(out, videos, form, outcome, expected, progress=progress)
     return Submission(out, outcome, len(videos), frames, problems)
 
@@ -265,6 +266,12 @@ def _four_digits(name: str) -> str:
     return f"{int(name):04d}" if re.fullmatch("[0-9]{1,9}", name) else name
 
 
+def _ntire_names(root: Path, split: str) -> list[str]:
+    """Return the names of the challenge's videos in a split; `all` joins the splits."""
+    splits = ntire.read_splits(root / "TrainTestSplit.json")
+    return [name for names in splits.values() for name in names] if split == "all" else splits[split]
+
+
 SUBMISSION_FORMATS: dict[str, SubmissionFormat] = {
     form.name: form
     for form in (
@@ -284,7 +291,7 @@ SUBMISSION_FORMATS: dict[str, SubmissionFormat] = {
             protocol="ntire2026",
             split="public_test",
             place=lambda name: f"{name}.mp4",
-            published=lambda root, split: ntire.read_splits(root / "TrainTestSplit.json")[split],
+            published=_ntire_names,
             write=_write_video,
             check=_check_video,
         ),

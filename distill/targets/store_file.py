@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distill.errors import UserError
 from distill.limits import MAX_JSON_BYTES, MAX_MAP_PIXELS, check_limit
@@ -26,6 +26,12 @@ class Frames(BaseModel):
     run: tuple[Frame, Frame, Positive] | None = None
     """First, last and step."""
     list: tuple[Frame, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Frames":
+        if len(self.model_fields_set) != 1 or (self.run is None and self.list is None):
+            raise ValueError("expected either run or list")
+        return self
 
 
 class PlanContent(BaseModel):
