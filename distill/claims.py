@@ -36,9 +36,11 @@ def claim(
         remedy: what to do about an existing one.
 
     Raises:
-        UserError: another process has claimed the output, or it exists already.
+        UserError: another process has claimed the output, it exists already, or `path` is a folder without a name.
     """
     path = Path(path)
+    if path.name in ("", ".."):  # ".", "/", ".."
+        raise UserError(f"{path}: expected the name of {what}, e.g. results")
     if not overwrite:
         refuse_existing(path, what, remedy=remedy)  # before the lock, which creates the parents
     with lock(path) as locked:

@@ -69,13 +69,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from distill.claims import claim
+    from distill.evaluation.scores import FILES
 
     folders = score_folders(arguments.models, arguments.out)
     with ExitStack() as claims:
         if folders:
             claims.enter_context(claim(Path(arguments.out) / "report.html", "a report"))
         for folder in folders:
-            claims.enter_context(claim(folder / "scores.json", "a table of scores"))
+            for name in FILES:
+                claims.enter_context(claim(folder / name, "a file of scores"))
+        for folder in folders[1:]:
+            claims.enter_context(claim(folder / "difference.json", "a comparison"))
         evaluate_models(arguments, folders)
 
 

@@ -9,7 +9,6 @@ of linear correlation (CC). Layers that lose too much in INT8 stay in floating p
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from distill.deploy.int8 import Int8Graph
 from distill.deploy.onnx_check import check_file
 from distill.deploy.onnx_graph import METADATA_KEY
 from distill.errors import UserError
-from distill.files import atomic_path, file_hash
+from distill.files import atomic_path, file_hash, temporary_folder
 from distill.models.onnx import OnnxModel, load_onnx
 
 MAX_LOSS = 0.01
@@ -201,8 +200,8 @@ def _write_quantized(
     if path.suffix != ".onnx":
         raise UserError(f"{path}: expected a file name ending in .onnx")
     model = load_source(source, threads=threads)
-    with tempfile.TemporaryDirectory() as folder, atomic_path(path, overwrite=False) as temporary:
-        trial = Trial(model, clips, Path(folder), max_loss, threads, progress)
+    with temporary_folder(path) as folder, atomic_path(path, overwrite=False) as temporary:
+        trial = Trial(model, clips, folder, max_loss, threads, progress)
         converted = PRECISIONS[to](trial)
         cc = trial.agreement(converted.graph)
         if not 1 - cc.mean() <= max_loss:  # NaN fails too

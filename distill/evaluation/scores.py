@@ -33,6 +33,9 @@ AVERAGES = {"per_video": "mean over videos", "pooled": "pooled over frames"}
 
 WRITTEN = "scores of `saldistill evaluate -o`"
 
+FILES = ("scores.json", "scores.csv", "videos.csv")
+"""Files of the scores of one model."""
+
 UNDEFINED = "-"
 """An undefined mean in a table; a note below counts the frames."""
 
@@ -181,7 +184,7 @@ class Scores:
             UserError: if one of the files exists.
         """
         folder = Path(folder)
-        for name in ("scores.json", "scores.csv", "videos.csv"):
+        for name in FILES:
             refuse_existing(folder / name, "a file of scores")
         counts = Counter(row.video for row in self.rows)
         frames = ({"video": row.video, "frame": row.frame + 1, **without_nan(row.values)} for row in self.rows)

@@ -38,6 +38,19 @@ def test_existing_output_is_refused_without_overwrite(tmp_path: Path) -> None:
     assert path.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("path", [".", "", "..", "/", "a/.."])
+def test_folder_without_a_name_of_its_own_cannot_be_claimed(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(UserError, match="expected the name of the folder of maps"),
+        claim(path, "the folder of maps"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_claim_removes_leftovers_of_killed_writers(tmp_path: Path) -> None:
     (tmp_path / ".out.12345678.tmp.mp4").write_bytes(b"half")
     (tmp_path / ".out.mp4.12345678.tmp").mkdir()

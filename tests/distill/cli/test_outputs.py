@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.bars import closed_bars
 from helpers.places import REPOSITORY
 from helpers.writer_process import ARGUMENTS, fill
 
@@ -134,7 +135,7 @@ def test_output_that_appears_in_the_meantime_is_not_replaced(
 @pytest.mark.parametrize("name", CASES)
 def test_leftovers_of_a_killed_run_are_removed_by_the_next(name: str, place: Path) -> None:
     line, output = command(name, place)
-    killed(line)
+    killed(line, place)
     assert [name for name in files(place) if ".tmp" in name], "the killed run left nothing to remove"
     assert main(line) == 0
     assert output.exists()
@@ -145,16 +146,25 @@ def test_leftovers_of_a_killed_run_that_replaces_maps_are_removed(place: Path) -
     line = f"predict {MODEL} video.mp4 --device cpu --maps {place}/maps -o {place}/out.mp4".split()
     assert main(line) == 0
     before = files(place)
-    killed([*line, "--overwrite"])
+    killed([*line, "--overwrite"], place)
     assert len([name for name in files(place) if ".tmp" in name]) == 1 + 6  # the overlay, and the maps in a folder
     assert main([*line, "--overwrite"]) == 0
     assert files(place) == before
 
 
-def killed(line: list[str]) -> None:
-    """Run a command in a process that dies just before its output gets its name."""
+@pytest.mark.parametrize("name", ["predict", "cache export", "cache import", "evaluate"])
+def test_progress_bar_ends_at_its_total(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = closed_bars(monkeypatch)
+    line, _ = command(name, place)
+    assert main(line) == 0
+    assert bars
+    assert [n for n, _ in bars] == [total for _, total in bars]
+
+
+def killed(line: list[str], place: Path) -> None:
+    """Run a command in a process that dies just before its output in a folder gets its name."""
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tests/helpers/killed_command.py"), "1", *line],
+        [sys.executable, str(REPOSITORY / "tests/helpers/killed_command.py"), str(place), *line],
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from helpers.bars import closed_bars
 from helpers.fake_gaze import FakeTruth
 from PIL import Image
 
@@ -232,6 +233,40 @@ def test_invalid_arguments_are_refused(tmp_path: Path, names: list[str], to: str
     with pytest.raises(UserError, match=message):
         write(tmp_path / "ours", videos=[video_of(name) for name in names], to=to)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 200_000, b"[]", b"\xff", b"9" * 5000, b"null", b'{"weights": "x"}']
+)
+def test_damaged_record_is_refused(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "ours")
+    (tmp_path / "ours.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"ours\.json: cannot be read as the record of a model") as caught:
+        write(tmp_path / "ours")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "ours.json").read_bytes() == content
+
+
+def test_progress_bar_of_a_shared_submission_ends_at_its_total(tmp_path: Path, monkeypatch) -> None:
+    class Shared(Maps):
+        """At its first call, another process writes the other videos."""
+
+        def __call__(self, video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+            if not self.asked:
+                write(tmp_path / "ours", videos=VIDEOS[1:])
+            return super().__call__(video, frames)
+
+    bars = closed_bars(monkeypatch)
+    write(tmp_path / "ours", Shared(), progress=True)
+    assert bars[0] == (13, 13)
+
+
+def test_names_of_the_challenge_are_those_of_a_split_or_of_all(tmp_path: Path) -> None:
+    splits = {"train": ["a.mp4"], "public_test": ["b.mp4", "c.mp4"], "private_test": []}
+    (tmp_path / "TrainTestSplit.json").write_text(json.dumps(splits))
+    published = SUBMISSION_FORMATS["ntire"].published
+    assert published(tmp_path, "public_test") == ["b", "c"]
+    assert published(tmp_path, "all") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("to", SUBMISSION_FORMATS)

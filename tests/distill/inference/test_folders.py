@@ -156,6 +156,20 @@ def test_predict_folder_with_results_of_other_model_or_settings_is_refused(video
         run(SmallModel(), videos, out=None, first_frames="flip")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[" * 200_000, b"[]", b"\xff", b"\xef\xbb\xbf{}", b"9" * 5000, b"null", b'{"model": 3}', b'{"a": 1}'],
+)
+def test_predict_folder_with_damaged_record_is_refused(videos: Path, tmp_path: Path, content: bytes) -> None:
+    run(SmallModel(), videos, out=None)
+    (tmp_path / "maps" / RECORD).write_bytes(content)
+    with pytest.raises(UserError, match=r"predicted_by\.json: cannot be read as the record of a model") as caught:
+        run(SmallModel(), videos, out=None)
+    assert "choose another folder" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "maps" / RECORD).read_bytes() == content
+
+
 def test_predict_folder_with_broken_video_processes_the_others(videos: Path, tmp_path: Path) -> None:
     (videos / "a_broken.mp4").write_bytes(b"no video")
     with pytest.raises(
@@ -243,6 +257,25 @@ def test_predict_command_in_two_processes_shares_the_work(videos: Path, weights:
     assert {path.removesuffix(".mp4") for path in tree(tmp_path / "out")} == {*names, RECORD}
     for index in range(9):
         assert len(list((tmp_path / f"maps/c{index}").iterdir())) == 7
+
+
+def test_predict_command_on_sigterm_says_how_to_resume(videos: Path, weights: str, tmp_path: Path) -> None:
+    source = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
+    (videos / "c_long.avi").symlink_to(source)  # takes seconds, and comes second
+    (process,) = processes(videos, weights, 1)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "maps").glob(".c_long.*.tmp/*.png")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "1 videos processed; run the same command again to resume" in errors
+    assert errors.rstrip().endswith("saldistill: terminated")
+    assert "Traceback" not in errors
+    assert tree(tmp_path / "out") == ["b.mp4", RECORD]
+    assert not [path for folder in ("out", "maps") for path in (tmp_path / folder).rglob(".*")]
 
 
 def test_predict_command_after_kill_resumes(videos: Path, weights: str, tmp_path: Path) -> None:

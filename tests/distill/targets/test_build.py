@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.bars import closed_bars
 from helpers.places import REPOSITORY
 from helpers.stores import TinyTeacher, build_small, content, flip_byte
 from PIL import Image
@@ -13,6 +14,7 @@ from distill.data.sets import synthetic
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
+from distill.targets.build import build
 from distill.targets.fingerprint import fingerprint
 from distill.targets.info import info
 from distill.targets.store import TargetStore
@@ -72,6 +74,25 @@ def test_build_resumes_after_ctrl_c_with_identical_bytes(tmp_path, videos, caplo
     assert build_small(tmp_path / "store", videos, again).complete
     assert again.calls == 7 - len(batches)
     assert content(tmp_path / "store") == content(tmp_path / "straight")
+
+
+def test_progress_bar_of_a_shared_build_ends_at_its_total(tmp_path, videos, monkeypatch):
+    class Shared(TinyTeacher):
+        """At its first call, another process writes all shards that this one has not claimed."""
+
+        def forward(self, clip):
+            if not self.calls:
+                with TargetStore.open(tmp_path / "store") as other:
+                    for batches in other.missing():
+                        for batch in batches:
+                            other.commit(batch, np.zeros((len(batch.frames), *self.map_size), np.float32))
+            return super().forward(clip)
+
+    bars = closed_bars(monkeypatch)
+    settings = InferenceSettings(batch_size=4)
+    store = build(Shared().loaded(), videos, tmp_path / "store", settings, batches_per_shard=2)
+    assert store.complete
+    assert bars == [(23, 23)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,33 @@ def test_concurrent_processes_write_the_bytes_of_one(tmp_path: Path, start, monk
     store = TargetStore.open(tmp_path / "store")
     assert store.complete
     assert content(tmp_path / "store") == alone
+
+
+def test_build_on_sigterm_keeps_committed_maps_and_resumes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(create_model("student/thtdnet:micro"), tmp_path / "teacher.safetensors")
+    save_config(config(tmp_path), tmp_path / "run.yaml")
+    command = [sys.executable, str(SCRIPTS / "cache_targets.py"), "run.yaml"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("store/shards/*.shard")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "store: interrupted; committed maps are kept, and the same command resumes" in errors
+    assert errors.rstrip().endswith("saldistill: terminated")
+    assert "Traceback" not in errors
+    kept = TargetStore.open(tmp_path / "store")
+    assert 0 < kept.count_committed() < kept.plan.num_records
+    setup.build_store(config(tmp_path))
+    resumed = content(tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    setup.build_store(config(tmp_path))
+    assert resumed == content(tmp_path / "store")
 
 
 def test_each_launched_process_gets_its_own_gpu(monkeypatch, tmp_path) -> None:

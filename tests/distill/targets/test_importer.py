@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,21 @@ def test_import_of_a_repaired_folder_succeeds(tmp_path):
         imported(folder, out=tmp_path / "store")
     (tmp_path / "empty").mkdir()
     assert imported(folder, out=tmp_path / "empty").complete
+
+
+def test_import_on_a_full_disk_says_that_nothing_is_kept(tmp_path):
+    folder = write(tmp_path / "maps", {"v": list(range(40))})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(
+            UserError, match=r"store: no space left to write \(File too large\); nothing of the import"
+        ):
+            imported(folder, out=tmp_path / "store")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
+    assert imported(folder, out=tmp_path / "store").complete
 
 
 def test_verify_of_an_imported_store_compares_with_its_sources(tmp_path):
