@@ -340,7 +340,7 @@ def test_quantize_command_writes_and_compares_files(
     assert [row["precision"] for row in rows] == ["fp32", "fp16", "int8"]
     assert all(row["milliseconds"] > 0 for row in rows)
     assert main(words) == 2
-    assert "s-fp16.onnx: a file already exists" in capsys.readouterr().err
+    assert "s-fp16.onnx: the quantized file already exists" in capsys.readouterr().err
 
 
 def test_compare_precisions_invalid_input_is_rejected(files: dict[str, Path], tmp_path: Path) -> None:
