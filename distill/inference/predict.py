@@ -5,6 +5,7 @@
 For a folder of videos see `folders.py`.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.claims import claim
+from distill.data.video.damage import damaged_frames_read
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader, in_parts
 from distill.data.video.writer import VideoWriter
@@ -27,6 +29,8 @@ from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.protocols import SaliencyModel
 from distill.saliency import peak_map
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ def write_prediction(
             bar.update(len(frames))
         if written:
             written.result()
+    if damaged := damaged_frames_read(source):
+        log.warning("%s: %d of %d frames damaged; the decoder filled in missing parts", source, damaged, num_frames)
     return Prediction(num_frames, time.perf_counter() - started, out, maps)
 
 

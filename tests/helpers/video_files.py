@@ -60,3 +60,17 @@ def cut_away(source: Path, target: Path, frames: int) -> Path:
                 packet.stream = stream
                 after.mux(packet)
     return target
+
+
+def damage_packets(path: Path, packets: Sequence[int], *, seed: int = 0) -> Path:
+    """Flip bits in the second half of some packets of a video, in place; headers stay intact."""
+    random = np.random.default_rng(seed)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    for packet in packets:
+        position, size = places[packet]
+        for offset in random.integers(size // 2, size, 8):
+            content[position + int(offset)] ^= 1 << int(random.integers(8))
+    path.write_bytes(content)
+    return path

@@ -54,6 +54,7 @@ class DataSetScan:
         videos: usable videos, in natural order.
         broken: name -> error message of each broken video.
         left_out: names of videos without ground truth that were left out of a labelled split.
+        damaged: name -> number of damaged frames of each usable video, if it was inspected thoroughly.
     """
 
     dataset: "DataSet"
@@ -61,6 +62,7 @@ class DataSetScan:
     videos: list[Video] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    damaged: dict[str, int] = field(default_factory=dict)
 
     def exclude(self, video: Video, error: UserError) -> None:
         """Move a video from `videos` to `broken`."""
@@ -188,6 +190,8 @@ def _inspect_media(scan: DataSetScan, media: dict[str, Path], *, keep_unlabelled
         frames, recording = range(probe.num_frames), dataset.recording(name)
         video = Video(name, path, probe.num_frames, probe.fps, probe.size, frames, truth, dataset.name, recording)
         scan.videos.append(video)
+        if probe.damaged:
+            scan.damaged[name] = len(probe.damaged)
         points = truth.listed if isinstance(truth, MapsTruth) else truth
         if points is not None:
             listed.append((video, points))

@@ -105,6 +105,14 @@ def find_videos(
         if len(why) > MAX_NAMED:
             why[MAX_NAMED:] = [f"and {len(why) - MAX_NAMED} more, see saldistill data check"]
         log.warning("%s: %s left out:\n  %s", where, plural(len(scan.broken), "broken video"), "\n  ".join(why))
+    if scan.damaged:
+        damaged = [f"{name} ({plural(count, 'frame')})" for name, count in scan.damaged.items()]
+        log.warning(
+            "%s: %s with damaged frames in use, which the decoder fills in: %s",
+            where,
+            plural(len(damaged), "video"),
+            ", ".join(damaged[:MAX_NAMED]) + ", ..." * (len(damaged) > MAX_NAMED),
+        )
     if scan.left_out:
         names = ", ".join(scan.left_out[:MAX_NAMED]) + ", ..." * (len(scan.left_out) > MAX_NAMED)
         log.warning("%s: %s without ground truth left out: %s", where, plural(len(scan.left_out), "video"), names)

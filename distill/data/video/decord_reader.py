@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.video.damage import note_damage
 from distill.data.video.guard import heartbeat
 from distill.data.video.protocol import VideoReader, unique_frames
 from distill.errors import UserError
@@ -79,6 +80,7 @@ class DecordReader:
         fps: frame rate.
         size: (height, width) in pixels.
         fallback: opens another reader for sizes that decord cannot decode to.
+        damaged: frames that are known to be damaged.
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class DecordReader:
         fps: float,
         size: tuple[int, int],
         fallback: Callable[[], VideoReader],
+        damaged: Iterable[int] = (),
     ) -> None:
         self.path, self.num_frames, self.fps, self.size = path, num_frames, fps, size
-        self._fallback = fallback
+        self._fallback, self._known_damage = fallback, frozenset(damaged)
         self._decoders: dict[tuple[int, int], Any] = {}
         self._fallbacks: dict[tuple[int, int], VideoReader] = {}
         self._decoder(self.size)
@@ -121,4 +124,5 @@ class DecordReader:
             raise UserError(
                 f"{self.path}: frames {unique[0] + 1} to {unique[-1] + 1} cannot be decoded; the file is damaged"
             ) from error
+        note_damage(self.path, self._known_damage.intersection(unique.tolist()), known=True)
         return pixels if len(unique) == len(frames) and (np.diff(positions) > 0).all() else pixels[positions]

@@ -43,6 +43,7 @@ class FolderProbe:
     remarks: tuple[str, ...] = ()
 
     fps: ClassVar[float] = FOLDER_FPS
+    damaged: ClassVar[tuple[int, ...]] = ()
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:

@@ -49,6 +49,7 @@ def open_with_decord(path: Path, info: Probe) -> DecordReader:
         fps=info.fps,
         size=info.size,
         fallback=partial(AvReader, path, info),
+        damaged=info.damaged,
     )
 
 

@@ -20,11 +20,12 @@ import numpy as np
 from pydantic import PlainValidator
 
 from distill.data.text import named_frames
+from distill.data.video.decoding import Decoded, damage_remarks, damaged_frames, decode_rest
 from distill.data.video.decord_reader import decord_agrees
 from distill.data.video.guard import heartbeat
 from distill.data.video.probe_cache import Inspection, inspect_all
 from distill.errors import UserError
-from distill.limits import MAX_JSON_BYTES
+from distill.limits import MAX_JSON_BYTES, MAX_PICTURE_PIXELS, check_limit
 from distill.validation import parse_json
 
 TOLERANCE = 0.01
@@ -66,6 +67,7 @@ class Probe:
         keys: timestamps of the key frames.
         regular: header, packets, the decoded end and decord agree, so decord can read the file.
         remarks: messages on harmless irregularities.
+        damaged: frames that the decoder has to fill in, known after a thorough inspection.
     """
 
     num_frames: int
@@ -76,11 +78,13 @@ class Probe:
     keys: Annotated[np.ndarray, PlainValidator(_unpacked)]
     regular: bool
     remarks: tuple[str, ...] = ()
+    damaged: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON value."""
         arrays = {"stamps": _packed(self.stamps), "keys": _packed(self.keys)}
-        return {**asdict(self), **arrays, "size": list(self.size), "remarks": list(self.remarks)}
+        lists = {name: list(getattr(self, name)) for name in ("size", "remarks", "damaged")}
+        return {**asdict(self), **arrays, **lists}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -166,6 +170,7 @@ def _examine(path: str, container: av.container.InputContainer, thorough: bool) 
                 key_stamps.append(packet.pts)
     if not stamps:
         raise UserError(f"{path}: no complete frame in this file; it is cut off or damaged")
+    check_limit(stream.width * stream.height, MAX_PICTURE_PIXELS, f"{path}: pixels of a frame")
     last = max((end for end in ends if end is not None), default=0)
     expected, present = _expected_frames(path, container, stream, len(stamps) + hidden, last)
     times = keys = None
@@ -174,10 +179,14 @@ def _examine(path: str, container: av.container.InputContainer, thorough: bool) 
         times, keys = np.array(sorted(stamps)), np.array(sorted(key_stamps))
         num_frames = _decodable(path, container, stream, times, keys)
     else:
-        num_frames = len(_decode_all(path))
+        num_frames = len(_decode_all(path).stamps)
     remarks = [*_missing(path, expected, present), *_missing(path, len(stamps), num_frames)]
+    damaged: tuple[int, ...] = ()
     if thorough:
-        remarks += _damaged(path, times, num_frames)
+        decoded = _decode_all(path, detect=True)
+        _require_all(path, decoded, times, num_frames)
+        damaged = damaged_frames(decoded, times, keys)
+        remarks += damage_remarks(decoded, damaged)
     turn = _turn(path)
     size = (stream.codec_context.height, stream.codec_context.width)
     fps, doubts = _rate(stream, times)
@@ -190,6 +199,7 @@ def _examine(path: str, container: av.container.InputContainer, thorough: bool) 
         "keys": np.zeros(0, dtype=np.int64) if keys is None else keys,
         "regular": times is not None and stream.frames == len(stamps) == num_frames,
         "remarks": (*remarks, *doubts),
+        "damaged": damaged,
     }
 
 
@@ -254,30 +264,23 @@ def _decodable(
     """Return the number of frames before the first one of the last group of pictures that does not decode."""
     last_key = int(keys[-1])
     container.seek(last_key, stream=stream)
-    decoded = {frame.pts for frame in _decoded(container, stream)}
+    decoded = set(decode_rest(container, stream).stamps)
     if last_key not in decoded:  # the container cannot seek to it
-        decoded = {stamp for stamp, _ in _decode_all(path)}
+        decoded = set(_decode_all(path).stamps)
     for index in range(int(np.searchsorted(stamps, last_key)), len(stamps)):
         if int(stamps[index]) not in decoded:
             return index
     return len(stamps)
 
 
-def _damaged(path: str, stamps: np.ndarray | None, num_frames: int) -> Iterator[str]:
-    """Decode every frame; yield a remark on frames that the decoder had to conceal errors in.
-
-    Raises:
-        UserError: if a frame does not decode.
-    """
-    decoded = _decode_all(path)[:num_frames]
+def _require_all(path: str, decoded: Decoded, stamps: np.ndarray | None, num_frames: int) -> None:
+    """Raise a UserError if one of the frames has not decoded."""
     if stamps is not None:
-        decodable = {stamp for stamp, _ in decoded}
+        decodable = set(decoded.stamps)
         if missing := [index for index in range(num_frames) if int(stamps[index]) not in decodable]:
             raise UserError(
                 f"{path}: {named_frames(missing)} cannot be decoded; the file is damaged, copy or download it again"
             )
-    if concealed := [index for index, (_, corrupt) in enumerate(decoded) if corrupt]:
-        yield f"{named_frames(concealed)} damaged; the decoder fills in missing parts"
 
 
 def _turn(path: str) -> int:
@@ -288,10 +291,10 @@ def _turn(path: str) -> int:
     return degrees // 90 % 4 if degrees % 90 == 0 else 0
 
 
-def _decode_all(path: str) -> list[tuple[int | None, bool]]:
-    """Return the timestamp of each frame that decodes, and whether it has concealed errors."""
+def _decode_all(path: str, *, detect: bool = False) -> Decoded:
+    """Decode a whole file; see `decode_rest`."""
     with av.open(path) as container:
-        return [(frame.pts, frame.is_corrupt) for frame in _decoded(container, container.streams.video[0])]
+        return decode_rest(container, container.streams.video[0], detect=detect)
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 
+from distill.data.video.damage import note_damage
 from distill.data.video.probe import Probe
 from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
@@ -21,6 +22,7 @@ class AvReader:
     def __init__(self, path: Path, info: Probe) -> None:
         self.path, self.num_frames, self.fps, self.size = path, info.num_frames, info.fps, info.size
         self._stamps, self._keys, self._turn = info.stamps, info.keys, info.turn
+        self._known_damage, self._concealed = frozenset(info.damaged), set[int]()
         self._places = {} if info.stamps is None else {int(s): i for i, s in enumerate(info.stamps)}
         self._scaler = av.video.reformatter.VideoReformatter()
         self._container: Any = None
@@ -30,15 +32,18 @@ class AvReader:
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
         unique, positions = unique_frames(frames, self.num_frames)
+        indices = unique.tolist()
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
         if self._turn % 2:  # scaled as stored, then rotated
             height, width = width, height
-        for row, index in enumerate(unique.tolist()):
+        for row, index in enumerate(indices):
             scaled = self._scaler.reformat(
                 self.frame(index), width=width, height=height, format="rgb24", interpolation="BICUBIC"
             )
             pixels[row] = np.rot90(scaled.to_ndarray(), self._turn)
+        note_damage(self.path, self._known_damage.intersection(indices), known=True)
+        note_damage(self.path, self._concealed.intersection(indices), known=bool(self._known_damage))
         return pixels[positions]
 
     def frame(self, index: int) -> av.VideoFrame:
@@ -109,4 +114,6 @@ class AvReader:
                 place = counted if self._stamps is None else self._places.get(frame.pts, -1)
                 counted += 1
                 if place >= 0:
+                    if frame.is_corrupt:
+                        self._concealed.add(place)
                     yield place, frame

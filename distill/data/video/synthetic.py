@@ -8,6 +8,7 @@ from PIL import Image
 
 from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
+from distill.limits import MAX_PICTURE_PIXELS, check_limit
 
 PREFIX = "synthetic:"
 """Start of the path of a generated video, `synthetic:SEED-FRAMESxHEIGHTxWIDTH`."""
@@ -31,12 +32,13 @@ class SyntheticReader:
     fps = 30.0
 
     def __init__(self, name: str) -> None:
-        match = re.fullmatch(PREFIX + r"(\d+)-(\d+)x(\d+)x(\d+)", name)
+        match = re.fullmatch(PREFIX + "{0}-{0}x{0}x{0}".format("([0-9]{1,9})"), name)
         if match is None:
             raise UserError(
                 f"{name}: malformed name of a generated video; expected synthetic:SEED-FRAMESxHEIGHTxWIDTH"
             )
         self.seed, self.num_frames, height, width = (int(group) for group in match.groups())
+        check_limit(height * width, MAX_PICTURE_PIXELS, f"{name}: pixels of a frame")
         self.size = (height, width)
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
