@@ -14,7 +14,7 @@ from distill.data.sets.find import find_videos
 from distill.data.video import damage
 from distill.data.video.decord_reader import DecordReader
 from distill.data.video.open import open_video
-from distill.data.video.probe import probe
+from distill.data.video.probe import examine, probe
 from distill.data.video.pyav_reader import AvReader
 from distill.errors import UserError
 from distill.limits import MAX_PICTURE_PIXELS
@@ -46,7 +46,8 @@ def video(path: Path, codec: str) -> Path:
 @pytest.fixture(params=["libx264", "mpeg4"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     name = {"libx264": "a.mp4", "mpeg4": "a.avi"}[request.param]
-    return video(tmp_path / name, request.param)
+    (tmp_path / "data").mkdir()
+    return video(tmp_path / "data" / name, request.param)
 
 
 def test_intact_video_has_no_damage(path: Path) -> None:
@@ -110,12 +111,12 @@ def test_predict_counts_damaged_frames(path: Path, tmp_path: Path, caplog: pytes
     assert f"{path}: {len(found.damaged)} of {FRAMES} frames damaged; the decoder filled in" in caplog.text
 
 
-def test_video_with_too_large_frames_is_refused(tmp_path: Path) -> None:
-    path = video(tmp_path / "a.mp4", "libx264")
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"avc1", b"avc1"))
+def test_video_with_too_large_frames_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=rf"pixels of a frame: .* is over the limit of {MAX_PICTURE_PIXELS:,}"):
         open_video("synthetic:0-1x100000x100000")
+    monkeypatch.setattr("distill.data.video.probe.MAX_PICTURE_PIXELS", 96 * 160 - 1)
+    with pytest.raises(UserError, match=r"a\.mp4: pixels of a frame: 15,360 is over the limit of 15,359"):
+        examine(str(video(tmp_path / "a.mp4", "libx264")))
 
 
 @pytest.mark.parametrize("name", ["0-1x1x" + "1" * 5000, "²-1x1x1", "a", "1-2x3"])
