@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attack.damage import flip_bit
+from attack.documents import JSON_TEXTS
 from attack.harness import Case, Check, Outcome, Runner, anything, contents
 from attack.material import Material
 from attack.weights import same_maps, split
@@ -104,6 +105,46 @@ def of_runs(material: Material, runner: Runner, chance: random.Random, number: i
                 flipped(run, "out", name, chance),
                 same_run(expected, lines, name),
             )
+    for name, content in torn_logs((run / "log.jsonl").read_bytes()).items():
+        yield Case(
+            f"log.jsonl with {name}: train, resume=auto",
+            train_command(material),
+            replaced(run, "log.jsonl", content),
+            same_run(expected, lines, "log.jsonl"),
+        )
+    state = next((run / "checkpoints").glob("step-00000[4-9]/state.json")).relative_to(run)
+    for name, content in JSON_TEXTS.items():
+        yield Case(
+            f"state.json, {name}: train, resume=auto",
+            train_command(material),
+            replaced(run, str(state), content),
+            same_run(expected, lines, "state.json"),
+        )
+
+
+def replaced(source: Path, name: str, content: bytes) -> Callable[[Path], None]:
+    """Return a function that copies a run and replaces a file of it."""
+
+    def prepare(folder: Path) -> None:
+        shutil.copytree(source, folder / "out")
+        (folder / "out" / name).write_bytes(content)
+
+    return prepare
+
+
+def torn_logs(log: bytes) -> dict[str, bytes]:
+    """Return logs in which a crash, a power cut or an editor damaged one line."""
+    lines = log.splitlines(keepends=True)
+    return {
+        "torn line": b"".join([lines[0], lines[1][:20], b"\n", *lines[2:]]),
+        "torn end": log[:-7],
+        "bytes that are no UTF-8": b"".join([lines[0], b'{"kind": "\xff\xfe"}\n', *lines[1:]]),
+        "zeros": b"".join([lines[0], bytes(300), b"\n", *lines[1:]]),
+        "a number": b"".join([lines[0], b"3\n", *lines[1:]]),
+        "null": b"".join([lines[0], b"null\n", *lines[1:]]),
+        "an empty mapping": b"".join([lines[0], b"{}\n", *lines[1:]]),
+        "a deep line": b"".join([lines[0], b"[" * 200_000, b"\n", *lines[1:]]),
+    }
 
 
 def of_results(material: Material, runner: Runner, chance: random.Random, number: int) -> Iterator[Case]:

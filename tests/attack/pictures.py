@@ -18,8 +18,8 @@ from attack.damage import damaged
 from attack.harness import Case, Check, Outcome, anything, nothing
 from attack.material import FRAMES, SIZE, Material, moving_pictures
 
-SAME = 0.95
-"""Correlation of the maps of the same frames in another format; 8-bit frames read as white have about 0."""
+SAME = 2.0
+"""Grey levels by which maps of the same frames in another format may differ on average; of white frames: 6.6."""
 
 
 def encoded(image: Image.Image, form: str = "png", **options: Any) -> bytes:
@@ -59,7 +59,7 @@ FORMATS: dict[str, tuple[str, Any]] = {
     "palette": (".png", lambda p: encoded(Image.fromarray(p).quantize(255))),
     "RGBA": (".png", lambda p: encoded(Image.fromarray(p).convert("RGBA"))),
     "CMYK": (".jpg", lambda p: encoded(Image.fromarray(p).convert("CMYK"), "jpeg", quality=98)),
-    "JPEG named PNG": (".png", lambda p: encoded(Image.fromarray(p), "jpeg", quality=98)),
+    "JPEG named PNG": (".png", lambda p: encoded(Image.fromarray(p), "jpeg", quality=98, subsampling=0)),
 }
 """Name -> suffix, and a function that encodes a picture (H, W, 3) uint8."""
 
@@ -70,14 +70,14 @@ def read_maps(folder: Path) -> np.ndarray:
 
 
 def like(expected: np.ndarray) -> Check:
-    """Return a check that predicted maps correlate with those of the same frames as 8-bit files."""
+    """Return a check that predicted maps are those of the same frames as 8-bit files."""
 
     def check(outcome: Outcome, folder: Path) -> str | None:
         found = read_maps(folder / "maps")
         if found.shape != expected.shape:
             return f"{len(found)} maps of {found.shape[1]} pixels instead of {expected.shape}"
-        lowest = min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, expected, strict=True))
-        return None if lowest > SAME else f"a map's CC with that of the same 8-bit frame is {lowest:.2f}"
+        away = np.abs(found - expected).mean()
+        return None if away < SAME else f"maps differ by {away:.1f} grey levels from those of the same 8-bit frames"
 
     return check
 

@@ -10,7 +10,7 @@ with a command that repeats it.
 
 import pytest
 
-from attack import disk, documents, flips, kills, names, pictures, races, videos, weights
+from attack import disk, documents, flips, kills, names, options, pictures, races, videos, weights
 from attack.harness import Attack
 
 pytestmark = pytest.mark.slow
@@ -33,6 +33,11 @@ def test_yaml(attack: Attack) -> None:
 
 def test_json(attack: Attack) -> None:
     attack.run(documents.json_cases(attack.material, attack.random, attack.count(10)))
+    attack.conclude()
+
+
+def test_options(attack: Attack) -> None:
+    attack.run(options.cases(attack.material))
     attack.conclude()
 
 

@@ -19,6 +19,8 @@ import torch
 from attack.damage import damaged, written, wrong_values
 from attack.harness import Case, Check, Outcome, anything, contents, nothing
 from attack.material import Material
+from distill.models.registry import create_model
+from distill.models.weight_files import save_model
 
 KEY = "saldistill"
 """Metadata key of the project's headers."""
@@ -77,9 +79,28 @@ BAD_METADATA: dict[str, bytes] = {
 }
 
 
-def bad_headers(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield .safetensors files whose format is broken or lies."""
+def unsigned(content: bytes) -> bytes:
+    """Return the file without its checksum, as earlier versions wrote it, so that its values are read."""
     header, data = split(content)
+    kept = {key: value for key, value in header["__metadata__"].items() if key in (KEY, "format")}
+    return joined({**header, "__metadata__": kept}, data)
+
+
+def with_index(content: bytes, value: int) -> bytes:
+    """Return the unsigned file with a value in all tensors of whole numbers, which index other tensors."""
+    header, data = split(unsigned(content))
+    changed = bytearray(data)
+    for name, about in header.items():
+        if name != "__metadata__" and about["dtype"] == "I64":
+            start, end = about["data_offsets"]
+            changed[start:end] = np.full((end - start) // 8, value, "<i8").tobytes()
+    assert changed != data
+    return joined(header, bytes(changed))
+
+
+def bad_headers(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield .safetensors files whose format is broken or lies, without a checksum that would tell."""
+    header, data = split(unsigned(content))
     key = next(name for name in header if name != "__metadata__")
     for name, change in {
         "unknown dtype": {"dtype": "F33"},
@@ -269,7 +290,17 @@ def cases(material: Material, runner: Any, chance: random.Random, number: int) -
             argv,
             with_config(material, "bad.safetensors", content),
             check,
+            refusals=(1, 2) if argv[0] == "train" else (2,),  # 1: a loss of NaN
             lists=True,
+        )
+    swin = folder / "swin.safetensors"
+    save_model(create_model("teacher/salfom", variant="micro-swin"), swin)
+    for value in (-1, 10**6, -(2**63), 3):
+        yield Case(
+            f"safetensors, indices of {value}: predict",
+            ("predict", "bad.safetensors", material.frames, "--maps", "maps"),
+            written("bad.safetensors", with_index(swin.read_bytes(), value)),
+            nothing,
         )
     for name, content, possible in onnx_files(material.onnx.read_bytes(), chance, number):
         yield Case(
@@ -285,6 +316,13 @@ def cases(material: Material, runner: Any, chance: random.Random, number: int) -
             maps["edge"] if possible else nothing,
             program="edge",
         )
+        if chance.random() < 0.15:
+            options = ("--frames", "8", "--rounds", "1", "-o", "out.onnx")
+            yield Case(
+                f"onnx, {name}: quantize",
+                ("quantize", "bad.onnx", "--to", "fp16", "--on", material.frames, *options),
+                written("bad.onnx", content),
+            )
     for name, content, possible in pth_files(material.pth.read_bytes(), chance, number):
         yield Case(
             f"pth, {name}: models --convert",
