@@ -31,8 +31,8 @@ from helpers.places import REPOSITORY
 SECONDS, MEMORY = 30.0 * float(os.environ.get("ATTACK_PATIENCE", "1")), 2e9
 """Time and memory that a command may take; ATTACK_PATIENCE is for machines that are busy with other work."""
 
-LANES = 2
-"""Commands that run at once."""
+LANES = max(1, min(4, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+"""Commands that run at once: one per core, shared with the other processes of pytest-xdist."""
 
 LONGEST = 2000
 """Characters of a message; longer ones repeat their input."""
