@@ -70,6 +70,8 @@ def serve(requests: int, results: int) -> dict[str, Any] | None:
         if select.select([requests], [], [], POLL if jobs else None)[0]:
             received = os.read(requests, 1 << 20)
             if not received:
+                for pid in jobs:
+                    kill_session(pid)
                 return None
             *lines, unread = (unread + received).split(b"\n")
             for request in map(json.loads, lines):
