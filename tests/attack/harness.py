@@ -331,15 +331,17 @@ def judge(case: Case, outcome: Outcome, folder: Path) -> tuple[str, str] | None:
         return ("silent", wrong) if wrong else None
     if outcome.code not in case.refusals:
         return "exit code", f"{outcome.code}; last line: {last_line(outcome.stderr)}"
-    return judge_message(outcome, lists=case.lists)
+    typed = [value for word in case.argv if len(value := str(word).rpartition("=")[2]) > 100]
+    return judge_message(outcome, lists=case.lists, typed=typed)
 
 
-def judge_message(outcome: Outcome, *, lists: bool = False) -> tuple[str, str] | None:
+def judge_message(outcome: Outcome, *, lists: bool = False, typed: Sequence[str] = ()) -> tuple[str, str] | None:
     """Return what is wrong with the message of a refusal, (kind, detail): it must be one line.
 
     Args:
         outcome: how the command ended.
         lists: whether the message may be a list of mistakes, one line each, that all start with the same file.
+        typed: long words of the command line, which a message may repeat.
     """
     first, *more = outcome.message.splitlines() or [""]
     if any(trace in outcome.stderr for trace in TRACES):
@@ -349,6 +351,8 @@ def judge_message(outcome: Outcome, *, lists: bool = False) -> tuple[str, str] |
     start = first.partition(":")[0]
     if more and not (lists and all(line.startswith((" ", start)) for line in more)):
         return "message", f"{1 + len(more)} lines: {first[:100]} ... {more[-1][:200]}"
+    for word in typed:
+        first = first.replace(word, "...")
     if max(map(len, (first, *more))) > LONGEST:
         return "message", f"{len(outcome.message)} characters: {first[:200]}"
     return None

@@ -61,4 +61,6 @@ def is_fine(option: str, value: str) -> bool:
         ("--cuts", many),
         ("--cuts", "9" * 5000),
         ("--fps", "1.5"),
+        ("--fps", "٣"),
+        ("--threads", "٣"),
     }

@@ -53,6 +53,13 @@ def test_judge_of_a_list_of_mistakes_accepts_only_lines_of_one_file() -> None:
     assert judge(Case("case", [], lists=True), other, Path()) is not None
 
 
+def test_judge_lets_a_message_repeat_the_command_line_only() -> None:
+    long = "n" * 5000
+    ending = outcome(2, f"saldistill: {long}: no such file\n")
+    assert judge(Case("case", ["predict", long]), ending, Path()) is None
+    assert judge(Case("case", ["predict", "short"]), ending, Path()) is not None
+
+
 @pytest.mark.parametrize(
     ("name", "temporary"),
     [("out/0001.png", False), ("out.mp4", False), (".out.12345678.tmp.mp4", True), ("out/.a.lock", True)],
