@@ -19,6 +19,7 @@ The .onnx file describes itself (mode, sizes, inputs, outputs and state) in JSON
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import math
@@ -41,6 +42,8 @@ import numpy as np
 import onnxruntime
 
 METADATA_KEY = "saldistill"
+CHECKSUM_KEY = "saldistill_sha256"
+"""Key of the checksum; files of earlier versions have none."""
 FORMATS = (1, 2)
 """Supported versions of the metadata; version 1 has only clip mode, and neither `reach` nor `state`."""
 
@@ -398,6 +401,7 @@ class EdgeModel:
             properties = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
+        check_file(properties, self.path)
         self.metadata = read_metadata(properties, self.path)
         self.mode: str = self.metadata["mode"]
         self.num_frames: int = self.metadata["frames"]
@@ -507,6 +511,32 @@ class EdgeModel:
                 "diverged; copy or export the file again"
             )
         return np.where(finite, clipped, np.float32(np.nan))
+
+
+def check_file(properties: dict[str, str], path: Path) -> None:
+    """Check the checksum of an exported file, if it has one.
+
+    Raises:
+        ValueError: the file was damaged or changed after it was exported.
+    """
+    recorded = properties.get(CHECKSUM_KEY)
+    if recorded is not None and (len(recorded) != 64 or checksum(path, recorded) != recorded):
+        raise ValueError(
+            f"{path}: its checksum differs, so that it was damaged or changed after the export; copy or export it "
+            "again"
+        )
+
+
+def checksum(path: Path, recorded: str) -> str:
+    """Return the SHA-256 of a file, with zeros in place of the recorded checksum, and of its .data file."""
+    entry = CHECKSUM_KEY.encode() + b"\x12\x40"  # field 2 of 64 bytes follows, in the file's Protocol Buffers
+    found = hashlib.sha256(path.read_bytes().replace(entry + recorded.encode(), entry + b"0" * 64))
+    data = path.with_name(path.name + ".data")
+    if data.is_file():
+        with data.open("rb") as file:
+            while block := file.read(2**24):
+                found.update(block)
+    return found.hexdigest()
 
 
 def read_metadata(properties: dict[str, str], path: Path) -> dict[str, Any]:

@@ -66,6 +66,8 @@ start with:  saldistill demo        help on a verb:  saldistill VERB --help
 
 NO_SPACE_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_SPACE))})\)")
 """A full disk in the errors of safetensors."""
+MAX_LINE = 1000
+"""Characters of a line of an error message."""
 BAD_PATH = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -168,8 +170,14 @@ def setup_logging() -> None:
 
 def print_error(error: object, code: int) -> int:
     """Print an error to stderr and return the exit code."""
-    print(f"saldistill: {str(error).strip()}", file=sys.stderr)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    print("saldistill: " + "\n".join(map(shorten_middle, lines)), file=sys.stderr)
     return code
+
+
+def shorten_middle(line: str) -> str:
+    """Return a line of a message, without its middle if a long path or name makes it unreadable."""
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 2 :]}"
 
 
 def os_error_message(error: BaseException) -> str | None:

@@ -4,6 +4,7 @@ Clip mode maps a clip to its maps. Step mode, for streaming networks, maps one f
 map and the next state; the caller keeps the state.
 """
 
+import importlib
 import json
 import logging
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from onnxscript import ir
 from onnxscript import values as onnx_values
@@ -24,6 +26,10 @@ from torch import Tensor, nn
 from distill.models.protocols import SaliencyModel
 
 METADATA_KEY = "saldistill"
+CHECKSUM_KEY = "saldistill_sha256"
+UNSEALED = "0" * 64
+"""Stands in for the checksum until `seal` writes it."""
+
 
 VALUES = {
     "peak": "exp(log-saliency - its maximum over the map): the maximum of every map is 1",
@@ -107,9 +113,26 @@ def write(graph: ClipGraph, path: Path, inputs: Sequence[Tensor], metadata: Mapp
         model = rewrite(program.model, [NORMALISATION])
         name_by_module(model)
         model.metadata_props[METADATA_KEY] = json.dumps(metadata)
+        model.metadata_props[CHECKSUM_KEY] = UNSEALED
         size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
         program.model = model
         program.save(str(path), external_data=size >= EXTERNAL_BYTES)
+    seal(path)
+
+
+def save_sealed(graph: onnx.ModelProto, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Save a graph with its metadata and its checksum, in place of those that it has."""
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata), CHECKSUM_KEY: UNSEALED})
+    onnx.save(graph, str(path))
+    seal(path)
+
+
+def seal(path: Path) -> None:
+    """Write the checksum of an exported file into it; `student.edge.check_file` compares it on every load."""
+    entry = CHECKSUM_KEY.encode() + b"\x12\x40"
+    found = importlib.import_module("student.edge").checksum(path, UNSEALED)
+    path.write_bytes(path.read_bytes().replace(entry + UNSEALED.encode(), entry + found.encode()))
 
 
 def translations(opset: int) -> dict[Any, Any]:

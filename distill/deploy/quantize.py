@@ -7,7 +7,6 @@ the file was made. The new file must reproduce the maps of the old one on held-o
 of linear correlation (CC). Layers that lose too much in INT8 stay in floating point.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,7 +26,7 @@ from distill.claims import claim
 from distill.deploy.calibration import FRAMES, CalibrationClips, agreement, predict_maps, read_calibration_clips
 from distill.deploy.int8 import Int8Graph
 from distill.deploy.onnx_check import check_file
-from distill.deploy.onnx_graph import METADATA_KEY
+from distill.deploy.onnx_graph import save_sealed
 from distill.errors import UserError
 from distill.files import atomic_path, file_hash, temporary_folder
 from distill.models.onnx import OnnxModel, load_onnx
@@ -101,7 +100,7 @@ class Trial:
     def agreement(self, graph: onnx.ModelProto) -> np.ndarray:
         """Return the correlation (n,) of a graph's maps of the held-out frames with the source's."""
         path = self.folder / "trial.onnx"
-        onnx.save(graph, str(path))
+        save_sealed(graph, path, self.model.edge.metadata)
         maps = predict_maps(load_onnx(path, threads=self.threads).edge, self.clips.held_out)
         return agreement(maps, self.reference)
 
@@ -210,9 +209,7 @@ def _write_quantized(
                 f"{max_loss:g} is allowed; nothing was written"
             )
         metadata = _describe(trial, to, cc, converted)
-        del converted.graph.metadata_props[:]
-        onnx.helper.set_model_props(converted.graph, {METADATA_KEY: json.dumps(metadata)})
-        onnx.save(converted.graph, str(temporary))
+        save_sealed(converted.graph, temporary, metadata)
         check_file(temporary)
         _check_interface(model, load_onnx(temporary), path)
     return QuantizeReport(

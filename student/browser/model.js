@@ -11,6 +11,7 @@
 import { Cuts } from "./cuts.js";
 
 const METADATA_KEY = "saldistill";
+const CHECKSUM_KEY = "saldistill_sha256";
 const FORMAT = 2;
 const MAX_SIDE = 8192; // of frames and maps
 const MAX_STRIDE = 1000; // frames, or frames per second
@@ -31,6 +32,7 @@ export class Model {
    */
   static async load(ort, bytes, name = "the file") {
     const metadata = readMetadata(bytes, name);
+    await checkFile(bytes, name);
     let session;
     try {
       session = await ort.InferenceSession.create(bytes);
@@ -140,16 +142,7 @@ export class Stream {
  * @throws {UserError} the file is not an ONNX file, not exported by this project, or not in step mode.
  */
 export function readMetadata(bytes, name = "the file") {
-  let text = null;
-  try {
-    for (const [field, value] of fields(bytes)) {
-      if (field !== 14) continue;
-      const entry = Object.fromEntries([...fields(value)].map(([key, text]) => [key, decode(text)]));
-      if (entry[1] === METADATA_KEY) text = entry[2];
-    }
-  } catch {
-    throw new UserError(`${name}: not an ONNX file; expected one written by \`saldistill export\``);
-  }
+  const text = property(bytes, METADATA_KEY, name);
   if (text === null) {
     throw new UserError(
       `${name}: has no "${METADATA_KEY}" metadata; expected an ONNX file written by \`saldistill export\``,
@@ -184,6 +177,44 @@ export function readMetadata(bytes, name = "the file") {
     }
   }
   return metadata;
+}
+
+/**
+ * Compare the checksum of an exported file, which is its SHA-256 with zeros in place of the checksum. Files of earlier
+ * versions have none, and browsers compute it on https and localhost only.
+ *
+ * @throws {UserError} the file was damaged or changed.
+ */
+async function checkFile(bytes, name) {
+  const recorded = property(bytes, CHECKSUM_KEY, name);
+  if (recorded === null || !globalThis.crypto?.subtle) return;
+  const entry = new TextEncoder().encode(`${CHECKSUM_KEY}\x12\x40${recorded}`);
+  const zeroed = bytes.slice();
+  for (let place = bytes.indexOf(entry[0]); place >= 0; place = bytes.indexOf(entry[0], place + 1)) {
+    const end = place + entry.length;
+    if (entry.every((byte, index) => bytes[place + index] === byte)) zeroed.fill(48, end - 64, end);
+  }
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", zeroed));
+  if ([...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("") !== recorded) {
+    throw new UserError(
+      `${name}: its checksum differs, so that it was damaged or changed after the export; copy or export it again`,
+    );
+  }
+}
+
+/** Return a property of an ONNX file; null if it is missing. */
+function property(bytes, key, name) {
+  let found = null;
+  try {
+    for (const [field, value] of fields(bytes)) {
+      if (field !== 14) continue;
+      const entry = Object.fromEntries([...fields(value)].map(([key, text]) => [key, decode(text)]));
+      if (entry[1] === key) found = entry[2];
+    }
+  } catch {
+    throw new UserError(`${name}: not an ONNX file; expected one written by \`saldistill export\``);
+  }
+  return found;
 }
 
 /** Return pairs of a key of the metadata and whether its value has the documented type and range. */

@@ -49,9 +49,17 @@ def peak(log_saliency: Tensor) -> np.ndarray:
     return (log_saliency - log_saliency.amax((-2, -1), keepdim=True)).exp().detach().numpy()
 
 
+def without_checksum(source: Path) -> onnx.ModelProto:
+    """Load a file without its checksum, as earlier versions wrote it."""
+    model = onnx.load(source)
+    (entry,) = (each for each in model.metadata_props if each.key == "saldistill_sha256")
+    model.metadata_props.remove(entry)
+    return model
+
+
 def with_metadata(source: Path, path: Path, **changes: object) -> Path:
     """Copy a file, and change what it says about itself; None takes a key away."""
-    model = onnx.load(source)
+    model = without_checksum(source)
     (entry,) = (each for each in model.metadata_props if each.key == "saldistill")
     said = {**json.loads(entry.value), **changes}
     entry.value = json.dumps({key: value for key, value in said.items() if value is not None})
@@ -61,7 +69,7 @@ def with_metadata(source: Path, path: Path, **changes: object) -> Path:
 
 def with_broken_weights(source: Path, path: Path, value: float = float("nan")) -> Path:
     """Copy a file, and set all its floating-point weights to NaN or another value."""
-    model = onnx.load(source)
+    model = without_checksum(source)
     for tensor in model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.ndim > 1:

@@ -245,6 +245,23 @@ def test_read_metadata_unknown_format_is_rejected(step_file: Path, exported: Pat
         assert words[1].startswith(f"the file: {said}")
 
 
+@needs_node
+def test_flipped_bytes_are_found(step_file: Path) -> None:
+    """The network itself does not run here: what follows the checks fails in its own way."""
+    found = node(f"""
+        import {{ readFileSync }} from "node:fs";
+        import {{ Model }} from "./model.js";
+        const bytes = new Uint8Array(readFileSync({json.dumps(str(step_file))}));
+        const ort = {{ InferenceSession: {{ create: async () => {{ throw new Error("not here"); }} }} }};
+        const load = (changed) => Model.load(ort, changed).then(String, (error) => error.message);
+        const flipped = bytes.slice();
+        flipped[Math.floor(bytes.length / 2)] ^= 1;
+        console.log(JSON.stringify([await load(bytes), await load(flipped)]));
+    """)
+    assert found[0] == "the file: onnxruntime-web cannot load it: not here"
+    assert found[1].startswith("the file: its checksum differs")
+
+
 def refusals(texts: list[str]) -> list[str | None]:
     """Return the message for files with these metadata; None for one that is accepted."""
     files = []

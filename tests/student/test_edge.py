@@ -7,7 +7,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.edge_models import SmallModel, frames, peak, small_stream, with_broken_weights, with_metadata
+from helpers.edge_models import (
+    SmallModel,
+    frames,
+    peak,
+    small_stream,
+    with_broken_weights,
+    with_metadata,
+    without_checksum,
+)
 from helpers.model_cases import loaded
 from onnx import TensorProto, helper
 from PIL import Image
@@ -181,6 +189,27 @@ def refusal_of(path: Path) -> str | None:
 def test_metadata_that_is_no_json_object_is_rejected(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"x\.onnx: its .* metadata is invalid: .*export the model again"):
         edge.read_metadata({"saldistill": text}, tmp_path / "x.onnx")
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path, step_file: Path) -> None:
+    content = step_file.read_bytes()
+    path = tmp_path / "flipped.onnx"
+    for place in np.random.default_rng(0).integers(0, len(content), 60):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        assert refusal_of(path) is not None, place
+
+
+def test_file_without_checksum_runs_and_with_a_wrong_one_is_rejected(tmp_path: Path, step_file: Path) -> None:
+    model = without_checksum(step_file)
+    onnx.save(model, tmp_path / "old.onnx")
+    assert refusal_of(tmp_path / "old.onnx") is None
+    for value in ("", "0" * 64, "x" * 10_000):
+        model.metadata_props.add(key="saldistill_sha256", value=value)
+        onnx.save(model, tmp_path / "wrong.onnx")
+        message = refusal_of(tmp_path / "wrong.onnx")
+        assert message is not None
+        assert message.startswith(f"{tmp_path / 'wrong.onnx'}: its checksum differs")
+        model.metadata_props.pop()
 
 
 @pytest.mark.parametrize("values", ["peak", "log", "sigmoid"])

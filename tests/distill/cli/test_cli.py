@@ -176,6 +176,12 @@ def test_sigterm_ends_the_verb_with_143_and_leaves_no_handler(run: Run, monkeypa
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_long_name_in_a_message_is_cut(run: Run) -> None:
+    code, out, err = run("train", TEACHER, f"out={'o' * 5000}", "training.steps=1", "device=cpu")
+    assert (code, out) == (2, "")
+    assert max(map(len, err.splitlines())) < 1100
+
+
 @pytest.mark.parametrize(
     "error",
     [
