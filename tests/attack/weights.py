@@ -167,11 +167,12 @@ def safetensors_files(content: bytes, chance: random.Random, number: int) -> Ite
 
 
 def onnx_with(content: bytes, value: Any) -> bytes:
-    """Return an exported model with other metadata: a value to write as JSON, bytes as they are, None for none."""
+    """Return an exported model with other metadata: a value to write as JSON, bytes as they are, None for none.
+
+    It has no checksum, which would hide what else is checked.
+    """
     model = onnx.load_from_string(content)
-    kept = [each for each in model.metadata_props if each.key != KEY]
     del model.metadata_props[:]
-    model.metadata_props.extend(kept)
     if value is not None:
         text = value.decode("latin-1") if isinstance(value, bytes) else json.dumps(value)
         model.metadata_props.add(key=KEY, value=text)
@@ -187,7 +188,7 @@ def onnx_nan(content: bytes) -> bytes:
     model = onnx.load_from_string(content)
     tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
     tensor.raw_data = np.full(len(tensor.raw_data) // 4, np.nan, "<f4").tobytes()
-    return model.SerializeToString()
+    return onnx_with(model.SerializeToString(), onnx_metadata(content))
 
 
 def onnx_files(content: bytes, chance: random.Random, number: int) -> Iterator[tuple[str, bytes, bool]]:
