@@ -4,7 +4,6 @@ Clip mode maps a clip to its maps. Step mode, for streaming networks, maps one f
 map and the next state; the caller keeps the state.
 """
 
-import importlib
 import json
 import logging
 import warnings
@@ -23,13 +22,10 @@ from onnxscript import values as onnx_values
 from onnxscript.rewriter import RewriteRule, rewrite
 from torch import Tensor, nn
 
+from distill.models.onnx import CHECKSUM_KEY, UNSEALED, seal
 from distill.models.protocols import SaliencyModel
 
 METADATA_KEY = "saldistill"
-CHECKSUM_KEY = "saldistill_sha256"
-UNSEALED = "0" * 64
-"""Stands in for the checksum until `seal` writes it."""
-
 
 VALUES = {
     "peak": "exp(log-saliency - its maximum over the map): the maximum of every map is 1",
@@ -126,13 +122,6 @@ def save_sealed(graph: onnx.ModelProto, path: Path, metadata: Mapping[str, Any])
     onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata), CHECKSUM_KEY: UNSEALED})
     onnx.save(graph, str(path))
     seal(path)
-
-
-def seal(path: Path) -> None:
-    """Write the checksum of an exported file into it; `student.edge.check_file` compares it on every load."""
-    entry = CHECKSUM_KEY.encode() + b"\x12\x40"
-    found = importlib.import_module("student.edge").checksum(path, UNSEALED)
-    path.write_bytes(path.read_bytes().replace(entry + UNSEALED.encode(), entry + found.encode()))
 
 
 def translations(opset: int) -> dict[Any, Any]:

@@ -15,6 +15,11 @@ from distill.errors import UserError
 LOG_FLOOR = 1e-12
 """Minimum of a map before the logarithm is taken."""
 
+CHECKSUM_KEY = "saldistill_sha256"
+
+UNSEALED = "0" * 64
+"""Stands in for the checksum of an exported file until `seal` writes it."""
+
 
 class OnnxModel(nn.Module):
     """An exported model in clip mode.
@@ -122,6 +127,13 @@ def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
     with _user_errors():
         edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads, check=False)
     return OnnxStepModel(edge) if edge.mode == "step" else OnnxModel(edge)
+
+
+def seal(path: Path) -> None:
+    """Write the checksum of an exported file into it; student/edge.py compares it on every load."""
+    found = importlib.import_module("student.edge").checksum(path, UNSEALED)
+    entry = CHECKSUM_KEY.encode() + b"\x12\x40"  # field 2 of 64 bytes follows, in the file's Protocol Buffers
+    path.write_bytes(path.read_bytes().replace(entry + UNSEALED.encode(), entry + found.encode()))
 
 
 @contextmanager
