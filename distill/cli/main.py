@@ -6,6 +6,7 @@ saldistill VERB --help
 
 import argparse
 import errno
+import functools
 import io
 import logging
 import os
@@ -117,6 +118,7 @@ def installed_version() -> str:
 def run_guarded(work: Callable[[], object]) -> int:
     """Call `work` and return the exit code; print expected errors as one message, and let bugs raise."""
     setup_logging()
+    leave_full_disks_to_main_thread()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for file names that are not valid Unicode
     try:
@@ -136,6 +138,18 @@ def run_guarded(work: Callable[[], object]) -> int:
             raise
         return print_error(message, 2)
     return 0
+
+
+@functools.cache
+def leave_full_disks_to_main_thread() -> None:
+    """Print no traceback for a full disk in a thread: TensorBoard raises the error in the main thread, too."""
+    report = threading.excepthook
+
+    def report_others(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is None or os_error_message(arguments.exc_value) is None:
+            report(arguments)
+
+    threading.excepthook = report_others
 
 
 @contextmanager

@@ -41,9 +41,7 @@ def save_published(model: LoadedModel, path: str | Path) -> None:
         save_tensors(tensors, path, overwrite=False)
     else:
         with atomic_path(path, overwrite=False) as temporary, temporary.open("wb") as file:
-            torch.save(
-                tensors, file
-            )  # an open file, whose errors tell of a full disk, unlike those of PyTorch's own
+            torch.save(tensors, file)  # an open file, whose errors show a full disk, unlike those of torch's own
 
 
 def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:

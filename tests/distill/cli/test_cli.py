@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -174,6 +176,26 @@ def test_sigterm_ends_the_verb_with_143_and_leaves_no_handler(run: Run, monkeypa
     replace_models(monkeypatch, lambda arguments: os.kill(os.getpid(), signal.SIGTERM))
     assert run("models") == (143, "", "saldistill: terminated\n")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_full_disk_in_a_thread_prints_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(arguments: Namespace) -> None:
+        error = OSError(errno.ENOSPC, "No space left on device")
+        with ThreadPoolExecutor() as pool:  # for the main thread
+            future = pool.submit(raise_error, error)
+        thread = threading.Thread(target=raise_error, args=(error,))
+        thread.start()
+        thread.join()
+        future.result()
+
+    replace_models(monkeypatch, work)
+    code, _, err = run("models")
+    assert code == 2
+    assert is_one_message(err)
+
+
+def raise_error(error: BaseException) -> None:
+    raise error
 
 
 def test_long_name_in_a_message_is_cut(run: Run) -> None:
