@@ -60,6 +60,8 @@ class ModelSection(Section):
     @classmethod
     def _bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         for key, value in arguments.items():
+            if key in ("name", "variant", "weights"):
+                raise ValueError(f"'{key}' is not an argument of the network; set model.{key}")
             for number in config_errors.numbers_in(value):
                 limits.check_limit(number, limits.MAX_MODEL_ARGUMENT, limits.shorten(key))
         return arguments

@@ -181,6 +181,8 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         ("data.train.0.share=[0, yes]", "data.train[0].share[1]: expected a number, got true"),
         ("data.stride=yes", "data.stride: expected a positive number of frames, or a rate such as 30fps, got True"),
         ("model.arguments={1: 2}", "model.arguments[1]: expected text as the key, got 1; put it in quotes"),
+        ("model.arguments={weights: a.pth}", "model.arguments: 'weights' is not an argument of the network; set"),
+        ("model.arguments={variant: tiny}", "model.arguments: 'variant' is not an argument of the network; set"),
         ("model.arguments={width: .nan}", "model.arguments: expected finite numbers, got nan"),
         # bounds
         (
