@@ -41,7 +41,7 @@ TRAIN = Verb(
     "train",
     "train a model on ground truth, with or without a teacher",
     "Run a config. The run folder receives the resolved config, log.jsonl, the best weights and checkpoints. "
-    "Ctrl-C saves a checkpoint; the same command with resume=auto resumes.",
+    "Ctrl-C and SIGTERM save a checkpoint; the same command with resume=auto resumes.",
     (
         "saldistill train configs/teacher/demo.yaml",
         "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000",

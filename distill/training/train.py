@@ -89,6 +89,8 @@ class Interruption:
     """Whether a signal asks the run to stop after the current step, and what to raise then."""
 
     error: type[KeyboardInterrupt] | None = None
+    at_once: bool = False
+    """Whether a signal stops the run at once, because its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Loop:
         if done:
             log.message(f"{out}: resuming after step {done} of {steps}")
             if self.is_validated_after(done) and not run_folder.was_validated(out, done):
-                self.score(done, log)  # a checkpoint precedes its validation, which a crash may have prevented
+                self.score(done, log, interruption)  # a crash may have prevented it
         numbers = clip_numbers(config, accelerator, done, steps)
         batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers))
         for step in range(done, steps):
@@ -140,7 +142,7 @@ class Loop:
                 log.message(f"stopped after step {step + 1} of {steps}; to resume, add resume=auto")
                 raise interruption.error or KeyboardInterrupt
             if self.is_validated_after(step + 1):
-                self.score(step + 1, log)
+                self.score(step + 1, log, interruption)
 
     def step(
         self, step: int, batches: Iterator[ClipBatch], interruption: Interruption, stop: Stop | None
@@ -252,8 +254,24 @@ class Loop:
             is_main=self.accelerator.is_main_process,
         )
 
-    def score(self, step: int, log: StepLog) -> None:
-        """Validate the weights after `step` steps on the main process and keep them if they are the best so far."""
+    def score(self, step: int, log: StepLog, interruption: Interruption) -> None:
+        """Validate the weights after `step` steps on the main process and keep them if they are the best so far.
+
+        A checkpoint precedes each validation, which a resumed run repeats if it was interrupted.
+        """
+        interruption.at_once = True
+        try:
+            if interruption.error is not None:
+                raise interruption.error
+            self.validate(step, log)
+        except KeyboardInterrupt:
+            log.message(f"stopped in the validation after step {step}; to resume, add resume=auto")
+            raise
+        finally:
+            interruption.at_once = False
+
+    def validate(self, step: int, log: StepLog) -> None:
+        """Validate the weights after `step` steps; see `score`."""
         config, accelerator, model = self.config, self.accelerator, self.parts.model
         with self.ema.applied() if self.ema is not None else nullcontext():
             sharding.gather(self.parts.learner.model, model.network)
@@ -367,6 +385,8 @@ def interruptible() -> Iterator[Interruption]:
 
     def on_signal(number: int, frame: object) -> None:
         interruption.error = errors[signal.Signals(number)]
+        if interruption.at_once:
+            raise interruption.error
         for each in errors:
             signal.signal(each, end_at_once)
 

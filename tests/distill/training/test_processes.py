@@ -13,6 +13,7 @@ from helpers.places import REPOSITORY
 from helpers.runs import config, launch, losses
 from safetensors.torch import load_file
 
+from distill.claims import lock
 from distill.errors import UserError
 from distill.models.cost import count_weights
 from distill.models.registry import create_model
@@ -55,6 +56,26 @@ def test_two_processes_equal_one(tmp_path: Path, options: dict[str, Any]) -> Non
         folders = [newest_checkpoint(folder / "run") for folder in (one, two)]
         first, second = (load_file(folder / name) for folder in folders if folder is not None)
         assert all(torch.allclose(first[key], second[key], atol=2e-5) for key in first | second)
+
+
+def test_two_processes_fall_back_to_the_older_checkpoint(tmp_path: Path) -> None:
+    program = str(REPOSITORY / "scripts" / "train_teacher.py")
+    save_config(run_on(tmp_path, batch_size=2, options={}), tmp_path / "run.yaml")
+    launch(program, str(tmp_path / "run.yaml"))
+    before = losses(tmp_path / "run")
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None
+    content = (newest / "state.safetensors").read_bytes()
+    (newest / "state.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    launch(program, str(tmp_path / "run.yaml"), "resume=auto")
+    assert losses(tmp_path / "run") == before
+
+
+def test_second_run_of_two_processes_is_refused(tmp_path: Path) -> None:
+    save_config(run_on(tmp_path, batch_size=2, options={}), tmp_path / "run.yaml")
+    with lock(tmp_path / "run"), pytest.raises(AssertionError, match="another process is training in this folder"):
+        launch(str(REPOSITORY / "scripts" / "train_teacher.py"), str(tmp_path / "run.yaml"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_sharding_splits_the_weights_over_processes() -> None:

@@ -23,7 +23,7 @@ from distill.models.references import checkpoint_folders
 from distill.training.checkpoint import check_checkpoint, newest_checkpoint, newest_intact_checkpoint
 from distill.training.config import RunConfig, save_config
 from distill.training.losses import LOSSES
-from distill.training.step_log import keep_until, read_log
+from distill.training.step_log import StepLog, keep_until, read_log
 from distill.training.train import train
 
 TRAINING = {"steps": STEPS, "batch_size": 2, "accumulate": 3, "clip_norm": 1.0, "checkpoint_every": 1, "ema": 0.9}
@@ -273,6 +273,30 @@ def test_sigterm_saves_the_state_and_ends_as_terminated(
     assert "stopped after step 2 of 5; to resume, add resume=auto" in capsys.readouterr().out
     train(run_in(tmp_path, resume="auto"))
     assert_same_run(straight, tmp_path / "run")
+
+
+def test_sigterm_in_a_validation_stops_at_once_and_resuming_repeats_it(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminate(*_: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.training.train.validate", terminate)
+        with pytest.raises(Terminated):
+            train(run_in(tmp_path))
+    assert "stopped in the validation after step 5; to resume, add resume=auto" in capsys.readouterr().out
+    train(run_in(tmp_path, resume="auto"))
+    assert_same_run(straight, tmp_path / "run")
+    assert [line["kind"] for line in read_log(tmp_path / "run" / "log.jsonl")].count("validation") == 1
+
+
+def test_progress_bar_ends_at_its_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with StepLog(tmp_path, start=2, steps=50) as log:
+        for step in range(2, 50):
+            log.step({"step": step + 1, "loss": 1.0, "lr": 0.1, "clips_per_second": 1.0})
+    assert "100%" in capsys.readouterr().err.split("\r")[-1]
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["main process", "all processes"])
