@@ -7,6 +7,9 @@ from distill.errors import UserError
 MAX_PART = 255
 """Bytes of one part of a path, the limit of Linux' file systems."""
 
+MAX_NAME = 1000
+"""Bytes of a whole name: of the 4096 that Linux allows for a path, most are left to the folder."""
+
 
 def path_inside(folder: str | Path, name: str, source: object, *, suffix: str = "") -> Path:
     """Return `folder / (name + suffix)` for a name that comes from data, if it stays in the folder.
@@ -21,12 +24,13 @@ def path_inside(folder: str | Path, name: str, source: object, *, suffix: str = 
 
     Raises:
         UserError: the name is empty or absolute, has an empty part, `.` or `..`, a control character or text that
-            is not valid Unicode, or a part of more than MAX_PART bytes.
+            is not valid Unicode, more than MAX_NAME bytes, or a part of more than MAX_PART bytes.
     """
     if fault := _fault(name) or _fault(name + suffix):
+        place = f" in {folder}" if str(folder) else ""
         shown = repr(name if len(name) <= 100 else f"{name[:100]}...")
         raise UserError(
-            f"{source}: the name {shown} cannot become a path in {folder}: {fault}; expected a relative name "
+            f"{source}: the name {shown} cannot become a path{place}: {fault}; expected a relative name "
             "without '..', such as 'deep/0601'; rename it where it comes from"
         )
     return Path(folder) / (name + suffix)
@@ -61,4 +65,6 @@ def _fault(name: str) -> str:
         return "it has a control character"
     if max(sizes) > MAX_PART:
         return f"a part of it is longer than {MAX_PART} bytes"
+    if sum(sizes) + len(sizes) - 1 > MAX_NAME:
+        return f"it is longer than {MAX_NAME} bytes"
     return ""

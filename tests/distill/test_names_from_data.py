@@ -34,6 +34,7 @@ EVIL = [
     "a//b",
     "nul\0byte",
     "x" * 300,
+    "d/" * 2000 + "d",
     "line\nend",
 ]
 """Names that leave the folder, or that cannot be the name of a file; {root} is a folder of the test."""

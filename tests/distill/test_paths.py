@@ -28,6 +28,7 @@ def test_name_inside_is_joined(name: str) -> None:
         ("a\nb", "control character"),
         ("x" * 256, "longer than 255 bytes"),
         ("\u00fc" * 128, "longer than 255 bytes"),
+        ("/".join(["d" * 100] * 50), "longer than 1000 bytes"),
         ("a\udcff", "not valid Unicode"),
     ],
 )
