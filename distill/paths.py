@@ -1,8 +1,12 @@
 """Paths built from names that come from data: a target store, split file, folder scan, header or submission."""
 
+import re
 from pathlib import Path
 
 from distill.errors import UserError
+
+CONTROL = re.compile("[\x00-\x1f\x7f]")
+"""Control characters."""
 
 MAX_PART = 255
 """Bytes of one part of a path, the limit of Linux' file systems."""
@@ -59,9 +63,9 @@ def _fault(name: str) -> str:
         return "it is not valid Unicode"
     if name.startswith("/"):
         return "it is absolute"
-    if any(part in ("", ".", "..") for part in parts):
+    if not {"", ".", ".."}.isdisjoint(parts):
         return "it is empty or has an empty part, '.' or '..'"
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+    if CONTROL.search(name):
         return "it has a control character"
     if max(sizes) > MAX_PART:
         return f"a part of it is longer than {MAX_PART} bytes"

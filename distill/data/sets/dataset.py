@@ -140,7 +140,7 @@ class DataSet:
         scan.videos += [video for video in layout.generated if selected(video.name)]
         media = {name: layout.media[name] for name in sorted(layout.media, key=natural) if selected(name)}
         _inspect_media(
-            scan, media, keep_unlabelled=split not in self.labelled or names is not None, progress=progress
+            scan, root, media, keep_unlabelled=split not in self.labelled or names is not None, progress=progress
         )
         if names is None:
             scan.broken.update(
@@ -162,7 +162,9 @@ class DataSet:
         return UserError(f"{root}: expected {self.name}, with {self.expected}; found {describe(root)}{hint}")
 
 
-def _inspect_media(scan: DataSetScan, media: dict[str, Path], *, keep_unlabelled: bool, progress: bool) -> None:
+def _inspect_media(
+    scan: DataSetScan, root: Path, media: dict[str, Path], *, keep_unlabelled: bool, progress: bool
+) -> None:
     """Inspect videos and their lists of points; add them to the usable, broken or left-out videos of a scan.
 
     Unreadable lists of points are found here, because they would stop a run hours later.
@@ -170,7 +172,7 @@ def _inspect_media(scan: DataSetScan, media: dict[str, Path], *, keep_unlabelled
     dataset = scan.dataset
     for name, path in list(media.items()):
         try:
-            path_inside(path.parent, name, path)  # results are written under the same name
+            path_inside(path.parent, name, f"a video in {root}")  # results are written under the same name
         except UserError as error:
             scan.broken[name] = str(error)
             del media[name]

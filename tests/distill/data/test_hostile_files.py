@@ -357,3 +357,11 @@ def test_data_set_with_link_loops_everywhere_is_read(tmp_path: Path) -> None:
         assert check(tmp_path, dataset, progress=False).table()
     with pytest.raises(UserError, match="x: no such folder"):
         find_videos("dhf1k", tmp_path / "x")
+
+
+def test_name_with_a_line_break_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    clip_file(tmp_path / "a.mp4").rename(tmp_path / "in" / "a\nb.mp4")
+    with pytest.raises(UserError, match=r"the name 'a\\nb' cannot become a path") as raised:
+        find_videos("folder", tmp_path / "in")
+    assert "\n" not in str(raised.value)
