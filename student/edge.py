@@ -371,6 +371,7 @@ class EdgeModel:
         map_size: (h, w) of the maps.
         state_shapes: name -> shape of each state tensor without the batch; empty in clip mode.
         metadata: metadata of the file.
+        has_checksum: whether the file has a checksum, which was compared.
 
     Raises:
         ValueError: the file does not exist, is not an ONNX file, or was not exported by this project.
@@ -401,7 +402,7 @@ class EdgeModel:
             properties = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
-        check_file(properties, self.path)
+        self.has_checksum = check_file(properties, self.path)
         self.metadata = read_metadata(properties, self.path)
         self.mode: str = self.metadata["mode"]
         self.num_frames: int = self.metadata["frames"]
@@ -513,8 +514,8 @@ class EdgeModel:
         return np.where(finite, clipped, np.float32(np.nan))
 
 
-def check_file(properties: dict[str, str], path: Path) -> None:
-    """Check the checksum of an exported file, if it has one.
+def check_file(properties: dict[str, str], path: Path) -> bool:
+    """Check the checksum of an exported file; return whether it has one.
 
     Raises:
         ValueError: the file was damaged or changed after it was exported.
@@ -525,6 +526,7 @@ def check_file(properties: dict[str, str], path: Path) -> None:
             f"{path}: its checksum differs, so that it was damaged or changed after the export; copy or export it "
             "again"
         )
+    return recorded is not None
 
 
 def checksum(path: Path, recorded: str) -> str:

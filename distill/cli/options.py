@@ -10,6 +10,7 @@ from distill.limits import (
     MAX_BATCH_SIZE,
     MAX_DIGITS,
     MAX_FRAMES,
+    MAX_MAP_PIXELS,
     MAX_ROUNDS,
     MAX_SIDE,
     MAX_THREADS,
@@ -167,6 +168,10 @@ def map_size(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
     if len(size := shape(text)) != 2:
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, e.g. 112x192, got '{shorten(text)}'")
+    if size[0] * size[1] > MAX_MAP_PIXELS:
+        raise argparse.ArgumentTypeError(
+            f"'{shorten(text)}' is over the limit of {MAX_MAP_PIXELS:,} pixels (set in distill/limits.py)"
+        )
     return size[0], size[1]
 
 

@@ -1,6 +1,7 @@
 """Adapters that run exported ONNX files on the CPU behind the `SaliencyModel` interface."""
 
 import importlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
+
+log = logging.getLogger(__name__)
 
 LOG_FLOOR = 1e-12
 """Minimum of a map before the logarithm is taken."""
@@ -126,6 +129,8 @@ def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
     """
     with _user_errors():
         edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads, check=False)
+    if not edge.has_checksum:
+        log.info("%s: has no checksum (an earlier version or another program wrote it), so it is not checked", path)
     return OnnxStepModel(edge) if edge.mode == "step" else OnnxModel(edge)
 
 

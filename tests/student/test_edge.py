@@ -203,6 +203,7 @@ def test_file_without_checksum_runs_and_with_a_wrong_one_is_rejected(tmp_path: P
     model = without_checksum(step_file)
     onnx.save(model, tmp_path / "old.onnx")
     assert refusal_of(tmp_path / "old.onnx") is None
+    assert (EdgeModel(step_file).has_checksum, EdgeModel(tmp_path / "old.onnx").has_checksum) == (True, False)
     for value in ("", "0" * 64, "x" * 10_000):
         model.metadata_props.add(key="saldistill_sha256", value=value)
         onnx.save(model, tmp_path / "wrong.onnx")

@@ -260,6 +260,7 @@ def test_closed_stdout_exits_quietly(words: str) -> None:
         "evaluate model data --stride 0.00001fps",
         "evaluate model data --frames 1-99999999999",
         "cache import maps -o store --size 112x9999999",
+        "cache import maps -o store --size 90000x90000",
         "benchmark model --threads 100000",
         "benchmark model --rounds 1000000000",
         "benchmark model --batch-size 1,1000000000",
