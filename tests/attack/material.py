@@ -75,7 +75,7 @@ def moving_pictures(seed: int = 0, frames: int = FRAMES, size: tuple[int, int] =
     pictures = []
     for n in range(frames):
         picture = ground.copy()
-        picture[5 + n : 17 + n, 8 + 2 * n : 24 + 2 * n] = (250, 200 - 9 * n, 30 + 15 * n)
+        picture[5 + n : 17 + n, 8 + 2 * n : 24 + 2 * n] = (250, (200 - 9 * n) % 256, (30 + 15 * n) % 256)
         pictures.append(picture)
     return pictures
 
