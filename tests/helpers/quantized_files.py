@@ -13,6 +13,7 @@ from distill.deploy.calibration import CalibrationClips
 from distill.deploy.export import export
 from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model
+from helpers.edge_models import without_checksum
 
 BEFORE, SPOILT = "encoder.bn1/Conv", "encoder.blocks.0.0.bn1/Conv"
 """Two layers of the student; `spoil` makes the second inaccurate in INT8."""
@@ -59,7 +60,7 @@ def spoil(source: Path, path: Path) -> Path:
     One input channel of the layer SPOILT is set to zero and its weights to values so large that all other weights
     round to zero.
     """
-    model = onnx.load(source)
+    model = without_checksum(source)
     nodes = {node.name: node for node in model.graph.node}
     tensors = {each.name: each for each in model.graph.initializer}
 
