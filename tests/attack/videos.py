@@ -20,11 +20,12 @@ def decoder_errors(content: bytes, folder: Path, suffix: str) -> int:
     path.write_bytes(content)
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture(local=False) as lines, av.open(str(path)) as container:
+        with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer"}
-            for _ in container.decode(stream):
-                pass
+            with av.logging.Capture(local=False) as lines:  # not while it is opened: headers may have unknown parts
+                for _ in container.decode(stream):
+                    pass
         return len(lines)
     except Exception:
         return -1
