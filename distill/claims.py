@@ -1,5 +1,6 @@
 """Claims on outputs: one process writes a file or folder, and a second one is refused at its start."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -12,6 +13,8 @@ from distill.errors import UserError
 from distill.files import clear_leftovers, refuse_existing
 
 log = logging.getLogger(__name__)
+
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
@@ -43,12 +46,14 @@ def claim(
         raise UserError(f"{path}: expected the name of {what}, e.g. results")
     if not overwrite:
         refuse_existing(path, what, remedy=remedy)  # before the lock, which creates the parents
-    with lock(path) as locked:
+    real = Path(os.path.realpath(path))  # one lock, whichever links lead to the output
+    with lock(real) as locked:
         if not locked:
             raise UserError(f"{path}: another process is writing {what}; wait for it, or choose another name")
         if not overwrite:
             refuse_existing(path, what, remedy=remedy)
         clear_leftovers(path)
+        clear_leftovers(real)
         yield
 
 
@@ -58,11 +63,11 @@ def lock(path: Path) -> Iterator[bool]:
 
     The system releases the lock however the process ends. The lock file is removed before that: a process that had
     opened it before then holds a lock on a file that no longer exists, and tries again. Folders that were made for
-    the lock are removed if nothing else is in them. On a file system without locks the output counts as locked,
-    with a warning.
+    the lock are removed if nothing else is in them. On a file system without locks, and for an output folder in a
+    folder that is not writable (e.g. a mounted volume), the output counts as locked, with a warning.
     """
-    path = path.absolute()  # a relative path must not depend on later changes of the working directory
-    path = path.with_name(f".{path.name}.lock")
+    output = path.absolute()  # a relative path must not depend on later changes of the working directory
+    path = output.with_name(f".{output.name}.lock")
     made = [parent for parent in path.parents if not parent.exists()]
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +75,12 @@ def lock(path: Path) -> Iterator[bool]:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # another process has removed the folder that it had made
             continue
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE or not output.is_dir() or path.exists():
+                raise
+            log.warning("%s: cannot be locked (%s); start no other writer", output, error.strerror)
+            yield True
+            return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -42,7 +42,8 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         temporary.touch()
         permissions = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(permissions)
+        if temporary.stat().st_mode != permissions:  # some network file systems refuse any chmod
+            temporary.chmod(permissions)
         put_in_place(temporary, path, overwrite=overwrite)
         fsync(path.parent)
     finally:
@@ -53,10 +54,12 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `path` when the block succeeds.
 
+    If `path` is a link to an empty folder, the folder behind the link is replaced and the link is kept.
+
     Raises:
         UserError: `path` is a file or a folder that is not empty at the end; it is never replaced.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     with temporary_folder(path) as temporary:
         yield temporary
         for entry in temporary.iterdir():
@@ -180,7 +183,7 @@ def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose anothe
     """Check that an output can be created, so that nothing is overwritten and a run does not fail at its end.
 
     Raises:
-        UserError: if `path` is a file or a non-empty folder, or if one of its parents is a file.
+        UserError: if `path` is a file, a non-empty folder or a link to nothing, or if one of its parents is a file.
     """
     path = Path(path)
     for parent in path.parents:
@@ -192,6 +195,8 @@ def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose anothe
         return
     if path.exists():
         raise UserError(f"{path}: {what} already exists; {remedy}")
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link to {path.readlink()}, which does not exist; {remedy}")
 
 
 def file_hash(path: str | Path) -> str:

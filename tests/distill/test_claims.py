@@ -1,5 +1,6 @@
 """Claims on outputs: the second writer is refused, and a crash releases the claim."""
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -51,6 +52,17 @@ def test_folder_without_a_name_of_its_own_cannot_be_claimed(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_links_to_one_output_share_its_claim(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "maps").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "maps")
+    with (
+        claim(tmp_path / "link", "the folder of maps"),
+        pytest.raises(UserError, match="maps: another process is writing"),
+        claim(tmp_path / "disk" / "maps", "the folder of maps"),
+    ):
+        pass
+
+
 def test_claim_removes_leftovers_of_killed_writers(tmp_path: Path) -> None:
     (tmp_path / ".out.12345678.tmp.mp4").write_bytes(b"half")
     (tmp_path / ".out.mp4.12345678.tmp").mkdir()
@@ -90,3 +102,20 @@ def test_file_system_without_locks_counts_as_locked_with_a_warning(
     with lock(tmp_path / "run") as locked:
         assert locked
     assert "has no locks (No locks available)" in caplog.text
+
+
+def test_folder_in_a_read_only_folder_counts_as_locked_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mounted volume is often writable, while the folder above it is not."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(os, "open", refuse)
+    with lock(tmp_path / "run") as locked:
+        assert locked
+    assert "run: cannot be locked (Permission denied); start no other writer" in caplog.text
+    with pytest.raises(PermissionError), lock(tmp_path / "new"):
+        pass

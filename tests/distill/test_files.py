@@ -86,6 +86,22 @@ def test_existing_output_is_refused(tmp_path: Path) -> None:
         files.refuse_existing(tmp_path / "file", "a map")
 
 
+def test_link_to_nothing_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"link: is a link to .*gone, which does not exist; choose another name"):
+        files.refuse_existing(tmp_path / "link", "a map")
+
+
+def test_folder_behind_a_link_is_written_and_the_link_kept(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "maps").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "maps")
+    with files.atomic_folder(tmp_path / "link") as temporary:
+        (temporary / "one").write_text("1")
+    assert (tmp_path / "link").is_symlink()
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["maps"]
+    assert (tmp_path / "disk" / "maps" / "one").read_text() == "1"
+
+
 def test_json_has_null_in_place_of_nan_and_infinity(tmp_path: Path) -> None:
     values = {"a": math.nan, "b": [1.5, math.inf, (-math.inf, "x", None, True)], "c": {"d": np.float64("nan")}}
     files.write_json(tmp_path / "a.json", values)
