@@ -5,6 +5,7 @@ bits are divided by 257, and floating-point pixels run from 0 (black) to 1 (whit
 """
 
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +34,6 @@ MAX_NAMED = 3
 
 EIGHT_BITS = ("L", "RGB")
 """Pillow's modes that need no conversion."""
-
-Image.MAX_IMAGE_PIXELS = None  # `_opened` has a lower bound than Pillow, whose own is first a warning
 
 
 def read_image(path: Path, *, decode: bool = True) -> Image.Image:
@@ -164,7 +163,13 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
     with file:
         with reading(path, "an image"):
             try:
-                image = Image.open(file, formats=FORMATS)
+                with warnings.catch_warnings():  # of Pillow's bound, which is higher than ours
+                    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                    image = Image.open(file, formats=FORMATS)
+            except Image.DecompressionBombError as error:
+                raise UserError(
+                    f"{path}: pixels: over the limit of {MAX_PICTURE_PIXELS:,} (set in distill/limits.py)"
+                ) from error
             except UnidentifiedImageError as error:
                 what = "not an image file" if path.stat().st_size else "the file is empty"
                 raise UserError(f"{path}: cannot be read as an image ({what}); it may be damaged") from error

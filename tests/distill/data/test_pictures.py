@@ -166,10 +166,10 @@ def test_thorough_check_finds_floating_point_frames_out_of_range(tmp_path: Path)
 def test_image_with_too_many_pixels_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
     path = write_png(tmp_path / "0001.png", np.zeros((2, 2), dtype=np.uint8), size)
     for read in (read_picture, read_image, lambda path: open_video(path.parent)):
-        with pytest.raises(UserError, match=rf"0001\.png: pixels: .* is over the limit of {MAX_PICTURE_PIXELS:,}"):
+        with pytest.raises(UserError, match=rf"0001\.png: pixels: .*over the limit of {MAX_PICTURE_PIXELS:,}"):
             read(path)
     (why,) = check(tmp_path, progress=False).scan.broken.values()
-    assert "is over the limit" in why
+    assert "over the limit" in why
 
 
 def test_what_is_not_a_file_is_refused_at_once(tmp_path: Path) -> None:
