@@ -6,7 +6,7 @@ They are far above what real work needs. Raise one here if yours needs more.
 from distill.errors import UserError
 
 MAX_JSON_BYTES = 512 * 2**20
-"""Size of a JSON file: fixations of an hour of video with 40 observers take a fifth of this."""
+"""Size of a JSON file: store.json of MAX_STORE_MAPS maps is smaller, even with each frame listed."""
 
 # ------------------------------------------------------------------------------------------------- configs
 
@@ -67,7 +67,6 @@ MAX_ROUNDS = 10_000
 MAX_SEEDS = 1000
 """Seeds of an experiment, each of which is one run per arm."""
 
-
 MIN_RATE = 0.1
 """Frames per second of a stride such as 30fps."""
 
@@ -102,7 +101,6 @@ MAX_POINTS_BYTES = 64 * 2**20
 
 MAX_FOLDERS = 200_000
 """Folders below a root that is searched: 30 times Hollywood-2. Links between folders can multiply them."""
-
 
 MAX_STORE_MAPS = 50_000_000
 """Maps of a target store: 230 hours of video at 30 frames per second, in two views."""

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from distill.data.clips import Video
 from distill.data.text import plural
+from distill.data.video.damage import damaged_frames_read
 from distill.errors import RunError, UserError
 from distill.evaluation.baselines import INFO_GAIN_BASELINES
 from distill.evaluation.frame_scorer import FrameScorer, map_chunks
@@ -104,6 +105,9 @@ def evaluate(
     rows = [row for row in scored if row.values]
     if not rows:
         raise UserError(f"nothing to score against: no fixation in {len(scored)} frames of {', '.join(labels)}")
+    for label, video, _ in work:
+        if damaged := damaged_frames_read(video.path):
+            log.warning("%s: read %s; the decoder filled in missing parts", label, plural(damaged, "damaged frame"))
     order = {label: place for place, label in enumerate(labels)}
     rows.sort(key=lambda row: (order[row.video], row.frame))
     return Scores(

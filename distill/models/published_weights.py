@@ -89,7 +89,7 @@ def _read_pickle(path: Path) -> Any:
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # releases store their arguments in it
                 return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
+        except (pickle.UnpicklingError, LookupError) as error:  # LookupError: text that looks like a pickle
             # not torch's message, which recommends to load the file without this protection
             name = re.search(r"GLOBAL ([\w.]+) ", str(error))
             raise ValueError(

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers.fake_gaze import LONG, ONE, SIZE, gaze, noisy, video
 
 from distill.data.clips import Video
 from distill.data.sets import synthetic
+from distill.data.video.damage import note_damage
 from distill.errors import RunError, UserError
 from distill.evaluation.baselines import BASELINES
 from distill.evaluation.evaluate import evaluate
@@ -77,6 +79,14 @@ def test_evaluate_constant_maps_are_reported_as_undefined() -> None:
     assert "NSS is undefined on 2 of 10 frames" in scores.table()
     assert math.isfinite(scores.pooled["nss"])
     assert math.isnan(score(lambda v, f: ((k, np.ones((4, 4))) for k in f), [ONE]).per_video["cc"])
+
+
+def test_evaluate_counts_damaged_frames(caplog: pytest.LogCaptureFixture) -> None:
+    broken = replace(ONE, name="broken", path=Path("broken.mp4"))
+    note_damage(broken.path, [3, 4], known=True)
+    score(noisy, [ONE, broken])
+    assert caplog.text.count("the decoder filled in missing parts") == 1
+    assert "broken: read 2 damaged frames" in caplog.text
 
 
 def test_evaluate_all_metrics_match_functions_and_depend_on_seed() -> None:

@@ -243,7 +243,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
     ("text", "sentence"),
     [
         (BOMB, "line 6, column 5: over 200000 values, aliases written out (MAX_YAML_VALUES)"),
-        ("a: &a [*a]", "line 1, column 8: alias *a is inside of what it names"),
+        ("a: &a [*a]", "line 1, column 8: alias *a refers to a list or mapping that contains it"),
         ("a: *a", "line 1, column 4: found undefined alias 'a'"),
         ("x: &x {a: 1}\ny:\n  <<: *x", "line 3, column 3: merge keys (<<) are not supported; write the keys out"),
         ("[" * 100_000, "line 1, column 51: nested over 50 deep (MAX_YAML_DEPTH)"),
