@@ -39,7 +39,9 @@ class StrictLoader(yaml.SafeLoader):
             return None
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise _error(f"alias *{event.anchor} refers to a list or mapping that contains it", event.start_mark)
+                raise _error(
+                    f"alias *{event.anchor} refers to a list or mapping that contains it", event.start_mark
+                )
         else:
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             flat = [each for pair in parts for each in pair] if isinstance(node, yaml.MappingNode) else parts
