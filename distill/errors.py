@@ -54,4 +54,9 @@ def reason_of(error: BaseException) -> str:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]}..."
+    return shorten(text, REASON_LENGTH)
+
+
+def shorten(text: str, length: int = 80) -> str:
+    """Return a text for a message, cut to a length."""
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -125,8 +125,3 @@ def check_limit(value: float, limit: float, where: str) -> None:
     """
     if value > limit:
         raise UserError(f"{where}: {value:,} is over the limit of {limit:,} (set in distill/limits.py)")
-
-
-def shorten(text: str, length: int = 80) -> str:
-    """Return a text for a message, cut to a length."""
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from distill.errors import UserError
+from distill.errors import UserError, shorten
 
 CONTROL = re.compile("[\x00-\x1f\x7f]")
 """Control characters."""
@@ -32,7 +32,7 @@ def path_inside(folder: str | Path, name: str, source: object, *, suffix: str = 
     """
     if fault := _fault(name) or _fault(name + suffix):
         place = f" in {folder}" if str(folder) else ""
-        shown = repr(name if len(name) <= 100 else f"{name[:100]}...")
+        shown = repr(shorten(name))
         raise UserError(
             f"{source}: the name {shown} cannot become a path{place}: {fault}; expected a relative name "
             "without '..', such as 'deep/0601'; rename it where it comes from"

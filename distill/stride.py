@@ -11,8 +11,8 @@ files, target stores and the command line share this format, and `offsets` is th
 import math
 import re
 
-from distill.errors import UserError
-from distill.limits import MAX_STRIDE, MIN_RATE, check_limit, shorten
+from distill.errors import UserError, shorten
+from distill.limits import MAX_STRIDE, MIN_RATE, check_limit
 
 Stride = int | str
 """A positive integer, or a rate such as "30fps"."""

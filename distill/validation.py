@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from distill.errors import UserError, reading
-from distill.limits import MAX_JSON_BYTES, check_limit, shorten
+from distill.errors import UserError, reading, shorten
+from distill.limits import MAX_JSON_BYTES, check_limit
 from distill.paths import require_file
 
 T = TypeVar("T")

@@ -5,17 +5,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from distill.errors import UserError
-from distill.limits import (
-    MAX_BATCH_SIZE,
-    MAX_DIGITS,
-    MAX_FRAMES,
-    MAX_MAP_PIXELS,
-    MAX_ROUNDS,
-    MAX_SIDE,
-    MAX_THREADS,
-    shorten,
-)
+from distill.errors import UserError, shorten
+from distill.limits import MAX_BATCH_SIZE, MAX_DIGITS, MAX_FRAMES, MAX_MAP_PIXELS, MAX_ROUNDS, MAX_SIDE, MAX_THREADS
 from distill.stride import Stride, read_stride
 
 if TYPE_CHECKING:

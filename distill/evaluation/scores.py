@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat
 
 from distill.data.text import plural
-from distill.errors import UserError, reading
+from distill.errors import UserError, reading, shorten
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_means
 from distill.files import atomic_path, refuse_existing, write_json
-from distill.limits import MAX_JSON_BYTES, check_limit, shorten
+from distill.limits import MAX_JSON_BYTES, check_limit
 from distill.validation import read_json
 
 Means = dict[str, float]

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from distill.claims import lock
+from distill.data.text import plural
 from distill.errors import UserError
 from distill.files import clear_leftovers, write_json
 from distill.validation import read_json
@@ -52,7 +53,7 @@ class WorkSummary:
 
     def __str__(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
-        parts = [f"{len(self.made)} videos processed ({self.frames} frames, {rate:.1f} per second)"]
+        parts = [f"{plural(len(self.made), 'video')} processed ({self.frames} frames, {rate:.1f} per second)"]
         parts += [f"{len(self.skipped)} skipped (results exist)"] if self.skipped else []
         parts += [f"{len(self.elsewhere)} in progress in other processes"] if self.elsewhere else []
         return ", ".join(parts)
@@ -95,7 +96,7 @@ def process_missing(
         # Try again: most of them are finished by now, and the locks of a process that died are free.
         summary.elsewhere = [name for name in busy if not attempt(name)]
     except KeyboardInterrupt:
-        log.info("%d videos processed; run the same command again to resume", len(summary.made))
+        log.info("%s processed; run the same command again to resume", plural(len(summary.made), "video"))
         raise
     summary.seconds = time.perf_counter() - started
     return summary

@@ -22,6 +22,7 @@ from pydantic import (
 from distill import limits
 from distill.data.augment import Crop
 from distill.data.sets.find import DATASETS
+from distill.errors import shorten
 from distill.evaluation.metrics import METRICS
 from distill.files import write_text
 from distill.inference.settings import InferenceSettings
@@ -63,7 +64,7 @@ class ModelSection(Section):
             if key in ("name", "variant", "weights"):
                 raise ValueError(f"'{key}' is not an argument of the network; set model.{key}")
             for number in config_errors.numbers_in(value):
-                limits.check_limit(number, limits.MAX_MODEL_ARGUMENT, limits.shorten(key))
+                limits.check_limit(number, limits.MAX_MODEL_ARGUMENT, shorten(key))
         return arguments
 
     @model_validator(mode="after")

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
-from distill.errors import UserError
-from distill.limits import MAX_DIGITS, MAX_YAML_DEPTH, check_limit, shorten
+from distill.errors import UserError, shorten
+from distill.limits import MAX_DIGITS, MAX_YAML_DEPTH, check_limit
 from distill.training.yaml_text import parse_yaml, read_yaml
 
 Schema = TypeVar("Schema", bound=BaseModel)

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from distill.errors import UserError
-from distill.limits import MAX_DIGITS, MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES, shorten
+from distill.errors import UserError, shorten
+from distill.limits import MAX_DIGITS, MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES
 
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 """Tags of `tag:yaml.org,2002:` that may occur; all others would build Python objects, such as sets and bytes."""

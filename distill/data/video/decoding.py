@@ -15,7 +15,7 @@ import numpy as np
 
 from distill.data.text import named_frames, plural
 from distill.data.video.guard import heartbeat
-from distill.limits import shorten
+from distill.errors import shorten
 
 DETECTION = "crccheck+bitstream+buffer+careful"
 """FFmpeg's `err_detect`: checksums, and violations of the format that no known encoder produces."""

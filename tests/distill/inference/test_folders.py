@@ -271,7 +271,7 @@ def test_predict_command_on_sigterm_says_how_to_resume(videos: Path, weights: st
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert "1 videos processed; run the same command again to resume" in errors
+    assert "1 video processed; run the same command again to resume" in errors
     assert errors.rstrip().endswith("saldistill: terminated")
     assert "Traceback" not in errors
     assert tree(tmp_path / "out") == ["b.mp4", RECORD]
