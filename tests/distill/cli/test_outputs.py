@@ -33,7 +33,7 @@ COMMANDS = {
     "evaluate": ("evaluate centre-prior synthetic: --split validation --every 24 --workers 1 -o {out}", "out"),
     "benchmark": ("benchmark --of metrics --rounds 1 -o {out}", "out.json"),
     "export": (f"export {MODEL} -o {{out}}", "out.onnx"),
-    "quantize": ("quantize small.onnx --to fp16 --on video.mp4 --rounds 1 --max-loss 0.9 -o {out}", "out.onnx"),
+    "quantize": ("quantize small.onnx --to fp16 --on long.mp4 --rounds 1 --max-loss 0.9 -o {out}", "out.onnx"),
 }
 """Verb -> its command line, and the name of its output."""
 
@@ -46,8 +46,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the inputs of the commands."""
     folder = tmp_path_factory.mktemp("material")
     random = np.random.default_rng(0)
-    with VideoWriter(folder / "video.mp4", (36, 48), 25.0) as writer:
-        writer.write(random.integers(0, 256, (6, 36, 48, 3), dtype=np.uint8))
+    for name, frames in (("video.mp4", 6), ("long.mp4", 64)):
+        with VideoWriter(folder / name, (36, 48), 25.0) as writer:
+            writer.write(random.integers(0, 256, (frames, 36, 48, 3), dtype=np.uint8))
     with TargetStore.create(folder / "store", **{**ARGUMENTS, "videos": {"a": range(10), "b": range(6)}}) as store:
         fill(store)
     export_maps(folder / "store", folder / "maps", progress=False)
