@@ -94,7 +94,8 @@ MAX_WRAPPERS = 8
 # ------------------------------------------------------------------------------------------------- data sets
 
 MAX_PICTURE_PIXELS = 8192 * 4608
-"""Pixels of an image, MATLAB matrix or frame of a video: every 8K format. A file of 0.1 MB can hold so many."""
+"""Pixels of an image, MATLAB matrix or frame of a video: 8K video (7680 x 4320). An image of this size can be
+a file of 0.1 MB."""
 
 MAX_POINTS_BYTES = 64 * 2**20
 """Size of a fixations.json, which takes 20 times its size in memory: an hour of video with 40 observers."""

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,11 @@ def _read_pickle(path: Path) -> Any:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise UserError(f"{path}: holds compressed records, which torch.save never writes")
         try:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # releases store their arguments in it
+            with (
+                torch.serialization.safe_globals([argparse.Namespace]),  # releases store their arguments in it
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # about pickle's protocol; the file is read or refused either way
                 return torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, LookupError) as error:  # LookupError: text that looks like a pickle
             # not torch's message, which recommends to load the file without this protection
