@@ -98,7 +98,7 @@ def _read_pickle(path: Path) -> Any:
             # not torch's message, which recommends to load the file without this protection
             name = re.search(r"GLOBAL ([\w.]+) ", str(error))
             raise ValueError(
-                f"it refers to {name[1]}, which is code" if name else "no pickle of tensors"
+                f"it refers to {name[1]}, which is code" if name else "it does not hold tensors only"
             ) from error
 
 
