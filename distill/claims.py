@@ -1,6 +1,5 @@
 """Claims on outputs: one process writes a file or folder, and a second one is refused at its start."""
 
-import errno
 import fcntl
 import logging
 import os
@@ -9,12 +8,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from distill.errors import UserError
+from distill.errors import NOT_ALLOWED, UserError
 from distill.files import clear_leftovers, refuse_existing
 
 log = logging.getLogger(__name__)
-
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
@@ -76,7 +73,7 @@ def lock(path: Path) -> Iterator[bool]:
         except FileNotFoundError:  # another process has removed the folder that it had made
             continue
         except OSError as error:
-            if error.errno not in NOT_WRITABLE or not output.is_dir() or path.exists():
+            if error.errno not in NOT_ALLOWED or not output.is_dir() or path.exists():
                 raise
             log.warning("%s: cannot be locked (%s); start no other writer", output, error.strerror)
             yield True

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk: no space left, quota exceeded, or file too large."""
 
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of a missing permission or a read-only file system."""
+
 REASON_LENGTH = 200
 """Number of characters of a library's error that a message quotes."""
 

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, submit, train
 from distill.cli.verb import Group, HelpFormatter, Verb
-from distill.errors import NO_SPACE, RunError, Terminated, UserError
+from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
 
 COMMANDS: tuple[Verb | Group, ...] = (
     demo.DEMO,
@@ -70,7 +70,6 @@ NO_SPACE_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_SPACE))})\)")
 MAX_LINE = 1000
 """Characters of a line of an error message."""
 BAD_PATH = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

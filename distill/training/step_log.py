@@ -16,6 +16,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from distill.data.text import plural
 from distill.errors import UserError
 from distill.files import atomic_path, finite
 from distill.validation import parse_json
@@ -103,7 +104,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Return the readable lines of log.jsonl, and log how many are not; empty if the file does not exist."""
     lines = [_parse(line) for line in _split(Path(path))]
     if unreadable := lines.count(None):
-        logger.warning("%s: %d unreadable %s skipped", path, unreadable, "line" if unreadable == 1 else "lines")
+        logger.warning("%s: %s skipped", path, plural(unreadable, "unreadable line"))
     return [line for line in lines if line is not None]
 
 
@@ -118,8 +119,7 @@ def keep_until(path: Path, step: int) -> None:
             file.writelines(line + b"\n" for line in unreadable)
             file.flush()
             os.fsync(file.fileno())
-        count = f"{len(unreadable)} unreadable {'line' if len(unreadable) == 1 else 'lines'}"
-        logger.warning("%s: %s moved to %s", path, count, aside.name)
+        logger.warning("%s: %s moved to %s", path, plural(len(unreadable), "unreadable line"), aside.name)
     if len(kept) < len(lines):
         with atomic_path(path) as temporary:
             temporary.write_bytes(b"".join(line + b"\n" for line in kept))

@@ -126,10 +126,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         UserError: the text is not YAML of plain values, or is over a limit; the error names line and column.
     """
-    if len(text) > MAX_YAML_BYTES:
-        raise UserError(
-            f"{where}: over the limit of {MAX_YAML_BYTES:,} bytes (MAX_YAML_BYTES in distill/limits.py)"
-        )
+    _check_size(text, where)
     try:
         return _unshared(yaml.load(text, Loader=StrictLoader))
     except yaml.reader.ReaderError as error:
@@ -159,8 +156,7 @@ def read_yaml(path: str | Path) -> Any:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot read the config ({reason}); expected a UTF-8 text file") from None
-    if len(data) > MAX_YAML_BYTES:
-        raise UserError(f"{path}: over the limit of {MAX_YAML_BYTES:,} bytes (MAX_YAML_BYTES in distill/limits.py)")
+    _check_size(data, path)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -175,6 +171,13 @@ def read_yaml(path: str | Path) -> Any:
 def dump_yaml(values: Any) -> str:
     """Return values as YAML that `parse_yaml` reads back as equal values."""
     return str(yaml.dump(values, Dumper=StrictDumper, sort_keys=False, allow_unicode=True))
+
+
+def _check_size(content: str | bytes, where: object) -> None:
+    if len(content) > MAX_YAML_BYTES:
+        raise UserError(
+            f"{where}: over the limit of {MAX_YAML_BYTES:,} bytes (MAX_YAML_BYTES in distill/limits.py)"
+        )
 
 
 def _unshared(value: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers.edge_models import REAL_VIDEO, frames, with_broken_weights, with_metadata
+from helpers.waiting import wait_until
 from PIL import Image
 
 from distill.data.video.open import open_video
@@ -145,9 +146,7 @@ def test_command_interrupted_by_signal_leaves_playable_overlay(bare: Path, numbe
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while len(list(bare.glob("maps/*.npy"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: len(list(bare.glob("maps/*.npy"))) >= 4, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "edge.py: interrupted\n")

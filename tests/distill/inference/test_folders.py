@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import torch
 from helpers.model_cases import loaded
 from helpers.places import REPOSITORY
+from helpers.waiting import wait_until
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -263,11 +263,7 @@ def test_predict_command_on_sigterm_says_how_to_resume(videos: Path, weights: st
     source = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
     (videos / "c_long.avi").symlink_to(source)  # takes seconds, and comes second
     (process,) = processes(videos, weights, 1)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "maps").glob(".c_long.*.tmp/*.png")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_until(lambda: list((tmp_path / "maps").glob(".c_long.*.tmp/*.png")), process)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
@@ -282,11 +278,7 @@ def test_predict_command_after_kill_resumes(videos: Path, weights: str, tmp_path
     source = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
     (videos / "a_long.avi").symlink_to(source)  # takes seconds, and comes first
     (process,) = processes(videos, weights, 1)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "maps").glob(".a_long.*.tmp/*.png")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_until(lambda: list((tmp_path / "maps").glob(".a_long.*.tmp/*.png")), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "maps/a_long").exists()

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from helpers.places import REPOSITORY
 from helpers.runs import launch
 from helpers.stores import content
+from helpers.waiting import wait_until
 
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
@@ -98,11 +98,7 @@ def test_build_on_sigterm_keeps_committed_maps_and_resumes(tmp_path: Path, monke
     command = [sys.executable, str(SCRIPTS / "cache_targets.py"), "run.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("store/shards/*.shard")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_until(lambda: list(tmp_path.glob("store/shards/*.shard")), process)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from helpers.places import REPOSITORY
 from helpers.runs import STEPS, assert_same_run, config, losses
+from helpers.waiting import wait_until
 
 from distill.claims import lock
 from distill.errors import RunError, Terminated, UserError
@@ -33,6 +33,19 @@ FILES = ("model.safetensors", "state.safetensors", "heads.safetensors", "ema.saf
 
 def run_in(folder: Path, **changes: Any) -> RunConfig:
     return config(folder / "run", **{"training": TRAINING, "losses": LOSS, **changes})
+
+
+def start_long_run(folder: Path) -> subprocess.Popen[str]:
+    """Start a run with two loader workers as a command in its own session; return after its first checkpoint."""
+    run = run_in(folder, training={**TRAINING, "steps": 10_000})
+    run = run.model_copy(update={"data": run.data.model_copy(update={"workers": 2})})
+    save_config(run, folder / "run.yaml")
+    command = [sys.executable, "-m", "distill.cli.main", "train", str(folder / "run.yaml")]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(lambda: newest_checkpoint(folder / "run"), process)
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -301,16 +314,7 @@ def test_progress_bar_ends_at_its_total(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["main process", "all processes"])
 def test_sigterm_to_a_command_with_workers_saves_the_state(to_group: bool, tmp_path: Path) -> None:
-    run = run_in(tmp_path, training={**TRAINING, "steps": 10_000})
-    run = run.model_copy(update={"data": run.data.model_copy(update={"workers": 2})})
-    save_config(run, tmp_path / "run.yaml")
-    command = [sys.executable, "-m", "distill.cli.main", "train", str(tmp_path / "run.yaml")]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while newest_checkpoint(tmp_path / "run") is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = start_long_run(tmp_path)
     (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
@@ -322,15 +326,7 @@ def test_sigterm_to_a_command_with_workers_saves_the_state(to_group: bool, tmp_p
 
 
 def test_killed_run_with_workers_frees_its_folder_at_once(tmp_path: Path) -> None:
-    run = run_in(tmp_path, training={**TRAINING, "steps": 10_000})
-    run = run.model_copy(update={"data": run.data.model_copy(update={"workers": 2})})
-    save_config(run, tmp_path / "run.yaml")
-    command = [sys.executable, "-m", "distill.cli.main", "train", str(tmp_path / "run.yaml")]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while newest_checkpoint(tmp_path / "run") is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
+    with start_long_run(tmp_path) as process:  # closes the pipes, which the workers may hold open, and waits
+        process.kill()
     with lock(tmp_path / "run") as free:
         assert free
