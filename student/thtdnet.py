@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
+from student.fit import check_fit
 from student.weights import load_all, load_video_swin
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -94,6 +95,7 @@ class Model(nn.Module):
         laterals: channels of the laterals, which the decoder halves step by step.
         decoder: how time is reduced, one of DECODERS.
         drop_path: stochastic depth rate of the encoder's last block; it increases linearly from 0 in the first.
+        fit: how frames of another aspect ratio fill the input, one of `student.fit.FITS`.
 
     Raises:
         ValueError: if an argument has an unsupported value; the message names a supported one.
@@ -119,9 +121,11 @@ class Model(nn.Module):
         laterals: int = 192,
         decoder: str = "paper",
         drop_path: float = 0.1,
+        fit: str = "stretch",
     ) -> None:
         super().__init__()
         check_clip(num_frames, size)
+        check_fit(fit)
         if decoder not in DECODERS:
             raise ValueError(f"decoder '{decoder}': expected one of {', '.join(DECODERS)}")
         if decoder == "shorter" and num_frames < 16:
@@ -142,6 +146,7 @@ class Model(nn.Module):
         height, width_px = size
         self.num_frames = num_frames
         self.size = (height, width_px)
+        self.fit = fit
         self.target_frames = (num_frames - 1,)
         self.map_size = self.size
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1), persistent=False)

@@ -92,6 +92,10 @@ DEFAULT = "base"
 
 ENCODERS = ("umt", "swin")
 
+FITS = ("stretch", "letterbox", "crop")
+"""Accepted values of `fit`: how frames of another aspect ratio fill the input. `distill/data/fit.py` does the
+geometry."""
+
 FRAMES = (8, 16)
 """Clip lengths that the temporal strides of the branches support."""
 
@@ -113,6 +117,7 @@ class Model(nn.Module):
         sfd: variant of SFD, with the same values.
         encoder_drop_path: stochastic depth rate of the encoder's last block; it increases linearly from 0.
         drop_path: stochastic depth rate of the last block of a TCFE stage, likewise.
+        fit: how frames of another aspect ratio fill the input, one of FITS.
 
     Raises:
         ValueError: if an argument has an unsupported value; the message names a supported one.
@@ -146,6 +151,7 @@ class Model(nn.Module):
         sfd: str = "paper",
         encoder_drop_path: float = 0.0,
         drop_path: float = 0.2,
+        fit: str = "stretch",
     ) -> None:
         super().__init__()
         if num_frames not in FRAMES:
@@ -167,9 +173,10 @@ class Model(nn.Module):
         )
         if encoder not in ENCODERS:
             raise ValueError(f"encoder '{encoder}': expected {' or '.join(ENCODERS)}")
+        if fit not in FITS:
+            raise ValueError(f"fit '{fit}': expected one of {', '.join(FITS)}")
         height, width_px = size
-        self.num_frames = num_frames
-        self.size = (height, width_px)
+        self.num_frames, self.size, self.fit = num_frames, (height, width_px), fit
         self.target_frames = (num_frames - 1,)
         self.map_size = self.size
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1), persistent=False)

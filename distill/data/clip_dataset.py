@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from distill.data import clip_reader
 from distill.data.augment import Crop, Jitter
-from distill.data.clip_reader import read_clip, read_truth
+from distill.data.clip_reader import read_clip, read_fit_box, read_truth
 from distill.data.clips import ClipSpec, Video, Window
 from distill.errors import UserError
 from distill.limits import MAX_EPOCH_CLIPS, check_limit
@@ -55,7 +55,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     A sample has "clip" (3, T, H, W) uint8, "density" and "fixations" (N, h, w) float32, "labelled" (N,) bool,
     "video" its name, "frames" (N,) int64 target frames, "flipped" bool, with a crop "box" (4,) float32 (top, left,
-    height and width relative to the frame, mirrored like the clip), and the results of the extras.
+    height and width relative to the frame, mirrored like the clip), with a fit other than stretch "fit_box" (4,)
+    float32, where the frame or its crop lies in the clip (`fit.fit_box`), and the results of the extras.
 
     Raises:
         UserError: if an epoch has no clip, or over MAX_EPOCH_CLIPS.
@@ -152,6 +153,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         clip_reader.FRAME_CACHE.whole_videos = self.in_memory
         try:
             sample: dict[str, Any] = {"clip": read_clip(window, self.spec), **read_truth(window, self.spec)}
+            sample.update(read_fit_box(window, self.spec))
             sample["video"] = video.name
             sample["frames"] = torch.tensor(self.spec.targets(window.end, video.fps))
             sample["flipped"] = window.flipped

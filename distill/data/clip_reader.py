@@ -12,6 +12,7 @@ from distill import saliency
 from distill.data import augment
 from distill.data.augment import Box
 from distill.data.clips import ClipSpec, Video, Window
+from distill.data.fit import content_size, fit_box, place
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader, in_parts
 from distill.fixations import fixation_map
@@ -93,17 +94,32 @@ FRAME_CACHE = FrameCache()
 def read_clip(window: Window, spec: ClipSpec) -> Tensor:
     """Return the clip (3, T, H, W) uint8 of a window, augmented.
 
-    Pixels are resampled once: whole frames are decoded at the model's size, crops are scaled from the video's size.
+    Pixels are resampled once: whole frames are decoded at their size in the clip, crops are scaled from the video's
+    size. Padding is added last: it is not recoloured.
     """
     video, frames = window.video, spec.frames(window.end, window.video.fps)
+    size = content_size(spec.fit, shown_size(window), spec.size)
     if window.box is None:
-        pixels = FRAME_CACHE.read(video, frames, spec.size)  # (T, H, W, 3)
+        pixels = FRAME_CACHE.read(video, frames, size)  # (T, height, width, 3)
     else:
         parts = (FRAME_CACHE.read(video, part, video.size) for part in in_parts(frames, video.size))
-        pixels = np.concatenate([augment.crop_frames(part, window.box, spec.size) for part in parts])
-    clip = pixels.transpose(3, 0, 1, 2)  # (3, T, H, W)
+        pixels = np.concatenate([augment.crop_frames(part, window.box, size) for part in parts])
+    clip = pixels.transpose(3, 0, 1, 2)  # (3, T, height, width)
     clip = np.ascontiguousarray(augment.flip(clip) if window.flipped else clip)
-    return torch.from_numpy(augment.recolour(clip, window.colour) if window.colour else clip)
+    clip = augment.recolour(clip, window.colour) if window.colour else clip
+    return place(torch.from_numpy(clip), spec.size)
+
+
+def shown_size(window: Window) -> tuple[int, int]:
+    """Return (height, width) of the frames or of their crops, in pixels of the video."""
+    return window.video.size if window.box is None else (window.box.height, window.box.width)
+
+
+def read_fit_box(window: Window, spec: ClipSpec) -> dict[str, Tensor]:
+    """Return where the frames, or their crops, lie in the clip: "fit_box" (4,) float32; nothing for stretch."""
+    if spec.fit == "stretch":
+        return {}
+    return {"fit_box": torch.tensor(fit_box(spec.fit, shown_size(window), spec.size))}
 
 
 def read_truth(window: Window, spec: ClipSpec) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from distill.data.augment import Box, Colour
+from distill.data.fit import fit_of
 from distill.data.truth import Truth
 from distill.limits import MAX_BATCH_BYTES, MAX_CLIP_BYTES, check_limit
 from distill.stride import Stride, offsets, step_of
@@ -34,6 +35,7 @@ class ClipSpec:
         target_frames: indices of the N frames of the clip that have a map.
         map_size: (h, w) of the maps.
         stride: distance between the clip's frames in the video, in frames (2) or as a rate ("30fps").
+        fit: how frames of another aspect ratio fill the clip, a name in `fit.FITS`.
     """
 
     num_frames: int
@@ -41,6 +43,7 @@ class ClipSpec:
     target_frames: tuple[int, ...]
     map_size: tuple[int, int]
     stride: Stride = 1
+    fit: str = "stretch"
 
     @classmethod
     def of(cls, model: HasClipShape, stride: Stride = 1) -> "ClipSpec":
@@ -51,6 +54,7 @@ class ClipSpec:
             target_frames=tuple(int(t) for t in model.target_frames),
             map_size=(int(model.map_size[0]), int(model.map_size[1])),
             stride=stride,
+            fit=fit_of(model),
         )
 
     def check_batch(self, batch_size: int, key: str) -> None:

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from distill.data.clips import ClipSpec, Video
+from distill.data.fit import content_size, fit_box, fit_of, place, unfit
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.errors import UserError
@@ -103,6 +104,8 @@ def slide(
     A streaming model's window is the `reach` frames that a map depends on. A map costs one step for each frame that
     no earlier window has seen: a single step if all frames are requested.
 
+    Frames fill the input as the network's `fit` says (`distill/data/fit.py`); the maps are those of whole frames.
+
     Args:
         network: a network or an exported model. It runs in evaluation mode; its mode is restored afterwards.
         video: a video to open, or an open reader.
@@ -135,11 +138,14 @@ def slide(
     batches = [frames[start : start + size] for start in range(0, len(frames), size)]
     window = partial(window_of, length=length, stride=step, first_frames=settings.first_frames)
     windows = [[window(frame, reader.num_frames, targets) for frame in batch] for batch in batches]
-    with _evaluating(network), closing(_read(reader, windows, network.size, device, flipped)) as pixels:
+    fit = fit_of(network)
+    box = None if fit == "stretch" else torch.tensor([fit_box(fit, reader.size, network.size)])
+    with _evaluating(network), closing(_read(reader, windows, network, device, flipped)) as pixels:
         for batch, of_batch, pixels_of_batch in zip(batches, windows, pixels, strict=True):
             with torch.inference_mode(), _autocast(device, settings.precision):
                 maps = maps_of(of_batch, pixels_of_batch)
             maps = maps.clone()  # outside inference mode, so that autograd accepts the maps as targets
+            maps = maps if box is None else unfit(maps[None], box)[0]
             peaks = maps.amax(dim=(-2, -1))  # NaN if a map contains NaN
             if not torch.isfinite(peaks).all():
                 frame = batch[int(torch.isfinite(peaks).logical_not().nonzero()[0])]
@@ -154,13 +160,15 @@ def slide(
 def _read(
     reader: VideoReader,
     windows: Sequence[Sequence[ClipFrames]],
-    size: tuple[int, int],
+    network: SaliencyModel,
     device: torch.device,
     flipped: bool,
 ) -> Generator[Frames, None, None]:
     """Yield the frames that each batch of windows uses; a thread decodes those of the next batch meanwhile."""
     arriving, leaving = _first_and_last_uses(windows)
     frames: dict[int, Tensor] = {}
+    fit = fit_of(network)
+    size = network.size if fit == "stretch" else content_size(fit, reader.size, network.size)
 
     def decode(index: int) -> np.ndarray | None:
         return reader.read(arriving[index], size) if index < len(windows) and arriving[index] else None
@@ -172,7 +180,8 @@ def _read(
             ahead = pool.submit(decode, index + 1)
             if decoded is not None:
                 images = rearrange(torch.from_numpy(decoded).to(device), "n h w c -> n c h w")
-                frames.update(zip(arriving[index], images.flip(-1) if flipped else images, strict=True))
+                images = place(images.flip(-1) if flipped else images, network.size)
+                frames.update(zip(arriving[index], images, strict=True))
             yield frames
             for frame in leaving[index]:
                 del frames[frame]

@@ -48,6 +48,7 @@ def fingerprint(
             "stride": spec.stride,
             "preprocessing": PREPROCESSING,
             "precision": precision,
+            **({} if spec.fit == "stretch" else {"fit": spec.fit}),  # older stores have no such key
         },
         "videos": {video.name: describe_video(video, content=content) for video in videos},
     }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data.clips import ClipSpec
+from distill.data.fit import unfit, unfit_features
 from distill.errors import UserError
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
@@ -66,6 +67,10 @@ class Projection(nn.Module):
         """Return the projected features (B, C of the teacher, t, h, w)."""
         return self.convolution(resize_features(last_part(features, self.fraction), self.size))
 
+    def unfit(self, projected: Tensor, boxes: Tensor) -> Tensor:
+        """Return the projected features of inputs as those of whole frames; see `fit.unfit_features`."""
+        return unfit_features(projected, boxes)
+
 
 class SideMap(nn.Module):
     """Saliency map predicted from features: a (t, 1, 1) convolution over all frames, resized to the model's map.
@@ -90,6 +95,10 @@ class SideMap(nn.Module):
         logits = self.convolution(with_time(features)).squeeze(2).float()  # (B, N, ., .)
         return F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False, antialias=True)
 
+    def unfit(self, log_saliency: Tensor, boxes: Tensor) -> Tensor:
+        """Return the maps of inputs as maps of whole frames; see `fit.unfit`."""
+        return unfit(log_saliency, boxes)
+
 
 class Learner(nn.Module):
     """A model and its heads as one module, to train, replicate or shard together.
@@ -105,13 +114,24 @@ class Learner(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self.encoder_layers = tuple(f"model.{name}" for name in model.encoder_layers)
 
-    def forward(self, clip: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the model's log-saliency (B, N, h, w), and the heads' outputs from the same features."""
+    def forward(self, clip: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the model's log-saliency (B, N, h, w), and the heads' outputs from the same features.
+
+        Args:
+            clip: (B, 3, T, H, W).
+            boxes: where the frames lie in the clips, (B, 4) from `fit.fit_box`, to return the outputs of whole
+                frames; None if they fill the clips.
+        """
         if not self.heads:
-            return self.model(clip), {}
-        features = self.model.forward_features(clip)
-        outputs = {name: head(features[str(head.feature)]) for name, head in self.heads.items()}
-        return self.model.forward_head(features), outputs
+            maps, outputs = self.model(clip), {}
+        else:
+            features = self.model.forward_features(clip)
+            outputs = {name: head(features[str(head.feature)]) for name, head in self.heads.items()}
+            maps = self.model.forward_head(features)
+        if boxes is None:
+            return maps, outputs
+        whole = {name: self.heads[name].unfit(output, boxes) for name, output in outputs.items()}  # type: ignore[operator]
+        return unfit(maps, boxes), whole
 
 
 def feature_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import crop_maps, crop_values
-from distill.data.clip_reader import read_clip
+from distill.data.clip_reader import read_clip, read_fit_box
 from distill.data.clips import ClipSpec, Video, Window
+from distill.data.fit import unfit, unfit_features
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.models.device import PRECISIONS, device_of
@@ -71,8 +72,10 @@ class ClipReader:
     spec: ClipSpec
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
-        """Return "teacher_clip", uint8 (3, T, H, W)."""
-        return {"teacher_clip": read_clip(window.for_teacher(), self.spec)}
+        """Return "teacher_clip", uint8 (3, T, H, W), and "teacher_fit_box" (`fit.fit_box`) unless frames fill it."""
+        whole = window.for_teacher()
+        boxes = {f"teacher_{name}": box for name, box in read_fit_box(whole, self.spec).items()}
+        return {"teacher_clip": read_clip(whole, self.spec), **boxes}
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,10 @@ class OnlineTeacher:
             all_features = self.network.forward_features(clip) if self.features else {}
             maps = self.network.forward_head(all_features) if self.features else self.network(clip)
             features = {name: last_part(all_features[name], self.fraction).float() for name in self.features}
+            if "teacher_fit_box" in batch:
+                boxes = batch["teacher_fit_box"].to(self.device)
+                maps = unfit(maps, boxes)
+                features = {name: unfit_features(value, boxes) for name, value in features.items()}
             return TeacherOutput(
                 crop_like_clips(maps.float(), batch),
                 {name: crop_features_like_clips(value, batch) for name, value in features.items()},

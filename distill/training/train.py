@@ -190,7 +190,7 @@ class Loop:
         """Run forward and backward passes of one batch, the teacher in parallel to the student; return the loss."""
         finish = None if self.parts.teacher is None else self.parts.teacher.begin(batch)
         with self.accelerator.autocast():
-            log_saliency, heads = self.learner(batch["clip"])
+            log_saliency, heads = self.learner(batch["clip"], batch.get("fit_box"))
         teacher_maps, features = (None, None) if finish is None else finish()
         result = self.parts.objective(
             batch,
