@@ -72,7 +72,7 @@ class ClipReader:
     spec: ClipSpec
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
-        """Return "teacher_clip", uint8 (3, T, H, W), and unless frames fill it "teacher_fit_box" (`fit.fit_box`)."""
+        """Return "teacher_clip" uint8 (3, T, H, W), and unless frames fill it "teacher_fit_box" (`fit.fit_box`)."""
         whole = window.for_teacher()
         boxes = {f"teacher_{name}": box for name, box in read_fit_box(whole, self.spec).items()}
         return {"teacher_clip": read_clip(whole, self.spec), **boxes}
