@@ -3,6 +3,7 @@
 import math
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -82,12 +83,26 @@ def _read_points(path: Path, _changed: int) -> Points:
     check_limit(path.stat().st_size, MAX_POINTS_BYTES, f"{path}: bytes")
     frames = read_json(path, PointLists, "a list of fixations", remedy=f"expected {EXPECTED_POINTS}")
     counts = [len(frame) for frame in frames]
-    flat = chain.from_iterable(chain.from_iterable(frames))
-    rows = np.fromiter(flat, dtype=np.float64, count=2 * sum(counts)).reshape(-1, 2)
-    if not np.isfinite(rows).all():
-        raise UserError(f"{path}: some coordinates are not finite; expected {EXPECTED_POINTS}")
-    pixels = np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
+    pixels = as_pixels(chain.from_iterable(frames), sum(counts), path, EXPECTED_POINTS)
     return Points(pixels, np.cumsum([0, *counts]))
+
+
+def as_pixels(points: Iterable[tuple[float, float]], count: int, source: object, expected: str) -> np.ndarray:
+    """Return points of (row, column) as the pixels (count, 2) int32 that they lie in.
+
+    Args:
+        points: the points.
+        count: their number.
+        source: where they come from, for the message.
+        expected: what was expected there.
+
+    Raises:
+        UserError: if a coordinate is NaN or infinite.
+    """
+    rows = np.fromiter(chain.from_iterable(points), dtype=np.float64, count=2 * count).reshape(-1, 2)
+    if not np.isfinite(rows).all():
+        raise UserError(f"{source}: some coordinates are not finite; expected {expected}")
+    return np.clip(np.floor(rows), -(2**31), 2**31 - 1).astype(np.int32)
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -3,24 +3,32 @@
 saldistill data check ROOT
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.data.clips import Video
+from distill.data.pictures import conversion_remarks
 from distill.data.sets.dataset import DataSetScan, inspect_videos
 from distill.data.sets.find import DATASETS, get_dataset, recognise, recognise_any
 from distill.data.sets.folder import FOLDER
+from distill.data.still_check import check_stills
+from distill.data.still_truth import StillTruth
 from distill.data.text import plural
 from distill.data.truth import MapsTruth, PointsTruth
 from distill.data.truth_check import TruthCheck, inspect_truth
+from distill.data.video.names import is_image
 from distill.data.video.probe_cache import Inspection, inspect_all
+from distill.data.video.still_probe import StillProbe
 from distill.errors import UserError
 
 MAX_LISTED = 50
 """Maximum number of videos that are listed one per line by default."""
+
+MAX_COUNTED = 12
+"""Maximum number of sizes that are listed."""
 
 SHORT = 16
 """Clip length of most papers; shorter videos are counted."""
@@ -75,14 +83,20 @@ class Report:
     def _summary(self) -> Iterator[tuple[str, str]]:
         videos = self.scan.videos
         with_truth = sum(video.truth is not None for video in videos)
-        yield "videos", f"{len(videos)} usable ({with_truth} with ground truth), {len(self.scan.broken)} broken"
+        yield (
+            f"{self.scan.dataset.unit}s",
+            f"{len(videos)} usable ({with_truth} with ground truth), {len(self.scan.broken)} broken",
+        )
         yield "frames", f"{sum(v.num_frames for v in videos)} ({self.labelled(videos)} with fixations)"
-        yield "sizes", _counted(f"{video.size[1]}x{video.size[0]}" for video in videos)
-        yield "frame rates", _counted(f"{video.fps:.5g}" for video in videos)
+        yield "sizes", _counted(f"{video.size[1]}x{video.size[0]}" for video in videos) or "-"
+        if rates := _counted(f"{video.fps:.5g}" for video in videos if not is_image(video.path)):
+            yield "frame rates", rates
         forms = sum((truth.forms for truth in self.truths.values()), Counter[str]())
         for number, (form, count) in enumerate(sorted(forms.items())):
             yield "" if number else "ground truth", f"{count} {form}"
-        if short := sum(video.num_frames < SHORT for video in videos):
+        if stills := sum(is_image(video.path) for video in videos):
+            yield "still", f"{plural(stills, 'image')}; each is a video of one frame, repeated to a clip's length"
+        if short := sum(video.num_frames < SHORT and not is_image(video.path) for video in videos):
             yield "short", f"{plural(short, 'video')} with fewer than {SHORT} frames; the first frame is repeated"
         yield "inspected", "every frame and image" if self.thorough else "file headers and ends (--thorough: all)"
 
@@ -112,7 +126,11 @@ def _row(split: str, *values: object) -> str:
 
 
 def _counted(values: Iterator[str]) -> str:
-    return ", ".join(f"{value} ({count})" for value, count in Counter(values).most_common()) or "-"
+    """Return the values with their numbers, the most frequent first; empty for no value."""
+    counts = Counter(values).most_common()
+    shown = [f"{value} ({count})" for value, count in counts[:MAX_COUNTED]]
+    more = len(counts) - len(shown)
+    return ", ".join(shown + [f"{more} more"] * (more > 0))
 
 
 def _section(title: str, messages: Sequence[str]) -> list[str]:
@@ -144,7 +162,9 @@ def check(root: str | Path, dataset: str | None = None, *, thorough: bool = Fals
     withheld = set(scan.layout.members.get(selected.withheld, ()))
     unlabelled = [video.name for video in scan.videos if video.truth is None and video.name not in withheld]
     if unlabelled and report.truths:
-        report.problems.append(f"no ground truth for {plural(len(unlabelled), 'video')}: {', '.join(unlabelled)}")
+        report.problems.append(
+            f"no ground truth for {plural(len(unlabelled), selected.unit)}: {', '.join(unlabelled)}"
+        )
     return report
 
 
@@ -158,11 +178,16 @@ def _check_videos(report: Report, *, progress: bool) -> None:
         thorough=report.thorough,
         check_changes=True,
     )
+    conversions: defaultdict[Path, dict[str, str]] = defaultdict(dict)
     for video, probe in zip(videos, probes, strict=True):
         if isinstance(probe, UserError):
             scan.exclude(video, probe)
-        else:
-            report.problems += [f"{video.path}: {remark}" for remark in probe.remarks]
+            continue
+        report.problems += [f"{video.path}: {remark}" for remark in probe.remarks]
+        if isinstance(probe, StillProbe):
+            conversions[video.path.parent][video.path.name] = probe.conversion
+    for folder, of_images in conversions.items():
+        report.problems += [f"{folder}: {remark}" for remark in conversion_remarks(of_images, "8-bit RGB")]
 
 
 def _check_truths(report: Report, *, progress: bool) -> None:
@@ -182,6 +207,10 @@ def _check_truths(report: Report, *, progress: bool) -> None:
         else:
             report.truths[video.name] = result
             report.problems += result.problems
+    stills = {video.name: video.truth for video in report.scan.videos if isinstance(video.truth, StillTruth)}
+    checks, problems = check_stills(stills)
+    report.truths |= checks
+    report.problems += problems
     for video in report.scan.layout.generated:
         if video.truth is not None:
             report.truths[video.name] = TruthCheck(sum(video.truth.has(frame) for frame in range(video.num_frames)))

@@ -35,18 +35,44 @@ MAX_NAMED = 3
 EIGHT_BITS = ("L", "RGB")
 """Pillow's modes that need no conversion."""
 
+TURNED_BY_EXIF = ("JPEG", "MPO", "WEBP")
+"""Formats whose pixels are displayed as their EXIF orientation says; Pillow itself turns those of TIFF."""
 
-def read_image(path: Path, *, decode: bool = True) -> Image.Image:
-    """Read an image file; only its header without `decode`.
+ORIENTATION = 0x0112
+"""EXIF tag of the orientation."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How the stored pixels become the displayed picture, by EXIF orientation; 1 leaves them as they are."""
+
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap height and width."""
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file, upright: turned by its EXIF orientation, as viewers do.
 
     Raises:
         UserError: if it cannot be opened or decoded, or has more than MAX_PICTURE_PIXELS.
     """
     with _opened(path) as (image, _):
-        if decode:
-            with reading(path, "an image"):
-                image.load()
-        return image
+        orientation = _orientation(image)
+        with reading(path, "an image"):
+            image.load()
+            return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of the upright image in a file without decoding it; errors as `read_image`."""
+    with _opened(path) as (image, _):
+        return _upright_size(image)
 
 
 def check_picture(path: Path, *, thorough: bool = False) -> tuple[tuple[int, int], int, str]:
@@ -56,11 +82,29 @@ def check_picture(path: Path, *, thorough: bool = False) -> tuple[tuple[int, int
         UserError: as `read_image`, or if it is truncated; `thorough` decodes it.
     """
     with _opened(path) as (image, file):
-        size, channels, conversion = image.size[::-1], len(image.getbands()), conversion_of(image)
+        size, channels, conversion = _upright_size(image), len(image.getbands()), conversion_of(image)
         complete = _is_complete(file, image.format)
     if thorough or not complete:  # valid files may have data after the trailer, so decoding decides
         _deep_levels(read_image(path), path)
     return size, channels, conversion
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the (height, width) of an image as displayed."""
+    return image.size if _orientation(image) in SIDEWAYS else image.size[::-1]
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 if there is none, or if it is damaged, which viewers ignore."""
+    if image.format not in TURNED_BY_EXIF:
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Corrupt EXIF data")
+            found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow's errors for damaged metadata have many types
+        return 1
+    return found if found in TURNS else 1
 
 
 def conversion_of(image: Image.Image) -> str:
@@ -163,8 +207,9 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
     with file:
         with reading(path, "an image"):
             try:
-                with warnings.catch_warnings():  # of Pillow's bound, which is higher than ours
+                with warnings.catch_warnings():  # of Pillow's bound, which is higher than ours, and of metadata
                     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                    warnings.filterwarnings("ignore", "Corrupt EXIF data")
                     image = Image.open(file, formats=FORMATS)
             except Image.DecompressionBombError as error:
                 raise UserError(

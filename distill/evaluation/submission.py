@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from distill.data.clips import Video
 from distill.data.map_files import write_map_video
+from distill.data.pictures import picture_size
 from distill.data.sets import dhf1k, ntire
 from distill.data.text import plural, ranges
-from distill.data.video.image_folder import read_image
 from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.evaluation.map_sources import MapSource, checked_maps
@@ -230,7 +230,7 @@ def _check_pictures(path: Path, video: Video) -> Iterator[str]:
         yield f"{path}: {plural(len(others), 'file')} not part of the submission, e.g. {min(others)}"
     for name in sorted(wanted & present):
         try:
-            size = read_image(path / name, decode=False).size[::-1]
+            size = picture_size(path / name)
         except UserError as error:
             yield str(error)
         else:

@@ -17,6 +17,7 @@ from torch import nn
 from distill.data.augment import Crop, Jitter
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clips import ClipSpec, Video
+from distill.data.video.names import is_image
 from distill.errors import UserError
 from distill.models.device import resolve_device
 from distill.models.loaded import LoadedModel
@@ -216,7 +217,7 @@ def build_clips(
     the teacher provides the flipped view, or if `teacher.mirror` accepts the mirrored map in its place. Crops and
     colours apply only to the student's clip: a teacher sees full frames.
     """
-    videos = [video for source in sources for video in source.videos]
+    videos = [video for source in sources for video in source.videos if not is_image(video.path)]
     short = [span for video in videos if (span := spec.span(video.fps)) > video.num_frames]
     if short:
         log.info(

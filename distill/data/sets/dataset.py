@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.data.clips import Video
+from distill.data.still_truth import StillTruth
 from distill.data.truth import FileTruth, MapsTruth, PointsTruth
 from distill.data.truth_check import inspect_truth
 from distill.data.video.folder_probe import FolderProbe, inspect_folder, listing_of
-from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, natural, number_in
+from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, is_image, natural, number_in
 from distill.data.video.probe import Probe, inspect_video
-from distill.data.video.probe_cache import PROBE_CACHE, inspect_all
+from distill.data.video.probe_cache import PROBE_CACHE, Inspection, inspect_all
+from distill.data.video.still_probe import StillProbe, inspect_still
 from distill.errors import UserError
 from distill.paths import path_inside
 
-VideoProbe = Probe | FolderProbe
+VideoProbe = Probe | FolderProbe | StillProbe
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Layout:
 
     Attributes:
         title: description of the layout, e.g. `videos in video/`.
-        media: name -> file or folder of frames of each video.
+        media: name -> file, folder of frames or still image of each video.
         members: split -> names of its videos in `media`.
         published: split -> expected number of videos, if known.
         truth_of: maps a video's name and probe to its ground truth. May raise UserError: the video is then broken.
@@ -38,7 +40,7 @@ class Layout:
     media: Mapping[str, Path] = field(default_factory=dict)
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     published: Mapping[str, int] = field(default_factory=dict)
-    truth_of: Callable[[str, VideoProbe], FileTruth | None] = lambda name, probe: None
+    truth_of: Callable[[str, VideoProbe], FileTruth | StillTruth | None] = lambda name, probe: None
     missing: Sequence[tuple[str, str, str]] = ()
     generated: Sequence[Video] = ()
     remarks: Sequence[str] = ()
@@ -91,6 +93,7 @@ class DataSet:
         withheld: split whose ground truth is not published.
         recording: returns the recording that the video of a name was cut from.
         needs_root: False if there are no files.
+        unit: what its videos are called in messages.
     """
 
     name: str
@@ -104,6 +107,7 @@ class DataSet:
     withheld: str = ""
     recording: Callable[[str], str] = lambda name: name
     needs_root: bool = True
+    unit: str = "video"
 
     def scan(
         self,
@@ -129,13 +133,19 @@ class DataSet:
         layout = self.find(root)
         if not layout.media and not layout.generated:
             raise self._wrong_root(root)
+        if split is not None and split not in layout.members:
+            raise UserError(
+                f"{root}: no split '{split}' in this layout ({layout.title}); expected one of "
+                f"{', '.join(layout.members)}"
+            )
         scan = DataSetScan(self, layout)
 
         members = None if split is None else set(layout.members[split])
+        exact = frozenset(map(str, names or ()))
 
         def selected(name: str) -> bool:
             in_split = members is None or name in members
-            return in_split and (names is None or any(same_name(name, wanted) for wanted in names))
+            return in_split and (names is None or name in exact or any(same_name(name, wanted) for wanted in names))
 
         scan.videos += [video for video in layout.generated if selected(video.name)]
         media = {name: layout.media[name] for name in sorted(layout.media, key=natural) if selected(name)}
@@ -195,7 +205,7 @@ def _inspect_media(
         if probe.damaged:
             scan.damaged[name] = len(probe.damaged)
         points = truth.listed if isinstance(truth, MapsTruth) else truth
-        if points is not None:
+        if isinstance(points, PointsTruth):
             listed.append((video, points))
     inspections = [inspect_truth(points.files, video.num_frames) for video, points in listed]
     results = inspect_all(inspections, progress="reading fixations" if progress else None)
@@ -207,7 +217,7 @@ def _inspect_media(
 def inspect_videos(
     paths: Sequence[Path], *, progress: str | None = None, thorough: bool = False, check_changes: bool = False
 ) -> list[VideoProbe | UserError]:
-    """Inspect videos, which are files or folders of frames; see `inspect_all`.
+    """Inspect videos, which are files, folders of frames or still images; see `inspect_all`.
 
     Args:
         paths: existing files and folders.
@@ -218,7 +228,7 @@ def inspect_videos(
     Returns:
         The properties of each video, or a UserError if it is broken.
     """
-    inspections = [(inspect_folder if path.is_dir() else inspect_video)(path, thorough=thorough) for path in paths]
+    inspections = [_inspection_of(path)(path, thorough=thorough) for path in paths]
     folders = [inspection for inspection in inspections if inspection.kind == "frames"]
     for inspection in folders:
         if isinstance(PROBE_CACHE.get(inspection), UserError):
@@ -233,10 +243,14 @@ def inspect_videos(
     return inspect_all(inspections, progress=progress)
 
 
+def _inspection_of(path: Path) -> Callable[..., Inspection]:
+    return inspect_folder if path.is_dir() else inspect_still if is_image(path) else inspect_video
+
+
 def same_name(name: str, wanted: str) -> bool:
     """Return whether a requested name, file name or number (`2` for `002`) refers to the video `name`."""
     wanted = str(wanted)
-    if Path(wanted).suffix.lower() in VIDEO_SUFFIXES:
+    if Path(wanted).suffix.lower() in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
         wanted = wanted[: -len(Path(wanted).suffix)]
     return name == wanted or (number_in(name) is not None and number_in(name) == number_in(wanted))
 

@@ -14,6 +14,7 @@ from distill.data.sets.dhf1k import DHF1K
 from distill.data.sets.folder import FOLDER
 from distill.data.sets.ntire import NTIRE
 from distill.data.sets.shots import HOLLYWOOD2, UCF_SPORTS
+from distill.data.sets.stills import STILLS
 from distill.data.sets.synthetic import SYNTHETIC
 from distill.data.text import plural
 from distill.data.video.names import describe
@@ -22,7 +23,7 @@ from distill.errors import UserError
 log = logging.getLogger(__name__)
 
 DATASETS: dict[str, DataSet] = {
-    dataset.name: dataset for dataset in (NTIRE, HOLLYWOOD2, UCF_SPORTS, DHF1K, FOLDER, SYNTHETIC)
+    dataset.name: dataset for dataset in (NTIRE, HOLLYWOOD2, UCF_SPORTS, DHF1K, STILLS, FOLDER, SYNTHETIC)
 }
 """All data sets by name, the values of `dataset:` in a config. Detection takes the first that matches."""
 
@@ -119,9 +120,8 @@ def find_videos(
     if not scan.videos:
         raise UserError(f"{where}: no usable video; {_why_empty(scan)}")
     labelled = sum(video.truth is not None for video in scan.videos)
-    log.info(
-        "%s: %s; %s, %d with ground truth", where, scan.layout.title, plural(len(scan.videos), "video"), labelled
-    )
+    count = plural(len(scan.videos), selected.unit)
+    log.info("%s: %s; %s, %d with ground truth", where, scan.layout.title, count, labelled)
     return [_select_frames(video, frames) for video in scan.videos] if frames else scan.videos
 
 

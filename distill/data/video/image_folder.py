@@ -1,4 +1,4 @@
-"""Video reader for a folder of images."""
+"""Video readers for images: a folder of frames, and a still image, which is a video of one frame."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distill.data.pictures import read_image, to_rgb
+from distill.data.pictures import picture_size, read_image, to_rgb
 from distill.data.video.names import IMAGE_SUFFIXES, describe, natural
 from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
@@ -35,20 +35,22 @@ def no_frames(folder: Path) -> UserError:
     )
 
 
-class FolderReader:
-    """A folder of frames (images of any kind that `data/pictures.py` reads), in natural order of their names.
+class ImageReader:
+    """Images of one size, of any kind that `data/pictures.py` reads, as the frames of a video.
+
+    Args:
+        path: the folder of frames or the still image.
+        files: the images in order, at least one.
 
     Raises:
-        UserError: if the folder has no image, or an image cannot be opened or differs in size from the first.
+        UserError: if an image cannot be opened or differs in size from the first.
     """
 
-    def __init__(self, path: Path, fps: float = FOLDER_FPS) -> None:
-        self.path, self.fps = path, fps
-        self.files = frame_files(path)
-        if not self.files:
-            raise no_frames(path)
-        self.num_frames = len(self.files)
-        self.size = read_image(self.files[0], decode=False).size[::-1]
+    fps = FOLDER_FPS
+
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        self.path, self.files, self.num_frames = path, files, len(files)
+        self.size = picture_size(files[0])
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
@@ -67,3 +69,24 @@ class FolderReader:
                 image = image.resize((width, height), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(image)
         return pixels[positions]
+
+
+class FolderReader(ImageReader):
+    """A folder of frames, in natural order of their names.
+
+    Raises:
+        UserError: if the folder has no image; see also `ImageReader`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        files = frame_files(path)
+        if not files:
+            raise no_frames(path)
+        super().__init__(path, files)
+
+
+class StillReader(ImageReader):
+    """A still image: a video of one frame, which `ClipSpec.frames` repeats."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, (path,))

@@ -10,6 +10,12 @@ from distill.limits import MAX_FOLDERS, check_limit
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
+
+def is_image(path: Path) -> bool:
+    """Return whether a path names an image by its suffix."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 MAX_DIGITS = 18
 """Digits of the largest number in a name; more are part of a name without a number."""
 

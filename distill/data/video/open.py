@@ -1,11 +1,12 @@
-"""Open any video with the reader that suits it: a file, a folder of frames, or a generated video."""
+"""Open any video with the reader that suits it: a file, a folder of frames, a still image, or a generated video."""
 
 import logging
 from functools import partial
 from pathlib import Path
 
 from distill.data.video.decord_reader import DecordReader
-from distill.data.video.image_folder import FolderReader
+from distill.data.video.image_folder import FolderReader, StillReader
+from distill.data.video.names import is_image
 from distill.data.video.probe import Probe, probe
 from distill.data.video.protocol import VideoReader
 from distill.data.video.pyav_reader import AvReader
@@ -16,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def open_video(path: str | Path) -> VideoReader:
-    """Open a video file, a folder of frames, or a generated video (`synthetic:...`).
+    """Open a video file, a folder of frames, a still image (one frame), or a generated video (`synthetic:...`).
 
     Raises:
-        UserError: if it is missing, not a video, truncated, damaged, or an empty folder.
+        UserError: if it is missing, not a video or an image, truncated, damaged, or an empty folder.
     """
     if str(path).startswith(PREFIX):
         return SyntheticReader(str(path))
@@ -27,7 +28,9 @@ def open_video(path: str | Path) -> VideoReader:
     if path.is_dir():
         return FolderReader(path)
     if not path.exists():
-        raise UserError(f"{path}: no such video file or folder of frames")
+        raise UserError(f"{path}: no such video file, image or folder of frames")
+    if is_image(path):
+        return StillReader(path)
     return open_file(path, probe(path))
 
 
@@ -60,5 +63,5 @@ def open_size(path: str | Path) -> tuple[int, float, tuple[int, int]]:
         UserError: as `open_video`.
     """
     path = Path(path)
-    info = probe(path) if path.is_file() else open_video(path)
+    info = probe(path) if path.is_file() and not is_image(path) else open_video(path)
     return info.num_frames, info.fps, info.size

@@ -27,7 +27,7 @@ from distill.validation import read_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Increment when the result for an unchanged file changes."""
 
 RETRY_AFTER = 24 * 3600
