@@ -73,6 +73,9 @@ MIN_RATE = 0.1
 MAX_CALIBRATION_FRAMES = 100_000
 """Frames that `quantize` reads; they are kept in memory, at the size of the model."""
 
+MAX_PREDICTION_BYTES = 4 * 2**30
+"""Bytes of the maps that `Predictor.predict` returns: 28 minutes of video at 112x192; `iterate` has no bound."""
+
 # ------------------------------------------------------------------------------------------------- weight files
 
 MAX_TENSOR_HEADER_BYTES = 16 * 2**20

@@ -46,10 +46,11 @@ student, from the ground truth and these maps; export the student to run on smal
 
 EPILOG = """\
 MODEL is one of
+  stream-small               a pretrained student that comes with the project
   runs/demo/teacher          a run folder: its best weights
   student.safetensors        a weight file
   student.onnx               an exported model
-  teacher/salfom:tiny        a model and its variant, with random weights (list: saldistill models)
+  teacher/salfom:tiny        a network and its variant, with random weights (list: saldistill models)
 
 CONFIG is a YAML file that describes one run; key=value arguments override single settings:
   saldistill train configs/teacher/demo.yaml training.steps=50 losses.0.weight=2 out=runs/short
@@ -62,7 +63,7 @@ exit codes
   141  standard output was closed, e.g. by `| head`
   143  terminated with SIGTERM, e.g. by a cluster; handled like Ctrl-C
 
-start with:  saldistill demo        help on a verb:  saldistill VERB --help
+start with:  saldistill predict VIDEO        help on a verb:  saldistill VERB --help
 """
 
 NO_SPACE_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, NO_SPACE))})\)")

@@ -1,6 +1,7 @@
 """`saldistill models`: list models and convert weight files."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="a model, e.g. teacher/salfom or student/thtdnet:tiny"
+        "name", nargs="?", metavar="NAME", help="e.g. stream-small, teacher/salfom or student/thtdnet:tiny"
     )
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
@@ -38,8 +39,48 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.to_published:
         print(publish_weights(arguments.name, *arguments.to_published))
     else:
-        for line in describe_models(arguments.name):
+        for line in list_all(arguments.name):
             print(line, flush=True)
+
+
+def list_all(name: str | None = None) -> Iterator[str]:
+    """Yield the lines of the tables of pretrained models and of networks; of one of them if a name is given."""
+    from distill.models.pretrained import pretrained_models
+
+    pretrained = pretrained_models()
+    if name is None or name in pretrained:
+        yield from describe_pretrained(name)
+    if name is None and pretrained:
+        yield ""
+    if name not in pretrained:
+        yield from describe_models(name)
+
+
+def describe_pretrained(name: str | None = None) -> Iterator[str]:
+    """Yield the lines of a table of the pretrained models, and the paths of the files of a chosen one."""
+    from distill.models.pretrained import pretrained_folder, pretrained_models
+
+    chosen = {each: record for each, record in pretrained_models().items() if name in (None, each)}
+    if not chosen:
+        return
+    yield (
+        f"{'pretrained':<16}{'network':<24}{'NSS':>7}{'CC':>7}{'weights':>12}{'GMACs':>8}{'ms':>7}{'MB':>7}"
+        f"{'input':>20}{'map':>10}"
+    )
+    for each, record in chosen.items():
+        means, cost = record.scores[0].rows[0].means, record.cost
+        figures = [f"{means.get(metric) or math.nan:>7.{digits}f}" for metric, digits in (("nss", 2), ("cc", 3))]
+        clip, saliency = ("x".join(map(str, size)) for size in (record.input.size, record.input.map_size))
+        yield (
+            f"{each:<16}{record.architecture:<24}{''.join(figures)}{cost.weights:>12,}"
+            f"{cost.gmacs or math.nan:>8.2f}{cost.milliseconds or math.nan:>7.1f}{record.weights.bytes / 1e6:>7.1f}"
+            f"{f'{clip} {record.input.fit}':>20}{saliency:>10}"
+        )
+    first = next(iter(chosen.values()))
+    yield f"NSS and CC on {first.scores[0].title}; ms per map{f': {first.cost.how}' if first.cost.how else ''}"
+    if name is not None:
+        for label, file in (("weights", first.weights.name), ("ONNX", first.onnx.name), ("card", f"{name}.md")):
+            yield f"{label + ':':<9}{pretrained_folder() / file}"
 
 
 def describe_models(name: str | None = None) -> Iterator[str]:
@@ -134,12 +175,13 @@ def check_conversion(name: str | None, source: str, out: str, option: str, suffi
 
 MODELS = Verb(
     "models",
-    "list models and their variants with size and cost; convert weights",
-    "List all models, or the variants of one. With --convert, load published weights, from a file or fetched by "
-    "name, and write them in this project's format. With --to-published, write weights with the keys of the "
-    "authors' code.",
+    "list pretrained models, and networks with size and cost; convert weights",
+    "List the pretrained models with their scores, cost and input, and all networks; or one of them. With "
+    "--convert, load published weights, from a file or fetched by name, and write them in this project's format. "
+    "With --to-published, write weights with the keys of the authors' code.",
     (
         "saldistill models",
+        "saldistill models stream-small",
         "saldistill models teacher/salfom",
         "saldistill models teacher/salfom --convert SalFoM_DHF1K.pth salfom.safetensors",
         "saldistill models teacher/salfom --to-published salfom.safetensors salfom_dhf1k.pth",

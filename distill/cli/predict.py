@@ -1,6 +1,7 @@
 """`saldistill predict`: draw a model's maps over videos."""
 
 import argparse
+from pathlib import Path
 
 from distill.cli.options import add_inference, add_output, inference_settings
 from distill.cli.verb import Verb
@@ -10,10 +11,19 @@ from distill.errors import UserError
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     from distill.models.device import PRECISIONS
 
-    parser.add_argument("model", metavar="MODEL", help="model to run (see: saldistill --help)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="model to run (see: saldistill --help; default: stream-small, a pretrained student)",
+    )
     parser.add_argument("video", metavar="VIDEO", help="a video file, a folder of images, or a folder of videos")
     add_output(
-        parser, "OUT", "overlay video to write, OUT.mp4; a folder if VIDEO is a folder of videos", required=False
+        parser,
+        "OUT",
+        "overlay video to write, OUT.mp4; a folder if VIDEO is a folder of videos (default without --maps: "
+        "NAME-saliency.mp4 or NAME-saliency in this folder)",
+        required=False,
     )
     parser.add_argument(
         "--maps", metavar="DIR", help="write one PNG per frame here (for a folder of videos: DIR/NAME/0001.png)"
@@ -26,8 +36,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from distill.inference.folders import is_folder_of_videos, predict_folder
     from distill.inference.predict import predict
-    from distill.models.references import load_model
+    from distill.models.pretrained import DEFAULT_MODEL
+    from distill.models.references import load_model, load_pretrained
 
+    if arguments.model is None:
+        check_is_video(arguments.video)
     is_folder = is_folder_of_videos(arguments.video)
     if is_folder and arguments.overwrite:
         raise UserError(
@@ -35,21 +48,59 @@ def _run(arguments: argparse.Namespace) -> None:
             "skipped; remove the results that should be recomputed"
         )
     settings = inference_settings(arguments, precision=arguments.precision)
-    model = load_model(arguments.model, device=settings.device or "cpu")
-    settings, results = settings.for_model(model), {"out": arguments.out, "maps": arguments.maps}
+    device = settings.device or "cpu"
+    if arguments.model is None:
+        model = load_pretrained(DEFAULT_MODEL, device=device)
+    else:
+        model = load_model(arguments.model, device=device)
+    out = arguments.out
+    if out is None and arguments.maps is None:
+        out = default_output(arguments.video, is_folder=is_folder)
+    settings, results = settings.for_model(model), {"out": out, "maps": arguments.maps}
     if is_folder:
         print(predict_folder(model, arguments.video, settings, **results))
     else:
         print(predict(model.network, arguments.video, settings, **results, overwrite=arguments.overwrite))
 
 
+def check_is_video(argument: str) -> None:
+    """Check that the only argument of `saldistill predict` is not a model.
+
+    Raises:
+        UserError: it is a model, so that the video is missing.
+    """
+    from distill.evaluation.references import RUN_FILES
+    from distill.models.pretrained import is_pretrained
+    from distill.models.registry import PACKAGES
+
+    path = Path(argument)
+    is_run = path.is_dir() and any((path / name).exists() for name in RUN_FILES)
+    is_name = not path.exists() and (
+        is_pretrained(argument) or argument.startswith(tuple(f"{p}/" for p in PACKAGES))
+    )
+    if is_run or is_name or path.suffix in (".onnx", ".safetensors"):
+        raise UserError(
+            f"{argument}: is a model, and the video is missing; expected a video, or a model and a video: "
+            f"saldistill predict {argument} VIDEO"
+        )
+
+
+def default_output(video: str, *, is_folder: bool) -> str:
+    """Return the name of the overlay in the working folder: NAME-saliency, a video unless it is for a folder."""
+    path = Path(video).resolve()
+    name = path.name if path.is_dir() else path.stem
+    return f"{name}-saliency{'' if is_folder else '.mp4'}"
+
+
 PREDICT = Verb(
     "predict",
     "draw a model's maps over a video",
-    "Predict a map for every frame of a video, including the first frames, or for every video in a folder. "
+    "Predict a map for every frame of a video, including the first frames, or for every video in a folder, with a "
+    "pretrained student or another MODEL. "
     "Existing results in a folder are skipped: after an interruption the same command resumes, and several shells "
     "or devices can share the work.",
     (
+        "saldistill predict VIDEO.mp4",
         "saldistill predict runs/demo/student VIDEO.mp4 -o overlay.mp4",
         "saldistill predict student.onnx VIDEO.mp4 -o overlay.mp4 --maps maps",
         "saldistill predict runs/demo/teacher VIDEOS -o overlays --maps maps --device cuda:1",

@@ -12,6 +12,7 @@ from distill.errors import UserError
 from distill.files import atomic_path, file_hash
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
+from distill.models.pretrained import checked_file, is_pretrained, pretrained_model, pretrained_models
 from distill.models.registry import PACKAGES, _module, create_model, list_models, rebuild
 from distill.models.tensor_files import save_tensors
 from distill.models.weight_files import _identity_text, check_fit, load_weights_into, read_header
@@ -48,8 +49,10 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
     """Load a model in evaluation mode.
 
     Args:
-        reference: the name of a model, such as `teacher/salfom:tiny`, for random weights; a run folder, for its
-            best weights or else its newest checkpoint; a weight file of this project; or an exported .onnx file.
+        reference: the name of a pretrained model, such as `stream-small`; the name of a network, such as
+            `teacher/salfom:tiny`, for random weights; a run folder, for its best weights or else its newest
+            checkpoint; a weight file of this project; or an exported .onnx file. A file or folder that has the name
+            of a pretrained model takes precedence.
         device: device of the network; an .onnx file always runs on the CPU.
 
     Returns:
@@ -68,6 +71,8 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
         model = _load_file(_weights_of_run(path))
     elif path.suffix == ".safetensors":
         model = _load_file(path)
+    elif is_pretrained(text):
+        model = load_pretrained(text)
     elif re.match(rf"({'|'.join(PACKAGES)})/", text):
         log.warning("%s: untrained, with random weights from a fixed seed", text)
         with torch.random.fork_rng(devices=[]):
@@ -76,10 +81,21 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
     else:
         raise UserError(
             f"{text}: no model, run folder, .safetensors or .onnx file of this name; "
-            f"the models are {', '.join(list_models())}"
+            f"the models are {', '.join([*list_models(), *pretrained_models()])}"
         )
     model.network.to(device).eval()
     return replace(model, reference=text)
+
+
+def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
+    """Load a pretrained model in evaluation mode, whatever files or folders have its name.
+
+    Raises:
+        UserError: if there is no such model, or its file is missing or changed.
+    """
+    model = _load_file(checked_file(pretrained_model(name).weights))
+    model.network.to(device).eval()
+    return replace(model, reference=name)
 
 
 def _load_file(path: Path) -> LoadedModel:
@@ -122,6 +138,6 @@ def notes_with_run(model: LoadedModel) -> dict[str, Any]:
     """Return a model's notes; for a model from a run folder, with the SHA-256 of the run's config."""
     notes, path = dict(model.notes), Path(model.reference)
     folder = path if path.is_dir() else path.parent
-    if (config := folder / "config.yaml").is_file():
+    if path.exists() and (config := folder / "config.yaml").is_file():
         notes["run"] = {"config_sha256": file_hash(config)}
     return notes

@@ -18,9 +18,10 @@ from torch import nn
 
 from distill.errors import UserError, reason_of
 from distill.models.loaded import LoadedModel
+from distill.models.pretrained import PRETRAINED, checked_file, is_pretrained, misfit, pretrained_for
 from distill.models.protocols import check_model
 from distill.models.published_weights import load_published_weights
-from distill.models.weight_files import is_saldistill_file, load_weights_into
+from distill.models.weight_files import fits, is_saldistill_file, load_weights_into
 
 PACKAGES = ("teacher", "student")
 
@@ -52,8 +53,9 @@ def create_model(
     Args:
         name: name of the model, such as `teacher/salfom`, with or without a variant, `teacher/salfom:tiny`.
         variant: name of the variant, if `name` has none; defaults to the model's DEFAULT.
-        weights: a weight file of this project, or published weights that the model's `load_weights` accepts: a
-            path, or a name known to the model.
+        weights: `pretrained` for the weights that come with the project for this variant, whose arguments are then
+            the defaults; a weight file of this project; or published weights that the model's `load_weights`
+            accepts: a path, or a name known to the model.
         **arguments: keyword arguments of the model's `Model`, which override those of the variant.
 
     Returns:
@@ -63,6 +65,8 @@ def create_model(
         UserError: if a name, variant or argument is unknown, a value is invalid, or the weights do not fit;
             the message lists the accepted names.
     """
+    if weights is not None and (str(weights) == PRETRAINED or is_pretrained(weights)):
+        return _create_pretrained(name, variant, str(weights), arguments)
     model = _build(name, variant, arguments)
     if weights is None:
         return model
@@ -84,15 +88,34 @@ def rebuild(identity: Mapping[str, Any]) -> LoadedModel:
     return _build(identity["name"], identity["variant"], identity["arguments"])
 
 
-def _build(name: str, variant: str | None, arguments: Mapping[str, Any]) -> LoadedModel:
-    """Build a model with random weights; see `create_model`."""
+def _create_pretrained(name: str, variant: str | None, weights: str, arguments: Mapping[str, Any]) -> LoadedModel:
+    """Build a model with the pretrained weights of its architecture and variant; see `create_model`."""
+    name, variant = _resolve(name, variant)
+    reference, record = pretrained_for(name, variant, weights)
+    model = _build(name, variant, {**record.model.arguments, **arguments})
+    path = checked_file(record.weights)
+    if not fits(model, path):
+        raise misfit(model.reference, reference, record, arguments)
+    load_weights_into(model, path)
+    return replace(model, loaded=f"{reference}: all pretrained weights loaded")
+
+
+def _resolve(name: str, variant: str | None) -> tuple[str, str]:
+    """Return the name of a model and its variant; see `create_model`."""
     name, _, suffix = name.partition(":")
     if suffix and variant and suffix != variant:
         raise UserError(f"{name}:{suffix}: variant '{variant}' was given as well; give only one of them")
     module = _module(name)
-    variant = variant or suffix or module.DEFAULT
+    variant = variant or suffix or str(module.DEFAULT)
     if variant not in module.VARIANTS:
         raise UserError(f"{name}: no variant '{variant}'{_suggest(variant, module.VARIANTS)}")
+    return name, variant
+
+
+def _build(name: str, variant: str | None, arguments: Mapping[str, Any]) -> LoadedModel:
+    """Build a model with random weights; see `create_model`."""
+    name, variant = _resolve(name, variant)
+    module = _module(name)
     reference = f"{name}:{variant}"
     given = _check_arguments(reference, module.Model, arguments)
     try:

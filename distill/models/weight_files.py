@@ -163,17 +163,26 @@ def check_fit(model: LoadedModel, path: str | Path) -> None:
     Raises:
         UserError: if the file contains the weights of another model; the message names both.
     """
-    identity, shapes = read_header(path).identity.model_dump(), read_shapes(path)
-    own = model.network.state_dict()
-    fixed = getattr(model.network, "fixed_by_size", ())  # constants of the clip size, such as position tables
-    misfits = sorted(shapes.keys() ^ own.keys()) + [
-        key for key in shapes.keys() & own.keys() if shapes[key] != own[key].shape and key not in fixed
-    ]
+    identity, misfits = read_header(path).identity.model_dump(), _misfits(model, path)
     if misfits:
         raise UserError(
             f"{path}: contains {_identity_text(identity)}, not {_identity_text(model.identity)}: "
             f"{len(misfits)} tensors do not fit, e.g. {misfits[0]}; load it as the model that it contains"
         )
+
+
+def fits(model: LoadedModel, path: str | Path) -> bool:
+    """Return whether a weight file has the tensors of a model; see `check_fit`."""
+    return not _misfits(model, path)
+
+
+def _misfits(model: LoadedModel, path: str | Path) -> list[str]:
+    """Return the tensors that only a model or a weight file has, or that differ in shape."""
+    shapes, own = read_shapes(path), model.network.state_dict()
+    fixed = getattr(model.network, "fixed_by_size", ())  # constants of the clip size, such as position tables
+    return sorted(shapes.keys() ^ own.keys()) + [
+        key for key in shapes.keys() & own.keys() if shapes[key] != own[key].shape and key not in fixed
+    ]
 
 
 def weights_fingerprint(model: Network) -> str:

@@ -53,7 +53,8 @@ class ModelSection(Section):
     variant: str | None = None
     """Variant of the model; defaults to the model's default variant."""
     weights: PathText | None = None
-    """Weight file to start from, or the name of published weights; random weights by default."""
+    """Weights to start from: `pretrained` for those that come with the project for this variant, whose arguments
+    are then the defaults; a weight file; or the name of published weights. Random weights by default."""
     arguments: dict[str, Any] = Field({})
     """Keyword arguments of the model that override those of the variant."""
 
