@@ -98,3 +98,15 @@ def test_no_test_module_imports_another() -> None:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not [name for name in names if name.split(".")[-1].startswith("test_")], path
+
+
+def test_init_files_are_empty_but_for_the_python_interface() -> None:
+    """distill/__init__.py offers `distill.load`, and imports the code behind it when it is used."""
+    full = {
+        str(path)
+        for path in REPOSITORY.glob("*/**/__init__.py")
+        if path.stat().st_size and ".venv" not in str(path)
+    }
+    assert {path for path in full if path.startswith(tuple(f"{REPOSITORY / name}/" for name in PACKAGES))} == {
+        str(REPOSITORY / "distill" / "__init__.py")
+    }

@@ -1,4 +1,4 @@
-"""A folder of pretrained models with untrained weights, for tests that do not depend on the weights that are shipped."""
+"""A folder of pretrained models with untrained weights, for tests that need no real ones."""
 
 import json
 from pathlib import Path
