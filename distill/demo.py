@@ -250,7 +250,7 @@ def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[
             update={
                 "out": str(run),
                 "data": config.data.model_copy(update={"validation": []}),
-                "teacher": config.teacher.model_copy(update={"source": source}) if config.teacher else None,
+                "teacher": config.with_teachers(source=source).teacher,
                 "training": config.training.model_copy(update={"steps": steps}),
             }
         )

@@ -239,10 +239,8 @@ def make_store(experiment: Experiment, name: str, student: RunConfig, device: st
 
 def store_maps(model: str, out: Path, student: RunConfig, device: str) -> None:
     """Build a target store of a student's training videos with a model, at the stride of the model's training."""
-    assert student.teacher is not None
     changes = {"model": model, "store": str(out), "views": ["plain"], "stride": load_model(model).stride}
-    teacher = student.teacher.model_copy(update=changes)
-    build_store(student.model_copy(update={"teacher": teacher, "device": device}))
+    build_store(student.with_teachers(**changes).model_copy(update={"device": device}))
 
 
 def write_results(experiment: Experiment, videos: list[Video], device: str) -> Path:

@@ -24,15 +24,17 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_build(arguments: argparse.Namespace) -> None:
     from distill.targets.info import info
     from distill.training.config import load_config
-    from distill.training.setup import build_store
+    from distill.training.setup import build_stores
 
-    print(info(build_store(load_config(arguments.config, arguments.overrides))))
+    for store in build_stores(load_config(arguments.config, arguments.overrides)):
+        print(info(store))
 
 
 BUILD = Verb(
     "build",
     "compute and store the teacher maps that a distillation needs",
-    "Run the config's teacher over its training videos and write the maps to the target store teacher.store. "
+    "Run the config's teacher over its training videos and write the maps to the target store teacher.store; with "
+    "several teachers, each over the videos that it teaches, into its own store. "
     "After an interruption, the same command resumes. Several processes can fill one store: run the command in "
     "several shells or as a SLURM array (scripts/slurm_cache). `saldistill "
     "benchmark --of cache CONFIG` measures the codecs on your own teacher.",

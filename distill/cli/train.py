@@ -27,8 +27,9 @@ def _run_distill(arguments: argparse.Namespace) -> None:
     from distill.training.config import load_config
     from distill.training.train import train
 
-    accept = ["teacher.accept=true"] if arguments.accept else []
-    config = load_config(arguments.config, [*arguments.overrides, *accept])
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.accept:
+        config = config.with_teachers(accept=True)
     if config.teacher is None:
         raise UserError(
             f"{arguments.config}: no section 'teacher' to distil from; add one, or use `saldistill train` to train "

@@ -103,6 +103,7 @@ class Video:
         truth: ground truth; None if unlabelled.
         dataset: name of the data set.
         recording: the recording that the video was cut from; a `share` never splits a recording.
+        source: number of the training source that it was taken from.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Video:
     truth: Truth | None
     dataset: str
     recording: str = ""
+    source: int = 0
 
 
 @dataclass(frozen=True)

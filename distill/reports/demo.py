@@ -50,7 +50,7 @@ def verdict_of(results: dict[str, Any]) -> page.Verdict:
 
 def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, video: Video) -> str:
     """Write `out`/report.html from the results of all steps, and return its path."""
-    assert config.teacher is not None
+    [teacher] = config.teachers
     path = out / "report.html"
     columns, rows = score_table(results)
     values = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
@@ -88,7 +88,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
         steps=page.table(["step", "what it does", "time"], steps),
         costs=run["costs"],
         export_error=max(check["max_error"] for check in run["export"]["checks"]),
-        codec=config.teacher.codec,
+        codec=teacher.codec,
         verification="; ".join(results["c"]["result"]["verify"].splitlines()),
         parity_steps=len(losses["cached"]),
         parity=max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True)),

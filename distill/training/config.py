@@ -6,13 +6,12 @@ The sections follow the order of the file. Unknown keys are errors. `3e-4` is a 
 working directory. `save_config` writes the resolved config, which `load_config` reads back as an equal run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     FiniteFloat,
     field_validator,
@@ -25,24 +24,28 @@ from distill.data.sets.find import DATASETS
 from distill.errors import shorten
 from distill.evaluation.metrics import METRICS
 from distill.files import write_text
-from distill.inference.settings import InferenceSettings
 from distill.models.registry import list_models, list_variants
-from distill.stride import Stride, read_stride
-from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.training import config_errors
-from distill.training.config_errors import Integer, Pair, PathText, Section, Seed, at_most
-from distill.training.losses import LOSSES
+from distill.training.config_errors import (
+    BatchSize,
+    Count,
+    FrameStride,
+    Integer,
+    Name,
+    Pair,
+    PathText,
+    Precision,
+    Section,
+    Seed,
+    at_most,
+)
+from distill.training.teacher_section import Teachers, TeacherSection, terms_of
 from distill.training.terms import LossSection, Share
 from distill.training.yaml_text import dump_yaml
 
-Count = Annotated[Integer, Field(ge=1)]
-BatchSize = Annotated[Count, at_most(limits.MAX_BATCH_SIZE, "clips")]
 Steps = Annotated[Count, at_most(limits.MAX_STEPS, "optimiser steps")]
 Frame = Annotated[Count, at_most(limits.MAX_FRAMES, "frames")]
-Precision = Literal["fp32", "bf16", "fp16"]
-FrameStride = Annotated[Stride, BeforeValidator(read_stride)]
 DataSetName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, DATASETS, "data set"))]
-CodecName = Annotated[str, AfterValidator(lambda name: config_errors.one_of(name, CODECS, "codec"))]
 
 
 class ModelSection(Section):
@@ -81,6 +84,8 @@ class SourceSection(Section):
 
     dataset: DataSetName
     """Name of the data set's layout, e.g. dhf1k."""
+    name: Name | None = None
+    """Name of the source, which `teacher.sources` refers to; defaults to the data set's."""
     root: PathText | None = None
     """Folder of the data set; needed for all but synthetic."""
     split: str | None = None
@@ -186,46 +191,27 @@ class DataSection(Section):
             raise ValueError("train: every source has a ratio; remove it from at least one source")
         return self
 
-
-class TeacherSection(Section):
-    """The teacher that the student learns from."""
-
-    model: PathText | None = None
-    """Run folder, weight file or name:variant; needed to build the target store and for source: online."""
-    source: Literal["cached", "online"] = "cached"
-    """Read the teacher's maps from a target store, or compute them during training."""
-    store: PathText | None = None
-    """Folder of the target store, as built by `saldistill cache build`."""
-    codec: CodecName = DEFAULT_CODEC
-    """Encoding of the maps when the target store is built."""
-    views: list[Literal["plain", "flipped"]] = Field(["plain"])
-    """Views to store; data.flip also needs flipped, or `mirror`."""
-    mirror: bool = False
-    """If the target store has no flipped view, as with imported maps, pair a mirrored clip with the mirrored map of
-    the plain clip. Without this, such a store turns data.flip off."""
-    stride: FrameStride = 1
-    """Like data.stride, for the teacher's own clips."""
-    batch_size: BatchSize = 8
-    """Clips per forward pass of the teacher; the target store commits this many maps at once."""
-    precision: Precision = "fp32"
-    """Precision of the teacher's forward pass."""
-    device: str | None = None
-    """Device of an online teacher; defaults to the student's."""
-    accept: bool = False
-    """Train even if the target store was built by another teacher, by other code or from other videos; the run logs
-    the differences."""
-
     @model_validator(mode="after")
-    def _complete(self) -> "TeacherSection":
-        if self.source == "cached" and self.store is None:
-            raise ValueError("source: cached needs 'store', the folder of the target store")
-        if self.source == "online" and self.model is None:
-            raise ValueError("source: online needs 'model', the teacher to run")
+    def _distinct_names(self) -> "DataSection":
+        given = [source.name for source in self.train if source.name is not None]
+        if twice := sorted({name for name in given if given.count(name) > 1}):
+            raise ValueError(f"train: two sources are called '{twice[0]}'; give each another name")
         return self
 
-    def settings(self, device: torch.device) -> InferenceSettings:
-        """Return how the teacher runs on a device."""
-        return InferenceSettings(self.stride, self.batch_size, device, self.precision)
+    def numbers_of(self, names: Sequence[str] | None) -> frozenset[int]:
+        """Return the indices in `train` of the sources with some names; of all sources without names.
+
+        Raises:
+            ValueError: a name is unknown, or is the data set of several sources.
+        """
+        known = [source.name or source.dataset for source in self.train]
+        for name in names or []:
+            config_errors.one_of(name, dict.fromkeys(known), "source")
+            if known.count(name) > 1:
+                raise ValueError(
+                    f"{known.count(name)} sources are called '{name}'; give each its own data.train[].name"
+                )
+        return frozenset(index for index, name in enumerate(known) if names is None or name in names)
 
 
 class OptimizerSection(Section):
@@ -329,8 +315,8 @@ class RunConfig(Section):
     """The model to train."""
     data: DataSection
     """The videos, and how clips are taken from them."""
-    teacher: TeacherSection | None = None
-    """The teacher; needed if a loss is against: teacher."""
+    teacher: Teachers | None = None
+    """The teacher, or a list of several; needed if a loss is against: teacher."""
     losses: list[LossSection] = Field(min_length=1)
     """Terms of the objective."""
     optimizer: OptimizerSection = OptimizerSection()
@@ -341,25 +327,38 @@ class RunConfig(Section):
     """Length, batches and options of the training loop."""
 
     @model_validator(mode="after")
-    def _losses_fit_the_teacher(self) -> "RunConfig":
-        if len({loss.label for loss in self.losses}) < len(self.losses):
+    def _losses_fit_the_teachers(self) -> "RunConfig":
+        terms = self.terms
+        if len({term.label for term in terms}) < len(terms):
             raise ValueError("losses: two terms are the same; merge them and add up their weights")
         if all(loss.student is not None for loss in self.losses):
             raise ValueError(
                 "losses: no term compares the model's own map; add one, with a ramp if it is to start later"
             )
-        against_teacher = any(loss.against == "teacher" for loss in self.losses)
-        if against_teacher and self.teacher is None:
-            raise ValueError("losses: a term is against: teacher, but the section 'teacher' is missing; add it")
-        if self.teacher is not None and not against_teacher:
-            raise ValueError("teacher: no loss is against: teacher; add one or remove the section")
-        of_features = [loss.name for loss in self.losses if LOSSES[loss.name].target == "features"]
-        if of_features and self.teacher is not None and self.teacher.source == "cached":
-            raise ValueError(
-                f"losses: {of_features[0]} needs the teacher's features, and a target store holds maps only; use "
-                "teacher.source: online, or remove the term"
-            )
+        for teacher in self.teachers:
+            try:
+                self.data.numbers_of(teacher.sources)
+            except ValueError as error:
+                raise ValueError(f"teacher.sources: {error}") from None
         return self
+
+    @property
+    def teachers(self) -> list[TeacherSection]:
+        """The teachers, of which there may be none, one or several."""
+        if self.teacher is None:
+            return []
+        return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
+
+    @property
+    def terms(self) -> list[LossSection]:
+        """The terms of the objective: one per loss against the ground truth, else one per loss and teacher."""
+        return terms_of(self.losses, self.teachers)
+
+    def with_teachers(self, **changes: Any) -> "RunConfig":
+        """Return the same run with some keys of every teacher changed."""
+        changed = [teacher.model_copy(update=changes) for teacher in self.teachers]
+        several = isinstance(self.teacher, list)
+        return self.model_copy(update={"teacher": changed if several else next(iter(changed), None)})
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

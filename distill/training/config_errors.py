@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
+from distill import limits
 from distill.errors import UserError, shorten
 from distill.limits import MAX_DIGITS, MAX_YAML_DEPTH, check_limit
+from distill.stride import Stride, read_stride
 from distill.training.yaml_text import parse_yaml, read_yaml
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -72,6 +74,28 @@ def path_text(value: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(path_text)]
+
+
+def plain_name(value: str) -> str:
+    """Return a name if it consists of letters, digits, `_` and `-`, as names in logs and checkpoints do."""
+    if not re.fullmatch("[A-Za-z0-9_-]{1,60}", value):
+        raise ValueError(f"expected a name of letters, digits, _ and -, got '{shorten(value)}'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(plain_name)]
+Count = Annotated[Integer, Field(ge=1)]
+BatchSize = Annotated[Count, at_most(limits.MAX_BATCH_SIZE, "clips")]
+FrameStride = Annotated[Stride, BeforeValidator(read_stride)]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+ONE, SEVERAL = "[one]", "[several]"
+"""Tags of a union of a section and a list of such sections; errors leave them out of the path."""
+
+
+def one_or_several(value: object) -> str:
+    """Return the tag of a value of such a union, so that its errors are those of one of the two."""
+    return SEVERAL if isinstance(value, list | tuple) else ONE
 
 
 def load(schema: type[Schema], path: str | Path, overrides: Sequence[str] | None) -> Schema:
@@ -175,7 +199,7 @@ def explain(error: ValidationError, config: type[BaseModel], where: str) -> User
     """Return a UserError with one line per mistake, `file: path.of.key: expected X, got Y`."""
     lines, problems = [], error.errors(include_url=False)
     for problem in problems[:MOST_ERRORS]:
-        parts = [part for part in problem["loc"] if part != "[key]"]
+        parts = [part for part in problem["loc"] if part not in ("[key]", ONE, SEVERAL)]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{shorten(part)}" for part in parts).lstrip(".")
         lines.append(f"{where}: {path}{': ' if path else ''}{_sentence(problem, config)}")
     if len(problems) > MOST_ERRORS:

@@ -1,10 +1,11 @@
 """Weighted sum of named loss terms, against the ground truth or against a teacher.
 
-Training a teacher, training a student and distilling differ only in these terms. A term is the mean of one loss:
-ground-truth terms average over the labelled maps of the step, teacher terms over all maps (or all pairs of
-neighbouring maps, or all clips). Means are taken over the whole step (all accumulated batches of all processes),
-so that the distribution of labelled clips over batches does not matter: `Objective.counts` counts a batch's maps,
-and the loop sums the counts before the first backward pass.
+Training a teacher, training a student and distilling differ only in these terms. A term is the mean of one loss
+over the maps of the step that have what it needs: ground-truth terms average over the labelled maps, a teacher's
+terms over the maps with a target of this teacher (or the pairs of neighbouring maps that both have one, or the
+clips whose maps all have one). Means are taken over the whole step (all accumulated batches of all processes), so
+that the distribution of the clips over batches does not matter: `Objective.counts` counts a batch's maps, and the
+loop sums the counts before the first backward pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,14 @@ from torch import Tensor
 
 from distill import saliency
 from distill.training.losses import LOSSES
-from distill.training.terms import LossSection
+from distill.training.teachers import TeacherOutput, present_maps
+from distill.training.terms import TEACHER, TRUTH, LossSection, Unit
 
 ClipBatch = Mapping[str, Any]
 """A collated batch of clips (`distill/data/loader.py`)."""
+
+COUNTS = ("maps", "pairs", "clips", "labelled")
+"""What is counted for each teacher: maps with a target, pairs and clips of them, and the labelled ones of them."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,43 @@ class StepLoss:
     terms: dict[str, Tensor]
     """Unweighted share of each term's mean."""
     teacher: dict[str, Tensor]
-    """Ground-truth terms of the teacher's maps, and their entropy in nats, which expose a poor teacher."""
+    """Ground-truth terms of the teachers' maps, and their entropy in nats, which expose a poor teacher. The name of
+    one of several teachers precedes its keys, as in `base/truth/cc`."""
 
 
 class Objective:
-    """A weighted sum of terms."""
+    """A weighted sum of terms, each against the ground truth or against one teacher (`RunConfig.terms`)."""
 
     def __init__(self, terms: Sequence[LossSection]) -> None:
         self.terms = list(terms)
+        self.teachers = list(dict.fromkeys(term.against for term in self.terms if term.against != TRUTH))
 
     def counts(self, batch: ClipBatch) -> Tensor:
-        """Return the number of labelled maps and the number of all maps of a batch, (2,) float32."""
+        """Return what a batch adds to the denominators of the means, float32 (2 + 4 per teacher,).
+
+        These are the numbers of labelled maps and of all maps, then `COUNTS` of each teacher.
+        """
         labelled = batch["labelled"]
-        return torch.tensor([labelled.sum(), labelled.numel()], dtype=torch.float32, device=labelled.device)
+        values = [labelled.sum(), labelled.numel()]
+        for name in self.teachers:
+            present = present_maps(batch, name)
+            values += [_mask(present, unit).sum() for unit in ("maps", "pairs", "clips")]
+            values.append((present & labelled).sum())
+        return torch.tensor(values, dtype=torch.float32, device=labelled.device)
+
+    def record(self, counts: Tensor) -> dict[str, int]:
+        """Return for the log how many maps a step has, with ground truth and with a target of each teacher.
+
+        Pairs and clips are added as `base/pairs` for the teachers that have such a term.
+        """
+        labelled, every, *rest = (round(value) for value in counts.tolist())
+        record = {"all": every, TRUTH: labelled}
+        for number, name in enumerate(self.teachers):
+            values = dict(zip(COUNTS, rest[number * len(COUNTS) :], strict=False))
+            record[name] = values["maps"]
+            units = dict.fromkeys(term.unit for term in self.terms if term.against == name)
+            record |= {f"{name}/{unit}": values[unit] for unit in units if unit != "maps"}
+        return record
 
     def weights(self, progress: float) -> dict[str, float]:
         """Return the current weights of the terms whose weight changes over the run."""
@@ -53,11 +82,10 @@ class Objective:
         self,
         batch: ClipBatch,
         log_saliency: Tensor,
-        teacher_maps: Tensor | None,
+        teachers: Mapping[str, TeacherOutput],
         counts: Tensor,
         *,
         heads: Mapping[str, Tensor] | None = None,
-        features: Mapping[str, Tensor] | None = None,
         progress: float = 0.0,
     ) -> StepLoss:
         """Return the loss of one batch and its share of each term.
@@ -65,41 +93,68 @@ class Objective:
         Args:
             batch: a collated batch with density and fixations (B, N, h, w) and labelled (B, N).
             log_saliency: the model's maps, (B, N, h, w).
-            teacher_maps: the teacher's log-saliency, (B, N, any size), or None.
+            teachers: output of each teacher by name, with log-saliency (B, N, any size).
             counts: `counts` summed over the step; a term without any map in the step is zero.
             heads: outputs of the heads, by the terms' `head`.
-            features: the teacher's features, by the terms' `teacher`.
             progress: position in the run, from 0 (first step) to 1 (last step).
 
         Raises:
-            ValueError: the teacher's output requires a gradient, as the model's own maps would.
+            ValueError: a teacher's output requires a gradient, as the model's own maps would.
         """
-        maps, heads, features = log_saliency.float(), heads or {}, features or {}
+        maps, heads = log_saliency.float(), heads or {}
         labelled = batch["labelled"]
-        labelled_count, all_count = counts.clamp_min(1)
-        teacher_density = None
-        if teacher_maps is not None:
-            if any(each.requires_grad for each in (teacher_maps, *features.values())):
-                raise ValueError("the teacher's output requires a gradient; are teacher and student swapped?")
-            size = (maps.shape[-2], maps.shape[-1])
-            teacher_density = saliency.resize_density(saliency.density(teacher_maps), size)  # (B, N, h, w)
-
+        labelled_count, _, *rest = counts.clamp_min(1)
         loss = maps.new_zeros(())
         shares, teacher_shares = {}, {}
+        densities = {name: _density(teachers[name], maps) for name in self.teachers}
+        count_of = {
+            name: dict(zip(COUNTS, rest[number * len(COUNTS) :], strict=False))
+            for number, name in enumerate(self.teachers)
+        }
         for term in self.terms:
             predicted = heads[term.head] if term.head else maps
-            if term.against == "teacher":
-                assert teacher_density is not None, "a teacher term needs the teacher's maps"
-                values = term(predicted, features[term.teacher] if term.teacher else teacher_density)
-                share = values.sum() / (all_count * values.shape[1] / maps.shape[1])  # of all maps, pairs or clips
-            else:
+            if term.against == TRUTH:
                 truth = batch[LOSSES[term.name].target][labelled]  # (M, h, w), the labelled maps only
                 share = term(predicted[labelled][None], truth[None]).sum() / labelled_count
-                if teacher_density is not None and not term.head:
-                    log_teacher = teacher_density[labelled].clamp_min(torch.finfo(maps.dtype).tiny).log()
-                    teacher_shares[term.label] = term(log_teacher[None], truth[None]).sum() / labelled_count
+                if not term.head:
+                    for name, density in densities.items():
+                        both = labelled & teachers[name].present
+                        log_teacher = density[both].clamp_min(torch.finfo(maps.dtype).tiny).log()
+                        truth = batch[LOSSES[term.name].target][both]
+                        values = term(log_teacher[None], truth[None])
+                        teacher_shares[_prefix(name) + term.label] = values.sum() / count_of[name]["labelled"]
+            else:
+                share = self._share(term, predicted, densities[term.against], teachers[term.against])
+                share = share / count_of[term.against][term.unit]
             loss = loss + term.weight_at(progress) * share
             shares[term.label] = share.detach()
-        if teacher_density is not None:
-            teacher_shares["entropy"] = torch.special.entr(teacher_density).sum() / all_count
+        for name, density in densities.items():
+            entropy = torch.special.entr(density) * teachers[name].present[..., None, None]
+            teacher_shares[f"{_prefix(name)}entropy"] = entropy.sum() / count_of[name]["maps"]
         return StepLoss(loss, shares, teacher_shares)
+
+    def _share(self, term: LossSection, predicted: Tensor, density: Tensor, output: TeacherOutput) -> Tensor:
+        """Return the sum of a term over the maps, pairs or clips of a batch that have a target of the teacher."""
+        if term.teacher and term.teacher not in output.features:  # the teacher had no clip of this batch
+            return predicted.float().sum() * 0
+        values = term(predicted, output.features[term.teacher] if term.teacher else density)
+        return (values * _mask(output.present, term.unit)).sum()
+
+
+def _density(output: TeacherOutput, maps: Tensor) -> Tensor:
+    """Return a teacher's densities at the size of the model's maps, (B, N, h, w)."""
+    if any(each.requires_grad for each in (output.maps, *output.features.values())):
+        raise ValueError("the teacher's output requires a gradient; are teacher and student swapped?")
+    return saliency.resize_density(saliency.density(output.maps), (maps.shape[-2], maps.shape[-1]))
+
+
+def _mask(present: Tensor, unit: Unit) -> Tensor:
+    """Return which maps (B, N), pairs of neighbouring maps (B, N - 1) or clips (B, 1) have all their targets."""
+    if unit == "pairs":
+        return present[:, 1:] & present[:, :-1]
+    return present.all(dim=1, keepdim=True) if unit == "clips" else present
+
+
+def _prefix(name: str) -> str:
+    """Return what precedes the keys of a teacher in the log; nothing for a teacher without a name."""
+    return "" if name == TEACHER else f"{name}/"

@@ -71,7 +71,7 @@ def check_folder(out: Path, config: RunConfig) -> None:
     if not stored.exists():
         refuse_existing(out, "something other than a run (no config.yaml)", remedy="choose another out=FOLDER")
         return
-    before, now = (flatten(each.model_dump(mode="json")) for each in (load_config(stored), config))
+    before, now = (_comparable(each) for each in (load_config(stored), config))
     differences = [
         f"{key} was {before.get(key)} and is now {now.get(key)}"
         for key in {**before, **now}
@@ -89,6 +89,14 @@ def check_folder(out: Path, config: RunConfig) -> None:
             raise UserError(
                 f"{error}; without this file, the run resumes and keeps the best of its other steps"
             ) from error
+
+
+def _comparable(config: RunConfig) -> dict[str, Any]:
+    """Return the keys of a config with their values; those of several teachers start with `teacher.NAME`."""
+    values = config.model_dump(mode="json")
+    if isinstance(config.teacher, list):
+        values["teacher"] = {each["name"]: {**each, "device": None} for each in values["teacher"]}
+    return flatten(values)
 
 
 def keep_best(config: RunConfig, model: LoadedModel, step: int, scores: dict[str, float]) -> None:

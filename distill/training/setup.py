@@ -3,8 +3,8 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatch
 from typing import Any
@@ -28,12 +28,13 @@ from distill.targets.build import build
 from distill.targets.fingerprint import describe_video, fingerprint
 from distill.targets.store import TargetStore
 from distill.training import encoder_layers, sharding
-from distill.training.config import OptimizerSection, RunConfig, TeacherSection
+from distill.training.config import OptimizerSection, RunConfig
 from distill.training.heads import Learner, Projection, SideMap, feature_shape, feature_shapes, shared_fractions
 from distill.training.losses import LOSSES
 from distill.training.objective import Objective
-from distill.training.sources import scored_videos, training_sources, training_videos
-from distill.training.teachers import CachedTeacher, OnlineTeacher, Teacher, check_alignment
+from distill.training.sources import scored_videos, taught_sources, training_sources, training_videos
+from distill.training.teacher_section import TeacherSection
+from distill.training.teachers import CachedTeacher, OnlineTeacher, Role, Teacher, check_alignment
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Parts:
     """The model with its heads, or a sharded copy of them, which is trained."""
     optimizer: torch.optim.Optimizer
     objective: Objective
-    teacher: Teacher | None
+    teachers: list[Teacher]
     clips: ClipDataset
     validation: list[Video]
     steps: int
@@ -68,9 +69,9 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     model = build_model(config)
     spec = ClipSpec.of(model.network, stride=config.data.stride)
     spec.check_batch(config.training.batch_size, "training.batch_size")
-    teacher = build_teacher(config, sources, spec, accelerator.device)
-    clips = build_clips(config, sources, spec, teacher)
-    learner = build_learner(config, model, teacher, spec, sources)
+    teachers = build_teachers(config, sources, spec, accelerator.device)
+    clips = build_clips(config, sources, spec, teachers)
+    learner = build_learner(config, model, teachers, spec, sources)
     if config.training.shard:
         learner = sharding.shard(learner, accelerator.device, accelerator.num_processes)
     optimizer = build_optimizer(config.optimizer, learner.model, learner.heads)
@@ -79,27 +80,44 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if steps is None:
         assert config.training.epochs is not None
         steps = max(1, math.ceil(config.training.epochs * len(clips) / clips_per_step))
-    objective = Objective(config.losses)
-    return Parts(model, learner, optimizer, objective, teacher, clips, validation, steps, clips_per_step)
+    objective = Objective(config.terms)
+    return Parts(model, learner, optimizer, objective, teachers, clips, validation, steps, clips_per_step)
 
 
-def build_store(config: RunConfig) -> TargetStore:
-    """Return the target store of a config's training videos, built here or resumed after an interruption.
+def build_stores(config: RunConfig) -> list[TargetStore]:
+    """Return the target stores of a config's teachers that have a model and a store, as `build_store`.
+
+    Raises:
+        UserError: no teacher has both.
+    """
+    sections = [each for each in config.teachers if each.model is not None and each.store is not None]
+    if not sections:
+        raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
+    return [build_store(config, section) for section in sections]
+
+
+def build_store(config: RunConfig, section: TeacherSection | None = None) -> TargetStore:
+    """Return the target store of the videos that a teacher teaches, built here or resumed after an interruption.
 
     Several processes may call this at once; those of one launcher use one GPU each.
+
+    Args:
+        config: the run.
+        section: the teacher; defaults to the config's first one.
 
     Raises:
         UserError: the config names no teacher or no store.
     """
-    section = config.teacher
+    section = section or next(iter(config.teachers), None)
     if section is None or section.model is None or section.store is None:
         raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
+    taught = taught_sources(training_sources(config.data), config.data, section)
     device = resolve_device(config.device)
     if device == torch.device("cuda"):  # accelerate and torchrun number the processes of a machine
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return build(
         load_model(section.model, device=device),
-        training_videos(training_sources(config.data)),
+        training_videos(taught.values()),
         section.store,
         section.settings(device),
         codec=section.codec,
@@ -140,10 +158,10 @@ def build_model(config: RunConfig) -> LoadedModel:
     return model
 
 
-def build_teacher(
+def build_teachers(
     config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, device: torch.device
-) -> Teacher | None:
-    """Return the teacher of a run, checked against the student's target frames and the run's videos.
+) -> list[Teacher]:
+    """Return the teachers of a run, checked against the student's target frames and the run's videos.
 
     Args:
         config: the run.
@@ -152,49 +170,80 @@ def build_teacher(
         device: default device of an online teacher.
 
     Raises:
-        UserError: the target store was built by another teacher or from other videos (unless `accept` is set), or
-            lacks maps; teacher and student predict different frames.
+        UserError: a target store was built by another teacher or from other videos (unless `accept` is set), lacks
+            maps, or has none of the videos that its teacher teaches; teacher and student predict different frames.
     """
-    section = config.teacher
-    if section is None:
-        return None
-    if section.source == "online":
-        teacher = _online_teacher(config, section, sources, spec, device)
-    else:
-        teacher = _cached_teacher(config, section, sources, spec)
-    for fps in sorted(frame_rates(sources)):
-        check_alignment(teacher.offsets(fps), spec.offsets(fps))
-    return teacher
+    teachers: list[Teacher] = []
+    for section in config.teachers:
+        taught = taught_sources(sources, config.data, section)
+        if section.source == "online":
+            teachers.append(_online_teacher(config, section, taught, spec, device))
+        else:
+            teachers.append(_cached_teacher(config, section, taught, spec))
+        for fps in sorted(frame_rates(taught.values())):
+            check_alignment(teachers[-1].offsets(fps), spec.offsets(fps))
+    untaught = set(range(len(sources))).difference(
+        *(config.data.numbers_of(each.sources) for each in config.teachers)
+    )
+    for number in sorted(untaught):
+        if all(video.truth is None for video in sources[number].videos):
+            log.warning(
+                "data.train[%d]: no video has ground truth or a teacher, so its clips have no loss; name it in "
+                "teacher.sources, or remove it",
+                number,
+            )
+    return teachers
+
+
+def _role(config: RunConfig, section: TeacherSection, taught: Mapping[int, ClipSource]) -> Role:
+    """Return the role of a teacher, with its weight and its sources if they are not the defaults."""
+    notes = [f"weight {section.weight:g}"] * (section.weight != 1)
+    notes += [f"sources: {', '.join(section.sources)}"] if section.sources is not None else []
+    return Role(section.name, frozenset(taught), section.partial, tuple(notes))
 
 
 def _online_teacher(
-    config: RunConfig, section: TeacherSection, sources: Sequence[ClipSource], spec: ClipSpec, device: torch.device
+    config: RunConfig,
+    section: TeacherSection,
+    taught: Mapping[int, ClipSource],
+    spec: ClipSpec,
+    device: torch.device,
 ) -> Teacher:
     assert section.model is not None
     device = device if section.device is None else resolve_device(section.device)
     model = load_model(section.model, device=device)
-    features = tuple(dict.fromkeys(loss.teacher for loss in config.losses if loss.teacher is not None))
+    names = [term.teacher for term in config.terms if term.against == section.name]
+    features = tuple(dict.fromkeys(name for name in names if name is not None))
     teacher_spec = ClipSpec.of(model.network, section.stride)
     teacher_spec.check_batch(config.training.batch_size, "training.batch_size")
+    rates = frame_rates(taught.values())
     return OnlineTeacher(
         model,
         section.settings(device),
         features=features,
-        fraction=shared_fractions(spec, teacher_spec, frame_rates(sources))[1] if features else 1.0,
+        fraction=shared_fractions(spec, teacher_spec, rates)[1] if features else 1.0,
+        role=_role(config, section, taught),
     )
 
 
 def _cached_teacher(
-    config: RunConfig, section: TeacherSection, sources: Sequence[ClipSource], spec: ClipSpec
+    config: RunConfig, section: TeacherSection, taught: Mapping[int, ClipSource], spec: ClipSpec
 ) -> Teacher:
     assert section.store is not None
     store = TargetStore.open(section.store)
-    videos = training_videos(sources)
+    videos = training_videos(taught.values())
+    role = _role(config, section, taught)
+    teacher = CachedTeacher(store, spec, mirror=section.mirror, role=role)
+    teacher.require_any(videos)
+    if section.partial:
+        covered, every = teacher.coverage(videos)
+        teacher.role = replace(role, notes=(*role.notes, f"partial: {covered:,} of {every:,} maps"))
+    described = [video for video in videos if not section.partial or video.name in store.plan.videos]
     # videos are compared only by size; `cache verify` also compares their content
-    expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in videos}}
+    expected: dict[str, Any] = {"videos": {each.name: describe_video(each, content=False) for each in described}}
     if section.model is not None:
         model = load_model(section.model)
-        expected = fingerprint(model, section.stride, videos, precision=section.precision, content=False)
+        expected = fingerprint(model, section.stride, described, precision=section.precision, content=False)
     differences = store.check(expected)
     if differences and not section.accept:
         raise UserError(
@@ -203,18 +252,17 @@ def _cached_teacher(
         )
     for difference in differences:
         log.warning("%s: target store accepted although %s", section.store, difference)
-    teacher = CachedTeacher(store, spec, mirror=section.mirror)
     teacher.require(videos, flip=config.data.flip)
     return teacher
 
 
 def build_clips(
-    config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, teacher: Teacher | None
+    config: RunConfig, sources: Sequence[ClipSource], spec: ClipSpec, teachers: Sequence[Teacher] = ()
 ) -> ClipDataset:
-    """Return the training clips, each with the teacher's input.
+    """Return the training clips, each with the teachers' input.
 
-    The teacher's map of a mirrored clip is not the mirrored map of the clip. Clips are therefore mirrored only if
-    the teacher provides the flipped view, or if `teacher.mirror` accepts the mirrored map in its place. Crops and
+    A teacher's map of a mirrored clip is not the mirrored map of the clip. Clips are therefore mirrored only if all
+    teachers provide the flipped view, or if `teacher.mirror` accepts the mirrored map in its place. Crops and
     colours apply only to the student's clip: a teacher sees full frames.
     """
     videos = [video for source in sources for video in source.videos if not is_image(video.path)]
@@ -226,11 +274,13 @@ def build_clips(
             len(videos),
             max(short),
         )
-    flip = config.data.flip and (teacher is None or "flipped" in teacher.views)
-    if config.data.flip and not flip:
+    plain = [each for each in teachers if "flipped" not in each.views]
+    flip = config.data.flip and not plain
+    if config.data.flip and plain:
         log.warning(
-            "data.flip is off: the target store has no flipped view; rebuild it with "
-            "teacher.views=[plain,flipped], or set teacher.mirror=true"
+            "data.flip is off: the target store%s has no flipped view; rebuild it with "
+            "teacher.views=[plain,flipped], or set teacher.mirror=true",
+            f" of {plain[0].role.name}" if len(teachers) > 1 else "",
         )
     crop, colour = config.data.crop, config.data.colour
     return ClipDataset(
@@ -240,25 +290,29 @@ def build_clips(
         flip=flip,
         crop=None if crop is None else Crop(crop.area, crop.stretch),
         colour=None if colour is None else Jitter(colour.brightness, colour.contrast, colour.saturation),
-        extras=[] if teacher is None else [teacher.reader],
+        extras=[teacher.reader for teacher in teachers],
         in_memory=config.data.in_memory,
     )
 
 
-def frame_rates(sources: Sequence[ClipSource]) -> set[float]:
+def frame_rates(sources: Iterable[ClipSource]) -> set[float]:
     """Return the frame rates of all videos, in frames per second."""
     return {video.fps for source in sources for video in source.videos}
 
 
 def build_learner(
-    config: RunConfig, model: LoadedModel, teacher: Teacher | None, spec: ClipSpec, sources: Sequence[ClipSource]
+    config: RunConfig,
+    model: LoadedModel,
+    teachers: Sequence[Teacher],
+    spec: ClipSpec,
+    sources: Sequence[ClipSource],
 ) -> Learner:
     """Return the model with the heads of its losses, whose random weights depend only on the seed.
 
     Args:
         config: the run.
         model: the model to train.
-        teacher: the teacher, whose features a hint compares with.
+        teachers: the teachers, with whose features hints compare.
         spec: the model's clips.
         sources: training videos.
 
@@ -272,20 +326,22 @@ def build_learner(
                 f"losses: {loss.name} needs at least {needed} maps per clip, and {config.model.name} predicts "
                 f"{maps}; use a model with more target frames, or remove the loss"
             )
-    terms = [(term, term.student) for term in config.losses if term.student is not None]
+    terms = [(term, term.student) for term in config.terms if term.student is not None]
     shapes = feature_shapes(model) if terms else {}
-    teacher_shapes: dict[str, tuple[int, ...]] = {}
-    fractions = (1.0, 1.0)
-    if isinstance(teacher, OnlineTeacher) and teacher.features:
-        teacher_shapes = feature_shapes(teacher.model)
-        fractions = shared_fractions(spec, teacher.spec, frame_rates(sources))
+    teacher_shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    fractions: dict[str, tuple[float, float]] = {}
+    for teacher, section in zip(teachers, config.teachers, strict=True):
+        if isinstance(teacher, OnlineTeacher) and teacher.features:
+            taught = taught_sources(sources, config.data, section)
+            teacher_shapes[section.name] = feature_shapes(teacher.model)
+            fractions[section.name] = shared_fractions(spec, teacher.spec, frame_rates(taught.values()))
     torch.manual_seed(config.seed)
     heads: dict[str, nn.Module] = {}
     for term, student in terms:
         shape = feature_shape(student, shapes, f"losses: {term.label}: the model")
         if term.teacher:
-            target = feature_shape(term.teacher, teacher_shapes, f"losses: {term.label}: the teacher")
-            heads[term.head] = Projection(student, shape, target, fractions)
+            target = feature_shape(term.teacher, teacher_shapes[term.against], f"losses: {term.label}: the teacher")
+            heads[term.head] = Projection(student, shape, target, fractions[term.against])
         else:
             heads[term.head] = SideMap(student, shape, maps=maps, size=spec.map_size)
     learner = Learner(model.network, heads)

@@ -1,7 +1,7 @@
 """Find the videos of a config's data section, or of the DATA argument of a command."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from distill.data.clips import Video
 from distill.data.sets.find import DATASETS, find_videos
 from distill.errors import UserError
 from distill.training.config import DataSection, ScoredSource, SourceSection, load_config
+from distill.training.teacher_section import TeacherSection
 
 
 def videos_of_argument(
@@ -80,10 +81,24 @@ def share_of(videos: list[Video], share: tuple[float, float], *, seed: int) -> l
 
 def training_sources(data: DataSection) -> list[ClipSource]:
     """Return the training videos with their number of clips per epoch."""
-    return [ClipSource(videos_of_source(source), source.clips_per_video, source.ratio) for source in data.train]
+    return [
+        ClipSource(
+            [replace(video, source=number) for video in videos_of_source(source)],
+            source.clips_per_video,
+            source.ratio,
+        )
+        for number, source in enumerate(data.train)
+    ]
 
 
-def training_videos(sources: Sequence[ClipSource]) -> list[Video]:
+def taught_sources(
+    sources: Sequence[ClipSource], data: DataSection, teacher: TeacherSection
+) -> dict[int, ClipSource]:
+    """Return the training sources that a teacher teaches, by their number."""
+    return {number: sources[number] for number in sorted(data.numbers_of(teacher.sources))}
+
+
+def training_videos(sources: Iterable[ClipSource]) -> list[Video]:
     """Return each training video once, with the union of its training frames, for a teacher to label.
 
     Raises:

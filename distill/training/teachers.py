@@ -8,10 +8,14 @@
 Both kinds see full frames in their original colours, at the teacher's own size and stride, mirrored if the
 student's clip is. If that clip is cropped, the teacher's output is cropped accordingly.
 
+A run may have several teachers, each for some of its training sources, and a target store may lack maps. What a
+teacher adds to a sample is named after it, and says which of the clip's maps have a target: `teacher_present`, (N,)
+bool. An online teacher runs only on the clips that it teaches.
+
 A teacher is not a submodule of any module: no optimiser sees its weights, and no checkpoint contains them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple, Protocol
@@ -28,22 +32,60 @@ from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.models.device import PRECISIONS, device_of
 from distill.models.loaded import LoadedModel
-from distill.targets.store import TargetStore
+from distill.targets.store import TargetStore, first_few
 from distill.training.heads import last_part
+from distill.training.terms import TEACHER
 
 
 class TeacherOutput(NamedTuple):
     """A teacher's output for a batch, without gradient."""
 
     maps: Tensor
-    """Log-saliency (B, N, h, w), float32."""
+    """Log-saliency (B, N, h, w), float32; constant where the teacher has no target."""
     features: dict[str, Tensor]
-    """Features (B, C, t, h, w) or (B, C, h, w) by name, float32, cropped to what the student's clips show."""
+    """Features (B, C, t, h, w) or (B, C, h, w) by name, float32, cropped to what the student's clips show; empty if
+    the teacher teaches no clip of the batch."""
+    present: Tensor
+    """Which maps have a target, bool (B, N)."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a teacher is to a run.
+
+    Attributes:
+        name: its name, unique in the run.
+        sources: numbers of the training sources that it teaches; None means all.
+        partial: whether its target store may lack maps of these sources.
+        notes: further facts for its description.
+    """
+
+    name: str = TEACHER
+    sources: Collection[int] | None = None
+    partial: bool = False
+    notes: tuple[str, ...] = ()
+
+    def teaches(self, window: Window) -> bool:
+        """Return whether the teacher teaches the source of a clip."""
+        return self.sources is None or window.video.source in self.sources
+
+    def describe(self, text: str) -> str:
+        """Return a description that starts with the teacher's name and ends with the notes."""
+        name = "teacher" if self.name == TEACHER else f"teacher {self.name}"
+        return "; ".join([f"{name}: {text}", *self.notes])
+
+
+def present_maps(batch: Mapping[str, Any], name: str) -> Tensor:
+    """Return which maps of a batch have a target of a teacher, bool (B, N); all of them without a record of it."""
+    present = batch.get(f"{name}_present")
+    return torch.ones_like(batch["labelled"]) if present is None else present
 
 
 class Teacher(Protocol):
     """Interface of a teacher to the training loop."""
 
+    role: Role
+    """Its name in the run, and what it teaches there."""
     reader: Callable[[Window], dict[str, Tensor]]
     """Reads the teacher's input for a sample, as an extra of `ClipDataset`; picklable."""
     views: tuple[str, ...]
@@ -70,12 +112,21 @@ class ClipReader:
     """Reads the teacher's own clip of a window: full frames at its size and stride, mirrored like the window."""
 
     spec: ClipSpec
+    role: Role = Role()
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
-        """Return "teacher_clip" uint8 (3, T, H, W), and unless frames fill it "teacher_fit_box" (`fit.fit_box`)."""
-        whole = window.for_teacher()
-        boxes = {f"teacher_{name}": box for name, box in read_fit_box(whole, self.spec).items()}
-        return {"teacher_clip": read_clip(whole, self.spec), **boxes}
+        """Return "teacher_clip" uint8 (3, T, H, W), zeros if it does not teach the clip, and the flags; unless frames
+        fill the clip also "teacher_fit_box" (`fit.fit_box`).
+        """
+        name, whole, taught = self.role.name, window.for_teacher(), self.role.teaches(window)
+        return {
+            f"{name}_clip": read_clip(whole, self.spec) if taught else self._empty(),
+            f"{name}_present": torch.full((len(self.spec.target_frames),), taught),
+            **{f"{name}_{key}": box for key, box in read_fit_box(whole, self.spec).items()},
+        }
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(3, self.spec.num_frames, *self.spec.size, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -86,17 +137,32 @@ class MapReader:
     spec: ClipSpec
     mirror: bool = False
     """Mirror the maps of the plain view in place of reading the flipped view."""
+    role: Role = Role()
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
-        """Return "teacher_map", float32 (N, h, w).
+        """Return "teacher_map", float32 (N, h, w), zeros where the store needs no map; and the flags.
 
         Raises:
             UserError: a map is missing or damaged.
         """
+        video = window.video
         view = "flipped" if window.flipped and not self.mirror else "plain"
-        frames = self.spec.targets(window.end, window.video.fps)
-        maps = torch.from_numpy(np.stack([self.store.read(window.video.name, frame, view) for frame in frames]))
-        return {"teacher_map": maps.flip(-1) if window.flipped and self.mirror else maps}
+        frames = self.spec.targets(window.end, video.fps)
+        present = [self.role.teaches(window) and self.expects(video, frame, view) for frame in frames]
+        empty = np.zeros(self.store.map_size, np.float32)
+        read = [
+            self.store.read(video.name, frame, view) if there else empty
+            for frame, there in zip(frames, present, strict=True)
+        ]
+        maps = torch.from_numpy(np.stack(read))
+        return {
+            f"{self.role.name}_map": maps.flip(-1) if window.flipped and self.mirror else maps,
+            f"{self.role.name}_present": torch.tensor(present),
+        }
+
+    def expects(self, video: Video, frame: int, view: str) -> bool:
+        """Return whether the store must have a map: any map, or one of its plan if it may be partial."""
+        return not self.role.partial or self.store.plan.locate(video.name, frame, view) is not None
 
 
 class OnlineTeacher:
@@ -107,6 +173,7 @@ class OnlineTeacher:
         settings: its stride, device and precision; the stride and the device default to the model's.
         features: names of the features to return.
         fraction: fraction of its clip, from the end, that the student's clip also shows; features are cropped.
+        role: its name in the run, and what it teaches there.
     """
 
     def __init__(
@@ -116,8 +183,9 @@ class OnlineTeacher:
         *,
         features: Sequence[str] = (),
         fraction: float = 1.0,
+        role: Role = Role(),
     ) -> None:
-        self.model, self.network = model, model.network
+        self.model, self.network, self.role = model, model.network, role
         self.network.requires_grad_(False).eval()
         if settings.device is not None:
             self.network.to(settings.device)
@@ -128,52 +196,77 @@ class OnlineTeacher:
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.spec = ClipSpec.of(self.network, model.stride if settings.stride is None else settings.stride)
         self.offsets = self.spec.offsets
-        self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec)
+        self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec, role)
         self.views: tuple[str, ...] = ("plain", "flipped")
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
-        clip = batch["teacher_clip"]
+        clip = batch[f"{self.role.name}_clip"]
         if self.stream is not None:  # the current stream may still be copying the batch to the device
             self.stream.wait_stream(torch.cuda.current_stream(clip.device if clip.is_cuda else self.device))
         with torch.cuda.stream(self.stream):  # does nothing if the stream is None
-            maps, features = self._forward(batch)
+            maps, features, present = self._taught(clip, batch)
 
         def finish() -> TeacherOutput:
             if self.stream is not None:
                 current = torch.cuda.current_stream(self.device)
                 current.wait_stream(self.stream)
-                for tensor in (maps, *features.values()):
+                for tensor in (maps, *features.values(), present):
                     tensor.record_stream(current)  # its memory must not be reused before the current stream is done
             return TeacherOutput(
-                maps.to(clip.device), {name: value.to(clip.device) for name, value in features.items()}
+                maps.to(clip.device),
+                {name: value.to(clip.device) for name, value in features.items()},
+                present.to(clip.device),
             )
 
         return finish
 
-    def _forward(self, batch: Mapping[str, Any]) -> TeacherOutput:
-        """Run the network on the teacher's device."""
+    def _taught(self, clip: Tensor, batch: Mapping[str, Any]) -> TeacherOutput:
+        """Return the output of a batch; the network runs only on the clips that the teacher teaches."""
+        shape = (len(clip), len(self.spec.target_frames))
+        present = batch.get(f"{self.role.name}_present", torch.ones(shape, dtype=torch.bool, device=clip.device))
+        boxes, rows = [batch.get(key) for key in ("box", f"{self.role.name}_fit_box")], present.any(dim=1)
+        if rows.all():
+            return TeacherOutput(*self._forward(clip, *boxes), present)
+        maps = torch.zeros(*shape, *self.spec.map_size, device=self.device)
+        if not rows.any():
+            return TeacherOutput(maps, {}, present)
+        found, features = self._forward(clip[rows], *(None if each is None else each[rows] for each in boxes))
+        rows = rows.to(self.device)
+        maps[rows] = found
+        return TeacherOutput(maps, {name: _spread(value, rows) for name, value in features.items()}, present)
+
+    def _forward(
+        self, clip: Tensor, boxes: Tensor | None, fit_boxes: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the network on the teacher's device; return its maps and features, cropped like the student's clips.
+
+        Args:
+            clip: (n, 3, T, H, W).
+            boxes: crops of the student's clips (n, 4), or None.
+            fit_boxes: where the frames lie in the clip (n, 4), or None if they fill it.
+        """
         self.network.requires_grad_(False).eval()  # a caller may have switched the network to training mode
         dtype = PRECISIONS[self.precision]
         # fp32 has to leave the student's autocast explicitly
         cast = torch.autocast(self.device.type, dtype) if dtype else torch.autocast(self.device.type, enabled=False)
         with torch.no_grad(), cast:
-            clip = batch["teacher_clip"].to(self.device, non_blocking=True)
+            clip = clip.to(self.device, non_blocking=True)
             all_features = self.network.forward_features(clip) if self.features else {}
             maps = self.network.forward_head(all_features) if self.features else self.network(clip)
             features = {name: last_part(all_features[name], self.fraction).float() for name in self.features}
-            if "teacher_fit_box" in batch:
-                boxes = batch["teacher_fit_box"].to(self.device)
-                maps = unfit(maps, boxes)
-                features = {name: unfit_features(value, boxes) for name, value in features.items()}
-            return TeacherOutput(
-                crop_like_clips(maps.float(), batch),
-                {name: crop_features_like_clips(value, batch) for name, value in features.items()},
+            if fit_boxes is not None:
+                fit_boxes = fit_boxes.to(self.device)
+                maps = unfit(maps, fit_boxes)
+                features = {name: unfit_features(value, fit_boxes) for name, value in features.items()}
+            return (
+                crop_like_clips(maps.float(), boxes),
+                {name: crop_features_like_clips(value, boxes) for name, value in features.items()},
             )
 
     def describe(self) -> str:
         """See `Teacher`."""
-        return f"teacher: {self.model.reference}, computed online in {self.precision} on {self.device}"
+        return self.role.describe(f"{self.model.reference}, computed online in {self.precision} on {self.device}")
 
 
 class CachedTeacher:
@@ -183,24 +276,40 @@ class CachedTeacher:
         store: the target store.
         spec: the student's clips; the maps of their target frames are read.
         mirror: pair a mirrored clip with the mirrored plain map if the store has no flipped view.
+        role: its name in the run, and what it teaches there.
     """
 
-    def __init__(self, store: TargetStore, spec: ClipSpec, *, mirror: bool = False) -> None:
-        self.store, self.spec = store, spec
+    def __init__(self, store: TargetStore, spec: ClipSpec, *, mirror: bool = False, role: Role = Role()) -> None:
+        self.store, self.spec, self.role = store, spec, role
         self.offsets = spec.offsets
         mirror = mirror and "flipped" not in store.plan.views
-        self.reader: Callable[[Window], dict[str, Tensor]] = MapReader(store, spec, mirror)
+        self._maps = MapReader(store, spec, mirror, role)
+        self.reader: Callable[[Window], dict[str, Tensor]] = self._maps
         self.views: tuple[str, ...] = ("plain", "flipped") if mirror else store.plan.views
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
-        return lambda: TeacherOutput(crop_like_clips(batch["teacher_map"], batch), {})
+        maps = batch[f"{self.role.name}_map"]
+        present = batch.get(f"{self.role.name}_present", torch.ones_like(maps[..., 0, 0], dtype=torch.bool))
+        return lambda: TeacherOutput(crop_like_clips(maps, batch.get("box")), {}, present)
+
+    def targets(self, video: Video) -> list[int]:
+        """Return the frames of a training video whose maps a run may read, 0-based and ascending."""
+        return sorted({frame for end in video.frames for frame in self.spec.targets(end, video.fps)})
+
+    def coverage(self, videos: Iterable[Video]) -> tuple[int, int]:
+        """Return how many target frames of videos the store plans to have, and how many there are."""
+        plan = self.store.plan
+        planned = [
+            plan.locate(video.name, frame, "plain") is not None for video in videos for frame in self.targets(video)
+        ]
+        return sum(planned), len(planned)
 
     def require(self, videos: Sequence[Video], *, flip: bool = False) -> None:
-        """Check that the store has every map that a run may read.
+        """Check that the store has every map that a run may read, or if it may be partial those of its plan.
 
         Args:
-            videos: training videos.
+            videos: training videos that the teacher teaches.
             flip: whether clips are mirrored if the store has the flipped view.
 
         Raises:
@@ -210,9 +319,10 @@ class CachedTeacher:
         views = self.store.plan.views if flip else ("plain",)
         missing: list[str] = []
         for video in videos:
-            frames = sorted({frame for end in video.frames for frame in self.spec.targets(end, video.fps)})
-            for view, frame in product(views, frames):
+            for view, frame in product(views, self.targets(video)):
                 planned = self.store.plan.locate(video.name, frame, view) is not None
+                if not self._maps.expects(video, frame, view):
+                    continue
                 if not planned or not (complete or self.store.has(video.name, frame, view)):
                     missing.append(f"{video.name}, frame {frame + 1}{'' if view == 'plain' else f' ({view})'}")
         if missing:
@@ -221,24 +331,46 @@ class CachedTeacher:
                 f"{missing[0]}; run `saldistill cache build` with this run's config"
             )
 
+    def require_any(self, videos: Sequence[Video]) -> None:
+        """Check that the store has a map that a run may read.
+
+        Raises:
+            UserError: it has none; the error names some videos of both.
+        """
+        if self.coverage(videos)[0] == 0:
+            raise UserError(
+                f"{self.store.path}: the target store covers none of the {len(videos)} training videos "
+                f"({first_few(video.name for video in videos)}); it has {first_few(self.store.plan.videos)}; run "
+                "`saldistill cache build` with this run's config and another store, or correct teacher.sources"
+            )
+
     def describe(self) -> str:
         """See `Teacher`."""
         fingerprint = self.store.fingerprint.get("teacher", {})
         name = self.store.notes.get("teacher") or fingerprint.get("name", "unknown")
-        return f"teacher: {name}, from {self.store.path} ({self.store.codec}; views: {', '.join(self.views)})"
+        return self.role.describe(
+            f"{name}, from {self.store.path} ({self.store.codec}; views: {', '.join(self.views)})"
+        )
 
 
-def crop_like_clips(maps: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Return a teacher's maps (B, N, h, w) of full frames, cropped like the batch's clips."""
-    return crop_maps(maps, batch["box"].to(maps.device)) if "box" in batch else maps
+def crop_like_clips(maps: Tensor, boxes: Tensor | None) -> Tensor:
+    """Return a teacher's maps (B, N, h, w) of full frames, cropped like the clips, whose boxes are (B, 4)."""
+    return maps if boxes is None else crop_maps(maps, boxes.to(maps.device))
 
 
-def crop_features_like_clips(features: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Return a teacher's features (B, C, [t,] h, w) of full frames, cropped like the batch's clips."""
-    if "box" not in batch:
+def crop_features_like_clips(features: Tensor, boxes: Tensor | None) -> Tensor:
+    """Return a teacher's features (B, C, [t,] h, w) of full frames, cropped like the clips."""
+    if boxes is None:
         return features
     planes = features.flatten(1, -3)  # (B, C * t, h, w)
-    return crop_values(planes, batch["box"].to(features.device)).reshape(features.shape)
+    return crop_values(planes, boxes.to(features.device)).reshape(features.shape)
+
+
+def _spread(values: Tensor, rows: Tensor) -> Tensor:
+    """Return a batch (B, ...) with values (n, ...) in the n rows that are set in bool (B,), and zeros elsewhere."""
+    spread = values.new_zeros(len(rows), *values.shape[1:])
+    spread[rows] = values
+    return spread
 
 
 def check_alignment(teacher_offsets: Sequence[int], student_offsets: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """A term of the objective: its config section, its name in logs and its weight over the run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 from torch import Tensor
@@ -10,16 +10,24 @@ from distill.training.losses import LOSSES
 from distill.training.schedule import ramp
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+TRUTH = "truth"
+"""What a term against the ground truth compares with."""
+TEACHER = "teacher"
+"""Every teacher of the run, as what a loss compares with; also the name of a teacher without a name."""
+
+Unit = Literal["maps", "pairs", "clips"]
+"""What a term averages over: maps, pairs of neighbouring maps, or clips."""
+
 LossName = Annotated[str, AfterValidator(lambda name: one_of(name, LOSSES, "loss"))]
 
 
 class LossSection(Section):
-    """One weighted loss, against the ground truth or against the teacher."""
+    """One weighted loss, against the ground truth or against the teachers."""
 
     name: LossName
     """Name of the loss (distill/training/losses.py)."""
-    against: Literal["truth", "teacher"] = "truth"
-    """Compare with the ground truth or with the teacher."""
+    against: str = TRUTH
+    """Compare with the ground truth (truth), with every teacher (teacher), or with one teacher, by its name."""
     weight: FiniteFloat = 1.0
     """Factor of the term in the sum."""
     final_weight: FiniteFloat | None = None
@@ -42,9 +50,9 @@ class LossSection(Section):
         if self.temperature != 1 and "temperature" not in loss.options:
             softened = [name for name, other in LOSSES.items() if "temperature" in other.options]
             raise ValueError(f"{self.name} has no temperature; {' and '.join(softened)} have one")
-        if self.against == "teacher" and loss.target == "fixations":
+        if self.against != TRUTH and loss.target == "fixations":
             raise ValueError(f"{self.name} compares with fixations, which a teacher lacks; use against: truth")
-        if self.against == "truth" and loss.teacher_only:
+        if self.against == TRUTH and loss.teacher_only:
             raise ValueError(f"{self.name} compares with a teacher only; use against: teacher")
         if of_features and (self.student is None or self.teacher is None):
             raise ValueError(f"{self.name} needs 'student' and 'teacher', the names of the features to compare")
@@ -58,14 +66,30 @@ class LossSection(Section):
 
     @property
     def head(self) -> str:
-        """Name of the head whose output is compared, such as `stage4-encoder`; empty for the model's own map."""
-        return "-".join(name for name in (self.student, self.teacher) if name)
+        """Name of the head whose output is compared, such as `stage4-encoder`; empty for the model's own map.
+
+        A side map is compared with everything; each named teacher has its own projections.
+        """
+        owner = self.against if self.teacher and self.against != TEACHER else None
+        return "-".join(name for name in (self.student, owner, self.teacher) if name)
 
     @property
     def label(self) -> str:
         """Name in logs: `teacher/kldiv@4` (at temperature 4), or with a head `teacher/hint:stage4-encoder`."""
         temperature = "" if self.temperature == 1 else f"@{self.temperature:g}"
-        return f"{self.against}/{self.name}{temperature}" + (f":{self.head}" if self.head else "")
+        features = "-".join(name for name in (self.student, self.teacher) if name)
+        return f"{self.against}/{self.name}{temperature}" + (f":{features}" if features else "")
+
+    @property
+    def unit(self) -> Unit:
+        """What the term averages over."""
+        loss = LOSSES[self.name]
+        return "clips" if loss.target == "features" else "pairs" if loss.min_maps > 1 else "maps"
+
+    def against_teacher(self, name: str, weight: float) -> Self:
+        """Return the term of this loss against one teacher, whose weight is a factor of the term's."""
+        final = None if self.final_weight is None else weight * self.final_weight
+        return self.model_copy(update={"against": name, "weight": weight * self.weight, "final_weight": final})
 
     def weight_at(self, progress: float) -> float:
         """Return the weight at a point of the run, from 0 (first step) to 1 (last step)."""

@@ -118,8 +118,8 @@ class Loop:
         """
         config, accelerator, parts, out = self.config, self.accelerator, self.parts, Path(self.config.out)
         done, steps = self.done, self.parts.steps
-        if parts.teacher is not None:
-            log.message(parts.teacher.describe())
+        for teacher in parts.teachers:
+            log.message(teacher.describe())
         if done:
             log.message(f"{out}: resuming after step {done} of {steps}")
             if self.is_validated_after(done) and not run_folder.was_validated(out, done):
@@ -178,28 +178,23 @@ class Loop:
 
         record: dict[str, Any] = {"step": step + 1, "lr": rate, "gradient_norm": norm}
         record["loss"] = self.total([each.loss.detach() for each in losses])
+        record["maps"] = objective.record(counts)
         record["terms"] = {name: self.total([each.terms[name] for each in losses]) for name in losses[0].terms}
         if weights := objective.weights(self.progress(step)):
             record["weights"] = weights
-        if self.parts.teacher is not None:
+        if self.parts.teachers:
             names = losses[0].teacher
             record["teacher"] = {name: self.total([each.teacher[name] for each in losses]) for name in names}
         return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
 
     def backward(self, step: int, batch: ClipBatch, counts: Tensor) -> StepLoss:
-        """Run forward and backward passes of one batch, the teacher in parallel to the student; return the loss."""
-        finish = None if self.parts.teacher is None else self.parts.teacher.begin(batch)
+        """Run forward and backward passes of one batch, the teachers next to the student; return the loss."""
+        finish = {teacher.role.name: teacher.begin(batch) for teacher in self.parts.teachers}
         with self.accelerator.autocast():
             log_saliency, heads = self.learner(batch["clip"], batch.get("fit_box"))
-        teacher_maps, features = (None, None) if finish is None else finish()
+        teachers = {name: output() for name, output in finish.items()}
         result = self.parts.objective(
-            batch,
-            log_saliency,
-            teacher_maps,
-            counts,
-            heads=heads,
-            features=features,
-            progress=self.progress(step),
+            batch, log_saliency, teachers, counts, heads=heads, progress=self.progress(step)
         )
         value = result.loss.item()
         if not math.isfinite(value):

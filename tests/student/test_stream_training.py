@@ -43,8 +43,7 @@ def test_cached_teacher_returns_one_map_per_frame(store: dict[str, Any], tmp_pat
     run = config(tmp_path / "run", model=STUDENT, losses=LOSSES, teacher=store)
     sources = training_sources(run.data)
     spec = ClipSpec.of(create_model(**STUDENT).network)
-    teacher = setup.build_teacher(run, sources, spec, torch.device("cpu"))
-    assert teacher is not None
+    [teacher] = setup.build_teachers(run, sources, spec, torch.device("cpu"))
     [video, *_] = sources[0].videos
     maps = teacher.reader(Window(video, 9))["teacher_map"]
     kept = TargetStore.open(store["store"])

@@ -8,6 +8,7 @@ from torch import Tensor
 from distill.saliency import density
 from distill.training.losses import LOSSES, hint
 from distill.training.objective import Objective, StepLoss
+from distill.training.teachers import TeacherOutput
 from distill.training.terms import LossSection
 
 B, N, h, w = 3, 2, 6, 8
@@ -34,10 +35,23 @@ def maps(seed: int, batch: int = B) -> Tensor:
     return torch.randn(batch, N, h, w, generator=torch.Generator().manual_seed(100 + seed))
 
 
+def taught(
+    log_saliency: Tensor, features: dict[str, Tensor] | None = None, present: Tensor | None = None
+) -> TeacherOutput:
+    """A teacher's output, with a target for every map by default."""
+    everywhere = torch.ones(log_saliency.shape[:2], dtype=torch.bool)
+    return TeacherOutput(log_saliency, features or {}, everywhere if present is None else present)
+
+
+def teacher(log_saliency: Tensor, features: dict[str, Tensor] | None = None) -> dict[str, TeacherOutput]:
+    """The output of a run's only teacher."""
+    return {"teacher": taught(log_saliency, features)}
+
+
 def test_perfect_map_has_kl_zero_and_cc_minus_one() -> None:
     batch = make_batch()
     objective = Objective([term("kldiv"), term("cc", weight=2.0)])
-    result = objective(batch, batch["density"].log(), None, objective.counts(batch))
+    result = objective(batch, batch["density"].log(), {}, objective.counts(batch))
     assert result.terms["truth/kldiv"].item() == pytest.approx(0, abs=1e-6)
     assert result.terms["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
     assert result.loss.item() == pytest.approx(-2, abs=1e-5)
@@ -50,9 +64,9 @@ def test_unlabelled_maps_do_not_change_truth_terms() -> None:
     counts = objective.counts(batch)
     assert counts.tolist() == [3, 6]
     prediction = maps(1)
-    one = objective(batch, prediction, None, counts)
+    one = objective(batch, prediction, {}, counts)
     prediction[~batch["labelled"]] = 50 * torch.rand_like(prediction[~batch["labelled"]])
-    other = objective(batch, prediction, None, counts)
+    other = objective(batch, prediction, {}, counts)
     assert one.loss.item() == other.loss.item()
 
 
@@ -60,7 +74,7 @@ def test_batch_without_labels_gives_zero_loss_and_gradient() -> None:
     batch = make_batch(labelled=[[False] * N] * B)
     objective = Objective([term("kldiv"), term("cc"), term("sim"), term("nss")])
     prediction = maps(1).requires_grad_()
-    result = objective(batch, prediction, None, objective.counts(batch))
+    result = objective(batch, prediction, {}, objective.counts(batch))
     result.loss.backward()
     assert result.loss.item() == 0
     assert prediction.grad is not None
@@ -68,46 +82,48 @@ def test_batch_without_labels_gives_zero_loss_and_gradient() -> None:
 
 
 def test_swapping_teacher_and_student_changes_the_loss() -> None:
-    batch, student, teacher = make_batch(), maps(1), 2 * maps(2)
+    batch, student, other = make_batch(), maps(1), 2 * maps(2)
     objective = Objective([term("kldiv", against="teacher")])
     counts = objective.counts(batch)
-    right = objective(batch, student, teacher, counts).loss
-    p, q = density(teacher), density(student)
+    right = objective(batch, student, teacher(other), counts).loss
+    p, q = density(other), density(student)
     by_hand = (p * (p.log() - q.log())).sum((-2, -1)).mean()
     assert right.item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert objective(batch, teacher, student, counts).loss.item() != pytest.approx(right.item(), rel=1e-2)
+    assert objective(batch, other, teacher(student), counts).loss.item() != pytest.approx(right.item(), rel=1e-2)
 
 
 def test_teacher_score_and_entropy_are_reported() -> None:
     batch = make_batch()
     objective = Objective([term("cc"), term("kldiv", against="teacher", temperature=2)])
-    result = objective(batch, maps(1), batch["density"].log(), objective.counts(batch))
+    result = objective(batch, maps(1), teacher(batch["density"].log()), objective.counts(batch))
     assert set(result.terms) == {"truth/cc", "teacher/kldiv@2"}
     assert result.teacher["truth/cc"].item() == pytest.approx(-1, abs=1e-5)
-    uniform = objective(batch, maps(1), torch.zeros(B, N, h, w), objective.counts(batch))
+    uniform = objective(batch, maps(1), teacher(torch.zeros(B, N, h, w)), objective.counts(batch))
     assert uniform.teacher["entropy"].item() == pytest.approx(math.log(h * w), rel=1e-5)
 
 
 def test_teacher_maps_of_another_size_are_resized() -> None:
     batch, objective = make_batch(), Objective([term("kldiv", against="teacher")])
-    flat = objective(batch, torch.zeros(B, N, h, w), torch.zeros(B, N, 2 * h, 3 * w), objective.counts(batch))
+    flat = objective(
+        batch, torch.zeros(B, N, h, w), teacher(torch.zeros(B, N, 2 * h, 3 * w)), objective.counts(batch)
+    )
     assert flat.loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_teacher_with_other_target_frames_raises() -> None:
     batch, objective = make_batch(), Objective([term("kldiv", against="teacher")])
     with pytest.raises(ValueError, match=r"one shape \(B, N, h, w\), got \(3, 2, 6, 8\) and \(3, 1, 6, 8\)"):
-        objective(batch, maps(1), maps(2)[:, :1], objective.counts(batch))
+        objective(batch, maps(1), teacher(maps(2)[:, :1]), objective.counts(batch))
 
 
 def test_teacher_output_with_gradient_raises() -> None:
     """A symmetric loss would not show that the student's maps were passed in its place."""
     batch, objective = make_batch(), Objective([term("cc", against="teacher")])
-    student, teacher = maps(1).requires_grad_(), maps(2)
+    student, other = maps(1).requires_grad_(), maps(2)
     with pytest.raises(ValueError, match="are teacher and student swapped"):
-        objective(batch, teacher, student, objective.counts(batch))
+        objective(batch, other, teacher(student), objective.counts(batch))
     with pytest.raises(ValueError, match="are teacher and student swapped"):
-        objective(batch, student, teacher, objective.counts(batch), features={"encoder": student})
+        objective(batch, student, teacher(other, {"encoder": student}), objective.counts(batch))
 
 
 # ---------------------------------------------------------------- terms over pairs, clips and heads
@@ -146,9 +162,9 @@ def test_term_labels() -> None:
 def test_term_is_the_mean_of_its_loss_over_maps_pairs_or_clips() -> None:
     labelled = [[True, True], [False, False], [True, False]]
     batch, objective = make_batch(labelled=labelled), Objective(EVERY_TERM)
-    student, teacher = maps(1), maps(2)
-    found = objective(batch, student, teacher, objective.counts(batch), heads=HEADS, features=FEATURES).terms
-    target, side = density(teacher), HEADS["stage2"]
+    student, other = maps(1), maps(2)
+    found = objective(batch, student, teacher(other, FEATURES), objective.counts(batch), heads=HEADS).terms
+    target, side = density(other), HEADS["stage2"]
     where = batch["labelled"]
     wanted = {
         "teacher/reverse_kldiv": LOSSES["reverse_kldiv"](student, target),
@@ -165,7 +181,7 @@ def test_term_is_the_mean_of_its_loss_over_maps_pairs_or_clips() -> None:
 
 def test_terms_sum_over_the_batches_of_a_step() -> None:
     whole = make_batch(labelled=[[True, True], [False, False], [True, False]])
-    objective, student, teacher = Objective(EVERY_TERM), maps(1), maps(2)
+    objective, student, other = Objective(EVERY_TERM), maps(1), maps(2)
     counts = objective.counts(whole)
 
     def part(first: int, last: int) -> StepLoss:
@@ -173,10 +189,9 @@ def test_terms_sum_over_the_batches_of_a_step() -> None:
         return objective(
             {key: value[rows] for key, value in whole.items()},
             student[rows],
-            teacher[rows],
+            teacher(other[rows], {key: value[rows] for key, value in FEATURES.items()}),
             counts,
             heads={key: value[rows] for key, value in HEADS.items()},
-            features={key: value[rows] for key, value in FEATURES.items()},
         )
 
     rows = [{key: value[i : i + 1] for key, value in whole.items()} for i in range(B)]
@@ -196,7 +211,7 @@ def test_loss_is_the_weighted_sum_along_the_ramps() -> None:
     batch, objective = make_batch(), Objective(terms)
     counts = objective.counts(batch)
     for progress, weights in ((0.0, (2, 1, 0)), (0.5, (2, 1, 1.5)), (0.75, (2, 0.5, 2.5607)), (1.0, (2, 0, 3))):
-        result = objective(batch, maps(1), maps(2), counts, heads=HEADS, features=FEATURES, progress=progress)
+        result = objective(batch, maps(1), teacher(maps(2), FEATURES), counts, heads=HEADS, progress=progress)
         wanted = sum(weight * value for weight, value in zip(weights, result.terms.values(), strict=True))
         assert result.loss.item() == pytest.approx(wanted.item(), rel=1e-4)
         assert objective.weights(progress) == pytest.approx(
@@ -215,6 +230,6 @@ def test_zero_weight_leaves_the_gradient_bit_identical() -> None:
         objective = Objective(terms)
         counts = objective.counts(batch)
         prediction = maps(1).requires_grad_()
-        objective(batch, prediction, maps(2) if len(terms) > 1 else None, counts).loss.backward()
+        objective(batch, prediction, teacher(maps(2)), counts).loss.backward()
         gradients.append(prediction.grad)
     assert torch.equal(*gradients)

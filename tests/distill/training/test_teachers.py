@@ -20,7 +20,7 @@ from distill.saliency import density
 from distill.targets.store import TargetStore
 from distill.training.config import RunConfig
 from distill.training.objective import Objective
-from distill.training.setup import build_clips, build_teacher
+from distill.training.setup import build_clips, build_teachers
 from distill.training.sources import training_sources, training_videos
 from distill.training.teachers import CachedTeacher, OnlineTeacher, check_alignment
 from distill.training.terms import LossSection
@@ -165,7 +165,8 @@ def test_cached_and_online_teacher_give_equal_losses_and_gradients(tmp_path, vid
         assert ("box" in batch) == bool(more)
         student = Student()
         maps.append(density(maps_of(teacher, batch)))
-        result = objective(batch, student(batch["clip"]), maps_of(teacher, batch), objective.counts(batch))
+        output = {"teacher": teacher.begin(batch)()}
+        result = objective(batch, student(batch["clip"]), output, objective.counts(batch))
         result.loss.backward()
         losses.append(result.terms)
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
@@ -260,9 +261,9 @@ def test_run_requires_the_flipped_view_only_with_flips(tmp_path, flip):
         build_small(tmp_path / "store", found, model, views=("plain", "flipped"))
     if flip:
         with pytest.raises(UserError, match=r"\(flipped\)"):
-            build_teacher(config, sources, STUDENT, torch.device("cpu"))
+            build_teachers(config, sources, STUDENT, torch.device("cpu"))
     else:
-        assert build_teacher(config, sources, STUDENT, torch.device("cpu"))
+        assert build_teachers(config, sources, STUDENT, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("views", [("plain",), ("plain", "flipped")])
@@ -270,11 +271,11 @@ def test_clips_are_mirrored_only_if_the_store_has_the_view(tmp_path, videos, vie
     config = distillation(tmp_path, {"train": [{"dataset": "synthetic"}], "crop": {"area": [0.3, 0.9]}})
     sources = [ClipSource(videos, 20)]
     teacher = CachedTeacher(build_small(tmp_path / "store", videos, views=views), STUDENT)
-    clips = build_clips(config, sources, STUDENT, teacher)
+    clips = build_clips(config, sources, STUDENT, [teacher])
     windows = [clips.window(number) for number in range(40)]
     assert any(window.flipped for window in windows) == ("flipped" in views)
     assert ("data.flip is off: the target store has no flipped view" in caplog.text) == ("flipped" not in views)
-    alone = build_clips(config, sources, STUDENT, None)
+    alone = build_clips(config, sources, STUDENT)
     assert [window.box for window in windows] == [alone.window(number).box for number in range(40)]
     assert any(alone.window(number).flipped for number in range(40))
 
