@@ -76,6 +76,7 @@ def describe_section(path: str, section: type[BaseModel], done: dict[type[BaseMo
                 inner.append((where, nested[0]))
             many = "list of " * (get_origin(field.annotation) is list)
             kind = f"{many}[`{done[nested[0]]}`](#{done[nested[0]].replace('.', '')})"
+            kind += " or list of them" * (len(nested) > 1)
         value = None if field.is_required() else field.get_default(call_default_factory=True)
         default = "-" if value is None or isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
         description = " ".join((field.description or "").split()).replace("|", "\\|")

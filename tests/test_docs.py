@@ -17,7 +17,7 @@ import yaml
 from helpers.places import REPOSITORY
 
 from distill.cli.main import main, parse
-from distill.training.config import DataSection, LossSection
+from distill.training.config import DataSection, RunConfig, LossSection
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 FOLDERS = ("configs/", "tests/", "scripts/")
@@ -57,7 +57,10 @@ def test_command_parses_and_names_files_that_exist(words: list[str]) -> None:
 def test_yaml_examples_are_valid_configs(page: Path) -> None:
     for block in blocks(page, "yaml"):
         example = yaml.safe_load(block)
-        assert example.keys() <= {"data", "losses"}
+        assert example.keys() <= {"data", "teacher", "losses"}
+        if "teacher" in example:  # such an example has all that refers to each other
+            rest = {"out": "runs/x", "model": {"name": "student/stream"}, "training": {"steps": 1}}
+            RunConfig.model_validate({**rest, **example})
         for loss in example.get("losses", []):
             LossSection.model_validate(loss)
         if "data" in example:

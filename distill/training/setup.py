@@ -246,9 +246,11 @@ def _cached_teacher(
         expected = fingerprint(model, section.stride, described, precision=section.precision, content=False)
     differences = store.check(expected)
     if differences and not section.accept:
+        lacks = any(video.name not in store.plan.videos for video in described)
+        partial = "; set teacher.partial=true to train on other videos without it" if lacks else ""
         raise UserError(
             f"{section.store}: the target store does not match the run: {'; '.join(differences)}; rebuild it in "
-            "another folder, or accept the differences with --accept (teacher.accept=true)"
+            f"another folder, or accept the differences with --accept (teacher.accept=true){partial}"
         )
     for difference in differences:
         log.warning("%s: target store accepted although %s", section.store, difference)

@@ -328,7 +328,8 @@ class CachedTeacher:
         if missing:
             raise UserError(
                 f"{self.store.path}: the target store lacks {len(missing)} maps that this run needs, e.g. "
-                f"{missing[0]}; run `saldistill cache build` with this run's config"
+                f"{missing[0]}; run `saldistill cache build` with this run's config, or set teacher.partial=true "
+                "to train without them"
             )
 
     def require_any(self, videos: Sequence[Video]) -> None:
