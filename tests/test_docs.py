@@ -17,7 +17,7 @@ import yaml
 from helpers.places import REPOSITORY
 
 from distill.cli.main import main, parse
-from distill.training.config import DataSection, RunConfig, LossSection
+from distill.training.config import DataSection, LossSection, RunConfig
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 FOLDERS = ("configs/", "tests/", "scripts/")

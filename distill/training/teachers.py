@@ -115,8 +115,9 @@ class ClipReader:
     role: Role = Role()
 
     def __call__(self, window: Window) -> dict[str, Tensor]:
-        """Return "teacher_clip" uint8 (3, T, H, W), zeros if it does not teach the clip, and the flags; unless frames
-        fill the clip also "teacher_fit_box" (`fit.fit_box`).
+        """Return "teacher_clip", "teacher_present" and, unless frames fill the clip, "teacher_fit_box".
+
+        The clip is uint8 (3, T, H, W), zeros if the teacher does not teach it; the box is that of `fit.fit_box`.
         """
         name, whole, taught = self.role.name, window.for_teacher(), self.role.teaches(window)
         return {
