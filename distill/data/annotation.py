@@ -114,49 +114,53 @@ def read_picture(path: Path) -> np.ndarray:
     return to_grey(read_image(path), path)
 
 
-def read_mat(path: Path) -> np.ndarray:
-    """Read the variable `I` of a MATLAB file, version 5 or 7.3 (HDF5), as (height, width) float32.
+def read_mat(path: Path, name: str = "I") -> np.ndarray:
+    """Read a map in a MATLAB file, version 5 or 7.3 (HDF5), as (height, width) float32.
+
+    Args:
+        path: the file.
+        name: the variable.
 
     Raises:
-        UserError: if the file cannot be read, or `I` is missing, not a 2-D array of real numbers, empty, or larger
-            than MAX_PICTURE_PIXELS.
+        UserError: if the file cannot be read, or the variable is missing, not a 2-D array of real numbers, empty,
+            or larger than MAX_PICTURE_PIXELS.
     """
     require_file(path, MAT)
     with reading(path, MAT):
-        return (_read_hdf5 if mat_version(path) == "7.3" else _read_version_5)(path)
+        return (_read_hdf5 if mat_version(path) == "7.3" else _read_version_5)(path, name)
 
 
-def _read_hdf5(path: Path) -> np.ndarray:
+def _read_hdf5(path: Path, name: str) -> np.ndarray:
     with h5py.File(path) as file:
-        variable = file.get("I")
+        variable = file.get(name)
         if not isinstance(variable, h5py.Dataset):
-            raise _no_map(path, "none" if variable is None else "a group")
-        _check_array(path, variable.shape[::-1], str(variable.dtype), numeric=variable.dtype.kind in "biuf")
+            raise _no_map(path, name, "none" if variable is None else "a group")
+        _check_array(path, name, variable.shape[::-1], str(variable.dtype), numeric=variable.dtype.kind in "biuf")
         for chunk in filter(None, [variable.chunks]):  # is decompressed as a whole
             check_limit(math.prod(chunk), MAX_PICTURE_PIXELS, f"{path}: pixels of a chunk")
         return np.asarray(variable).T.astype(np.float32)  # MATLAB is column-major
 
 
-def _read_version_5(path: Path) -> np.ndarray:
-    found = {name: (shape, kind) for name, shape, kind in whosmat(path)}  # reads headers only
-    if "I" not in found:
-        raise _no_map(path, "none")
-    shape, kind = found["I"]
-    _check_array(path, shape, kind, numeric=kind in NUMERIC_CLASSES)
-    _check_expansion(path)
-    values = np.asarray(loadmat(path, variable_names=["I"])["I"])
-    _check_array(path, values.shape, str(values.dtype), numeric=values.dtype.kind in "biuf")
+def _read_version_5(path: Path, name: str) -> np.ndarray:
+    found = {each: (shape, kind) for each, shape, kind in whosmat(path)}  # reads headers only
+    if name not in found:
+        raise _no_map(path, name, "none")
+    shape, kind = found[name]
+    _check_array(path, name, shape, kind, numeric=kind in NUMERIC_CLASSES)
+    check_expansion(path)
+    values = np.asarray(loadmat(path, variable_names=[name])[name])
+    _check_array(path, name, values.shape, str(values.dtype), numeric=values.dtype.kind in "biuf")
     return values.astype(np.float32)
 
 
-def _check_array(path: Path, shape: tuple[int, ...], kind: str, *, numeric: bool) -> None:
-    """Check the shape and type of variable I before it is read."""
+def _check_array(path: Path, name: str, shape: tuple[int, ...], kind: str, *, numeric: bool) -> None:
+    """Check the shape and type of a variable before it is read."""
     if len(shape) != 2 or not numeric or 0 in shape:
-        raise _no_map(path, f"{kind} {shape}")
+        raise _no_map(path, name, f"{kind} {shape}")
     check_limit(math.prod(map(int, shape)), MAX_PICTURE_PIXELS, f"{path}: pixels")
 
 
-def _check_expansion(path: Path) -> None:
+def check_expansion(path: Path) -> None:
     """Check that no compressed variable of a version 5 file is larger than a map can be.
 
     SciPy reads as many bytes as the data announce, whatever the shape is.
@@ -180,10 +184,10 @@ def _check_expansion(path: Path) -> None:
                     check_limit(inflated, most, f"{path}: bytes of a variable")
 
 
-def _no_map(path: Path, found: str) -> UserError:
+def _no_map(path: Path, name: str, found: str) -> UserError:
     return UserError(
-        f"{path}: expected variable I to be a 2-D array of numbers, the fixation map, but found {found}; the file "
-        "may be damaged or of another data set"
+        f"{path}: expected variable {name} to be a 2-D array of numbers, the fixation map, but found {found}; the "
+        "file may be damaged or of another data set"
     )
 
 

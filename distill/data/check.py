@@ -208,7 +208,7 @@ def _check_truths(report: Report, *, progress: bool) -> None:
             report.truths[video.name] = result
             report.problems += result.problems
     stills = {video.name: video.truth for video in report.scan.videos if isinstance(video.truth, StillTruth)}
-    checks, problems = check_stills(stills)
+    checks, problems = check_stills(stills, thorough=report.thorough, progress=progress)
     report.truths |= checks
     report.problems += problems
     for video in report.scan.layout.generated:

@@ -1,37 +1,54 @@
 """Ground truth of a still image: where observers looked in the one frame that it is as a video."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from distill.data.annotation import read_picture
 from distill.data.still_fixations import PointSource
-from distill.data.truth import Truth
-from distill.fixations import inside, rescale
+from distill.data.truth import Truth, resized, unless_damaged
+from distill.fixations import inside
 
 
 @dataclass(frozen=True)
 class StillTruth(Truth):
-    """Fixations of a still image. Densities are computed from them with the set's Gaussian.
+    """Fixations of a still image. Its density is the published map, or computed with the set's Gaussian.
 
     Attributes:
         source: where the fixations come from.
-        size: (height, width) of the image.
+        size: (height, width) of the image; fixations recorded at another size are rescaled.
         sigma: see `Truth.sigma`.
-        recorded: (height, width) that the fixations were recorded at, if it differs; they are rescaled.
+        maps: picture of the density, if it is published.
     """
 
     source: PointSource
     size: tuple[int, int]
     sigma: float | None = None
-    recorded: tuple[int, int] | None = None
+    maps: Path | None = None
 
     def points(self, frame: int) -> np.ndarray:
         """See `Truth.points`; only frame 0 has any."""
-        if frame != 0:
-            return np.zeros((0, 2), dtype=np.int64)
-        rows = self.source.read().rows.astype(np.int64)
-        return inside(rescale(rows, self.recorded or self.size, self.size), self.size)
+        rows = unless_damaged(lambda path: self._rows(), self.source.path) if frame == 0 else None
+        return np.zeros((0, 2), dtype=np.int64) if rows is None else inside(rows, self.size)
+
+    def _rows(self) -> np.ndarray:
+        return self.source.read().at(self.size, self.source)
+
+    def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
+        """See `Truth.density`; a published map is resized by area."""
+        if self.maps is None or frame != 0 or (values := _published(self.maps, map_size)) is None:
+            return super().density(frame, map_size)
+        return values.copy()
 
     def has(self, frame: int) -> bool:
-        """See `Truth.has`."""
-        return frame == 0 and len(self.source.read().rows) > 0
+        """See `Truth.has`; a file of one image is not opened."""
+        return frame == 0 and (not self.source.shared or len(self.source.read().rows) > 0)
+
+
+@lru_cache(maxsize=16)
+def _published(path: Path, map_size: tuple[int, int]) -> np.ndarray | None:
+    """Return a published density; the maps of one clip are the same."""
+    values = unless_damaged(read_picture, path)
+    return None if values is None else resized(values, map_size)

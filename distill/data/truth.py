@@ -84,8 +84,8 @@ class PointsTruth(Truth):
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`."""
-        values = None if self.maps is None else _unless_damaged(lambda path: read_grey(path, frame), self.maps)
-        return super().density(frame, map_size) if values is None else _resized(values, map_size)
+        values = None if self.maps is None else unless_damaged(lambda path: read_grey(path, frame), self.maps)
+        return super().density(frame, map_size) if values is None else resized(values, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
@@ -137,7 +137,7 @@ class MapsTruth(Truth):
             (self.file("fixation", frame, ".png"), read_picture),
             (self.file("fixation/maps", frame, ".mat"), read_mat),
         ):
-            if path.is_file() and (binary := _unless_damaged(read, path)) is not None:
+            if path.is_file() and (binary := unless_damaged(read, path)) is not None:
                 pixels = np.argwhere(binary > 0.5 * binary.max())
                 return inside(rescale(pixels, binary.shape, self.size), self.size)
         return np.zeros((0, 2), dtype=np.int64)
@@ -145,8 +145,8 @@ class MapsTruth(Truth):
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`; published maps are resized by area."""
         path = self.file("maps", frame, ".png")
-        values = _unless_damaged(read_picture, path) if path.is_file() else None
-        return super().density(frame, map_size) if values is None else _resized(values, map_size)
+        values = unless_damaged(read_picture, path) if path.is_file() else None
+        return super().density(frame, map_size) if values is None else resized(values, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`."""
@@ -173,13 +173,13 @@ def truth_of(folder: Path, size: tuple[int, int], first: int = 1) -> FileTruth |
     return PointsTruth(points, size, first) if points.is_file() else None
 
 
-def _resized(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
+def resized(values: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
     """Return the density (h, w) float32 of a published map."""
     densities = saliency.normalise_density(torch.from_numpy(values)[None, None])  # (1, 1, height, width)
     return np.asarray(saliency.resize_density(densities, map_size)[0, 0])
 
 
-def _unless_damaged(read: Callable[[Path], np.ndarray | None], path: Path) -> np.ndarray | None:
+def unless_damaged(read: Callable[[Path], np.ndarray | None], path: Path) -> np.ndarray | None:
     """Return the content of a file, or None with a warning (once per process) if it is damaged."""
     try:
         return read(path)
