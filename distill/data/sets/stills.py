@@ -44,8 +44,8 @@ def find(root: Path) -> Layout:
     named = {f"{prefix}{name}": (stills, name) for prefix, stills in sets.items() for name in stills.images}
     if named and not any(_has_fixations(stills) for stills in sets.values()):
         raise UserError(
-            f"{root}: has {plural(len(named), 'image')} but no fixation on any; expected fixations under the images' "
-            "names; see docs/datasets.md for the layouts"
+            f"{root}: has {plural(len(named), 'image')} but no fixation on any; expected fixations under the "
+            "images' names; see docs/datasets.md for the layouts"
         )
     return Layout(
         _title(sets),
