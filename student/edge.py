@@ -44,8 +44,18 @@ import onnxruntime
 METADATA_KEY = "saldistill"
 CHECKSUM_KEY = "saldistill_sha256"
 """Key of the checksum; files of earlier versions have none."""
-FORMATS = (1, 2)
-"""Supported versions of the metadata; version 1 has only clip mode, and neither `reach` nor `state`."""
+FORMATS = (1, 2, 3)
+"""Supported versions of the metadata. Version 1 has only clip mode, and neither `reach` nor `state`; version 3 has
+a `fit` other than "stretch"."""
+
+FITS = ("stretch", "letterbox", "crop")
+"""How frames of another aspect ratio fill the model's input; see `content_size`."""
+
+PADDING = 128
+"""Value of the grey around a letterboxed frame."""
+
+MAX_ASPECT = 8
+"""Limit of `crop`: a frame is scaled to at most this many times the input's length; longer frames are squeezed."""
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -283,10 +293,7 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: the frame has another type or shape.
     """
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-        raise ValueError(
-            f"expected a uint8 RGB frame of shape (height, width, 3), got {frame.dtype} of shape {frame.shape}"
-        )
+    check_frame(frame)
     if frame.shape[:2] == tuple(size):
         return frame
     if av := _optional("av"):
@@ -301,6 +308,14 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = frame.shape[:2]
     values = (rows @ frame.reshape(height, -1).astype(np.float32)).reshape(size[0], width, 3)
     return np.clip(np.rint(columns @ values), 0, 255).astype(np.uint8)
+
+
+def check_frame(frame: np.ndarray) -> None:
+    """Raise a ValueError if a frame is not uint8 RGB (height, width, 3)."""
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise ValueError(
+            f"expected a uint8 RGB frame of shape (height, width, 3), got {frame.dtype} of shape {frame.shape}"
+        )
 
 
 @lru_cache(maxsize=8)
@@ -322,6 +337,65 @@ def _cubic(old: int, new: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def content_size(fit: str, frame: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) to which a frame of `frame` pixels is scaled for an input of `size`.
+
+    This is `size` for stretch. Letterbox keeps the aspect ratio and fits inside the input; crop keeps it and covers
+    the input.
+    """
+    (height, width), (H, W) = frame, size
+    if fit == "stretch":
+        return size
+    taller = height * W > width * H  # than the input
+    if taller == (fit == "letterbox"):  # the height becomes that of the input
+        return H, min(max(1, (2 * width * H + height) // (2 * height)), MAX_ASPECT * W)
+    return min(max(1, (2 * height * W + width) // (2 * width)), MAX_ASPECT * H), W
+
+
+def place(content: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return scaled content (h, w, 3) on an input (H, W, 3): centred, padded with grey or cropped."""
+    if content.shape[:2] == size:
+        return content
+    placed = np.full((*size, 3), PADDING, np.uint8)
+    into, out = zip(*(_shared(old, new) for old, new in zip(content.shape[:2], size, strict=True)), strict=True)
+    placed[into] = content[out]
+    return placed
+
+
+def _shared(old: int, new: int) -> tuple[slice, slice]:
+    """Return the part of an axis of an input of length `new` that content of length `old` fills, and its source."""
+    first, length = (new - old) // 2, min(old, new)  # negative to crop
+    return slice(max(first, 0), max(first, 0) + length), slice(max(-first, 0), max(-first, 0) + length)
+
+
+def unfit(saliency: np.ndarray, fit: str, frame: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Return a raw map (h, w) of an input of `size` as the map (h, w) of the whole frame of `frame` pixels.
+
+    The part of the frame outside the input, which `crop` leaves out, is zero.
+    """
+    if fit == "stretch":
+        return saliency
+    rows, columns = _unfit_axes(fit, frame, size, (saliency.shape[0], saliency.shape[1]))
+    whole: np.ndarray = rows @ saliency @ columns.T
+    return whole
+
+
+@lru_cache(maxsize=8)
+def _unfit_axes(
+    fit: str, frame: tuple[int, int], size: tuple[int, int], map_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrices that resample the rows and the columns of a raw map, bilinearly."""
+    axes = []
+    for content, whole, pixels in zip(content_size(fit, frame, size), size, map_size, strict=True):
+        first = ((whole - content) // 2) / whole
+        places = first + content / whole * (np.arange(pixels) + 0.5) / pixels  # of the new pixels in the input
+        at = np.clip(places * pixels - 0.5, 0, pixels - 1)
+        weights = np.clip(1 - np.abs(at[:, None] - np.arange(pixels)), 0, 1)
+        weights[(places < 0) | (places > 1)] = 0
+        axes.append(weights.astype(np.float32))
+    return axes[0], axes[1]
+
+
 class Cuts:
     """Scene cut detector: a frame is a cut if its difference from the previous frame rises sharply.
 
@@ -341,11 +415,16 @@ class Cuts:
         self._blocks: np.ndarray | None = None
         self._difference, self.threshold = 0.0, threshold
 
-    def __call__(self, image: np.ndarray) -> bool:
-        """Return whether the next frame, (3, H, W) uint8, starts a new scene."""
+    def __call__(self, image: np.ndarray, share: float = 1.0) -> bool:
+        """Return whether the next frame, (3, H, W) uint8, starts a new scene.
+
+        Args:
+            image: the frame.
+            share: share of the image that is not padding, which never differs.
+        """
         blocks = self._rows @ image.astype(np.float32) @ self._columns / 255  # (3, 12, 20)
         last, self._blocks = self._blocks, blocks
-        difference = float(np.abs(blocks - last).mean()) if last is not None else 0.0
+        difference = float(np.abs(blocks - last).mean()) / share if last is not None else 0.0
         rise, self._difference = difference - self._difference, difference
         return rise > self.threshold
 
@@ -369,8 +448,11 @@ class EdgeModel:
         size: (H, W) of the frames.
         target_frames: indices of the N frames of a clip that have a map.
         map_size: (h, w) of the maps.
+        fit: how frames of another aspect ratio fill the input, one of FITS. The model itself takes frames of its
+            size and returns maps of them; a `Stream` takes frames of any size and returns maps of whole frames.
         state_shapes: name -> shape of each state tensor without the batch; empty in clip mode.
         metadata: metadata of the file.
+        peaked: whether every map has a maximum of 1, because the network's own sigmoid was not exported.
         has_checksum: whether the file has a checksum, which was compared.
 
     Raises:
@@ -410,11 +492,13 @@ class EdgeModel:
         self.size: tuple[int, int] = tuple(self.metadata["size"])
         self.target_frames: tuple[int, ...] = tuple(self.metadata["target_frames"])
         self.map_size: tuple[int, int] = tuple(self.metadata["map_size"])
+        self.fit: str = self.metadata.get("fit", "stretch")
         state = self.metadata.get("state", [])
         self.state_shapes = {each["input"]: tuple(each["shape"][1:]) for each in state}
         self._outputs = ["saliency", *(each["output"] for each in state)]
         self._input_type = self.metadata["input"]["type"]
         self._log = self.metadata["output"]["values"] == "log"
+        self.peaked = self.metadata["output"]["values"] != "sigmoid"
         frame = ("clip", (3, self.num_frames, *self.size)) if self.mode == "clip" else ("frame", (3, *self.size))
         declared = dict([frame, *self.state_shapes.items()])
         inputs = {each.name: tuple(each.shape[1:]) for each in self.session.get_inputs()}
@@ -594,6 +678,7 @@ def _checks(metadata: dict[str, Any]) -> dict[str, tuple[bool, str]]:
         "reach": (_is_whole(at("reach"), 1, MAX_FRAMES) or fixed, f"an integer from 1 to {MAX_FRAMES}"),
         "size": (pair(at("size")), size),
         "map_size": (pair(at("map_size")), size),
+        "fit": (metadata.get("fit", "stretch") in FITS, ", ".join(FITS)),
         "target_frames": (
             _list_of(targets, 0, most) and targets == sorted({*targets}),
             f"ascending integers from 0 to {most}",
@@ -729,13 +814,21 @@ class Stream:
         Returns:
             Map (h, w) in [0, 1] of this frame, or of the frame `delay` frames earlier.
         """
-        image = resize(frame, self.model.size).transpose(2, 0, 1)  # (3, H, W)
-        if self._cuts and self._cuts(image):
+        check_frame(frame)
+        model, shown = self.model, (frame.shape[0], frame.shape[1])
+        content = content_size(model.fit, shown, model.size)
+        image = place(resize(frame, content), model.size).transpose(2, 0, 1)  # (3, H, W)
+        share = min(1.0, math.prod(content) / math.prod(model.size))
+        if self._cuts and self._cuts(image, share):
             self._forget()
             self.resets += 1
         passed = 1 if number is None else max(1, number - self._number)
         self._number += passed
-        return self._clip(image, passed) if self.model.mode == "clip" else self._step(image)
+        raw = self._clip(image, passed) if model.mode == "clip" else self._step(image)
+        if model.fit == "stretch":
+            return raw
+        saliency = unfit(raw, model.fit, shown, model.size)
+        return saliency / (saliency.max() or np.float32(1)) if model.peaked else saliency
 
     def reset(self) -> None:
         """Start over, with the next frame as the first one of another video."""

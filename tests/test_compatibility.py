@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.places import REPOSITORY
 
+from distill.data.fit import fit_of
 from distill.data.sets.find import find_videos
 from distill.evaluation.references import score
 from distill.models.references import load_model
@@ -34,6 +35,12 @@ def test_weight_file_gives_the_scores_of_its_version() -> None:
         scores = score(WRITTEN / reference, videos, every=8, metrics=("cc", "nss"), progress=False)[0]
         assert scores.per_video["cc"] == pytest.approx(0.11389044409982385, abs=1e-5)
         assert scores.per_video["nss"] == pytest.approx(0.7292374628144508, abs=1e-4)
+
+
+def test_files_without_a_fit_mean_stretch() -> None:
+    for reference in ("best.safetensors", "teacher.safetensors", "exported.onnx"):
+        assert fit_of(load_model(WRITTEN / reference).network) == "stretch"
+    assert "fit" not in TargetStore.open(WRITTEN / "store").fingerprint["input"]
 
 
 def test_exported_file_equals_the_network_it_was_made_from() -> None:

@@ -87,6 +87,7 @@ def describe_models(name: str | None = None) -> Iterator[str]:
     """Yield the lines of a table with the size and cost of each variant, of one model or of all."""
     import torch
 
+    from distill.data.fit import fit_of
     from distill.models.cost import count_weights, gflops_per_map
     from distill.models.registry import create_model, list_models, list_variants
 
@@ -101,11 +102,12 @@ def describe_models(name: str | None = None) -> Iterator[str]:
             created = create_model(model, variant=each)
         network = created.network
         if index == 0:
-            yield f"{'model':<36}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
+            header = f"{'model':<36}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
+            yield f"{header}{'fit':>11}"
         clip, saliency = ("x".join(map(str, size)) for size in (network.size, network.map_size))
         yield (
             f"{model + ':' + each:<36}{count_weights(network):>12,}{gflops_per_map(created):>16,.2f}"
-            f"{network.num_frames:>8}{clip:>10}{saliency:>10}"
+            f"{network.num_frames:>8}{clip:>10}{saliency:>10}{fit_of(network):>11}"
         )
 
 

@@ -13,12 +13,14 @@ student/edge.py and student/browser/fit.js do the same without PyTorch.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.data.augment import crop_values
+from distill.data.video.protocol import VideoReader
 from distill.saliency import log_density
 
 FITS = ("stretch", "letterbox", "crop")
@@ -26,7 +28,7 @@ FITS = ("stretch", "letterbox", "crop")
 PADDING = 128
 """Value of red, green and blue around the frame, in 0 to 255."""
 
-MAX_ASPECT = 32
+MAX_ASPECT = 8
 """Limit of `crop`: content is at most this many times as long as the input; longer frames are squeezed."""
 
 Size = tuple[int, int]
@@ -73,6 +75,12 @@ def place(images: Tensor, size: Size) -> Tensor:
         return images
     top, left = (H - h) // 2, (W - w) // 2  # negative to crop
     return F.pad(images, (left, W - w - left, top, H - h - top), value=PADDING)
+
+
+def read_placed(reader: VideoReader, frames: Sequence[int], fit: str, size: Size) -> Tensor:
+    """Return frames of a video on inputs (n, 3, H, W) uint8 of a network with this fit and size."""
+    content = reader.read(frames, size if fit == "stretch" else content_size(fit, reader.size, size))
+    return place(torch.from_numpy(content).movedim(-1, 1), size)
 
 
 def unfit(log_saliency: Tensor, boxes: Tensor) -> Tensor:

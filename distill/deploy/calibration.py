@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distill.data.clips import Video
+from distill.data.fit import read_placed
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_size, open_video
 from distill.errors import UserError
@@ -61,7 +62,7 @@ def read_calibration_clips(
     split: str | None = None,
     progress: bool = True,
 ) -> CalibrationClips:
-    """Read clips spread over videos, at the model's size and training stride.
+    """Read clips spread over videos, at the model's size, fit and training stride.
 
     Args:
         where: `DATASET:ROOT`, a CONFIG.yaml (its training videos), a video file, a folder of images, or a folder of
@@ -84,7 +85,7 @@ def read_calibration_clips(
             f"for two clips of {length} frames, or two such videos"
         )
     read = [
-        np.ascontiguousarray(open_video(video.path).read(numbers, model.size).transpose(0, 3, 1, 2))
+        read_placed(open_video(video.path), numbers, model.fit, model.size).contiguous().numpy()
         for video, numbers in tqdm(places, desc="reading frames", unit="clip", disable=not progress)
     ]
     held_out = set(range(HELD_OUT - 1, len(read), HELD_OUT)) or {len(read) - 1}

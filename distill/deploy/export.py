@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from distill.claims import claim
+from distill.data.fit import fit_of
 from distill.deploy.onnx_check import Check, check_file, compare_with_network, example_clips, verification_steps
 from distill.deploy.onnx_graph import VALUES, ClipGraph, StepGraph, write
 from distill.errors import UserError
@@ -32,8 +33,9 @@ from distill.models.onnx import OnnxModel
 from distill.models.protocols import SaliencyModel, is_streaming
 from distill.models.weight_files import weights_fingerprint
 
-FORMAT = 2
-"""Version of the metadata; student/edge.py rejects unknown versions."""
+FORMAT, FORMAT_WITH_FIT = 2, 3
+"""Version of the metadata of files with the fit `stretch` and with another one, which programs of earlier versions
+would ignore. student/edge.py rejects unknown versions."""
 
 OPSET = 18
 """The newest opset that PyTorch's exporter writes without conversion and that all device runtimes read."""
@@ -152,11 +154,11 @@ def _trace_inputs(
     values = metadata["output"]["values"]
     if metadata["mode"] == "step" and is_streaming(twin):
         length, _ = verification_steps(twin.reach)
-        clips, shown = example_clips(twin.size, length, (length - 1,), frames)
+        clips, shown = example_clips(twin, length, (length - 1,), frames)
         graph: ClipGraph = StepGraph(twin, values=values)
         example: list[Tensor] = [clips[:2, :, 0], *twin.initial_state(2).values()]
     else:
-        clips, shown = example_clips(network.size, network.num_frames, network.target_frames, frames)
+        clips, shown = example_clips(network, network.num_frames, network.target_frames, frames)
         graph, example = ClipGraph(twin, values=values), [clips[:2]]
     if metadata["input"]["type"] == "float32":
         example[0] = example[0].float() / 255
@@ -200,9 +202,9 @@ def describe(
     network, notes = model.network, dict(model.notes) if notes is None else notes
     step = mode == "step"
     shapes = network.state_shapes if step and is_streaming(network) else {}
-    target_frames = [0] if step else list(network.target_frames)
+    target_frames, fit = [0] if step else list(network.target_frames), fit_of(network)
     return {
-        "format": FORMAT,
+        "format": FORMAT if fit == "stretch" else FORMAT_WITH_FIT,
         "mode": mode,
         "model": model.identity,
         "frames": 1 if step else network.num_frames,
@@ -210,6 +212,7 @@ def describe(
         "size": list(network.size),
         "target_frames": target_frames,
         "map_size": list(network.map_size),
+        "fit": fit,
         "input": {
             "name": "frame" if step else "clip",
             "type": input_type,

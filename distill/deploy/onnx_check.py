@@ -11,9 +11,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from distill.data.fit import fit_of, read_placed
 from distill.data.video.open import open_video
 from distill.errors import UserError
 from distill.inference.sliding_window import window_of
+from distill.models.protocols import SaliencyModel
 
 MAX_ERROR = 1e-3
 """Maximum allowed difference from PyTorch, for maps whose maximum is 1."""
@@ -43,7 +45,7 @@ def verification_steps(reach: int) -> tuple[int, int]:
 
 
 def example_clips(
-    size: tuple[int, int],
+    network: SaliencyModel,
     length: int,
     target_frames: Sequence[int],
     frames: Tensor | np.ndarray | str | Path | None,
@@ -51,14 +53,15 @@ def example_clips(
     """Return three different clips (3, 3, T, H, W) uint8, and a description of their frames.
 
     Args:
-        size: (H, W).
+        network: the model, for its size and fit.
         length: T.
-        target_frames: target frames of the model.
+        target_frames: the model's target frames in such a clip.
         frames: a video file, a folder of frames, or frames (n, H, W, 3) uint8 RGB; defaults to moving spots.
 
     Raises:
         UserError: the frames have another type or shape, or the video does not exist.
     """
+    size = network.size
     if frames is None:
         return _moving_spots(length, size), "generated frames"
     if isinstance(frames, str | Path):
@@ -76,10 +79,12 @@ def example_clips(
     windows = [window_of(end, total, target_frames, length=length).frames for end in ends]
     needed = sorted({frame for window in windows for frame in window})
     images = (
-        torch.from_numpy(reader.read(needed, size)) if isinstance(frames, str | Path) else given[needed]
-    )  # (n, H, W, 3)
+        read_placed(reader, needed, fit_of(network), size)
+        if isinstance(frames, str | Path)
+        else given[needed].movedim(-1, 1)
+    )  # (n, 3, H, W)
     rows = torch.tensor([[needed.index(frame) for frame in window] for window in windows])
-    return images[rows].permute(0, 4, 1, 2, 3).contiguous(), shown
+    return images[rows].transpose(1, 2).contiguous(), shown
 
 
 def _moving_spots(num_frames: int, size: tuple[int, ...]) -> Tensor:

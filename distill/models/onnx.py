@@ -45,6 +45,7 @@ class OnnxModel(nn.Module):
         self.size: tuple[int, int] = edge.size
         self.target_frames: tuple[int, ...] = edge.target_frames
         self.map_size: tuple[int, int] = edge.map_size
+        self.fit: str = edge.fit
 
     @property
     def notes(self) -> dict[str, Any]:

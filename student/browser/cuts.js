@@ -19,13 +19,17 @@ export class Cuts {
     }
   }
 
-  /** Return whether the next frame (RGB or RGBA, row-major) starts a new scene. */
-  next(pixels) {
+  /**
+   * Return whether the next frame (RGB or RGBA, row-major) starts a new scene.
+   *
+   * @param {number} share share of the pixels that are not padding, which never differs.
+   */
+  next(pixels, share = 1) {
     const last = this.blocks;
     this.blocks = this.averages(pixels);
     const sum = last ? this.blocks.reduce((all, value, place) => all + Math.abs(value - last[place]), 0) : 0;
     const before = this.difference;
-    this.difference = sum / this.blocks.length;
+    this.difference = sum / this.blocks.length / share;
     return this.difference - before > RISE;
   }
 

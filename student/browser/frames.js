@@ -1,5 +1,7 @@
 // From a playing <video> to maps: whenever the network is idle, it gets the current frame.
 
+import { PADDING, placeOf } from "./fit.js";
+
 const WINDOW = 2000; // ms: the rate is measured over the last two seconds
 const KEPT = 500; // number of latencies kept for the percentiles
 
@@ -58,7 +60,8 @@ export class Frames {
     if (this.fresh) stream.reset();
     this.fresh = false;
     try {
-      const map = await stream.next(this.grab(stream.model));
+      const { videoHeight, videoWidth } = this.video;
+      const map = await stream.next(this.grab(stream.model), [videoHeight, videoWidth]);
       if (stream === this.stream && !this.fresh) {
         this.onMap(map, stream.model);
         this.ends = [...this.ends, performance.now()].slice(-KEPT);
@@ -74,12 +77,17 @@ export class Frames {
     this.work();
   }
 
-  /** Return the current frame at the network's size: RGBA, row-major. */
-  grab({ width, height }) {
+  /** Return the current frame on the network's input: RGBA, row-major. */
+  grab({ width, height, fit }) {
     const { canvas } = this.canvas;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     this.canvas.imageSmoothingQuality = "high"; // resizing the canvas resets this
-    this.canvas.drawImage(this.video, 0, 0, width, height);
+    const place = placeOf(fit, [this.video.videoHeight, this.video.videoWidth], [height, width]);
+    if (fit === "letterbox") {
+      this.canvas.fillStyle = `rgb(${PADDING}, ${PADDING}, ${PADDING})`;
+      this.canvas.fillRect(0, 0, width, height);
+    }
+    this.canvas.drawImage(this.video, place.left, place.top, place.width, place.height);
     return this.canvas.getImageData(0, 0, width, height).data;
   }
 

@@ -5,14 +5,16 @@
 //     const stream = new Stream(model);
 //     const map = await stream.next(pixels);         // Float32Array of model.mapWidth * model.mapHeight, in [0, 1]
 //
-// `pixels` are the bytes of one frame, RGB or RGBA, row-major, model.width by model.height. The file describes itself in
+// `pixels` are the bytes of one frame, RGB or RGBA, row-major, model.width by model.height. If the frame had another size
+// before, pass it, and place it as its `fit` says (fit.js): the map is that of the whole frame. The file describes itself in
 // JSON under the metadata key "saldistill"; student/README.md documents its inputs, outputs and state.
 
 import { Cuts } from "./cuts.js";
+import { FITS, shareOf, unfit } from "./fit.js";
 
 const METADATA_KEY = "saldistill";
 const CHECKSUM_KEY = "saldistill_sha256";
-const FORMAT = 2;
+const FORMATS = [2, 3]; // 3: a fit other than stretch
 const MAX_SIDE = 8192; // of frames and maps
 const MAX_STRIDE = 1000; // frames, or frames per second
 const MAX_STATE = 2 ** 29; // numbers in the state, 2 GB
@@ -57,6 +59,8 @@ export class Model {
     this.metadata = metadata;
     [this.height, this.width] = metadata.size;
     [this.mapHeight, this.mapWidth] = metadata.map_size;
+    /** How frames of another aspect ratio fill the input, one of FITS. */
+    this.fit = metadata.fit ?? "stretch";
   }
 
   /** Return the state before a video's first frame and after a cut: zeros. */
@@ -126,12 +130,21 @@ export class Stream {
     this.state = null;
   }
 
-  /** Return the map of the next frame. The previous call must have finished. */
-  async next(pixels) {
-    if (this.cuts.next(pixels)) this.reset();
+  /**
+   * Return the map of the next frame. The previous call must have finished.
+   *
+   * @param {Uint8Array | Uint8ClampedArray} pixels the frame, placed on the model's input as its `fit` says.
+   * @param {number[]} frame [height, width] of the frame before that; defaults to the input's.
+   */
+  async next(pixels, frame = this.model.metadata.size) {
+    const { fit, metadata } = this.model;
+    if (this.cuts.next(pixels, shareOf(fit, frame, metadata.size))) this.reset();
     const { map, state } = await this.model.step(pixels, this.state ?? this.model.initialState());
     this.state = state;
-    return map;
+    if (fit === "stretch") return map;
+    const whole = unfit(map, metadata.map_size, fit, frame, metadata.size);
+    const highest = metadata.output.values === "sigmoid" ? 1 : whole.reduce((a, b) => Math.max(a, b), 0) || 1;
+    return whole.map((value) => value / highest);
   }
 }
 
@@ -162,10 +175,10 @@ export function readMetadata(bytes, name = "the file") {
       `${name}: takes clips of ${metadata.frames} frames; expected a streaming student exported in step mode`,
     );
   }
-  if (metadata.format !== FORMAT || metadata.mode !== "step") {
+  if (!FORMATS.includes(metadata.format) || metadata.mode !== "step") {
     throw new UserError(
-      `${name}: has format ${short(metadata.format)}, mode ${short(metadata.mode)}; expected format ${FORMAT}, mode ` +
-        "step; build the page with the version that exported the file",
+      `${name}: has format ${short(metadata.format)}, mode ${short(metadata.mode)}; expected format ` +
+        `${FORMATS.join(" or ")}, mode step; build the page with the version that exported the file`,
     );
   }
   for (const [key, valid] of checks(metadata)) {
@@ -219,7 +232,7 @@ function property(bytes, key, name) {
 
 /** Return pairs of a key of the metadata and whether its value has the documented type and range. */
 function checks(metadata) {
-  const { size, map_size: mapSize, reach, input, output, state, notes, model, weights, precision, licence } = metadata;
+  const { size, map_size: mapSize, fit, reach, input, output, state, notes, model, weights, precision, licence } = metadata;
   const isSize = (value) => isList(value, MAX_SIDE) && value.length === 2;
   const isText = (value) => value === undefined || typeof value === "string";
   const isName = (value) => typeof value === "string" && value !== "";
@@ -231,6 +244,7 @@ function checks(metadata) {
   return [
     ["size", isSize(size)],
     ["map_size", isSize(mapSize)],
+    ["fit", fit === undefined || FITS.includes(fit)],
     ["reach", isCount(reach, MAX_SIDE)],
     ["input", isObject(input) && isName(input.name) && ["uint8", "float32"].includes(input.type)],
     ["output", isObject(output) && isName(output.name) && ["peak", "sigmoid", "log"].includes(output.values)],

@@ -71,14 +71,14 @@ async function loadDefaultModel() {
 }
 
 function describe(metadata, bytes) {
-  const { model = {}, size, map_size: mapSize, reach, weights, precision, licence } = metadata;
+  const { model = {}, size, map_size: mapSize, fit = "stretch", reach, weights, precision, licence } = metadata;
   const millions = (number) => (number / 1e6).toFixed(number < 1e6 ? 2 : 1);
   const threads = ort.env.wasm.numThreads || 1;
   const rows = {
     Model: [model.name, model.variant].filter(Boolean).join("/") || "unnamed",
     Size: `${millions(bytes)} MB` + (weights ? `, ${millions(weights)} million weights` : ""),
     Precision: precision ?? "not stated",
-    Frames: `${size[1]} x ${size[0]} pixels, one at a time; a map depends on ${reach} frames`,
+    Frames: `${size[1]} x ${size[0]} pixels (${fit}), one at a time; a map depends on ${reach} frames`,
     Maps: `${mapSize[1]} x ${mapSize[0]}`,
     Licence: licence ?? "not stated",
     Threads: threads === 1 && !self.crossOriginIsolated ? "1 (the server does not allow more)" : threads,

@@ -159,7 +159,7 @@ def test_page_video_shows_maps(step_file: Path, opened: Chromium, tmp_path: Path
         # different decoders and resizing
         assert np.abs(opacity(opened) - expected[place]).max() < 0.03
     about = opened.run("about.innerText")
-    for text in ("stream/micro", "fp32", "96 x 64 pixels", "a map depends on 5", "not stated"):
+    for text in ("stream/micro", "fp32", "96 x 64 pixels (stretch)", "a map depends on 5", "not stated"):
         assert text in about
     assert opened.log == []
 

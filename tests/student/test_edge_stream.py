@@ -36,7 +36,7 @@ class Recorder:
     A map contains the last number in its state; 255 if there is none.
     """
 
-    mode, num_frames, size, target_frames = "step", 1, (1, 1), (0,)
+    mode, num_frames, size, target_frames, fit = "step", 1, (1, 1), (0,), "stretch"
     metadata: dict[str, Any] = {"notes": {}}  # noqa: RUF012 - never changed
     state_shapes: dict[str, Any] = {"seen": ()}  # noqa: RUF012 - never changed
 
