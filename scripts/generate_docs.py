@@ -1,6 +1,6 @@
-"""Write the tables that come from code into README.md and docs/: metrics, losses, codecs, limits, config keys.
+"""Write the tables that come from code into README.md and docs/, and the cards of the pretrained models.
 
-python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->`
+python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->` and the cards
 python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
 """
 
@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import distill.limits
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.protocols import PROTOCOLS
+from distill.models.pretrained import pretrained_folder, pretrained_models
+from distill.reports.model_card import markdown_table as table
+from distill.reports.model_card import model_card, zoo, zoo_scores
 from distill.targets.codec import CODECS
 from distill.training.config import RunConfig
 from distill.training.losses import LOSSES
@@ -31,13 +34,6 @@ from distill.training.losses import LOSSES
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """Return a Markdown table; `align` has one letter per column, `r` for numbers."""
-    rule = ["---:" if letter == "r" else "---" for letter in align.ljust(len(head))]
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def type_name(annotation: Any) -> str:
@@ -149,32 +145,45 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "protocols": protocols,
     "codecs": codecs,
     "limits": limits,
+    "zoo": lambda: zoo(pretrained_models()),
+    "zoo_scores": lambda: zoo_scores(pretrained_models()),
 }
 
 
-def main() -> int:
-    """Rewrite or check the pages; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if a page is out of date")
-    arguments = parser.parse_args()
-    outdated = []
+def pages() -> Iterator[tuple[Path, str, str]]:
+    """Yield each generated page or card with its current and its new text."""
     for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
+        yield page, text, BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+    for name, record in pretrained_models().items():
+        card = pretrained_folder() / f"{name}.md"
+        yield card, card.read_text(encoding="utf-8") if card.exists() else "", model_card(name, record)
 
-        new = BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+
+def write(*, check: bool) -> int:
+    """Rewrite or check the pages and cards; return the exit code."""
+    outdated = []
+    for page, text, new in pages():
         if new == text:
             continue
         outdated.append(page.name)
-        if arguments.check:
+        if check:
             sys.stderr.writelines(
                 difflib.unified_diff(text.splitlines(True), new.splitlines(True), page.name, "new", n=0)
             )
         else:
             page.write_text(new, encoding="utf-8")
     if outdated:
-        verb = "out of date; run python scripts/generate_docs.py" if arguments.check else "rewritten"
+        verb = "out of date; run python scripts/generate_docs.py" if check else "rewritten"
         print(f"{', '.join(outdated)}: {verb}", file=sys.stderr)
-    return 1 if outdated and arguments.check else 0
+    return 1 if outdated and check else 0
+
+
+def main() -> int:
+    """Rewrite or check the pages; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a page is out of date")
+    return write(check=parser.parse_args().check)
 
 
 if __name__ == "__main__":

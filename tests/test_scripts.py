@@ -18,6 +18,7 @@ TOOLS = [
     "experiment.py",
     "generate_docs.py",
     "readme_picture.py",
+    "ship_pretrained.py",
     "soak.py",
     "update_readme_table.py",
 ]  # scripts with their own work

@@ -83,15 +83,30 @@ class Header(BaseModel):
     notes: Notes
 
 
-def save_model(model: LoadedModel, path: str | Path, *, notes: dict | None = None, overwrite: bool = True) -> str:
+def save_model(
+    model: LoadedModel, path: str | Path, *, notes: dict | None = None, overwrite: bool = True, half: bool = False
+) -> str:
     """Write a model's weights to a .safetensors file, atomically; return its checksum.
 
     The header is JSON: `identity`, from which `load_model` rebuilds the model, `spec` of its clips and maps, and
     `notes` about the training.
+
+    Args:
+        model: the model.
+        path: the file.
+        notes: JSON values about the training.
+        overwrite: replace an existing file.
+        half: store matrices and kernels in float16, which halves the file. They are loaded in the network's type.
     """
     spec = {key: getattr(model.network, key) for key in ("num_frames", "size", "target_frames", "map_size")}
     header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
-    return save_tensors(model.network.state_dict(), path, {HEADER: json.dumps(header)}, overwrite=overwrite)
+    tensors = model.network.state_dict()
+    if half:  # not biases and statistics, which are few, and may be too small for float16
+        tensors = {
+            name: value.half() if value.dtype == torch.float32 and value.ndim > 1 else value
+            for name, value in tensors.items()
+        }
+    return save_tensors(tensors, path, {HEADER: json.dumps(header)}, overwrite=overwrite)
 
 
 def read_header(path: str | Path) -> Header:

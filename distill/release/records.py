@@ -1,0 +1,305 @@
+"""Parts of a pretrained model's record, read from the files of runs, evaluations and benchmarks."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, FiniteFloat
+
+from distill.data.text import plural
+from distill.errors import UserError
+from distill.evaluation.baselines import BASELINES
+from distill.evaluation.observers import NAME as OBSERVERS
+from distill.evaluation.scores import Scores, read_scores
+from distill.files import file_hash
+from distill.models.pretrained import Cost, DataUse, ScoreRow, ScoreTable, Training
+from distill.release.facts import Facts
+from distill.training.config import RunConfig, SourceSection, load_config
+from distill.training.run_folder import FREE_TO_CHANGE, best_notes
+from distill.training.step_log import flatten
+from distill.validation import read_json
+
+CONFIG = "config.yaml"
+
+MAX_NAMED = 4
+"""Videos of a source that are named; of more, the number is given."""
+
+REFERENCE_NETWORK = "mobilenetv2_100"
+"""Part of the name of the benchmark row that speeds are compared with."""
+
+
+class Summary(BaseModel):
+    """The part of a run's summary.json that is read."""
+
+    steps: int
+    seconds: FiniteFloat
+    device: str
+
+
+class BenchmarkRow(BaseModel):
+    """The part of a row of `saldistill benchmark --json` that is read."""
+
+    model: str
+    runtime: str
+    precision: str
+    batch_size: int
+    milliseconds: FiniteFloat
+
+
+class Benchmark(BaseModel):
+    """The part of a file of `saldistill benchmark --json` that is read."""
+
+    setting: dict[str, Any]
+    rows: list[BenchmarkRow]
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+def read_training(
+    run: Path, config_file: str | None, facts: Facts, chosen: Sequence[str], learnt_from: Sequence[str | Path] = ()
+) -> Training:
+    """Return how a run was trained, on what, and how it can be repeated.
+
+    Args:
+        run: a finished run folder.
+        config_file: config that the run was started with; its differences from the run's are overrides.
+        facts: terms of the data.
+        chosen: what was chosen on which data, in addition to the step of the weights.
+        learnt_from: other runs that this one learnt from and its config does not name, such as those behind the
+            maps of a target store.
+
+    Raises:
+        UserError: the run is not finished, or facts.yaml lacks the terms of some data.
+    """
+    if not (run / "summary.json").exists():
+        raise UserError(f"{run}: no summary.json; expected the folder of a finished run")
+    summary = read_json(run / "summary.json", Summary, "the summary of a run")
+    config = load_config(run / CONFIG)
+    runs = [run, *(Path(each) for each in learnt_from)]
+    configs = {each: load_config(each / CONFIG) for each in [*runs, *(a for r in runs for a in ancestors(r))]}
+    return Training(
+        command=command(config, config_file),
+        config=without_paths(config.model_dump(mode="json", exclude_defaults=True)),
+        config_sha256=file_hash(run / CONFIG),
+        steps=summary.steps,
+        minutes=round(summary.seconds / 60, 1),
+        device=summary.device,
+        best=describe_best(run, config),
+        chosen=list(chosen),
+        data=data_of(configs, facts),
+        teachers=[describe_teacher(each) for each in teachers_of(config)],
+    )
+
+
+def ancestors(run: Path) -> Iterator[Path]:
+    """Yield the run folders that a run's config starts from or learns from, and theirs."""
+    config = load_config(run / CONFIG)
+    named = [config.model.weights, *(each.get("model") for each in teachers_of(config))]
+    for name in filter(None, named):
+        for folder in (Path(name), Path(name).parent):
+            if (folder / CONFIG).is_file() and folder.resolve() != run.resolve():
+                yield folder
+                yield from ancestors(folder)
+                break
+
+
+def teachers_of(config: RunConfig) -> list[dict[str, Any]]:
+    """Return the teacher sections of a config."""
+    dumped = config.model_dump(mode="json")["teacher"]
+    return [] if dumped is None else dumped if isinstance(dumped, list) else [dumped]
+
+
+def describe_teacher(teacher: dict[str, Any]) -> str:
+    """Return a teacher as text."""
+    source = teacher.get("model") or teacher.get("store") or "a teacher"
+    weight = f", weight {teacher['weight']:g}" if teacher.get("weight", 1) != 1 else ""
+    how = "computed online" if teacher.get("source") == "online" else "from a target store"
+    return f"maps of {shown(source)} ({how}{weight})"
+
+
+def describe_best(run: Path, config: RunConfig) -> str:
+    """Return which step's weights are shipped, and what chose it."""
+    notes = best_notes(run / "best.safetensors")
+    if notes is None:
+        return "the weights after the last step"
+    average = ", averaged (EMA)" if config.training.ema is not None else ""
+    score = (notes.get("validation") or {}).get(config.training.best)
+    value = f" = {score:.3f}" if isinstance(score, float) else ""
+    where = " and ".join(describe_source(source) for source in config.data.validation)
+    metric = f"validation {config.training.best.upper()}{value} on {where}" if where else "the end of the run"
+    return f"the weights of step {notes.get('step')}{average}, chosen by {metric}"
+
+
+def describe_source(source: SourceSection) -> str:
+    """Return a source of a config as text, e.g. `hevc-gaze (split train, share 0.85 to 1 of seed 1)`."""
+    parts = [f"split {source.split}"] if source.split else []
+    if source.share is not None:
+        parts.append(f"share {source.share[0]:g} to {source.share[1]:g} of seed {source.share_seed}")
+    if source.videos is not None:
+        names = source.videos if len(source.videos) <= MAX_NAMED else [plural(len(source.videos), "video")]
+        parts.append(", ".join(names))
+    if source.frames is not None:
+        parts.append(f"frames {source.frames[0]} to {source.frames[1]}")
+    name = Path(source.root).name if source.root else source.dataset
+    return f"{name} ({', '.join(parts)})" if parts else f"all of {name}"
+
+
+def data_of(configs: dict[Path, RunConfig], facts: Facts) -> list[DataUse]:
+    """Return the data of runs with their terms, each once."""
+    uses: dict[str, list[str]] = {}
+    terms = {}
+    for run, config in configs.items():
+        for index, source in enumerate(config.data.train):
+            if source.root is None:
+                continue
+            fact = facts.data_of(source.root, f"{run / CONFIG}: data.train.{index}.root")
+            terms[fact.title] = fact
+            used = describe_source(source)
+            if used not in uses.setdefault(fact.title, []):
+                uses[fact.title].append(used)
+        if config.model.weights == "imagenet":
+            fact = facts.data["imagenet"]
+            terms[fact.title] = fact
+            uses.setdefault(fact.title, ["as initial weights of the backbone"])
+    return [
+        DataUse(title=title, used="; ".join(used), licence=terms[title].licence, citation=terms[title].citation)
+        for title, used in uses.items()
+    ]
+
+
+def command(config: RunConfig, config_file: str | None) -> str:
+    """Return the command that repeats a run: its config, and the settings that differ from it."""
+    verb = "train" if config.teacher is None else "distill"
+    if config_file is None:
+        return f"saldistill {verb} config.yaml"
+    before, now = (flatten(each.model_dump(mode="json")) for each in (load_config(config_file), config))
+    changed = [
+        f"{key}={json.dumps(now[key])}"
+        for key in now
+        if now[key] != before.get(key) and key not in FREE_TO_CHANGE and not is_path(key)
+    ]
+    return " ".join([f"saldistill {verb} {shown(config_file)}", *changed])
+
+
+def is_path(key: str) -> bool:
+    """Return whether a config key holds a path, which differs between machines."""
+    return key.rsplit(".", 1)[-1] in ("root", "store", "out", "weights") or key.startswith("teacher")
+
+
+def without_paths(config: Any) -> Any:
+    """Return a config whose paths are relative or reduced to their last parts."""
+    if isinstance(config, dict):
+        return {
+            key: without_paths(value) for key, value in config.items() if key not in ("out", "resume", "device")
+        }
+    if isinstance(config, list):
+        return [without_paths(each) for each in config]
+    return shown(config) if isinstance(config, str) and "/" in config else config
+
+
+def shown(path: str) -> str:
+    """Return a path without the folders of one machine."""
+    parts = [part for part in Path(path).parts if part not in ("/", "..", ".")]
+    return "/".join(parts[-2:]) if Path(path).is_absolute() or ".." in Path(path).parts else "/".join(parts)
+
+
+# ------------------------------------------------------------------------------------------------- scores, cost
+
+
+def read_score_table(key: str, folder: Path, name: str, references: Sequence[str], facts: Facts) -> ScoreTable:
+    """Return the scores in a folder of `saldistill evaluate -o`: the model's first, then the others.
+
+    Args:
+        key: key of facts.yaml's scores.
+        folder: folder with one folder of scores per model, or the scores of the model alone.
+        name: name of the pretrained model.
+        references: references that the model may have been evaluated under, e.g. its name and its run folder.
+        facts: titles and published scores.
+
+    Raises:
+        UserError: the key is unknown, or no scores in the folder are the model's.
+    """
+    if key not in facts.scores:
+        raise UserError(f"--scores {key}: unknown key; expected one of {', '.join(facts.scores)} (facts.yaml)")
+    folders = (
+        [folder] if (folder / "scores.json").exists() else sorted(p.parent for p in folder.glob("*/scores.json"))
+    )
+    found = [read_scores(each) for each in folders]
+    same = {str(Path(each)) for each in references} | set(references)
+    own = found if len(found) == 1 else [scores for scores in found if scores.name in same]
+    if len(own) != 1:
+        raise UserError(
+            f"{folder}: expected the scores of {name} among {', '.join(each.name for each in found) or 'none'}; "
+            f"evaluate {' or '.join(references)}"
+        )
+    others = [scores for scores in found if scores is not own[0]]
+    rows = [score_row(own[0], name)]
+    rows += [score_row(scores, title_of(scores.name)) for scores in others]
+    fact = facts.scores[key]
+    frames = own[0].how.get("frames", "every frame")
+    what = f"{plural(len(own[0].by_video), 'video')}, {plural(len(own[0].rows), 'frame')} ({frames})"
+    if all(len(set(frames)) == 1 for frames in frames_by_video(own[0]).values()):
+        what = plural(len(own[0].by_video), "image")
+    return ScoreTable(key=key, title=fact.title, what=f"{what}, mean over them", rows=[*rows, *fact.rows()])
+
+
+def frames_by_video(scores: Scores) -> dict[str, list[int]]:
+    """Return the scored frames of each video."""
+    frames: dict[str, list[int]] = {}
+    for row in scores.rows:
+        frames.setdefault(row.video, []).append(row.frame)
+    return frames
+
+
+def score_row(scores: Scores, name: str) -> ScoreRow:
+    """Return means over videos and their intervals, rounded to four digits."""
+    means = {metric: None if value != value else round(value, 4) for metric, value in scores.per_video.items()}
+    intervals = {
+        metric: None if low != low else (round(low, 4), round(high, 4))
+        for metric, (low, high) in scores.intervals["per_video"].items()
+    }
+    return ScoreRow(name=name, means=means, intervals=intervals)
+
+
+def title_of(name: str) -> str:
+    """Return the name of a baseline or of another model for a table."""
+    if name in BASELINES:
+        return name.replace("-", " ")
+    return f"one half of the {OBSERVERS} against the other" if name.startswith(OBSERVERS) else shown(name)
+
+
+def read_cost(path: Path, references: Sequence[str], cost: Cost) -> Cost:
+    """Return a cost with the times of a benchmark.
+
+    Args:
+        path: file of `saldistill benchmark --json`.
+        references: references that the model may have been measured under; the row of ONNX Runtime counts.
+        cost: weights and operations.
+
+    Raises:
+        UserError: the file has no row of the model or of the network that it is compared with.
+    """
+    benchmark = read_json(path, Benchmark, "measurements of `saldistill benchmark --json`")
+    rows = [row for row in benchmark.rows if row.runtime == "ONNX Runtime"]
+    own = [row for row in rows if row.model in references or Path(row.model).stem in references]
+    others = [row for row in rows if REFERENCE_NETWORK in row.model]
+    if not own or not others:
+        raise UserError(
+            f"{path}: expected rows of ONNX Runtime for {references[0]} and for {REFERENCE_NETWORK}, found "
+            f"{', '.join(row.model for row in rows) or 'none'}"
+        )
+    row, other, setting = own[0], others[0], benchmark.setting
+    how = (
+        f"ONNX Runtime {setting.get('onnxruntime', '')}, {row.precision}, batch size {row.batch_size}, "
+        f"{setting.get('threads')} CPU threads, {setting.get('device')}, one interleaved run"
+    )
+    return cost.model_copy(
+        update={
+            "milliseconds": round(row.milliseconds, 2),
+            "ratio": round(row.milliseconds / other.milliseconds, 3),
+            "compared_with": f"{Path(other.model).stem} ({other.milliseconds:.2f} ms)",
+            "how": how,
+        }
+    )
