@@ -2,23 +2,27 @@
 
     python scripts/experiment.py configs/experiments/hevc_gaze.yaml
 
-An experiment file names the arms (one run config each) and the teachers that they learn from. The folder `out`
-holds all results: one run per arm and seed, the target stores and the scores. Finished parts are skipped, so that
-the same command resumes after Ctrl-C; several processes can share the work with different `--arms`.
+An experiment file names the arms (one run config each), the arms that they start from and the teachers that they
+learn from. The folder `out` holds all results: one run per arm and seed, the target stores and the scores. Finished
+parts are skipped, so that the same command resumes after Ctrl-C; several processes can share the work with
+different `--arms`.
 
 Arms are compared by their scores on the same frames, averaged over seeds, with bootstrap intervals over scenes
 (distill/evaluation/statistics.py). The intervals show how well a difference generalises to other scenes; the range
-over the seeds shows how much it varies between training runs.
+over the seeds shows how much it varies between training runs. Test sources of different names, such as videos and
+stills, are test sets of their own: scored, tabulated and compared separately.
 """
 
 import fcntl
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from statistics import fmean as mean
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from distill.data.clips import Video
 from distill.data.text import plural
@@ -38,16 +42,24 @@ from distill.evaluation.scores import (
 from distill.files import write_json, write_text
 from distill.inference.settings import InferenceSettings
 from distill.limits import MAX_SEEDS
+from distill.models.device import resolve_device
 from distill.models.references import load_model
 from distill.paths import path_inside
+from distill.targets.build import build
 from distill.targets.importer import import_maps
-from distill.targets.store import TargetStore
+from distill.targets.store import TargetStore, first_few
 from distill.training import config_errors
 from distill.training.config import RunConfig, load_config
 from distill.training.config_errors import Pair, PathText, Section, Seed, quoted
-from distill.training.setup import build_store
-from distill.training.sources import scored_videos
+from distill.training.sources import scored_videos, taught_sources, training_sources, training_videos
+from distill.training.teacher_section import TeacherSection
 from distill.training.train import train
+from distill.training.yaml_text import read_yaml
+
+Names = Annotated[
+    list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
+"""One name or several."""
 
 
 class TeacherSource(Section):
@@ -57,8 +69,8 @@ class TeacherSource(Section):
     """Folder of external saliency maps, as read by `saldistill cache import`."""
     model: str | None = None
     """Model that computes maps of the training videos."""
-    arm: str | None = None
-    """Arm whose models, one per seed, compute maps of the training videos; their mean density is stored."""
+    arm: Names | None = None
+    """Arm or arms whose models, one per seed, compute maps of the training videos; their mean density is stored."""
 
     @model_validator(mode="after")
     def _one(self) -> "TeacherSource":
@@ -67,13 +79,21 @@ class TeacherSource(Section):
         return self
 
 
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_SEEDS)]
+
+
 class Arm(Section):
     """One training config, which runs once per seed."""
 
     config: str
-    """Run config; the experiment sets its seed, folders and device."""
-    teacher: str | None = None
-    """Name of one of the experiment's teachers."""
+    """Run config; the experiment sets its seed, folders, device and, with `after`, the weights to start from."""
+    teacher: Names | None = None
+    """Names of the experiment's teachers whose target stores it reads: one for the config's only teacher, or each
+    for the config's teacher of the same name."""
+    after: str | None = None
+    """Earlier arm from whose weights this one starts, those of the same seed (`model.weights`)."""
+    seeds: Seeds | None = None
+    """Seeds of this arm; defaults to the experiment's."""
 
 
 class Experiment(Section):
@@ -81,7 +101,7 @@ class Experiment(Section):
 
     out: PathText
     """Folder for all runs, target stores and results."""
-    seeds: list[Seed] = Field(min_length=1, max_length=MAX_SEEDS)
+    seeds: Seeds
     """Seeds of the runs of each arm."""
     teachers: dict[str, TeacherSource] = Field(default={})
     """Target stores to build, by name."""
@@ -96,15 +116,34 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Experiment":
-        for arm in self.arms.values():
-            if arm.teacher is not None:
-                config_errors.one_of(arm.teacher, self.teachers, "teacher")
+        names = list(self.arms)
+        for number, (name, arm) in enumerate(self.arms.items()):
+            for teacher in arm.teacher or []:
+                config_errors.one_of(teacher, self.teachers, "teacher")
+            if arm.after is not None:
+                config_errors.one_of(arm.after, names, "arm")
+                if arm.after not in names[:number]:
+                    raise ValueError(
+                        f"arms.{name}.after: '{arm.after}' comes later in the file; put it before '{name}'"
+                    )
+                if lacking := [seed for seed in self.seeds_of(name) if seed not in self.seeds_of(arm.after)]:
+                    raise ValueError(
+                        f"arms.{name}.after: '{arm.after}' has no seed {lacking[0]}; add it to its seeds"
+                    )
         compared = [arm for pair in self.compare for arm in pair]
-        for name in compared + [each.arm for each in self.teachers.values() if each.arm is not None]:
+        for name in compared + [arm for each in self.teachers.values() for arm in each.arm or []]:
             config_errors.one_of(name, self.arms, "arm")
         for name in [*self.arms, *self.teachers]:
             path_inside(self.out, name, "arms and teachers")
         return self
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """Return the seeds of an arm's runs."""
+        return self.arms[arm].seeds or self.seeds
+
+    def runs(self, arms: Iterable[str]) -> list[tuple[str, int]]:
+        """Return the runs of some arms, as pairs of arm and seed."""
+        return [(arm, seed) for arm in arms for seed in self.seeds_of(arm)]
 
     def run_folder(self, arm: str, seed: int) -> Path:
         """Return the folder of a run."""
@@ -119,9 +158,39 @@ class Experiment(Section):
         arm = self.arms[name]
         overrides = [f"out={quoted(self.run_folder(name, seed))}", f"seed={seed}", f"device={quoted(device)}"]
         overrides.append("resume=auto")
-        if arm.teacher is not None:
-            overrides.append(f"teacher.store={quoted(self.store_folder(arm.teacher))}")
+        for teacher in arm.teacher or []:
+            key = store_key(arm, teacher, f"arms.{name}.teacher")
+            overrides.append(f"{key}={quoted(self.store_folder(teacher))}")
+        if arm.after is not None:
+            overrides.append(f"model.weights={quoted(self.run_folder(arm.after, seed))}")
         return load_config(arm.config, overrides)
+
+    def section_of(self, teacher: str, config: RunConfig) -> TeacherSection | None:
+        """Return the section of a run config that reads a teacher's target store, if there is one."""
+        folder = str(self.store_folder(teacher))
+        return next((section for section in config.teachers if section.store == folder), None)
+
+
+def store_key(arm: Arm, teacher: str, where: str) -> str:
+    """Return the key of an arm's config for the target store of one of its teachers.
+
+    Raises:
+        UserError: the config has several teachers, none of that name; or one, and the arm has several.
+    """
+    sections = read_yaml(arm.config)
+    sections = sections.get("teacher") if isinstance(sections, dict) else None
+    if not isinstance(sections, list):
+        if len(arm.teacher or []) > 1:
+            raise UserError(
+                f"{where}: {arm.config} has one teacher; expected one name, got {', '.join(arm.teacher or [])}"
+            )
+        return "teacher.store"
+    names = [section.get("name") if isinstance(section, dict) else None for section in sections]
+    if teacher not in names:
+        raise UserError(
+            f"{where}: {arm.config} has no teacher called '{teacher}'; expected one of {', '.join(map(str, names))}"
+        )
+    return f"teacher.{names.index(teacher)}.store"
 
 
 def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:
@@ -138,57 +207,60 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
 
     Args:
         experiment: the experiment.
-        arms: train only these arms; an arm that is a teacher of theirs must already be trained.
+        arms: train only these arms; those that they start from or learn from must already be trained.
         device: device to run on.
 
     Returns:
         Path of the table, `out`/results.md; None if other arms are not trained yet.
 
     Raises:
-        UserError: an arm is unknown, a config does not fit the data, or an arm that is a teacher is not trained.
+        UserError: an arm is unknown, a config does not fit the data, or an arm that another one needs is not trained.
     """
     chosen = list(experiment.arms) if arms is None else arms
     for name in chosen:
         if name not in experiment.arms:
             raise UserError(f"--arms: unknown arm '{name}'; expected names from {', '.join(experiment.arms)}")
-    configs = {name: experiment.run_config(name, experiment.seeds[0], device) for name in experiment.arms}
-    check_teachers(experiment, configs)
-    videos = common_test_videos(experiment, configs)
-    for number, name in enumerate(chosen, 1):
-        for seed in experiment.seeds:
-            print(f"\n{name}, seed {seed} (arm {number} of {len(chosen)})", flush=True)
-            teacher = experiment.arms[name].teacher
-            if teacher is not None:
-                make_store(experiment, teacher, configs[name], device)
-            if not is_done(folder := experiment.run_folder(name, seed)):
-                train(experiment.run_config(name, seed, device))
-            print(f"   {folder}", flush=True)
-    runs = [experiment.run_folder(name, seed) for name in experiment.arms for seed in experiment.seeds]
+    configs = {name: experiment.run_config(name, experiment.seeds_of(name)[0], device) for name in experiment.arms}
+    tests = common_test_sets(experiment, configs)
+    for name, seed in experiment.runs(chosen):
+        print(f"\n{name}, seed {seed} (arm {chosen.index(name) + 1} of {len(chosen)})", flush=True)
+        for teacher in experiment.arms[name].teacher or []:
+            make_store(experiment, teacher, configs, device)
+        if not is_done(folder := experiment.run_folder(name, seed)):
+            if (after := experiment.arms[name].after) is not None:
+                require_done(experiment, after, seed, f"the arm '{name}'")
+            train(experiment.run_config(name, seed, device))
+        print(f"   {folder}", flush=True)
+    runs = [experiment.run_folder(*run) for run in experiment.runs(experiment.arms)]
     if missing := [run for run in runs if not is_done(run)]:
         print(f"\nNot scored yet: {plural(len(missing), 'run')} not finished, e.g. {missing[0]}.", flush=True)
         return None
-    return write_results(experiment, videos, device)
+    return write_results(experiment, tests, device)
 
 
-def check_teachers(experiment: Experiment, configs: Mapping[str, RunConfig]) -> None:
-    """Check that arms with the same teacher train on the same videos, whose maps are in one target store."""
-    for teacher, source in experiment.teachers.items():
-        students = [name for name, arm in experiment.arms.items() if arm.teacher == teacher]
-        if source.maps is None and any(
-            configs[name].data.train != configs[students[0]].data.train for name in students
-        ):
-            raise UserError(
-                f"arms: {', '.join(students)} learn from '{teacher}' but train on different videos; give each arm "
-                "its own entry under teachers"
-            )
-
-
-def common_test_videos(experiment: Experiment, configs: Mapping[str, RunConfig]) -> list[Video]:
-    """Return the test videos, which must be the same for all arms."""
+def common_test_sets(experiment: Experiment, configs: Mapping[str, RunConfig]) -> dict[str, list[Video]]:
+    """Return the test videos by the name of their source, which must be the same for all arms."""
     tests = [config.data.test for config in configs.values()]
     if any(test != tests[0] for test in tests) or not tests[0]:
         raise UserError("arms: expected the same non-empty data.test in all configs; edit the run configs")
-    return same_scene(scored_videos(tests[0]), experiment.scenes)
+    videos = [scored_videos([source]) for source in tests[0]]
+    merged = iter(same_scene([video for part in videos for video in part], experiment.scenes))
+    sets: dict[str, list[Video]] = {}
+    for source, part in zip(tests[0], videos, strict=True):
+        sets.setdefault(source.label, []).extend(islice(merged, len(part)))
+    return sets
+
+
+def require_done(experiment: Experiment, arm: str, seed: int, role: str) -> Path:
+    """Return the folder of a run that another one needs.
+
+    Raises:
+        UserError: it is not finished; the error says that `role` needs it.
+    """
+    run = experiment.run_folder(arm, seed)
+    if not is_done(run):
+        raise UserError(f"{run}: this run is not trained yet, and {role} needs it; train the arm '{arm}' first")
+    return run
 
 
 def is_done(run: Path) -> bool:
@@ -196,56 +268,98 @@ def is_done(run: Path) -> bool:
     return (run / "summary.json").is_file()
 
 
-def make_store(experiment: Experiment, name: str, student: RunConfig, device: str) -> None:
+def make_store(experiment: Experiment, name: str, configs: Mapping[str, RunConfig], device: str) -> None:
     """Build a teacher's target store unless it is complete; wait if another process is building it.
 
-    Args:
-        experiment: the experiment.
-        name: name of the teacher.
-        student: config whose training videos need maps.
-        device: device to run models on.
+    It covers what the teacher is to teach in any arm: stills, labelled and unlabelled videos.
 
     Raises:
-        UserError: the teacher is an arm that is not trained, or the store was built from other seeds.
+        UserError: the store is one of other sources or lacks videos, or an arm that is the teacher is not trained.
     """
     teacher, out = experiment.teachers[name], experiment.store_folder(name)
+    pairs = [(config, experiment.section_of(name, config)) for config in configs.values()]
+    students = [(config, section) for config, section in pairs if section is not None]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_name(f".{name}.building").open("w") as lock:  # not the lock of a claim, which import_maps takes
+    with (out.parent / f".{name}.building").open("w") as lock:  # not the store's own claim, which import_maps takes
         fcntl.flock(lock, fcntl.LOCK_EX)
         sources = [teacher.maps] if teacher.maps is not None else []
-        if teacher.arm is not None:
-            sources = [str(out.with_name(f"{name}-{seed}")) for seed in experiment.seeds]
+        runs = experiment.runs(teacher.arm or [])
+        sources += [str(out.with_name(part_name(name, teacher, *run))) for run in runs]
+        videos = videos_to_label(students) if teacher.maps is None else []
         if out.is_dir() and (store := TargetStore.open(out)).complete:
             if sources and store.notes.get("imported") != sources:
                 raise UserError(
                     f"{out}: built from {', '.join(store.notes.get('imported', []))}, expected "
                     f"{', '.join(sources)}; remove it, or choose another out"
                 )
+            if lacking := [video.name for video in videos if not covers(store, video)]:
+                raise UserError(
+                    f"{out}: lacks maps of {first_few(lacking)}, which the arms now train on; remove "
+                    f"{' and '.join([str(out), *sources])} to build it again, or choose another out"
+                )
             return
         print(f"   building the target store of {name}: {out}", flush=True)
+        section = students[0][1]
         if teacher.model is not None:
-            store_maps(teacher.model, out, student, device)
-        if teacher.arm is not None:
-            for seed, part in zip(experiment.seeds, sources, strict=True):
-                run = experiment.run_folder(teacher.arm, seed)
-                if not is_done(run):
-                    raise UserError(
-                        f"{run}: the teacher '{name}' is not trained yet; train the arm '{teacher.arm}' first"
-                    )
-                store_maps(str(run), Path(part), student, device)
+            store_maps(teacher.model, out, videos, section, device)
+        for run, part in zip(runs, sources[len(sources) - len(runs) :], strict=True):
+            folder = require_done(experiment, *run, f"the teacher '{name}'")
+            store_maps(str(folder), Path(part), videos, section, device)
         if sources:
             import_maps(sources, out)
 
 
-def store_maps(model: str, out: Path, student: RunConfig, device: str) -> None:
-    """Build a target store of a student's training videos with a model, at the stride of the model's training."""
-    changes = {"model": model, "store": str(out), "views": ["plain"], "stride": load_model(model).stride}
-    build_store(student.with_teachers(**changes).model_copy(update={"device": device}))
+def part_name(name: str, teacher: TeacherSource, arm: str, seed: int) -> str:
+    """Return the name of the target store of one run of a teacher, which is the mean of several."""
+    return f"{name}-{seed}" if len(teacher.arm or []) == 1 else f"{name}-{arm}-{seed}"
 
 
-def write_results(experiment: Experiment, videos: list[Video], device: str) -> Path:
-    """Score the runs that are not scored yet, compare the arms, and write the results; return `out`/results.md."""
+def covers(store: TargetStore, video: Video) -> bool:
+    """Return whether a store has maps of all frames in use of a video."""
+    return all(store.plan.locate(video.name, frame, "plain") is not None for frame in video.frames)
+
+
+def videos_to_label(students: Sequence[tuple[RunConfig, TeacherSection]]) -> list[Video]:
+    """Return the union of the training videos that a teacher teaches in several runs."""
+    found = [
+        source
+        for config, section in students
+        for source in taught_sources(training_sources(config.data), config.data, section).values()
+    ]
+    return training_videos(found)
+
+
+def store_maps(model: str, out: Path, videos: Sequence[Video], section: TeacherSection, device: str) -> None:
+    """Build a target store with a model at the stride of its training, and the other settings of a section."""
+    loaded = load_model(model, device=resolve_device(device))
+    settings = section.settings(resolve_device(device))
+    build(loaded, videos, out, replace(settings, stride=loaded.stride), codec=section.codec)
+
+
+def write_results(experiment: Experiment, tests: Mapping[str, list[Video]], device: str) -> Path:
+    """Score the runs that are not scored yet, compare the arms, and write the results; return `out`/results.md.
+
+    With one test set, the results have no level of their own for it.
+    """
     out = Path(experiment.out)
+    found = {
+        name: results_of(experiment, videos, out / "scores" / (name if len(tests) > 1 else ""), device)
+        for name, videos in tests.items()
+    }
+    values = {name: result for name, (result, _) in found.items()}
+    only = next(iter(values.values()))
+    content = {"experiment": experiment.model_dump(mode="json")}
+    write_json(out / "results.json", content | ({"tests": values} if len(tests) > 1 else only))
+    text = "\n".join(f"## {name}\n\n{table}" if len(tests) > 1 else table for name, (_, table) in found.items())
+    write_text(out / "results.md", text)
+    print("\n" + text, flush=True)
+    return out / "results.md"
+
+
+def results_of(
+    experiment: Experiment, videos: list[Video], folder: Path, device: str
+) -> tuple[dict[str, Any], str]:
+    """Return the results on one test set as JSON values and as tables; the scores are kept in a folder."""
 
     def scored(reference: str, name: str, folder: Path) -> Scores:
         if not (folder / "scores.json").exists():
@@ -255,19 +369,18 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
 
     seeds = {
         name: [
-            scored(str(experiment.run_folder(name, seed)), f"{name}-{seed}", out / "scores" / f"{name}-{seed}")
-            for seed in experiment.seeds
+            scored(str(experiment.run_folder(name, seed)), f"{name}-{seed}", folder / f"{name}-{seed}")
+            for seed in experiment.seeds_of(name)
         ]
         for name in experiment.arms
     }
     references = [
-        scored(reference, reference, path_inside(out / "scores" / "beside", folder_name(reference), "beside"))
+        scored(reference, reference, path_inside(folder / "beside", folder_name(reference), "beside"))
         for reference in experiment.beside
     ]
     means = {name: mean_scores(name, runs) for name, runs in seeds.items()}
     pairs = [compare_scores(means[first], means[second]) for first, second in experiment.compare]
     results = {
-        "experiment": experiment.model_dump(mode="json"),
         "arms": {
             name: {
                 "mean": without_nan(means[name].per_video),
@@ -289,18 +402,25 @@ def write_results(experiment: Experiment, videos: list[Video], device: str) -> P
             each.name: each.undefined for each in [*(run for runs in seeds.values() for run in runs), *references]
         },
     }
-    write_json(out / "results.json", results)
-    text = tables(seeds, references, pairs)
-    write_text(out / "results.md", text)
-    print("\n" + text, flush=True)
-    return out / "results.md"
+    stills = all(video.num_frames == 1 for video in videos)
+    return results, tables(seeds, references, pairs, unit="image" if stills else "video")
 
 
 def tables(
-    seeds: Mapping[str, Sequence[Scores]], references: Sequence[Scores], differences: Sequence[Comparison]
+    seeds: Mapping[str, Sequence[Scores]],
+    references: Sequence[Scores],
+    differences: Sequence[Comparison],
+    unit: str = "video",
 ) -> str:
-    """Return Markdown tables of the mean scores of arms and references, and of the differences between arms."""
-    first = next(iter(seeds.values()))
+    """Return Markdown tables of the mean scores of arms and references, and of the differences between arms.
+
+    Args:
+        seeds: scores of each arm's runs.
+        references: scores of baselines and models.
+        differences: comparisons of arms.
+        unit: what the scores are averaged over: "video" or "image".
+    """
+    first = max(seeds.values(), key=len)
     metrics = first[0].metrics
     titles = [METRICS[metric].title for metric in metrics]
     lines = []
@@ -313,7 +433,7 @@ def tables(
             cells.append(f"{number(mean(values))}{spread}")
         lines.append([name, *cells])
     lines += [[each.name, *(number(each.per_video[metric]) for metric in metrics)] for each in references]
-    text = markdown([f"mean over videos, {plural(len(first), 'seed')} (range)", *titles], lines)
+    text = markdown([f"mean over {unit}s, {plural(len(first), 'seed')} (range)", *titles], lines)
     every = [run for runs in seeds.values() for run in runs] + list(references)
     text += "".join(f"\n{each.name}: {note}.\n" for each in every for note in each.undefined_notes())
     if not differences:
@@ -323,8 +443,8 @@ def tables(
         means, ends = pair.difference.per_video, pair.difference.intervals["per_video"]
         cells = [f"{number(means[m], '+')} [{number(ends[m][0], '+')}, {number(ends[m][1], '+')}]" for m in metrics]
         lines.append([f"{pair.second} minus {pair.first}", *cells])
-    scenes = differences[0].difference.count_recordings
-    return text + "\n" + markdown([f"difference [95 % interval over {scenes} scenes]", *titles], lines)
+    scenes = plural(differences[0].difference.count_recordings, "image" if unit == "image" else "scene")
+    return text + "\n" + markdown([f"difference [95 % interval over {scenes}]", *titles], lines)
 
 
 def number(value: float, sign: str = "") -> str:

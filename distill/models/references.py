@@ -68,7 +68,7 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
         identity = {"name": text, "variant": "onnx", "arguments": {}}
         model = LoadedModel(exported, identity, text, exported.notes)
     elif path.is_dir():
-        model = _load_file(_weights_of_run(path))
+        model = _load_file(weights_of_run(path))
     elif path.suffix == ".safetensors":
         model = _load_file(path)
     elif is_pretrained(text):
@@ -112,8 +112,12 @@ def _load_file(path: Path) -> LoadedModel:
     return replace(model, notes=header.notes.model_dump(exclude_unset=True))
 
 
-def _weights_of_run(folder: Path) -> Path:
-    """Return the best weights of a run folder, else the newest checkpoint's, averaged (EMA) if available."""
+def weights_of_run(folder: Path) -> Path:
+    """Return the best weights of a run folder, else the newest checkpoint's, averaged (EMA) if available.
+
+    Raises:
+        UserError: the folder has neither.
+    """
     best = folder / "best.safetensors"
     if best.is_file():
         return best

@@ -57,7 +57,8 @@ class ModelSection(Section):
     """Variant of the model; defaults to the model's default variant."""
     weights: PathText | None = None
     """Weights to start from: `pretrained` for those that come with the project for this variant, whose arguments
-    are then the defaults; a weight file; or the name of published weights. Random weights by default."""
+    are then the defaults; a weight file or run folder; or the name of published weights. Random weights by
+    default."""
     arguments: dict[str, Any] = Field({})
     """Keyword arguments of the model that override those of the variant."""
 
@@ -85,7 +86,8 @@ class SourceSection(Section):
     dataset: DataSetName
     """Name of the data set's layout, e.g. dhf1k."""
     name: Name | None = None
-    """Name of the source, which `teacher.sources` refers to; defaults to the data set's."""
+    """Name of the source, which `teacher.sources` refers to, and by which an experiment reports test scores;
+    defaults to the data set's."""
     root: PathText | None = None
     """Folder of the data set; needed for all but synthetic."""
     split: str | None = None
@@ -99,6 +101,11 @@ class SourceSection(Section):
     disjoint. Videos that were cut from one recording stay together. All videos by default."""
     share_seed: Integer = 0
     """Seed of the order that `share` cuts."""
+
+    @property
+    def label(self) -> str:
+        """The name, or that of the data set."""
+        return self.name or self.dataset
 
     @model_validator(mode="after")
     def _consistent(self) -> "SourceSection":
@@ -204,7 +211,7 @@ class DataSection(Section):
         Raises:
             ValueError: a name is unknown, or is the data set of several sources.
         """
-        known = [source.name or source.dataset for source in self.train]
+        known = [source.label for source in self.train]
         for name in names or []:
             config_errors.one_of(name, dict.fromkeys(known), "source")
             if known.count(name) > 1:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from distill.errors import UserError
 from distill.models.device import resolve_device
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import SaliencyModel
-from distill.models.references import load_model
+from distill.models.references import load_model, weights_of_run
 from distill.models.registry import create_model
 from distill.targets.build import build
 from distill.targets.fingerprint import describe_video, fingerprint
@@ -145,7 +146,10 @@ def build_model(config: RunConfig) -> LoadedModel:
     """Return the model to train; its random weights depend only on the seed."""
     torch.manual_seed(config.seed)
     section = config.model
-    model = create_model(section.name, variant=section.variant, weights=section.weights, **section.arguments)
+    weights: str | Path | None = section.weights
+    if weights is not None and (Path(weights) / "config.yaml").is_file():
+        weights = weights_of_run(Path(weights))
+    model = create_model(section.name, variant=section.variant, weights=weights, **section.arguments)
     network = model.network
     for name, weight in network.named_parameters():
         if any(fnmatch(name, pattern) for pattern in network.no_gradient):
