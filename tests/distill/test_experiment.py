@@ -5,13 +5,19 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers.places import REPOSITORY
+from helpers.still_files import still_set
+from helpers.video_files import write_grey
 
 from distill.errors import UserError
 from distill.evaluation.scores import Row, Scores, compare_scores, mean_scores
 from distill.experiment import load_experiment, markdown, run_experiment, tables
+from distill.models.references import load_model
+from distill.targets.store import TargetStore
 from distill.training.config import load_config
+from distill.training.step_log import read_log
 
 SHIPPED = sorted((REPOSITORY / "configs/experiments").glob("*.yaml"))
 
@@ -90,14 +96,130 @@ def test_experiment_trains_distils_scores_and_compares(experiment: Path, tmp_pat
     assert (config["seed"], config["teacher"]["store"]) == (1, str(tmp_path / "out/teachers/assistant"))
 
 
-def test_arms_with_one_store_and_different_videos_are_refused(experiment: Path, tmp_path: Path) -> None:
-    run(tmp_path, "other", {"name": "kldiv", "against": "teacher"}, teacher=True, clips=3)
-    with pytest.raises(UserError, match="both, other learn from 'assistant' but train on different videos"):
-        run_experiment(load_experiment(experiment, ["arms.other.teacher=assistant"]))
+def test_teacher_labels_what_all_its_arms_train_on(experiment: Path, tmp_path: Path) -> None:
+    """Labelled videos, stills and unlabelled videos of two students; the assistant saw only the first."""
+    stills = still_set(tmp_path / "stills")
+    (tmp_path / "plain").mkdir()
+    write_grey(tmp_path / "plain/grey.mp4", range(50, 62), (36, 64), 30.0)
+    for name, *sources in (
+        ("both", {"dataset": "stills", "root": str(stills)}),
+        ("other", {"dataset": "folder", "root": str(tmp_path / "plain"), "ratio": 1}),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        values = yaml.safe_load(path.read_text())
+        values["data"]["train"] += sources
+        path.write_text(yaml.safe_dump(values))
+    found = load_experiment(experiment, ["arms.other.teacher=assistant", "arms.truth.seeds=[1]", "seeds=[0]"])
+    run_experiment(found, arms=["truth", "other"], device="cpu")
+    store = TargetStore.open(tmp_path / "out/teachers/assistant")
+    assert set(store.plan.videos) == {"blob0", "a", "b", "c", "grey"}
+    assert store.notes["imported"] == [str(tmp_path / "out/teachers/assistant-1")]  # of the arm's own seeds
+    [line, *_] = read_log(tmp_path / "out/runs/other-0/log.jsonl")
+    assert line["maps"]["teacher"] == line["maps"]["all"]
+
+    values["data"]["train"][0]["videos"] = ["blob0", "blob3"]
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        UserError, match=r"assistant: lacks maps of blob3, which .* train on; remove .*assistant-1 to"
+    ):
+        run_experiment(found, device="cpu")
+
+
+def test_arm_starts_from_the_weights_of_an_earlier_arm(experiment: Path, tmp_path: Path) -> None:
+    """Stills first, videos last: a run of no learning rate keeps the weights that it started from."""
+    values = yaml.safe_load(experiment.read_text())
+    config = yaml.safe_load(Path(values["arms"]["truth"]["config"]).read_text())
+    config["optimizer"] = {"name": "sgd", "lr": 1e-12}
+    (tmp_path / "last.yaml").write_text(yaml.safe_dump(config))
+    values["arms"] = {
+        "first": values["arms"]["truth"],
+        "last": {"config": str(tmp_path / "last.yaml"), "after": "first"},
+    }
+    values |= {"teachers": {}, "compare": [["first", "last"]], "seeds": [1]}
+    experiment.write_text(yaml.safe_dump(values, sort_keys=False))
+    found = load_experiment(experiment)
+    with pytest.raises(
+        UserError, match=r"first-1: this run is not trained yet, and the arm 'last' needs it; train"
+    ):
+        run_experiment(found, arms=["last"], device="cpu")
+    run_experiment(found, device="cpu")
+    before, after = (load_model(tmp_path / f"out/runs/{name}-1").network for name in ("first", "last"))
+    for first, last in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(last, first)
+    assert found.run_config("last", 1, "cpu").model.weights == str(tmp_path / "out/runs/first-1")
+
+
+def test_test_sets_are_scored_and_compared_separately(experiment: Path, tmp_path: Path) -> None:
+    gaze = {name: [[4, 5], [9, 9], [20, 30]] for name in ("a", "b", "c")}
+    stills = still_set(tmp_path / "stills", gaze)
+    values = yaml.safe_load(experiment.read_text())
+    config = yaml.safe_load(Path(values["arms"]["truth"]["config"]).read_text())
+    config["data"]["test"][0]["name"] = "videos"
+    config["data"]["test"].append({"dataset": "stills", "root": str(stills)})
+    path = tmp_path / "truth.yaml"
+    path.write_text(yaml.safe_dump(config))
+    values["arms"] = {name: {"config": str(path)} for name in ("one", "two")}
+    values |= {"teachers": {}, "compare": [["one", "two"]], "scenes": ["blob*"], "seeds": [0]}
+    experiment.write_text(yaml.safe_dump(values, sort_keys=False))
+    table = run_experiment(load_experiment(experiment), device="cpu")
+    assert table is not None
+    of_videos, of_stills = table.read_text().split("## stills\n")
+    assert of_videos.startswith("## videos\n")
+    assert "mean over videos, 1 seed" in of_videos
+    assert "95 % interval over 1 scene]" in of_videos  # both match one pattern
+    assert "mean over images, 1 seed" in of_stills
+    assert "95 % interval over 3 images]" in of_stills
+    results = json.loads((tmp_path / "out/results.json").read_text())["tests"]
+    assert results.keys() == {"videos", "stills"}
+    for name, folder in (("videos", "videos"), ("stills", "stills")):
+        scores = json.loads((tmp_path / "out/scores" / folder / "one-0/scores.json").read_text())
+        assert results[name]["arms"]["one"]["mean"]["cc"] == pytest.approx(scores["per_video"]["cc"])
+    assert (tmp_path / "out/scores/stills/beside/centre-prior/scores.json").is_file()
+
+
+def test_arm_reads_several_stores_by_the_names_of_its_teachers(experiment: Path, tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["teacher"] = [{"name": name, "store": "unused", "mirror": True} for name in ("assistant", "untrained")]
+    path.write_text(yaml.safe_dump(values))
+    found = load_experiment(experiment, ["arms.both.teacher=[untrained, assistant]", "seeds=[0]"])
+    run_experiment(found, arms=["truth", "both"], device="cpu")
+    config = found.run_config("both", 0, "cpu")
+    assert [each.store for each in config.teachers] == [
+        str(tmp_path / "out/teachers" / name) for name in ("assistant", "untrained")
+    ]
+    [line, *_] = read_log(tmp_path / "out/runs/both-0/log.jsonl")
+    assert line["terms"].keys() == {"truth/kldiv", "assistant/kldiv", "untrained/kldiv"}
+    values["teacher"][0]["name"] = "another"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        UserError, match=r"arms\.both\.teacher: .* no teacher called 'assistant'; expected one of another, untr"
+    ):
+        run_experiment(found, device="cpu")
+    values["teacher"] = {"store": "unused"}
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"both\.yaml has one teacher; expected one name, got untrained, assistant"):
+        run_experiment(found, device="cpu")
+
+
+def test_teacher_can_be_the_mean_of_several_arms(experiment: Path, tmp_path: Path) -> None:
+    overrides = [
+        "teachers.assistant.arm=[truth, other]",
+        "arms.truth.seeds=[0]",
+        "arms.other.seeds=[1]",
+        "seeds=[0]",
+    ]
+    found = load_experiment(experiment, overrides)
+    run_experiment(found, arms=["truth", "other"], device="cpu")
+    run_experiment(found, arms=["both"], device="cpu")
+    store = TargetStore.open(tmp_path / "out/teachers/assistant")
+    assert [Path(each).name for each in store.notes["imported"]] == ["assistant-truth-0", "assistant-other-1"]
 
 
 def test_untrained_teacher_arm_is_refused(experiment: Path) -> None:
-    with pytest.raises(UserError, match="truth-0: the teacher 'assistant' is not trained yet"):
+    with pytest.raises(
+        UserError, match="truth-0: this run is not trained yet, and the teacher 'assistant' needs it"
+    ):
         run_experiment(load_experiment(experiment), arms=["both"], device="cpu")
 
 
@@ -133,6 +255,10 @@ def test_shipped_experiment_matches_its_configs(path: Path) -> None:
         ("beside=centre-prior", "beside: expected a list, got 'centre-prior'"),
         ("out=", "out: expected text, got nothing"),
         ("out=''", "out: expected a path, got an empty text"),
+        ("arms.truth.after=both", "arms.truth.after: 'both' comes later in the file; put it before 'truth'"),
+        ("arms.both.after=truht", "unknown arm 'truht' .did you mean 'truth'"),
+        ("arms.both={config: x, after: truth, seeds: [5]}", "arms.both.after: 'truth' has no seed 5; add it"),
+        ("arms.both.teacher=[]", "arms.both.teacher: expected at least 1 items"),
     ],
 )
 def test_mistake_is_named(experiment: Path, override: str, message: str) -> None:
