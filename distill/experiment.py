@@ -214,7 +214,7 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
         Path of the table, `out`/results.md; None if other arms are not trained yet.
 
     Raises:
-        UserError: an arm is unknown, a config does not fit the data, or an arm that another one needs is not trained.
+        UserError: an arm is unknown, a config does not fit the data, or an arm that another needs is not trained.
     """
     chosen = list(experiment.arms) if arms is None else arms
     for name in chosen:

@@ -84,7 +84,7 @@ WRITERS = {
     "distill.evaluation.submission._write_video": "data: distill.evaluation.submission._places",
     "distill.experiment.make_store": "data: distill.experiment.Experiment._names_exist",
     "distill.experiment.write_results": FIXED,
-    "distill.experiment.write_results.scored": "data: distill.experiment.write_results",
+    "distill.experiment.results_of.scored": "data: distill.experiment.results_of",
     "distill.files._rename_to_new": PRIMITIVE,
     "distill.files.atomic_folder": PRIMITIVE,
     "distill.files.atomic_path": PRIMITIVE,
