@@ -70,6 +70,9 @@ MAX_SEEDS = 1000
 MIN_RATE = 0.1
 """Frames per second of a stride such as 30fps."""
 
+MAX_CAMERA_SPEED = 1000
+"""Speed of a virtual camera, in frame sizes per second or as a factor per second."""
+
 MAX_CALIBRATION_FRAMES = 100_000
 """Frames that `quantize` reads; they are kept in memory, at the size of the model."""
 

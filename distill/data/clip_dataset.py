@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from distill.data import clip_reader
-from distill.data.augment import Crop, Jitter
+from distill.data.augment import Camera, Crop, Jitter
 from distill.data.clip_reader import read_clip, read_fit_box, read_truth
 from distill.data.clips import ClipSpec, Video, Window
 from distill.errors import UserError
@@ -50,13 +50,15 @@ class ClipDataset(Dataset[dict[str, Any]]):
         flip: mirror half of the clips.
         crop: random crops; None uses whole frames.
         colour: random colours; None leaves them unchanged.
+        camera: random camera moves over stills, in place of their crops; None keeps them still.
         extras: functions that map a window to further tensors of its sample, mirrored like the clip.
         in_memory: keep whole decoded videos in the reading process (`FrameCache.whole_videos`).
 
     A sample has "clip" (3, T, H, W) uint8, "density" and "fixations" (N, h, w) float32, "labelled" (N,) bool,
-    "video" its name, "frames" (N,) int64 target frames, "flipped" bool, with a crop "box" (4,) float32 (top, left,
-    height and width relative to the frame, mirrored like the clip), with a fit other than stretch "fit_box" (4,)
-    float32, where the frame or its crop lies in the clip (`fit.fit_box`), and the results of the extras.
+    "video" its name, "frames" (N,) int64 target frames, "flipped" bool, and the results of the extras. With a crop
+    it has "box" (4,) float32 (top, left, height and width relative to the frame, mirrored like the clip), with a
+    camera (N, 4), one for each target. With a fit other than stretch it has "fit_box" (4,) float32, where the frame
+    or its crop lies in the clip (`fit.fit_box`).
 
     Raises:
         UserError: if an epoch has no clip, or over MAX_EPOCH_CLIPS.
@@ -71,11 +73,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
         flip: bool,
         crop: Crop | None = None,
         colour: Jitter | None = None,
+        camera: Camera | None = None,
         extras: Sequence[Callable[[Window], dict[str, Tensor]]] = (),
         in_memory: bool = False,
     ) -> None:
         self.sources, self.spec, self.seed, self.extras = sources, spec, seed, tuple(extras)
-        self.flip, self.crop, self.colour, self.in_memory = flip, crop, colour, in_memory
+        self.flip, self.crop, self.colour, self.camera, self.in_memory = flip, crop, colour, camera, in_memory
         slots = sum(source.clips_per_video * len(source.videos) for source in self.sources if source.ratio is None)
         clips = slots * (1 + sum(source.ratio or 0 for source in self.sources))
         check_limit(clips, MAX_EPOCH_CLIPS, "clips_per_video and ratio: clips of an epoch")
@@ -128,7 +131,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def window(self, index: int) -> Window:
         """Return the window of sample `index` >= 0.
 
-        Crop and colour are drawn last, so that enabling them changes neither the frames nor the mirroring.
+        Crop, colour and camera move are drawn last, in this order, so that enabling one changes neither the frames
+        and the mirroring nor those drawn before it.
         """
         epoch, position = divmod(index, len(self))
         if self._order[0] != epoch:
@@ -139,7 +143,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
         flipped = bool(random.integers(2))
         box = self.crop.draw(random, video.size) if self.crop else None
         colour = self.colour.draw(random) if self.colour else None
-        return Window(video, end, self.flip and flipped, box, colour)
+        move = None
+        if self.camera and (video.num_frames == 1 or self.camera.videos):
+            move = self.camera.draw(random, max(1, self.spec.span(video.fps) - 1), video.fps)
+        return Window(video, end, self.flip and flipped, None if move else box, colour, move)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return sample `index`.
@@ -157,8 +164,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
             sample["video"] = video.name
             sample["frames"] = torch.tensor(self.spec.targets(window.end, video.fps))
             sample["flipped"] = window.flipped
-            if window.box is not None:
-                sample["box"] = torch.tensor(window.box.shares(video.size, flipped=window.flipped))
+            if self.camera is not None:
+                sample["box"] = torch.tensor([window.shares_at(each) for each in self.spec.offsets(video.fps)])
+            elif window.box is not None:
+                sample["box"] = torch.tensor(window.shares_at(0))
             for extra in self.extras:
                 sample.update(extra(window))
         except UserError:

@@ -2,7 +2,8 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -94,12 +95,19 @@ FRAME_CACHE = FrameCache()
 def read_clip(window: Window, spec: ClipSpec) -> Tensor:
     """Return the clip (3, T, H, W) uint8 of a window, augmented.
 
-    Pixels are resampled once: whole frames are decoded at their size in the clip, crops are scaled from the video's
-    size. Padding is added last: it is not recoloured.
+    Pixels are resampled once: whole frames are decoded at their size in the clip, crops and camera
+    moves are scaled from the video's size. Padding is added last: it is not recoloured.
     """
     video, frames = window.video, spec.frames(window.end, window.video.fps)
     size = content_size(spec.fit, shown_size(window), spec.size)
-    if window.box is None:
+    if window.move is not None:
+        pixels = np.stack(
+            [
+                augment.show_part(FRAME_CACHE.read(video, [frame], video.size)[0], window.move.at(offset), size)
+                for frame, offset in zip(frames, spec.places(video.fps), strict=True)
+            ]
+        )
+    elif window.box is None:
         pixels = FRAME_CACHE.read(video, frames, size)  # (T, height, width, 3)
     else:
         parts = (FRAME_CACHE.read(video, part, video.size) for part in in_parts(frames, video.size))
@@ -133,12 +141,14 @@ def read_truth(window: Window, spec: ClipSpec) -> dict[str, Tensor]:
     density = np.zeros((len(targets), *spec.map_size), dtype=np.float32)
     fixations = np.zeros_like(density)
     labelled = np.zeros(len(targets), dtype=bool)
-    for n, frame in enumerate(targets):
+    density_of = _densities(video, spec.map_size)
+    for n, (frame, offset) in enumerate(zip(targets, spec.offsets(video.fps), strict=True)):
         if video.truth is None or frame not in video.frames or not video.truth.has(frame):
             continue
-        fixations[n] = _fixations(video, frame, window.box, spec.map_size)
+        box = window.box_at(offset)
+        fixations[n] = _fixations(video, frame, box, spec.map_size)
         if fixations[n].any():
-            density[n] = _density(video, frame, window.box, spec.map_size)
+            density[n] = density_of(frame, box)
             labelled[n] = density[n].any()
     if window.flipped:
         density, fixations = augment.flip(density).copy(), augment.flip(fixations).copy()
@@ -158,11 +168,25 @@ def _fixations(video: Video, frame: int, box: Box | None, map_size: tuple[int, i
     return fixation_map(points, (box.height, box.width), map_size)
 
 
-def _density(video: Video, frame: int, box: Box | None, map_size: tuple[int, int]) -> np.ndarray:
-    """Return the density (h, w) of a frame or of a crop of it, renormalised to sum 1; zeros if there is none."""
-    assert video.truth is not None
-    if box is None:
-        return video.truth.density(frame, map_size)
-    part = torch.from_numpy(box.of(video.truth.density(frame, video.size)).copy())[None, None]
-    resized: np.ndarray = saliency.resize_density(saliency.normalise_density(part), map_size)[0, 0].numpy()
-    return resized
+def _densities(video: Video, map_size: tuple[int, int]) -> Callable[[int, Box | None], np.ndarray]:
+    """Return a function that gives the density (h, w) of a frame or of a crop of it, and keeps its results.
+
+    All targets of a still's clip are one frame, whose density is computed once. The density of a crop is that of
+    the whole frame, cut out and renormalised to sum 1; zeros if there is none.
+    """
+    truth = video.truth
+
+    @cache
+    def whole(frame: int, size: tuple[int, int]) -> np.ndarray:
+        assert truth is not None
+        return truth.density(frame, size)
+
+    @cache
+    def density(frame: int, box: Box | None) -> np.ndarray:
+        if box is None:
+            return whole(frame, map_size)
+        part = torch.from_numpy(box.of(whole(frame, video.size)).copy())[None, None]
+        resized: np.ndarray = saliency.resize_density(saliency.normalise_density(part), map_size)[0, 0].numpy()
+        return resized
+
+    return density

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from distill.data.augment import Box, Colour
+from distill.data.augment import WHOLE, Box, Colour, Move, Shares, rounded
 from distill.data.fit import fit_of
 from distill.data.truth import Truth
 from distill.limits import MAX_BATCH_BYTES, MAX_CLIP_BYTES, check_limit
@@ -73,7 +73,11 @@ class ClipSpec:
 
     def frames(self, end: int, fps: float) -> list[int]:
         """Return the T frame indices of the clip that ends at frame `end`; the first frame is repeated before 0."""
-        return [max(0, end + offset) for offset in offsets(self.num_frames, step_of(self.stride, fps))]
+        return [max(0, end + offset) for offset in self.places(fps)]
+
+    def places(self, fps: float) -> tuple[int, ...]:
+        """Return the T frames of a clip relative to its last one, in frames of the video."""
+        return offsets(self.num_frames, step_of(self.stride, fps))
 
     def targets(self, end: int, fps: float) -> list[int]:
         """Return the indices of the N frames that have a map; 0 before the video's start."""
@@ -81,12 +85,12 @@ class ClipSpec:
 
     def offsets(self, fps: float) -> tuple[int, ...]:
         """Return the N target frames relative to the clip's last frame, in frames of the video."""
-        positions = offsets(self.num_frames, step_of(self.stride, fps))
+        positions = self.places(fps)
         return tuple(positions[t] for t in self.target_frames)
 
     def span(self, fps: float) -> int:
         """Return the number of video frames from the clip's first frame to its last, both included."""
-        return 1 - offsets(self.num_frames, step_of(self.stride, fps))[0]
+        return 1 - self.places(fps)[0]
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Window:
         flipped: mirror left to right, after cropping.
         box: crop; None keeps the whole frame.
         colour: colour factors; None leaves the colours unchanged.
+        move: camera move, in place of a crop; None for a camera that does not move.
     """
 
     video: Video
@@ -135,6 +140,17 @@ class Window:
     flipped: bool = False
     box: Box | None = None
     colour: Colour | None = None
+    move: Move | None = None
+
+    def box_at(self, offset: int) -> Box | None:
+        """Return the part of the frame shown `offset` <= 0 frames after the clip's last one; None for all of it."""
+        return self.box if self.move is None else rounded(self.move.at(offset), self.video.size)
+
+    def shares_at(self, offset: int) -> Shares:
+        """Return the same part relative to the frame, mirrored like the clip."""
+        if self.move is not None:
+            return self.move.at(offset, flipped=self.flipped)
+        return WHOLE if self.box is None else self.box.shares(self.video.size, flipped=self.flipped)
 
     def for_teacher(self) -> "Window":
         """Return the clip as a teacher sees it: whole frames in their own colours, mirrored or not."""

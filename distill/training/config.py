@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from distill import limits
-from distill.data.augment import Crop
+from distill.data.augment import Camera, Crop
 from distill.data.sets.find import DATASETS
 from distill.errors import shorten
 from distill.evaluation.metrics import METRICS
@@ -167,6 +167,29 @@ class ColourSection(Section):
     """Largest change of the saturation, like brightness."""
 
 
+class CameraSection(Section):
+    """A virtual camera over stills: slow pans and zooms, so that a still becomes a clip with motion.
+
+    Ground truth and teacher maps move with it. A still with a move is not cropped as well.
+    """
+
+    zoom: Pair[Share] = (0.6, 1.0)
+    """Smallest and largest part of the still that is shown, as a fraction of its height and width."""
+    speed: Annotated[FiniteFloat, Field(ge=0), at_most(limits.MAX_CAMERA_SPEED, "frame sizes per second")] = 0.2
+    """Largest speed of a pan, in frame widths or heights per second. A still counts 30 frames per second."""
+    zoom_speed: Annotated[FiniteFloat, Field(ge=1), at_most(limits.MAX_CAMERA_SPEED, "times per second")] = 1.2
+    """Largest speed of a zoom, as the factor by which the shown part grows or shrinks per second."""
+    probability: Share = 1.0
+    """Fraction of the clips with a move."""
+    videos: bool = False
+    """Move over videos too."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "CameraSection":
+        Camera(self.zoom, self.speed, self.zoom_speed)
+        return self
+
+
 class DataSection(Section):
     """The videos, and how clips are taken from them."""
 
@@ -186,6 +209,8 @@ class DataSection(Section):
     unlabelled."""
     colour: ColourSection | None = None
     """Random colours of the clips, but not of an online teacher's input; off by default."""
+    camera: CameraSection | None = None
+    """Random camera moves over stills; off by default, so that a still is repeated."""
     workers: Annotated[Integer, Field(ge=0), at_most(limits.MAX_WORKERS, "processes")] = 2
     """Data-loading processes; 0 loads in the main process."""
     in_memory: bool = False

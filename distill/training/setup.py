@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from distill.data.augment import Crop, Jitter
+from distill.data.augment import Camera, Crop, Jitter
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clips import ClipSpec, Video
 from distill.data.video.names import is_image
@@ -288,7 +288,7 @@ def build_clips(
             "teacher.views=[plain,flipped], or set teacher.mirror=true",
             f" of {plain[0].role.name}" if len(teachers) > 1 else "",
         )
-    crop, colour = config.data.crop, config.data.colour
+    crop, colour, camera = config.data.crop, config.data.colour, config.data.camera
     return ClipDataset(
         sources,
         spec,
@@ -296,6 +296,7 @@ def build_clips(
         flip=flip,
         crop=None if crop is None else Crop(crop.area, crop.stretch),
         colour=None if colour is None else Jitter(colour.brightness, colour.contrast, colour.saturation),
+        camera=None if camera is None else Camera(**camera.model_dump()),
         extras=[teacher.reader for teacher in teachers],
         in_memory=config.data.in_memory,
     )

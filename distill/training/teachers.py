@@ -244,7 +244,7 @@ class OnlineTeacher:
 
         Args:
             clip: (n, 3, T, H, W).
-            boxes: crops of the student's clips (n, 4), or None.
+            boxes: crops of the student's clips (n, 4) or of its target frames (n, N, 4), or None.
             fit_boxes: where the frames lie in the clip (n, 4), or None if they fill it.
         """
         self.network.requires_grad_(False).eval()  # a caller may have switched the network to training mode
@@ -356,16 +356,25 @@ class CachedTeacher:
 
 
 def crop_like_clips(maps: Tensor, boxes: Tensor | None) -> Tensor:
-    """Return a teacher's maps (B, N, h, w) of full frames, cropped like the clips, whose boxes are (B, 4)."""
+    """Return a teacher's maps (B, N, h, w) of full frames, cropped like the clips, with boxes as in `crop_maps`."""
     return maps if boxes is None else crop_maps(maps, boxes.to(maps.device))
 
 
 def crop_features_like_clips(features: Tensor, boxes: Tensor | None) -> Tensor:
-    """Return a teacher's features (B, C, [t,] h, w) of full frames, cropped like the clips."""
+    """Return a teacher's features (B, C, [t,] h, w) of full frames, cropped like the clips.
+
+    With boxes (B, N, 4) of the target frames of a camera move, those of the t steps lie evenly between the first
+    and the last of them.
+    """
     if boxes is None:
         return features
-    planes = features.flatten(1, -3)  # (B, C * t, h, w)
-    return crop_values(planes, boxes.to(features.device)).reshape(features.shape)
+    boxes, planes = boxes.to(features.device), features.flatten(1, -3)  # (B, C * t, h, w)
+    if boxes.ndim == 3:
+        steps = features.shape[2] if features.ndim == 5 else 1
+        time = torch.linspace(0, 1, steps, device=boxes.device) if steps > 1 else boxes.new_full((1,), 0.5)
+        between = torch.lerp(boxes[:, :1], boxes[:, -1:], time[:, None])  # (B, t, 4)
+        boxes = between.repeat(1, features.shape[1], 1)
+    return crop_values(planes, boxes).reshape(features.shape)
 
 
 def _spread(values: Tensor, rows: Tensor) -> Tensor:
