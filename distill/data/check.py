@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.data.clips import Video
 from distill.data.pictures import conversion_remarks
-from distill.data.sets.dataset import DataSetScan, inspect_videos
+from distill.data.sets.dataset import DataSetScan, holds_frames, inspect_videos
 from distill.data.sets.find import DATASETS, get_dataset, recognise, recognise_any
 from distill.data.sets.folder import FOLDER
 from distill.data.still_check import check_stills
@@ -157,6 +157,10 @@ def check(root: str | Path, dataset: str | None = None, *, thorough: bool = Fals
     report = Report(root, scan, thorough, problems=list(scan.layout.remarks))
     if dataset is None and selected is FOLDER:
         report.problems += _hints(root)
+        if scan.broken and holds_frames(root):
+            report.problems.append(
+                f"{root}: its images are read as one video; --dataset images reads separate ones"
+            )
     _check_videos(report, progress=progress)
     _check_truths(report, progress=progress)
     withheld = set(scan.layout.members.get(selected.withheld, ()))

@@ -69,6 +69,8 @@ class MapFolder:
                 log.warning("%s: %d maps for a video of %d frames", place, count, video.num_frames)
 
     def _place(self, video: Video) -> Path:
+        if video.name in self.maps:
+            return self.maps[video.name]
         for name, path in self.maps.items():
             if same_name(name, video.name):
                 return path

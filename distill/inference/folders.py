@@ -1,6 +1,9 @@
-"""Run a model over every video in a folder, in any number of processes.
+"""Run a model over every video or still image in a folder, in any number of processes.
 
     saldistill predict MODEL FOLDER -o DIR [--maps DIR]
+    saldistill predict MODEL FOLDER --stills -o DIR [--maps DIR]
+
+The images of a folder are the frames of one video, unless they are declared to be separate stills.
 
 Several devices or machines can run the same command and share the work. After an interruption it resumes: overlays
 and folders of maps appear complete or not at all, and existing ones are skipped.
@@ -9,10 +12,13 @@ and folders of maps appear complete or not at all, and existing ones are skipped
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from distill.data.sets.folder import find_media
+from distill.data.sets.images import find_images
 from distill.data.text import plural
 from distill.data.video.image_folder import frame_files
-from distill.data.video.names import VIDEO_SUFFIXES, describe, natural
+from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
 from distill.inference.predict import write_prediction
 from distill.inference.settings import InferenceSettings
@@ -42,7 +48,7 @@ def is_folder_of_videos(source: str | Path) -> bool:
     if inside and len(media) > len(inside):
         raise UserError(
             f"{source}: contains both {plural(len(frame_files(source)), 'image')} and videos, e.g. "
-            f"{inside[0].name}; pass one video, or move the images to another folder"
+            f"{inside[0].name}; pass one video, move the images to another folder, or pass --stills for the images"
         )
     return bool(inside)
 
@@ -54,6 +60,7 @@ def predict_folder(
     *,
     out: str | Path | None = None,
     maps: str | Path | None = None,
+    stills: bool = False,
     progress: bool = True,
 ) -> WorkSummary:
     """Predict every video in a folder and its subfolders, except those that are done or in progress elsewhere.
@@ -65,7 +72,8 @@ def predict_folder(
         settings: how the model runs.
         out: folder for overlay videos, NAME.mp4.
         maps: folder for maps, NAME/0001.png; may be the same as `out`.
-        progress: show a progress bar per video.
+        stills: predict the images in `source` as separate stills, with overlays NAME.png, and nothing else.
+        progress: show a progress bar per video, or one for all stills.
 
     Raises:
         UserError: no output is given, an output is inside `source` or has results of another model or settings, or,
@@ -73,15 +81,16 @@ def predict_folder(
     """
     source = Path(source)
     folders = {what: Path(folder) for what, folder in (("out", out), ("maps", maps)) if folder}
-    media = dict(sorted(find_media(source).items(), key=lambda item: natural(item[0])))
+    found, unit, suffix = (find_images, "image", ".png") if stills else (find_media, "video", ".mp4")
+    media = dict(sorted(found(source).items(), key=lambda item: natural(item[0])))
     results = {
         name: {
-            what: path_inside(folder, name, source, suffix=".mp4" if what == "out" else "")
+            what: path_inside(folder, name, source, suffix=suffix if what == "out" else "")
             for what, folder in folders.items()
         }
         for name in media
     }
-    _check(source, folders, results)
+    _check(source, folders, results, unit)
     record = {"model": model.reference, "weights": weights_fingerprint(model.network)}
     record |= {key: getattr(settings, key) for key in RECORDED}
     for folder in folders.values():
@@ -90,30 +99,36 @@ def predict_folder(
 
     def process(name: str, missing: list[Path]) -> int:
         outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
-        return write_prediction(model.network, media[name], settings, **outputs, progress=progress).frames
+        each = progress and not stills
+        frames = write_prediction(model.network, media[name], settings, **outputs, progress=each).frames
+        bar.update()
+        return frames
 
-    summary = process_missing({name: list(paths.values()) for name, paths in results.items()}, process)
+    with tqdm(total=len(media), unit="image", desc=source.name, disable=not (progress and stills)) as bar:
+        summary = process_missing(
+            {name: list(paths.values()) for name, paths in results.items()}, process, unit=unit
+        )
     if summary.failed:
         raise UserError(
-            f"{source}: {len(summary.failed)} of {len(media)} videos could not be predicted: "
+            f"{source}: {len(summary.failed)} of {len(media)} {unit}s could not be predicted: "
             f"{', '.join(summary.failed)}; first error: {next(iter(summary.failed.values()))}"
         )
     return summary
 
 
-def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]]) -> None:
+def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]], unit: str) -> None:
     if not folders:
         raise UserError(
             "nothing to write: expected a folder for overlays (-o DIR), a folder for maps (--maps DIR), or both"
         )
     if not results:
-        raise UserError(f"{source}: no video in this folder; found {describe(source)}")
+        raise UserError(f"{source}: no {unit} in this folder; found {describe(source)}")
     for folder in folders.values():
-        if folder.suffix.lower() in VIDEO_SUFFIXES or folder.is_file():
-            raise UserError(f"{folder}: expected the name of a folder, since {source} is a folder of videos")
+        if folder.suffix.lower() in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES) or folder.is_file():
+            raise UserError(f"{folder}: expected the name of a folder, since {source} is a folder of {unit}s")
         if folder.resolve().is_relative_to(source.resolve()):
             raise UserError(
-                f"{folder}: is inside the folder of videos, so the next run would read the results as videos; "
+                f"{folder}: is inside the folder of {unit}s, so the next run would read the results as {unit}s; "
                 "choose another location"
             )
     seen: dict[Path, str] = {}
@@ -121,7 +136,7 @@ def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, 
         for path in paths.values():
             if path in seen:
                 raise UserError(
-                    f"{path}: the results of '{seen[path]}' and '{name}' have the same name; rename one video"
+                    f"{path}: the results of '{seen[path]}' and '{name}' have the same name; rename one {unit}"
                 )
             seen[path] = name
     for path, name in seen.items():
@@ -129,5 +144,5 @@ def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, 
             if parent in seen:
                 raise UserError(
                     f"{path}: the results of '{name}' would be inside those of '{seen[parent]}'; "
-                    "rename one of the videos"
+                    f"rename one of the {unit}s"
                 )

@@ -1,8 +1,9 @@
-"""Run a model over one video: write an overlay video and one map per frame.
+"""Run a model over one video or still image: write an overlay and one map per frame.
 
     saldistill predict MODEL VIDEO -o OUT.mp4 [--maps DIR]
+    saldistill predict MODEL IMAGE -o OUT.png [--maps DIR]
 
-For a folder of videos see `folders.py`.
+For a folder of videos or images see `folders.py`.
 """
 
 import logging
@@ -19,9 +20,10 @@ from tqdm import tqdm
 
 from distill.claims import claim
 from distill.data.video.damage import damaged_frames_read
+from distill.data.video.names import is_image
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader, in_parts
-from distill.data.video.writer import VideoWriter
+from distill.data.video.writer import PictureWriter, VideoWriter
 from distill.errors import UserError
 from distill.files import atomic_folder, temporary_folder
 from distill.inference.overlay import overlay, resize_map
@@ -65,9 +67,9 @@ def predict(
 
     Args:
         network: the network; it is moved to the device of the settings.
-        source: a video file, or a folder of image frames.
+        source: a video file, a folder of image frames, or a still image.
         settings: how the network runs.
-        out: overlay video to write: H.264, with the size and frame rate of the source.
+        out: overlay video to write: H.264, with the size and frame rate of the source; a picture for a still image.
         maps: folder for one 8-bit grey PNG per frame, 0001.png first, at the size of the source and with maximum
             255.
         overwrite: replace an existing `out`, and existing PNGs in `maps`.
@@ -81,7 +83,8 @@ def predict(
     _check_outputs(source, out, maps)
     remedy = "choose another name, or pass --overwrite to replace it"
     with ExitStack() as claims:
-        for path, what in ((out, "the overlay video"), (maps, "the folder of maps")):
+        kind = "picture" if is_image(source) else "video"
+        for path, what in ((out, f"the overlay {kind}"), (maps, "the folder of maps")):
             if path is not None:
                 claims.enter_context(claim(path, what, overwrite=overwrite, remedy=remedy))
         return write_prediction(
@@ -110,7 +113,7 @@ def write_prediction(
     with ExitStack() as stack:
         folder = stack.enter_context(_png_folder(maps, overwrite=overwrite)) if maps else None
         size, fps = at_own_size.size, at_own_size.fps
-        video = stack.enter_context(VideoWriter(out, size, fps, overwrite=overwrite)) if out else None
+        video = stack.enter_context(_overlay_writer(source, out, size, fps, overwrite=overwrite)) if out else None
         bar = stack.enter_context(tqdm(total=num_frames, unit="frame", desc=source.name, disable=not progress))
         pool = stack.enter_context(ThreadPoolExecutor(1))
         written: Future[None] | None = None
@@ -126,10 +129,22 @@ def write_prediction(
     return Prediction(num_frames, time.perf_counter() - started, out, maps)
 
 
+def _overlay_writer(
+    source: Path, out: Path, size: tuple[int, int], fps: float, *, overwrite: bool
+) -> VideoWriter | PictureWriter:
+    if is_image(source) and source.is_file():
+        return PictureWriter(out, overwrite=overwrite)
+    return VideoWriter(out, size, fps, overwrite=overwrite)
+
+
 def _write(
-    frames: list[int], log_saliency: np.ndarray, reader: VideoReader, folder: Path | None, video: VideoWriter | None
+    frames: list[int],
+    log_saliency: np.ndarray,
+    reader: VideoReader,
+    folder: Path | None,
+    video: VideoWriter | PictureWriter | None,
 ) -> None:
-    """Write the maps of some frames as PNGs, as frames of the overlay video, or both."""
+    """Write the maps of some frames as PNGs, as frames of the overlay, or both."""
     parts = in_parts(frames, reader.size)
     pictures = (picture for part in parts for picture in reader.read(part)) if video else [None] * len(frames)
     for frame, picture, log_map in zip(frames, pictures, log_saliency, strict=True):
@@ -143,15 +158,18 @@ def _write(
 def _check_outputs(source: Path, out: Path | None, maps: Path | None) -> None:
     if out is None and maps is None:
         raise UserError(
-            "nothing to write: expected an overlay video (-o OUT.mp4), a folder for maps (--maps DIR), or both"
+            "nothing to write: expected an overlay (-o OUT.mp4, or OUT.png for a still image), a folder for maps "
+            "(--maps DIR), or both"
         )
+    kind = "image" if is_image(source) else "video"
     for path in (out, maps):
         if path is not None and path.resolve() == source.resolve():
-            raise UserError(f"{path}: is the input video; choose another name for the result")
+            raise UserError(f"{path}: is the input {kind}; choose another name for the result")
     if out is not None and maps is not None and maps.resolve() in out.resolve().parents:
         raise UserError(f"{out}: is inside {maps}, the folder for maps; choose another location")
     if out is not None and out.is_dir():
-        raise UserError(f"{out}: is a folder; expected the name of a video file, e.g. {out / 'overlay.mp4'}")
+        example = out / ("overlay.png" if is_image(source) else "overlay.mp4")
+        raise UserError(f"{out}: is a folder; expected the name of a file, e.g. {example}")
     if maps is not None and maps.exists() and not maps.is_dir():
         raise UserError(f"{maps}: is a file; expected the name of a folder")
 

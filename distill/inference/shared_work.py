@@ -42,6 +42,7 @@ class WorkSummary:
         skipped: names of the videos whose results existed.
         elsewhere: names of the videos that other processes are working on.
         failed: name -> error message of the videos that could not be processed.
+        unit: what the videos are called.
     """
 
     seconds: float = 0.0
@@ -50,17 +51,19 @@ class WorkSummary:
     skipped: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    unit: str = "video"
 
     def __str__(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
-        parts = [f"{plural(len(self.made), 'video')} processed ({self.frames} frames, {rate:.1f} per second)"]
+        frames = "" if self.unit == "image" else f"{self.frames} frames, "
+        parts = [f"{plural(len(self.made), self.unit)} processed ({frames}{rate:.1f} per second)"]
         parts += [f"{len(self.skipped)} skipped (results exist)"] if self.skipped else []
         parts += [f"{len(self.elsewhere)} in progress in other processes"] if self.elsewhere else []
         return ", ".join(parts)
 
 
 def process_missing(
-    results: Mapping[str, Sequence[Path]], process: Callable[[str, list[Path]], int]
+    results: Mapping[str, Sequence[Path]], process: Callable[[str, list[Path]], int], *, unit: str = "video"
 ) -> WorkSummary:
     """Compute the results of every video, except those that exist or that another process is computing.
 
@@ -68,8 +71,9 @@ def process_missing(
         results: name of a video -> its result files and folders.
         process: function that writes the missing results of a video, each completely or not at all, and returns
             the number of frames. After a UserError the video counts as failed and the next one is processed.
+        unit: what the videos are called; skipped images are not logged one by one.
     """
-    summary, started = WorkSummary(), time.perf_counter()
+    summary, started = WorkSummary(unit=unit), time.perf_counter()
 
     def attempt(name: str) -> bool:
         """Process one video; return False if another process is working on it."""
@@ -79,7 +83,7 @@ def process_missing(
             missing = [path for path in results[name] if not exists(path)]
             if not missing:
                 summary.skipped.append(name)
-                log.info("%s: skipped, its results exist", name)
+                log.log(logging.DEBUG if unit == "image" else logging.INFO, "%s: skipped, its results exist", name)
                 return True
             for path in missing:
                 clear_leftovers(path)
@@ -96,7 +100,7 @@ def process_missing(
         # Try again: most of them are finished by now, and the locks of a process that died are free.
         summary.elsewhere = [name for name in busy if not attempt(name)]
     except KeyboardInterrupt:
-        log.info("%s processed; run the same command again to resume", plural(len(summary.made), "video"))
+        log.info("%s processed; run the same command again to resume", plural(len(summary.made), unit))
         raise
     summary.seconds = time.perf_counter() - started
     return summary

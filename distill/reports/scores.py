@@ -96,7 +96,11 @@ def report_scores(
             for name in tqdm(_ends(ranking, SHEETS), desc="pictures", unit="video", disable=not progress)
         ],
         num_curves=CURVES,
-        over_time=[_time_chart(name, by_name[name], scores, metric) for name in _ends(ranking, CURVES)],
+        over_time=[
+            _time_chart(name, by_name[name], scores, metric)
+            for name in _ends(ranking, CURVES)
+            if by_name[name].num_frames > 1
+        ],
         method=_method(scores, metric),
     )
     return path

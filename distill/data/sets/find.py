@@ -12,6 +12,7 @@ from distill.data.clips import Video
 from distill.data.sets.dataset import DataSet, DataSetScan, same_name
 from distill.data.sets.dhf1k import DHF1K
 from distill.data.sets.folder import FOLDER
+from distill.data.sets.images import IMAGES
 from distill.data.sets.ntire import NTIRE
 from distill.data.sets.shots import HOLLYWOOD2, UCF_SPORTS
 from distill.data.sets.stills import STILLS
@@ -23,7 +24,7 @@ from distill.errors import UserError
 log = logging.getLogger(__name__)
 
 DATASETS: dict[str, DataSet] = {
-    dataset.name: dataset for dataset in (NTIRE, HOLLYWOOD2, UCF_SPORTS, DHF1K, STILLS, FOLDER, SYNTHETIC)
+    dataset.name: dataset for dataset in (NTIRE, HOLLYWOOD2, UCF_SPORTS, DHF1K, STILLS, FOLDER, IMAGES, SYNTHETIC)
 }
 """All data sets by name, the values of `dataset:` in a config. Detection takes the first that matches."""
 

@@ -1,14 +1,15 @@
-"""MP4 writer based on PyAV."""
+"""Writers of overlays: an MP4 writer based on PyAV, and one for the picture of a still image."""
 
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
+from PIL import Image
 
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -22,6 +23,10 @@ ENCODERS = {
 
 CONTAINERS = {".mp4": {"movflags": "faststart"}, ".mov": {"movflags": "faststart"}, ".mkv": {"fflags": "+bitexact"}}
 """Suffix -> options of the container; Matroska has random identifiers unless it is bit-exact."""
+
+
+PICTURES: dict[str, dict[str, Any]] = {".png": {}, ".jpg": {"quality": 95}, ".jpeg": {"quality": 95}}
+"""Suffix -> options of Pillow for a picture."""
 
 
 @cache
@@ -97,3 +102,38 @@ class VideoWriter:
             return
         with self._stack:
             self._container.mux(self._stream.encode(None))
+
+
+class PictureWriter:
+    """Write the only frame of a still image as a picture; used as a `VideoWriter`.
+
+    Args:
+        path: a .png, .jpg or .jpeg file.
+        overwrite: as for a `VideoWriter`.
+
+    Raises:
+        UserError: if the suffix is not supported.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = True) -> None:
+        self.path, self.overwrite = Path(path), overwrite
+        if self.path.suffix.lower() not in PICTURES:
+            raise UserError(
+                f"{self.path}: unsupported picture format; expected a name ending in {', '.join(PICTURES)}, since "
+                "the input is a still image"
+            )
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._temporary = stack.enter_context(atomic_path(self.path, overwrite=self.overwrite))
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, rgb: np.ndarray) -> None:
+        """Write the picture (H, W, 3), uint8 RGB."""
+        Image.fromarray(rgb).save(self._temporary, **PICTURES[self.path.suffix.lower()])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.places import REPOSITORY
 from helpers.still_files import GAZE, STILLS, picture, still_set
+from helpers.stores import TinyTeacher, build_small
 from PIL import Image
 
 from distill.data import still_fixations
@@ -21,7 +22,10 @@ from distill.errors import UserError
 from distill.evaluation.baselines import centre_prior
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.observers import evaluate_observers
+from distill.evaluation.references import score
 from distill.fixations import density_from_points
+from distill.inference.sliding_window import slide
+from distill.reports.scores import report_scores
 from distill.training.sources import share_of
 
 SPEC = ClipSpec(num_frames=4, size=(24, 40), target_frames=(1, 3), map_size=(12, 20), stride=2)
@@ -286,6 +290,25 @@ def test_evaluation_takes_other_images_as_negatives(tmp_path):
     assert all(np.isfinite(list(row.values.values())).all() for row in scores.rows)
     assert len(set(scores.recordings.values())) == 3
     assert evaluate_observers(videos, metrics=["nss"], progress=False).frames_without_fixations == 1  # one point
+
+
+def test_target_store_has_the_maps_of_stills(tmp_path):
+    still_set(tmp_path / "pets")
+    videos = find_videos("stills", tmp_path)
+    model = TinyTeacher()
+    store = build_small(tmp_path / "store", videos, model, codec="exact", views=("plain", "flipped"))
+    assert store.complete
+    for video in videos:
+        ((_, maps),) = slide(model, video, [0])
+        np.testing.assert_allclose(store.read(video.name, 0), maps[0].numpy(), atol=1e-3, rtol=0)
+
+
+def test_report_of_scores_has_pictures_but_no_curves(tmp_path):
+    videos = find_videos("stills", still_set(tmp_path / "set"))
+    results = [score("centre-prior", videos, metrics=["nss"], progress=False)]
+    page = report_scores(tmp_path / "report.html", results, videos, progress=False).read_text()
+    assert "over time" not in page
+    assert page.count("<img") >= 3
 
 
 # ---------------------------------------------------------------- reports and errors
