@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def write_prediction(
 
 def _overlay_writer(
     source: Path, out: Path, size: tuple[int, int], fps: float, *, overwrite: bool
-) -> VideoWriter | PictureWriter:
+) -> AbstractContextManager[VideoWriter | PictureWriter]:
     if is_image(source) and source.is_file():
         return PictureWriter(out, overwrite=overwrite)
     return VideoWriter(out, size, fps, overwrite=overwrite)

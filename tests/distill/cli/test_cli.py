@@ -319,7 +319,6 @@ INVALID = [
     (f"evaluate centre-prior {TEACHER} --videos 002", "selects its own videos"),
     ("predict nobody video.mp4 -o out.mp4", "nobody"),
     ("predict student/thtdnet:micro missing.mp4 -o out.mp4", "missing.mp4"),
-    (f"predict student/thtdnet:micro {SAMPLE}/video/002.AVI", "-o"),
     ("predict student/thtdnet:micro . -o out.mp4 --device cuda:99", "cuda:99"),
     (f"submit centre-prior {TEACHER} --to dhf1k -o out", "not a config"),
     ("export nobody -o out.onnx", "nobody"),
