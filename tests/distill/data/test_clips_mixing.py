@@ -121,7 +121,7 @@ def test_config_sets_sources_stride_crop_and_colour(tmp_path):
         colour={"contrast": 0.2},
     )
     assert run.data.stride == "12.5fps"
-    dataset = build_clips(run, training_sources(run.data), SPEC, None)
+    dataset = build_clips(run, training_sources(run.data), SPEC)
     assert len(dataset) == 6
     assert (dataset.crop, dataset.colour) == (Crop((0.3, 0.9), 1.2), Jitter(0, 0.2, 0))
     save_config(run, tmp_path / "run.yaml")
@@ -130,7 +130,7 @@ def test_config_sets_sources_stride_crop_and_colour(tmp_path):
 
 def test_crop_and_colour_are_off_by_default(tmp_path):
     run = config(tmp_path)
-    dataset = build_clips(run, training_sources(run.data), SPEC, None)
+    dataset = build_clips(run, training_sources(run.data), SPEC)
     assert dataset.crop is dataset.colour is None
     assert dataset.flip
 
@@ -139,7 +139,7 @@ def test_short_videos_are_counted_with_their_own_frame_rates(tmp_path, caplog):
     caplog.set_level("INFO", logger="distill")
     run = config(tmp_path)
     slow, fast = (replace(video, fps=fps) for video, fps in zip(videos("a", 2), (10.0, 60.0), strict=True))
-    build_clips(run, [ClipSource([slow, fast])], replace(SPEC, stride="10fps"), None)
+    build_clips(run, [ClipSource([slow, fast])], replace(SPEC, stride="10fps"))
     assert "1 of 2 training videos are shorter than a clip (7 frames)" in caplog.text
 
 

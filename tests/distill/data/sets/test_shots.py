@@ -220,10 +220,10 @@ def test_shots_shorter_than_a_clip_are_counted(hollywood, caplog, tmp_path):
         }
     )
     spec = ClipSpec(4, SIZE, (3,), SIZE)
-    clips = build_clips(config, training_sources(config.data), spec, None)
+    clips = build_clips(config, training_sources(config.data), spec)
     assert "2 of 4 training videos are shorter than a clip (4 frames)" in caplog.text
     assert {clips[i]["clip"].shape for i in range(8)} == {(3, 4, *SIZE)}
     assert all(clips[i]["labelled"].all() for i in range(8))
     caplog.clear()
-    build_clips(config, training_sources(config.data), replace(spec, num_frames=1, target_frames=(0,)), None)
+    build_clips(config, training_sources(config.data), replace(spec, num_frames=1, target_frames=(0,)))
     assert "shorter than a clip" not in caplog.text
