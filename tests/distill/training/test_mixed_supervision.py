@@ -10,7 +10,7 @@ import torch
 import yaml
 from helpers.model_cases import loaded
 from helpers.places import REPOSITORY
-from helpers.runs import config, losses
+from helpers.runs import config, launch, losses
 from helpers.stores import TinyTeacher, build_small
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -508,6 +508,19 @@ def test_mixed_run_does_not_depend_on_accumulation(
         assert there[1] == pytest.approx(here[1], abs=1e-5)
         assert there[2] == pytest.approx(here[2], abs=1e-5)  # each term
         assert there[4] == pytest.approx(here[4], rel=1e-4)  # the gradient's norm
+
+
+def test_mixed_run_on_two_processes_equals_one(straight: Path, teacher: str, tmp_path: Path) -> None:
+    """In most steps, one of the processes has no clip of the online teacher, and so no features for the hint."""
+    training = {"steps": 3, "batch_size": 2, "clip_norm": 1.0}
+    save_config(mixed_run(tmp_path / "run", teacher, straight.parent, training=training), tmp_path / "run.yaml")
+    launch(str(REPOSITORY / "scripts" / "distill.py"), str(tmp_path / "run.yaml"))
+    for here, there in zip(losses(straight), losses(tmp_path / "run"), strict=True):
+        assert there[1] == pytest.approx(here[1], abs=1e-5)
+        assert there[2] == pytest.approx(here[2], abs=1e-5)  # each term
+        assert there[4] == pytest.approx(here[4], rel=1e-4)  # the gradient's norm
+    counts = [[line.get("maps") for line in read_log(run / "log.jsonl")] for run in (straight, tmp_path / "run")]
+    assert counts[0] == counts[1]
 
 
 def test_run_names_each_teacher(straight: Path, teacher: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
