@@ -28,6 +28,7 @@ from distill.files import write_json
 from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
 from distill.models.device import resolve_device
+from distill.models.pretrained import DEFAULT_MODEL, pretrained_models
 from distill.models.references import load_model
 from distill.paths import path_inside
 from distill.reports.demo import (
@@ -74,7 +75,9 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     configs = [config.model_dump(mode="json", exclude={"device"}) for config in (teacher_config, student_config)]
     test_videos = scored_videos(student_config.data.test)
     logging.getLogger("distill.data").setLevel(logging.WARNING)  # each step would log the same two videos
-    steps = FinishedSteps(out / "results.json", configs)
+    shipped = {name: record for name, record in pretrained_models().items() if name == DEFAULT_MODEL}
+    files = {name: record.weights.sha256 for name, record in shipped.items()}
+    steps = FinishedSteps(out / "results.json", [*configs, files])
 
     steps.run(
         "a",
@@ -110,10 +113,14 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     )
     steps.run(
         "f",
-        "Score the student on the same frames, and measure the cost of both models.",
+        f"Score the student{''.join(f' and the pretrained {name}' for name in shipped)} on the same frames, and "
+        "measure the cost of all models.",
         lambda: {
             "scores": score_all({"student": student}, test_videos, device)["student"],
-            "costs": measure_costs({"teacher": teacher, "student": student}, device),
+            "shipped": score_all({name: name for name in shipped}, test_videos, device),
+            "costs": measure_costs(
+                {"teacher": teacher, "student": student, **{name: name for name in shipped}}, device
+            ),
         },
     )
     steps.run(
@@ -271,7 +278,7 @@ def compare_sources(config: RunConfig, folder: Path, *, steps: int = 4) -> dict[
     return losses
 
 
-def measure_costs(references: dict[str, Path], device: str) -> dict[str, dict[str, Any]]:
+def measure_costs(references: dict[str, str | Path], device: str) -> dict[str, dict[str, Any]]:
     """Benchmark models together; return label -> weights, GFLOPs and milliseconds per map."""
     measured = benchmark_models(list(references.values()), device=device, memory=False)
     print(measured)

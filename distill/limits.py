@@ -106,6 +106,9 @@ a file of 0.1 MB."""
 MAX_POINTS_BYTES = 64 * 2**20
 """Size of a fixations.json, which takes 20 times its size in memory: an hour of video with 40 observers."""
 
+MAX_VIDEO_POINTS = 10**7
+"""Fixations in the frames of one video of a table: an hour of video with 90 observers."""
+
 MAX_FOLDERS = 200_000
 """Folders below a root that is searched: 30 times Hollywood-2. Links between folders can multiply them."""
 

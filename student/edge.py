@@ -1,13 +1,14 @@
 """Run an exported student without PyTorch, with numpy, onnxruntime, and PyAV or OpenCV for videos and cameras.
 
     python edge.py student.onnx VIDEO|FOLDER|CAMERA [-o overlay.mp4] [--show] [--maps FOLDER] [--threads N]
+    python student/edge.py student/pretrained/stream-small.onnx video.mp4 -o overlay.mp4      # a pretrained student
 
     CAMERA   a number (0), a device (/dev/video0) or an address (rtsp://...). Frames that arrive while another one
              is being processed are dropped and counted. `--live` treats a file the same way.
 
 This file is self-contained: copy it to the device together with the .onnx file. In a program:
 
-    stream = Stream(EdgeModel("student.onnx", threads=2), fps=30)
+    stream = Stream(EdgeModel("stream-small.onnx", threads=2), fps=30)
     for frame in camera:              # (height, width, 3) uint8 RGB, any size
         saliency = stream(frame)      # (h, w) float32 in [0, 1] with a maximum of 1
 

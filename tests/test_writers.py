@@ -57,6 +57,7 @@ WRITERS = {
     "distill.cli.main.main": NOTHING,
     "distill.cli.models.convert_weights": GIVEN,
     "distill.cli.models.publish_weights": GIVEN,
+    "distill.data.gaze_table.import_gaze": "data: distill.data.gaze_table.import_gaze",
     "distill.data.map_files.write_map_video": GIVEN,
     "distill.data.video.guard.serve": NOTHING,
     "distill.data.video.probe_cache.ProbeCache.save": FIXED,

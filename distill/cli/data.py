@@ -1,7 +1,8 @@
-"""`saldistill data`: inspect a data set."""
+"""`saldistill data`: inspect a data set, or make one from videos and a table of fixations."""
 
 import argparse
 
+from distill.cli.options import add_output
 from distill.cli.verb import Group, Verb
 
 
@@ -33,4 +34,28 @@ CHECK = Verb(
     _run_check,
 )
 
-DATA = Group("data", "inspect a data set before using it", (CHECK,))
+
+def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", metavar="VIDEOS", help="folder of video files")
+    parser.add_argument("table", metavar="TABLE", help="CSV file of fixations")
+    add_output(parser, "DIR", "folder to write; the videos are linked")
+
+
+def _run_import(arguments: argparse.Namespace) -> None:
+    from distill.data.gaze_table import import_gaze
+
+    print(import_gaze(arguments.videos, arguments.table, arguments.out))
+
+
+IMPORT = Verb(
+    "import",
+    "make a data set from a folder of videos and a table of fixations",
+    "Write a data set (dataset: ntire) from a folder of videos and a CSV file with one fixation or gaze sample per "
+    "row: columns video, x and y (pixels of the video), start (seconds) or frame (from 1), and optionally duration "
+    "(seconds). The file may separate columns by commas, semicolons or tabs; other columns are ignored.",
+    ("saldistill data import VIDEOS fixations.csv -o data/own-gaze",),
+    _add_import_arguments,
+    _run_import,
+)
+
+DATA = Group("data", "inspect a data set before using it, or make one from your own gaze data", (CHECK, IMPORT))

@@ -13,6 +13,7 @@ from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.evaluation.metrics import METRICS
 from distill.inference.settings import InferenceSettings
+from distill.models.pretrained import pretrained_model
 from distill.models.references import load_model
 from distill.reports import page
 from distill.reports.scores import best_directions, side_by_side
@@ -25,7 +26,7 @@ DEMO_METRICS = ("auc_judd", "nss", "cc", "sim", "kldiv")
 
 def score_table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Return the headings and rows of the demo's table."""
-    scores = {**results["b"]["result"], "student": results["f"]["result"]["scores"]}
+    scores = {**results["b"]["result"], "student": results["f"]["result"]["scores"], **shipped_scores(results)}
     costs = results["f"]["result"]["costs"]
     columns = [
         "model",
@@ -42,10 +43,17 @@ def score_table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return columns, rows
 
 
+def shipped_scores(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the scores of the pretrained models by name."""
+    scores: dict[str, dict[str, float]] = results["f"]["result"].get("shipped", {})
+    return scores
+
+
 def verdict_of(results: dict[str, Any]) -> page.Verdict:
-    """Return whether teacher and student beat the centre prior."""
+    """Return whether teacher and student, which the demo trains, beat the centre prior."""
     columns, rows = score_table(results)
-    return page.judge({row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows})
+    trained = [row for row in rows if row[0] not in shipped_scores(results)]
+    return page.judge({row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in trained})
 
 
 def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, video: Video) -> str:
@@ -73,7 +81,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
             best=best_directions(DEMO_METRICS),
             caption=f"Mean over {describe_frames([video])}, none of which were used for training.",
         ),
-        examples=page.examples(example_rows(out, config, video)),
+        examples=page.examples(example_rows(out, config, video, list(shipped_scores(results)))),
         validation=describe_frames(validation),
         curves=page.learning_curves(
             {"teacher": out / "teacher", "student": out / "student"},
@@ -93,18 +101,30 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
         parity_steps=len(losses["cached"]),
         parity=max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True)),
         peak_memory=peak_memory(),
+        shipped=[describe_shipped(name) for name in shipped_scores(results)],
     )
     return str(path)
 
 
+def describe_shipped(name: str) -> str:
+    """Return a note on a pretrained model."""
+    training = pretrained_model(name).training
+    seen = "; ".join(f"{each.title} ({each.used})" for each in training.data)
+    return (
+        f"{name} is a pretrained student that comes with the project, not trained by the demo. It has seen: {seen}."
+    )
+
+
 def example_rows(
-    out: Path, config: RunConfig, video: Video, number: int = 5
+    out: Path, config: RunConfig, video: Video, shipped: list[str], number: int = 5
 ) -> list[tuple[str, list[page.Picture]]]:
-    """Return labelled rows of pictures: a frame with fixations, overlays of ground truth, teacher and student."""
+    """Return labelled rows of pictures: a frame with fixations, overlays of ground truth, and of each model."""
     frames = [video.frames[i] for i in np.linspace(0, len(video.frames) - 1, number + 2).astype(int)[1:-1]]
-    models = (load_model(out / name) for name in ("teacher", "student"))
-    sources = [model_maps(model.network, InferenceSettings(stride=config.data.stride)) for model in models]
-    captions = ("frame and fixations", "ground truth", "teacher", "student")
+    trained = [load_model(out / name) for name in ("teacher", "student")]
+    sources = [model_maps(model.network, InferenceSettings(stride=config.data.stride)) for model in trained]
+    for model in map(load_model, shipped):
+        sources.append(model_maps(model.network, InferenceSettings(stride=model.stride)))
+    captions = ("frame and fixations", "ground truth", "teacher", "student", *shipped)
     return [
         (f"frame {frame + 1}", list(zip(pictures, captions, strict=True)))
         for frame, pictures in side_by_side(video, frames, sources, side=400)

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.places import REPOSITORY
+from helpers.pretrained_models import make_pretrained, placeholder
 
 from distill import demo
 from distill.errors import UserError
+from distill.models import pretrained
 from distill.reports.demo import format_duration, score_table, text_table, verdict_of
 
 
@@ -120,6 +122,17 @@ def test_table_has_scores_and_cost_of_every_model(tmp_path: Path) -> None:
     assert "models on cpu" in summary["machine"]
 
 
+def test_pretrained_model_has_a_row_and_no_part_in_the_verdict() -> None:
+    found = results(0.4)
+    scores = {"auc_judd": 0.8, "nss": 0.5, "cc": 0.1, "sim": 0.1, "kldiv": 2.0}
+    found["f"]["result"]["shipped"] = {"stream-small": scores}
+    found["f"]["result"]["costs"]["stream-small"] = {"weights": 3_000_000, "gflops": 1.0, "milliseconds": 7.0}
+    _, rows = score_table(found)
+    assert rows[3] == ["stream-small", 0.8, 0.5, 0.1, 0.1, 2.0, 3.0, 1.0, 7.0]
+    assert verdict_of(found).good
+    assert "stream-small" not in verdict_of(found).sentence
+
+
 @pytest.mark.parametrize(("student_cc", "good"), [(0.4, True), (0.2, False)])
 def test_verdict_follows_the_scores(student_cc: float, good: bool) -> None:
     assert verdict_of(results(student_cc)).good is good
@@ -157,13 +170,16 @@ def test_demo_with_tiny_models_runs_once_and_then_skips_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
+    folder = make_pretrained(tmp_path / "pretrained", {"stream-small": placeholder()})
+    monkeypatch.setattr(pretrained, "pretrained_folder", lambda: folder)
     monkeypatch.setattr(demo, "TEACHER", tiny(demo.TEACHER, tmp_path / "teacher.yaml"))
     monkeypatch.setattr(demo, "STUDENT", tiny(demo.STUDENT, tmp_path / "student.yaml"))
     out = tmp_path / "demo"
     page = demo.run_demo(out, device="cpu")
     text = page.read_text()
     assert "Warning" in text  # four steps are not enough to learn anything
-    models = ["centre prior", "teacher", "student"]
+    models = ["centre prior", "teacher", "student", "stream-small"]
+    assert "stream-small is a pretrained student" in text
     assert all(f'<th scope="row">{name}</th>' in text for name in models)
     assert [row[0] for row in json.loads((out / "demo.json").read_text())["rows"]] == models
     losses = json.loads((out / "results.json").read_text())["steps"]["e"]["result"]

@@ -63,6 +63,9 @@ def opened(page: Path, browser: Chromium) -> Iterator[Chromium]:
         browser.open("about:blank#done")
 
 
+DEFAULT_PAGE_MODEL = ROOT / "student" / "pretrained" / "stream-small.onnx"
+
+
 def build(*arguments: Path) -> "subprocess.CompletedProcess[str]":
     command = [str(ROOT / "scripts" / "build_browser_page"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -428,7 +431,9 @@ def test_is_due_keeps_training_stride(stride: int | str, fps: int, taken: list[i
 def test_build_script_invalid_input_is_rejected(page: Path, step_file: Path, tmp_path: Path) -> None:
     (tmp_path / "words.onnx").write_text("no model")
     for arguments, said in (
-        ((step_file,), "expected two arguments"),
+        ((), "expected the folder to create, or"),
+        ((step_file,), "is a model, and the folder to create is missing"),
+        ((page,), "already exists" if DEFAULT_PAGE_MODEL.exists() else "stream-small.onnx: no such file"),
         ((tmp_path / "none.onnx", tmp_path / "new"), "no such file"),
         ((tmp_path / "words.onnx", tmp_path / "new"), "not an ONNX file"),
         ((step_file, page), "already exists"),

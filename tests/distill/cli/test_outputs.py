@@ -27,6 +27,7 @@ COMMANDS = {
     "predict to maps": (f"predict {MODEL} video.mp4 --device cpu --maps {{out}}", "out"),
     "cache export": ("cache export store -o {out}", "out"),
     "cache export of videos": ("cache export store --as video8 -o {out}", "out"),
+    "data import": ("data import videos fixations.csv -o {out}", "out"),
     "cache import": ("cache import store maps -o {out}", "out"),
     "models --convert": (f"models {MODEL} --convert plain.safetensors {{out}}", "out.safetensors"),
     "models --to-published": ("models teacher/salfom:micro --to-published teacher.safetensors {out}", "out.pth"),
@@ -49,6 +50,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, frames in (("video.mp4", 6), ("long.mp4", 64)):
         with VideoWriter(folder / name, (36, 48), 25.0) as writer:
             writer.write(random.integers(0, 256, (frames, 36, 48, 3), dtype=np.uint8))
+    (folder / "videos").mkdir()
+    (folder / "videos" / "a.mp4").write_bytes((folder / "video.mp4").read_bytes())
+    (folder / "fixations.csv").write_text("video,x,y,frame\na,10,10,1\n")
     with TargetStore.create(folder / "store", **{**ARGUMENTS, "videos": {"a": range(10), "b": range(6)}}) as store:
         fill(store)
     export_maps(folder / "store", folder / "maps", progress=False)
