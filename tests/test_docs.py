@@ -12,12 +12,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from helpers.places import REPOSITORY
+from helpers.pretrained_models import make_pretrained, placeholder
 
 from distill.cli.main import main, parse
+from distill.data.video.writer import VideoWriter
 from distill.experiment import Experiment
+from distill.models import pretrained
 from distill.training.config import DataSection, LossSection, RunConfig
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -95,6 +99,7 @@ def test_generated_blocks_are_up_to_date() -> None:
 
 SMALL = {
     "train": ["model.variant=micro", "training.steps=2", "data.workers=0", "data.validation.0.every=30"],
+    "fine-tune": ["training.steps=2", "training.batch_size=2", "training.validate_every=2", "data.workers=0"],
     "build": ["data.train.0.frames=[1,40]", "data.train.1.frames=[361,400]", "data.train.2.frames=[1,40]"],
 }
 
@@ -104,6 +109,8 @@ def small(words: list[str]) -> list[str]:
     verb = words[1]
     if verb == "cache" and words[2] == "build":
         return [*words, *SMALL["build"]]
+    if "configs/student/finetune_own_gaze.yaml" in words and verb == "train":
+        return [*words, *SMALL["fine-tune"]]
     if verb in ("train", "distill"):
         extra = SMALL["train"] + (SMALL["build"] if "configs/distill" in words[2] else [])
         return [*words[:3], *extra, *[word for word in words[3:] if "training.steps" not in word]]
@@ -119,12 +126,40 @@ DEMO = [
 ]
 
 
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: links to a clone, and the user's videos with a table of fixations.
+
+    If no pretrained model is shipped yet, untrained ones of a small size are in its place.
+    """
+    for name in ("configs", "tests"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "student").mkdir()
+    for path in (REPOSITORY / "student").iterdir():
+        (tmp_path / "student" / path.name).symlink_to(path)
+    if not {"stream-small", "stream-nano"} <= pretrained.pretrained_models().keys():
+        model = placeholder("small", size=(64, 96), num_frames=2)
+        folder = tmp_path / "student" / "pretrained"
+        folder.unlink()
+        make_pretrained(folder, {"stream-small": model, "stream-nano": model}, onnx_too=True)
+        monkeypatch.setattr(pretrained, "pretrained_folder", lambda: folder)
+    rows = ["video,observer,x,y,start,duration"]
+    random = np.random.default_rng(0)
+    (tmp_path / "my_videos").mkdir()
+    for name in ("one", "two", "three", "four", "five"):
+        with VideoWriter(tmp_path / "my_videos" / f"{name}.mp4", (64, 96), 25.0) as writer:
+            writer.write(random.integers(0, 256, (60, 64, 96, 3), dtype=np.uint8))
+        rows += [
+            f"{name},p{o},{x},{y},{o / 10},2" for o, (x, y) in enumerate(random.integers((90, 60), size=(4, 2)))
+        ]
+    (tmp_path / "fixations.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.stem)
-def test_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("configs", "tests", "student"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    monkeypatch.chdir(tmp_path)
+def test_commands_of_a_page_run_in_order(page: Path, clone: Path) -> None:
     for words in commands(page, "sh"):
         for each in [line.split() for line in DEMO] if words[1:] == ["demo"] else [words]:
             if each[0] == "saldistill":
@@ -133,3 +168,19 @@ def test_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch
                 assert each[0] == "python"
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 subprocess.run([sys.executable, *each[1:]], check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "import distill\n" in page.read_text()], ids=lambda p: p.stem
+)
+def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = placeholder()
+    folder = make_pretrained(tmp_path / "pretrained", {"stream-small": model})
+    monkeypatch.setattr(pretrained, "pretrained_folder", lambda: folder)
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(tmp_path / "video.mp4", (64, 96), 25.0) as writer:
+        writer.write(np.zeros((3, 64, 96, 3), np.uint8))
+    for block in blocks(page, "python"):
+        names: dict[str, object] = {}
+        exec(block, names)
+        assert np.shape(names["maps"]) == (3, 16, 24)
