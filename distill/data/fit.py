@@ -108,8 +108,12 @@ def unfit(log_saliency: Tensor, boxes: Tensor) -> Tensor:
 
 
 def unfit_features(features: Tensor, boxes: Tensor) -> Tensor:
-    """Return features (B, C, [t,] h, w) of inputs as features of the whole frames; beyond the input, its border."""
+    """Return features (B, C, [t,] h, w) of inputs as features of the whole frames; beyond the input, its border.
+
+    Half precision becomes float32, because it would move the boxes.
+    """
     planes = features.flatten(1, -3)  # (B, C * t, h, w)
+    planes = planes.float() if planes.dtype in (torch.float16, torch.bfloat16) else planes
     return crop_values(planes, boxes).reshape(features.shape)
 
 

@@ -138,6 +138,30 @@ def test_node_maps_equal_runner(step_file: Path, page: Path, tmp_path: Path) -> 
     assert np.abs(maps - edge_maps(step_file, frames)).max() < 1e-4
 
 
+@pytest.mark.parametrize("fit", edge.FITS)
+def test_page_places_frames_like_runner(browser: Chromium, fit: str) -> None:
+    """A canvas plays the video; sizes at which the picture is not resampled."""
+    size = {"stretch": (160, 96), "letterbox": (160, 224), "crop": (96, 96)}[fit]
+    picture = np.random.default_rng(0).integers(0, 256, (160, 96, 4), dtype=np.uint8)
+    picture[..., 3] = 255
+    with serve(SOURCES) as address:
+        browser.open(address)
+        placed = browser.run(f"""(async () => {{
+            const {{ Frames }} = await import("./frames.js");
+            const picture = document.createElement("canvas");
+            [picture.width, picture.height, picture.videoWidth, picture.videoHeight] = [96, 160, 96, 160];
+            const pixels = Uint8ClampedArray.from({json.dumps(picture.ravel().tolist())});
+            picture.getContext("2d").putImageData(new ImageData(pixels, 96, 160), 0, 0);
+            const frames = new Frames(picture, {{}});
+            const grab = () => Array.from(frames.grab({{ width: {size[1]}, height: {size[0]}, fit: "{fit}" }}));
+            grab();
+            return grab();
+        }})()""")
+        browser.open("about:blank#done")
+    found = np.reshape(placed, (*size, 4))[..., :3]
+    np.testing.assert_array_equal(found, edge.place(picture[..., :3], size))
+
+
 def opacity(browser: Chromium) -> np.ndarray:
     """Return the opacity of the overlay, (16, 24) in [0, 1]."""
     rgba = browser.run("[...overlay.getContext('2d').getImageData(0, 0, 24, 16).data]")
@@ -308,7 +332,7 @@ def test_read_metadata_of_wrong_types_is_one_sentence(step_file: Path) -> None:
         {"type": 1},
         float("nan"),
     )
-    optional = ("notes", "model", "weights", "precision", "licence")
+    optional = ("notes", "model", "weights", "precision", "licence", "fit")
     required = ("format", "mode", "size", "map_size", "input", "output", "state", "reach")
     cases = [(key, value) for key in (*required, *optional) for value in wrong]
     cases += [("state", [{**said["state"][0], "shape": value}]) for value in wrong]

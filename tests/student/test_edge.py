@@ -152,7 +152,7 @@ def test_edge_model_inconsistent_metadata_is_rejected(tmp_path: Path, exported: 
 
 WRONG = (None, True, -1, 0, 1.5, 10**30, "5", "", [], {}, [1], [True, True], [[1], [2]], {"type": 1}, float("nan"))
 REQUIRED = ("format", "mode", "frames", "size", "map_size", "target_frames", "input", "output", "state", "reach")
-OPTIONAL = ("notes", "precision", "weights", "gflops_per_map")
+OPTIONAL = ("notes", "precision", "weights", "gflops_per_map", "fit")
 
 
 @pytest.mark.parametrize("key", [*REQUIRED, *OPTIONAL, "notes.stride", "state.shape", "state.input"])

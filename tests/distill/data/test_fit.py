@@ -183,7 +183,11 @@ def test_unfit_of_extreme_and_broken_maps() -> None:
 def test_unfit_features_keeps_their_shape() -> None:
     box = torch.tensor([fit_box("letterbox", (160, 96), SIZE)]).expand(2, 4)
     for shape in ((2, 3, 9, 16), (2, 3, 5, 9, 16)):
-        assert unfit_features(torch.randn(shape), box).shape == shape
+        features = torch.randn(shape)
+        found = unfit_features(features, box)
+        assert found.shape == shape
+        half = unfit_features(features.bfloat16(), box)
+        torch.testing.assert_close(half, unfit_features(features.bfloat16().float(), box), atol=0, rtol=0)
 
 
 # ---------------------------------------------------------------- reading
