@@ -1,4 +1,7 @@
-"""Fixations in MATLAB's cells and structures, as sets of still images publish them; version 5 files only."""
+"""Fixations in MATLAB's cells and structures, as sets of still images publish them; version 5 files only.
+
+SciPy crashes on some damaged cells, so it reads them in a guarded subprocess.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -9,6 +12,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from distill.data.annotation import MAT, as_pixels, check_expansion, mat_version
+from distill.data.video.guard import call_guarded
 from distill.errors import UserError, reading
 from distill.limits import MAX_POINTS_BYTES, check_limit
 from distill.paths import require_file
@@ -60,6 +64,12 @@ def _changed(path: Path) -> int:
 
 @lru_cache(maxsize=CACHED_SETS)
 def _read_cells(path: Path, _changed: int) -> Mapping[str, np.ndarray]:
+    _check_file(path)
+    return call_guarded(path, MAT, parse_cells, path)
+
+
+def parse_cells(path: Path) -> Mapping[str, np.ndarray]:
+    """Read a file in this process; see `read_cells`."""
     points: dict[str, np.ndarray] = {}
     for image in _elements(_load(path, "fixations", EXPECTED_CELLS)):
         name = getattr(image, "img", None)
@@ -87,6 +97,12 @@ def _of_subjects(path: Path, image: str, subjects: Any) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=CACHED_IMAGES)
 def _read_gaze(path: Path, _changed: int) -> np.ndarray:
+    _check_file(path)
+    return call_guarded(path, MAT, parse_gaze, path)
+
+
+def parse_gaze(path: Path) -> np.ndarray:
+    """Read a file in this process; see `read_gaze`."""
     parts = [np.zeros((0, 2), dtype=np.int32)]
     for observer in _elements(_load(path, "gaze", EXPECTED_GAZE)):
         if not hasattr(observer, "fixations"):
@@ -98,13 +114,18 @@ def _read_gaze(path: Path, _changed: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _load(path: Path, name: str, expected: str) -> Any:
-    """Return a variable, with structures as objects and arrays without sides of length 1."""
+def _check_file(path: Path) -> None:
+    """Check the size and version of a file."""
     with reading(path, MAT):
         check_limit(path.stat().st_size, MAX_POINTS_BYTES, f"{path}: bytes")
         if mat_version(path) == "7.3":
             raise UserError(f"{path}: is a MATLAB 7.3 file; expected version 5; save it again with `save -v7`")
         check_expansion(path)
+
+
+def _load(path: Path, name: str, expected: str) -> Any:
+    """Return a variable, with structures as objects and arrays without sides of length 1."""
+    with reading(path, MAT):
         variables = loadmat(path, variable_names=[name], squeeze_me=True, struct_as_record=False)
     if name not in variables:
         raise UserError(f"{path}: has no variable {name}; expected {expected}; it may be of another data set")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from distill.data.clips import Video
 from distill.data.fit import read_placed
 from distill.data.sets.find import find_videos
+from distill.data.video.names import is_image
 from distill.data.video.open import open_size, open_video
 from distill.errors import UserError
 from distill.evaluation import metrics
@@ -66,7 +67,7 @@ def read_calibration_clips(
 
     Args:
         where: `DATASET:ROOT`, a CONFIG.yaml (its training videos), a video file, a folder of images, or a folder of
-            videos.
+            videos. Still images are used only if there is no video; a clip then repeats one image.
         model: the model to calibrate. In clip mode, a clip is one input.
         frames: total number of frames; fewer if the videos are shorter.
         split: split of the data set.
@@ -118,8 +119,13 @@ def _places(
     videos: Sequence[Video], length: int, stride: int | str, asked: int
 ) -> Iterator[tuple[Video, tuple[int, ...]]]:
     """Yield (video, frames) of each clip: one per video, then a second one per video, and so on."""
+    moving = [video for video in videos if not is_image(video.path)]
+    videos = moving or videos
     if len(videos) > asked:
         videos = [videos[index] for index in np.linspace(0, len(videos) - 1, asked).round().astype(int)]
+    if not moving:
+        yield from ((video, (0,) * length) for video in videos)
+        return
     rows = [offsets(length, step_of(stride, video.fps)) for video in videos]
     spans = [1 - row[0] for row in rows]
     room = [len(_used(video)) // span for video, span in zip(videos, spans, strict=True)]

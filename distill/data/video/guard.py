@@ -16,12 +16,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distill.errors import UserError
+
+T = TypeVar("T")
 
 TIMEOUT = 60.0
 """Seconds without a heartbeat after which a call is killed; decoders take less than a second per frame."""
@@ -101,6 +103,30 @@ def guarded(
                 key.data[1].kill()
             for process in filter(None, idle):
                 _keep_spare(process)
+
+
+def call_guarded(path: Path, what: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Return the result of a call in a subprocess that may crash; in a guarded subprocess, call it directly.
+
+    Args:
+        path: the file that it reads, for messages.
+        what: the file's format, with its article.
+        function: as for `guarded`.
+        arguments: its arguments.
+
+    Raises:
+        UserError: that the call raised, or because it did not return.
+    """
+    if _timeout:
+        return function(*arguments)
+    with closing(guarded([(function, arguments)])) as done:
+        ((_, result),) = done
+    if isinstance(result, CallFailure):
+        raise UserError(f"{path}: cannot be read as {what} (the reader {result.how}); it may be damaged")
+    if isinstance(result, UserError):
+        raise result
+    returned: T = result
+    return returned
 
 
 def cores() -> int:

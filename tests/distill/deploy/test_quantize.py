@@ -10,11 +10,14 @@ import onnxruntime
 import pytest
 from helpers.model_cases import loaded
 from helpers.quantized_files import SPOILT, ClipModel, draw_clips, spoil, stream, write
+from helpers.still_files import picture
 from onnx import TensorProto, helper
 from PIL import Image
 
 from distill.benchmark.precisions import compare_precisions
 from distill.cli.main import main
+from distill.data.sets.find import find_videos
+from distill.deploy import calibration
 from distill.deploy import quantize as module
 from distill.deploy.calibration import agreement, predict_maps, read_calibration_clips, run_calls
 from distill.deploy.int8 import LAYERS, Int8Graph, between
@@ -245,6 +248,17 @@ def test_calibration_clips_have_training_stride(files: dict[str, Path], pictures
     model.edge.reach = 16
     found = read_calibration_clips(pictures, model, frames=32, progress=False)
     assert np.diff(found.held_out[0][:, 0, 0, 0]).tolist() == [0, 1] * 7 + [0]
+
+
+def test_stills_calibrate_only_without_videos(files: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
+    model = load_onnx(files["fp32"])
+    stills = [picture(tmp_path / f"stills/{number}.png", (40 + number, 60)) for number in range(9)]
+    found = read_calibration_clips(f"images:{tmp_path / 'stills'}", model, frames=64, progress=False)
+    assert found.counts == (48, 16)
+    assert all(bool((clip == clip[:1]).all()) for clip in (*found.calibration, *found.held_out))
+    videos = [*find_videos("images", tmp_path / "stills"), *find_videos("folder", pictures)]
+    chosen = {video.name for video, _ in calibration._places(videos, 16, 1, 4)}
+    assert (len(videos), chosen) == (len(stills) + 2, {"long", "short"})
 
 
 def test_quantize_interrupted_leaves_no_file(

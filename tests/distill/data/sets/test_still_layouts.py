@@ -188,9 +188,8 @@ def test_files_of_single_images_are_read_once_and_checks_are_cached(tmp_path, mo
     root = salicon(tmp_path)
     check(root, progress=False)
     reads = []
-    monkeypatch.setattr(
-        mat_cells, "loadmat", lambda path, **options: reads.append(path) or loadmat(path, **options)
-    )
+    call = mat_cells.call_guarded
+    monkeypatch.setattr(mat_cells, "call_guarded", lambda path, *rest: reads.append(path) or call(path, *rest))
     check(root, progress=False)
     assert not reads
     video = find_videos("stills", root, split="validation")[0]
@@ -312,3 +311,25 @@ def test_each_layout_has_a_reader_that_takes_no_other(tmp_path):
         assert sum(has(root) for has in still_layouts.READERS) == 1
     assert sum(has(cat2000(tmp_path / "d") / "trainSet") for has in still_layouts.READERS) == 1
     assert not any(has(tmp_path) for has in still_layouts.READERS)
+
+
+@pytest.mark.parametrize("write", [nus_vip, salicon, cat2000, still_set])
+def test_damaged_bytes_end_in_one_sentence_or_are_harmless(tmp_path, write):
+    root = write(tmp_path / "set")
+    (path,) = [
+        p for p in sorted(root.rglob("*")) if p.name in ("fixations.mat", "fixations.json") or p.name == "c.mat"
+    ]
+    intact, random = path.read_bytes(), np.random.default_rng(0)
+    for attempt in range(40):
+        content = bytearray(intact[: random.integers(len(intact))] if attempt % 3 == 0 else intact)
+        for place in random.integers(0, max(1, len(content)), 4):
+            content[place : place + 1] = bytes([random.integers(256)])
+        path.write_bytes(content)
+        messages = []
+        try:
+            for video in find_videos("stills", root):
+                if video.truth is not None:
+                    video.truth.points(0)
+        except UserError as error:
+            messages.append(str(error))
+        assert not any("\n" in message for message in messages)

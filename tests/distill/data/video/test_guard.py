@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from distill.data.video import guard
-from distill.data.video.guard import CallFailure, guarded
+from distill.data.video.guard import CallFailure, call_guarded, guarded
+from distill.data.video.open import open_video
 from distill.errors import UserError
 
 HOLD_THE_GIL = "__import__('ctypes').PyDLL(None).sleep(60)"
@@ -159,3 +160,16 @@ def test_ctrl_c_ends_all_processes(tmp_path):
 def test_large_arguments_and_results_survive_pickling():
     payload = {"path": Path("a b"), "numbers": list(range(50_000))}
     assert results((pickle.loads, (pickle.dumps(payload),))) == [payload]
+
+
+def test_call_guarded_returns_results_and_turns_crashes_into_one_sentence(tmp_path):
+    path = tmp_path / "a.mat"
+    assert call_guarded(path, "a MATLAB file", abs, -3) == 3
+    with pytest.raises(
+        UserError, match=r"a\.mat: cannot be read as a MATLAB file \(the reader crashed \(.*\)\); it may"
+    ):
+        call_guarded(path, "a MATLAB file", os.abort)
+    with pytest.raises(UserError, match=r"the reader failed \(ValueError: .*\)"):
+        call_guarded(path, "a MATLAB file", int, "x")
+    with pytest.raises(UserError, match=r"gone: no such video"):
+        call_guarded(path, "a MATLAB file", open_video, tmp_path / "gone")
