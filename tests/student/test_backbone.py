@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.models.published_weights import load_published_weights
 from student import backbone, stream
-from student.backbone import create_encoder, scales_of
+from student.backbone import create_encoder, load_classifier, scales_of
 from student.stream import VARIANTS, Model
 
 load = partial(load_published_weights, stream)
@@ -180,6 +180,39 @@ def test_unsupported_backbones_raise() -> None:
     assert scales_of(encoder, "", 3, finest=4) == ([64, 48, 32], [32, 16, 8])
     with pytest.raises(ValueError, match=r"5 widths for its 4 scales of strides \[4, 8, 16, 32\]"):
         scales_of(encoder, "test_efficientnet", 5, finest=4)
+
+
+def test_first_stages_give_the_whole_backbones_scales_and_a_coarser_one() -> None:
+    whole = classifier("tf_efficientnet_lite0")
+    encoder = create_encoder("tf_efficientnet_lite0", stages=4).eval()
+    report = load_classifier(encoder, "tf_efficientnet_lite0", whole.state_dict())
+    assert "dropped blocks.4, blocks.5, blocks.6, conv_head, bn2, classifier" in report
+    channels, strides = scales_of(encoder, "tf_efficientnet_lite0", 4, finest=4)
+    assert (channels, strides) == ([80, 80, 40, 24], [32, 16, 8, 4])
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        scales = encoder(images)
+        x = whole.bn1(whole.conv_stem(images))
+        stages = [x := stage(x) for stage in whole.blocks[:4]]
+    for found, wanted in zip(scales, stages, strict=False):
+        torch.testing.assert_close(found, wanted)
+    assert [tuple(scale.shape[1:]) for scale in scales[1:]] == [(24, 16, 24), (40, 8, 12), (80, 4, 6), (80, 2, 3)]
+
+
+def test_first_stages_keep_their_own_weights_in_the_model(tmp_path: Path) -> None:
+    source, target = (micro(seed, stages=3) for seed in (1, 2))
+    torch.save(source.state_dict(), tmp_path / "own.pth")
+    load(target, tmp_path / "own.pth")
+    clip = torch.rand(1, 3, 5, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(target(clip), source(clip))
+    assert target.encoder_layers[-2:] == ("encoder.context.0", "encoder.context.1")
+
+
+@pytest.mark.parametrize(("name", "stages"), [("test_resnet", 2), ("test_efficientnet", 1), ("test_efficientnet", 9)])
+def test_stages_that_a_backbone_lacks_raise(name: str, stages: int) -> None:
+    with pytest.raises(ValueError, match=f"stages {stages} of backbone '{name}': expected 0 for all, or 2 or more"):
+        create_encoder(name, stages=stages)
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "test_resnet"])
