@@ -209,7 +209,9 @@ def test_first_stages_keep_their_own_weights_in_the_model(tmp_path: Path) -> Non
     assert target.encoder_layers[-2:] == ("encoder.context.0", "encoder.context.1")
 
 
-@pytest.mark.parametrize(("name", "stages"), [("test_resnet", 2), ("test_efficientnet", 1), ("test_efficientnet", 9)])
+@pytest.mark.parametrize(
+    ("name", "stages"), [("test_resnet", 2), ("test_efficientnet", 1), ("test_efficientnet", 9)]
+)
 def test_stages_that_a_backbone_lacks_raise(name: str, stages: int) -> None:
     with pytest.raises(ValueError, match=f"stages {stages} of backbone '{name}': expected 0 for all, or 2 or more"):
         create_encoder(name, stages=stages)
