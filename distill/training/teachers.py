@@ -339,7 +339,10 @@ class CachedTeacher:
         Raises:
             UserError: it has none; the error names some videos of both.
         """
-        if self.coverage(videos)[0] == 0:
+        plan = self.store.plan
+        if not any(
+            plan.locate(video.name, frame, "plain") is not None for video in videos for frame in self.targets(video)
+        ):
             raise UserError(
                 f"{self.store.path}: the target store covers none of the {len(videos)} training videos "
                 f"({first_few(video.name for video in videos)}); it has {first_few(self.store.plan.videos)}; run "
