@@ -49,7 +49,7 @@ from distill.targets.build import build
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore, first_few
 from distill.training import config_errors
-from distill.training.config import RunConfig, load_config
+from distill.training.config import RunConfig, ScoredSource, load_config
 from distill.training.config_errors import Pair, PathText, Section, Seed, quoted
 from distill.training.sources import scored_videos, taught_sources, training_sources, training_videos
 from distill.training.teacher_section import TeacherSection
@@ -239,16 +239,27 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
 
 
 def common_test_sets(experiment: Experiment, configs: Mapping[str, RunConfig]) -> dict[str, list[Video]]:
-    """Return the test videos by the name of their source, which must be the same for all arms."""
-    tests = [config.data.test for config in configs.values()]
-    if any(test != tests[0] for test in tests) or not tests[0]:
-        raise UserError("arms: expected the same non-empty data.test in all configs; edit the run configs")
-    videos = [scored_videos([source]) for source in tests[0]]
-    merged = iter(same_scene([video for part in videos for video in part], experiment.scenes))
-    sets: dict[str, list[Video]] = {}
-    for source, part in zip(tests[0], videos, strict=True):
-        sets.setdefault(source.label, []).extend(islice(merged, len(part)))
-    return sets
+    """Return the test sets of all arms, by the name of their sources; every arm is scored on all of them.
+
+    Raises:
+        UserError: there is none, or two configs have different ones of the same name.
+    """
+    sets: dict[str, list[ScoredSource]] = {}
+    for name, config in configs.items():
+        own: dict[str, list[ScoredSource]] = {}
+        for source in config.data.test:
+            own.setdefault(source.label, []).append(source)
+        for label, sources in own.items():
+            if sets.setdefault(label, sources) != sources:
+                raise UserError(
+                    f"arms.{name}: the sources of data.test called '{label}' differ from those of other arms; make "
+                    "them equal, or give them another name"
+                )
+    if not sets:
+        raise UserError("arms: expected a config with data.test, the videos to score on; add it")
+    found = {label: scored_videos(sources) for label, sources in sets.items()}
+    merged = iter(same_scene([video for videos in found.values() for video in videos], experiment.scenes))
+    return {label: list(islice(merged, len(videos))) for label, videos in found.items()}
 
 
 def require_done(experiment: Experiment, arm: str, seed: int, role: str) -> Path:

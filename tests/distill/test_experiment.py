@@ -13,7 +13,7 @@ from helpers.video_files import write_grey
 
 from distill.errors import UserError
 from distill.evaluation.scores import Row, Scores, compare_scores, mean_scores
-from distill.experiment import load_experiment, markdown, run_experiment, tables
+from distill.experiment import common_test_sets, load_experiment, markdown, run_experiment, tables
 from distill.models.references import load_model
 from distill.targets.store import TargetStore
 from distill.training.config import load_config
@@ -177,6 +177,23 @@ def test_test_sets_are_scored_and_compared_separately(experiment: Path, tmp_path
     assert (tmp_path / "out/scores/stills/beside/centre-prior/scores.json").is_file()
 
 
+def test_stage_without_test_sets_is_scored_on_those_of_the_others(experiment: Path, tmp_path: Path) -> None:
+    found = load_experiment(experiment)
+    configs = {name: found.run_config(name, 0, "cpu") for name in found.arms}
+    stage = configs["truth"].model_copy(update={"data": configs["truth"].data.model_copy(update={"test": []})})
+    [(name, videos)] = common_test_sets(found, {**configs, "truth": stage}).items()
+    assert (name, [video.name for video in videos]) == ("synthetic", ["blob1", "blob2"])
+    [source] = configs["both"].data.test
+    other = source.model_copy(update={"every": 2})
+    changed = stage.model_copy(update={"data": stage.data.model_copy(update={"test": [other]})})
+    with pytest.raises(
+        UserError, match=r"arms\.both: the sources of data\.test called 'synthetic' differ from those"
+    ):
+        common_test_sets(found, {**configs, "truth": changed})
+    with pytest.raises(UserError, match=r"expected a config with data\.test"):
+        common_test_sets(found, {"truth": stage})
+
+
 def test_arm_reads_several_stores_by_the_names_of_its_teachers(experiment: Path, tmp_path: Path) -> None:
     path = tmp_path / "both.yaml"
     values = yaml.safe_load(path.read_text())
@@ -229,11 +246,12 @@ def test_shipped_experiment_matches_its_configs(path: Path) -> None:
     assert f"python scripts/experiment.py configs/experiments/{path.name}" in path.read_text()
     runs = {name: load_config(REPOSITORY / arm.config) for name, arm in experiment.arms.items()}
     assert all((runs[name].teacher is None) == (arm.teacher is None) for name, arm in experiment.arms.items())
-    first, *others = runs.values()
-    assert first.data.test
-    for run in others:
-        assert run.data.test == first.data.test
-    for one, other in experiment.compare:  # the same budget
+    tests = {source.label: source for run in runs.values() for source in run.data.test}
+    assert tests
+    assert all(source == tests[source.label] for run in runs.values() for source in run.data.test)
+    for one, other in experiment.compare:  # the same budget, unless they are stages of one recipe
+        if experiment.arms[other].after == one:
+            continue
         assert runs[one].training == runs[other].training
         assert runs[one].model == runs[other].model
 
