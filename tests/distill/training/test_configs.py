@@ -19,7 +19,9 @@ from distill.training.train import train
 
 FOLDER = REPOSITORY / "configs"
 
-CONFIGS = sorted(path for kind in ("teacher", "student", "distill") for path in (FOLDER / kind).rglob("*.yaml"))
+KINDS = ("teacher", "student", "distill", "pretrained")
+
+CONFIGS = sorted(path for kind in KINDS for path in (FOLDER / kind).rglob("*.yaml"))
 
 RUNS: dict[str, Path] = {}
 """Finished runs by resolved config: configs that differ in data only are one run on generated videos."""
@@ -63,7 +65,7 @@ def tiny(config: RunConfig, folder: Path) -> RunConfig:
 @each_config
 def test_head_has_requirements_and_command(path: Path) -> None:
     head = head_of(path)
-    assert f"saldistill {'distill' if path.is_relative_to(FOLDER / 'distill') else 'train'} configs/" in head
+    assert f"saldistill {'distill' if load_config(path).teacher else 'train'} configs/" in head
     assert str(path.relative_to(REPOSITORY)) in head
     assert [] in runs_of(path)
     assert "What must exist" in head
