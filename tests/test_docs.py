@@ -126,23 +126,24 @@ DEMO = [
 ]
 
 
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: links to a clone, and the user's videos with a table of fixations.
+@pytest.fixture(scope="module")
+def pretrained_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pretrained models; if none is shipped yet, of untrained ones of a small size."""
+    if {"stream-small", "stream-nano"} <= pretrained.pretrained_models().keys():
+        return pretrained.pretrained_folder()
+    model, folder = placeholder("small", size=(64, 96), num_frames=2), tmp_path_factory.mktemp("pretrained")
+    return make_pretrained(folder, {"stream-small": model, "stream-nano": model}, onnx_too=True)
 
-    If no pretrained model is shipped yet, untrained ones of a small size are in its place.
-    """
+
+@pytest.fixture
+def clone(tmp_path: Path, pretrained_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: links to a clone, and the user's videos with a table of fixations."""
     for name in ("configs", "tests"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "student").mkdir()
     for path in (REPOSITORY / "student").iterdir():
-        (tmp_path / "student" / path.name).symlink_to(path)
-    if not {"stream-small", "stream-nano"} <= pretrained.pretrained_models().keys():
-        model = placeholder("small", size=(64, 96), num_frames=2)
-        folder = tmp_path / "student" / "pretrained"
-        folder.unlink()
-        make_pretrained(folder, {"stream-small": model, "stream-nano": model}, onnx_too=True)
-        monkeypatch.setattr(pretrained, "pretrained_folder", lambda: folder)
+        (tmp_path / "student" / path.name).symlink_to(pretrained_files if path.name == "pretrained" else path)
+    monkeypatch.setattr(pretrained, "pretrained_folder", lambda: pretrained_files)
     rows = ["video,observer,x,y,start,duration"]
     random = np.random.default_rng(0)
     (tmp_path / "my_videos").mkdir()

@@ -72,12 +72,15 @@ def record_of(model: LoadedModel, weights: Path, onnx: Path) -> dict[str, Any]:
 def make_pretrained(folder: Path, models: dict[str, LoadedModel], *, onnx_too: bool = False) -> Path:
     """Write files and records of pretrained models; the .onnx file is a dummy unless `onnx_too`."""
     folder.mkdir(exist_ok=True)
-    records = {}
+    records: dict[str, Any] = {}
+    exported: dict[int, Path] = {}
     for name, model in models.items():
         weights, onnx = folder / f"{name}.safetensors", folder / f"{name}.onnx"
         save_model(model, weights, notes={"step": 10, "stride": 2})
-        if onnx_too:
-            export(model, onnx, batches=(1,))
+        if onnx_too and id(model) in exported:
+            onnx.write_bytes(exported[id(model)].read_bytes())
+        elif onnx_too:
+            exported[id(model)] = export(model, onnx, batches=(1,)).path
         else:
             onnx.write_bytes(b"dummy")
         records[name] = record_of(model, weights, onnx)
