@@ -107,6 +107,13 @@ def test_jpeg_is_turned_by_its_exif_orientation(tmp_path, orientation):
     reader = open_video(tmp_path / "a.jpg")
     assert reader.size == displayed.shape
     assert np.abs(reader.read([0])[0, ..., 0].astype(int) - displayed).max() <= 3
+    (tmp_path / "a.jpg").rename(picture(tmp_path / "frames/1.jpg", (8, 8)))
+    assert np.array_equal(open_video(tmp_path / "frames").read([0]), pixels_of(tmp_path / "frames/1.jpg"))
+
+
+def pixels_of(path):
+    """Return the pixels of a still."""
+    return open_video(path).read([0])
 
 
 def test_damaged_exif_is_ignored_as_viewers_do(tmp_path):
