@@ -1,6 +1,6 @@
 r"""Turn the folder of a finished run into a pretrained model in student/pretrained, with its card and tables.
 
-    python scripts/ship_pretrained.py RUN --name stream-small --config configs/pretrained/small.yaml \
+    python scripts/ship_pretrained.py RUN --name stream-small --experiment configs/experiments/pretrained.yaml \
         --int8 ntire:data/hevc-gaze --int8-split train --validate configs/pretrained/small_validation.yaml
     saldistill evaluate stream-small centre-prior observers ntire:data/hevc-gaze --split public_test --every 8 \
         -o scores
@@ -44,12 +44,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--name", required=True, help="name of the model, one of those in facts.yaml")
     parser.add_argument("--config", metavar="FILE", help="config that the run was started with")
+    parser.add_argument("--experiment", metavar="FILE", help="experiment that the run is an arm of")
     parser.add_argument(
         "--learnt-from",
         action="append",
         default=[],
         metavar="RUN",
-        help="another run behind it, e.g. an assistant's",
+        help="another run behind it, which is not found",
     )
     parser.add_argument("--video", default=str(VIDEO), help="real video on which maps are compared")
     parser.add_argument("--int8", metavar="DATA", help="try INT8, calibrated on DATASET:ROOT, a config or a video")
@@ -63,8 +64,8 @@ def parse() -> argparse.Namespace:
         "--scores",
         action="append",
         default=[],
-        metavar="KEY=DIR",
-        help="folder of `saldistill evaluate -o` for a key of facts.yaml, e.g. public_test=scores",
+        metavar="KEY=DIR,DIR",
+        help="folders of `saldistill evaluate -o` or of an experiment, for a key of facts.yaml",
     )
     parser.add_argument("--benchmark", metavar="FILE", help="file of `saldistill benchmark --json`")
     parser.add_argument(
@@ -78,9 +79,14 @@ def main(arguments: argparse.Namespace) -> None:
     logging.getLogger("distill").setLevel(logging.INFO)
     if bool(arguments.int8) != bool(arguments.validate):
         raise UserError("--int8 and --validate: expected both or neither; INT8 is calibrated and validated on data")
-    scores = dict(each.partition("=")[::2] for each in arguments.scores)
+    scores = {key: folders.split(",") for key, _, folders in (each.partition("=") for each in arguments.scores)}
     sources = Sources(
-        arguments.config, arguments.learnt_from, scores, arguments.benchmark, extra_names=arguments.also_called
+        config=arguments.config,
+        experiment=arguments.experiment,
+        learnt_from=arguments.learnt_from,
+        scores=scores,
+        benchmark=arguments.benchmark,
+        extra_names=arguments.also_called,
     )
     if arguments.run is None:
         record = update(arguments.name, sources)

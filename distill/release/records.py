@@ -1,6 +1,7 @@
 """Parts of a pretrained model's record, read from the files of runs, evaluations and benchmarks."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from distill.evaluation.scores import Scores, read_scores
 from distill.files import file_hash
 from distill.models.pretrained import Cost, DataUse, ScoreRow, ScoreTable, Training
 from distill.release.facts import Facts
+from distill.targets.store import TargetStore
 from distill.training.config import RunConfig, SourceSection, load_config
 from distill.training.run_folder import FREE_TO_CHANGE, best_notes
 from distill.training.step_log import flatten
+from distill.training.teacher_section import TeacherSection
 from distill.validation import read_json
 
 CONFIG = "config.yaml"
+
+SCORES = "scores.json"
+
+STORE_FILE = "store.json"
 
 MAX_NAMED = 4
 """Videos of a source that are named; of more, the number is given."""
@@ -58,17 +65,23 @@ class Benchmark(BaseModel):
 
 
 def read_training(
-    run: Path, config_file: str | None, facts: Facts, chosen: Sequence[str], learnt_from: Sequence[str | Path] = ()
+    run: Path,
+    facts: Facts,
+    *,
+    chosen: Sequence[str] = (),
+    config_file: str | None = None,
+    experiment: str | None = None,
+    learnt_from: Sequence[str | Path] = (),
 ) -> Training:
     """Return how a run was trained, on what, and how it can be repeated.
 
     Args:
         run: a finished run folder.
-        config_file: config that the run was started with; its differences from the run's are overrides.
         facts: terms of the data.
         chosen: what was chosen on which data, in addition to the step of the weights.
-        learnt_from: other runs that this one learnt from and its config does not name, such as those behind the
-            maps of a target store.
+        config_file: config that the run was started with; its differences from the run's are overrides.
+        experiment: experiment file that the run is an arm of.
+        learnt_from: other runs behind this one that neither its config nor its target stores name.
 
     Raises:
         UserError: the run is not finished, or facts.yaml lacks the terms of some data.
@@ -78,9 +91,11 @@ def read_training(
     summary = read_json(run / "summary.json", Summary, "the summary of a run")
     config = load_config(run / CONFIG)
     runs = [run, *(Path(each) for each in learnt_from)]
-    configs = {each: load_config(each / CONFIG) for each in [*runs, *(a for r in runs for a in ancestors(r))]}
+    configs = {
+        each: load_config(each / CONFIG) for each in [*runs, *(a for r in runs for a in ancestors(r, facts))]
+    }
     return Training(
-        command=command(config, config_file),
+        command=command(config, config_file, experiment),
         config=without_paths(config.model_dump(mode="json", exclude_defaults=True)),
         config_sha256=file_hash(run / CONFIG),
         steps=summary.steps,
@@ -89,47 +104,61 @@ def read_training(
         best=describe_best(run, config),
         chosen=list(chosen),
         data=data_of(configs, facts),
-        teachers=[describe_teacher(each) for each in teachers_of(config)],
+        teachers=[describe_teacher(each, facts) for each in config.teachers],
     )
 
 
-def ancestors(run: Path) -> Iterator[Path]:
-    """Yield the run folders that a run's config starts from or learns from, and theirs."""
+def ancestors(run: Path, facts: Facts) -> Iterator[Path]:
+    """Yield the run folders that a run starts from or learns from, and theirs."""
     config = load_config(run / CONFIG)
-    named = [config.model.weights, *(each.get("model") for each in teachers_of(config))]
-    for name in filter(None, named):
-        for folder in (Path(name), Path(name).parent):
-            if (folder / CONFIG).is_file() and folder.resolve() != run.resolve():
-                yield folder
-                yield from ancestors(folder)
-                break
+    found = [config.model.weights, *(teacher.model for teacher in config.teachers)]
+    named = [folder for name in filter(None, found) for folder in (Path(name), Path(name).parent)]
+    behind = [each for teacher in config.teachers if teacher.store for each in runs_behind(teacher.store, facts)]
+    for folder in [*named, *behind]:
+        if (folder / CONFIG).is_file() and folder.resolve() != run.resolve():
+            yield folder
+            yield from ancestors(folder, facts)
 
 
-def teachers_of(config: RunConfig) -> list[dict[str, Any]]:
-    """Return the teacher sections of a config."""
-    dumped = config.model_dump(mode="json")["teacher"]
-    return [] if dumped is None else dumped if isinstance(dumped, list) else [dumped]
+def runs_behind(store: str | Path, facts: Facts) -> list[Path]:
+    """Return the run folders whose maps are in a target store.
+
+    Raises:
+        UserError: it holds maps that other software made, and facts.yaml has no licence for them.
+    """
+    if not (Path(store) / STORE_FILE).is_file():
+        return []
+    notes = TargetStore.open(store).notes
+    runs = []
+    for source in notes.get("imported") or ():
+        if not (Path(source) / STORE_FILE).is_file():
+            facts.data_of(source, store)
+        runs += runs_behind(source, facts)
+    teacher = notes.get("teacher")
+    return [*runs, Path(teacher)] if isinstance(teacher, str) and (Path(teacher) / CONFIG).is_file() else runs
 
 
-def describe_teacher(teacher: dict[str, Any]) -> str:
+def describe_teacher(teacher: TeacherSection, facts: Facts) -> str:
     """Return a teacher as text."""
-    source = teacher.get("model") or teacher.get("store") or "a teacher"
-    weight = f", weight {teacher['weight']:g}" if teacher.get("weight", 1) != 1 else ""
-    how = "computed online" if teacher.get("source") == "online" else "from a target store"
-    return f"maps of {shown(source)} ({how}{weight})"
+    how = "computed online" if teacher.source == "online" else "from a target store"
+    weight = f", weight {teacher.weight:g}" if teacher.weight != 1 else ""
+    runs = runs_behind(teacher.store, facts) if teacher.store and teacher.source != "online" else []
+    names = [run.name for run in runs] or [shown(teacher.model or teacher.store or "a teacher")]
+    mean = f"the mean of {plural(len(names), 'model')}, " if len(names) > 1 else ""
+    return f"maps of {mean}{', '.join(names)} ({how}{weight})"
 
 
 def describe_best(run: Path, config: RunConfig) -> str:
     """Return which step's weights are shipped, and what chose it."""
     notes = best_notes(run / "best.safetensors")
-    if notes is None:
-        return "the weights after the last step"
     average = ", averaged (EMA)" if config.training.ema is not None else ""
+    if notes is None:
+        return f"those after the last step{average}; nothing was chosen by a score"
     score = (notes.get("validation") or {}).get(config.training.best)
     value = f" = {score:.3f}" if isinstance(score, float) else ""
     where = " and ".join(describe_source(source) for source in config.data.validation)
     metric = f"validation {config.training.best.upper()}{value} on {where}" if where else "the end of the run"
-    return f"the weights of step {notes.get('step')}{average}, chosen by {metric}"
+    return f"those of step {notes.get('step')}{average}, chosen by {metric}"
 
 
 def describe_source(source: SourceSection) -> str:
@@ -169,9 +198,11 @@ def data_of(configs: dict[Path, RunConfig], facts: Facts) -> list[DataUse]:
     ]
 
 
-def command(config: RunConfig, config_file: str | None) -> str:
-    """Return the command that repeats a run: its config, and the settings that differ from it."""
-    verb = "train" if config.teacher is None else "distill"
+def command(config: RunConfig, config_file: str | None, experiment: str | None) -> str:
+    """Return the command that repeats a run: its experiment, or its config and the settings that differ from it."""
+    if experiment is not None:
+        return f"python scripts/experiment.py {shown(experiment)}"
+    verb = "distill" if config.teachers else "train"
     if config_file is None:
         return f"saldistill {verb} config.yaml"
     before, now = (flatten(each.model_dump(mode="json")) for each in (load_config(config_file), config))
@@ -208,12 +239,14 @@ def shown(path: str) -> str:
 # ------------------------------------------------------------------------------------------------- scores, cost
 
 
-def read_score_table(key: str, folder: Path, name: str, references: Sequence[str], facts: Facts) -> ScoreTable:
-    """Return the scores in a folder of `saldistill evaluate -o`: the model's first, then the others.
+def read_score_table(
+    key: str, folders: Sequence[Path], name: str, references: Sequence[str], facts: Facts
+) -> ScoreTable:
+    """Return the scores in folders of `saldistill evaluate -o`: the model's first, then the others.
 
     Args:
         key: key of facts.yaml's scores.
-        folder: folder with one folder of scores per model, or the scores of the model alone.
+        folders: folders of scores, or of one such folder per model.
         name: name of the pretrained model.
         references: references that the model may have been evaluated under, e.g. its name and its run folder.
         facts: titles and published scores.
@@ -223,34 +256,30 @@ def read_score_table(key: str, folder: Path, name: str, references: Sequence[str
     """
     if key not in facts.scores:
         raise UserError(f"--scores {key}: unknown key; expected one of {', '.join(facts.scores)} (facts.yaml)")
-    folders = (
-        [folder] if (folder / "scores.json").exists() else sorted(p.parent for p in folder.glob("*/scores.json"))
-    )
-    found = [read_scores(each) for each in folders]
+    found = [read_scores(each) for folder in folders for each in score_folders(folder)]
     same = {str(Path(each)) for each in references} | set(references)
     own = found if len(found) == 1 else [scores for scores in found if scores.name in same]
     if len(own) != 1:
         raise UserError(
-            f"{folder}: expected the scores of {name} among {', '.join(each.name for each in found) or 'none'}; "
-            f"evaluate {' or '.join(references)}"
+            f"--scores {key}: expected the scores of {name} first, found "
+            f"{', '.join(each.name for each in found) or 'none'}; evaluate {' or '.join(references)}"
         )
     others = [scores for scores in found if scores is not own[0]]
     rows = [score_row(own[0], name)]
     rows += [score_row(scores, title_of(scores.name)) for scores in others]
     fact = facts.scores[key]
-    frames = own[0].how.get("frames", "every frame")
-    what = f"{plural(len(own[0].by_video), 'video')}, {plural(len(own[0].rows), 'frame')} ({frames})"
-    if all(len(set(frames)) == 1 for frames in frames_by_video(own[0]).values()):
-        what = plural(len(own[0].by_video), "image")
-    return ScoreTable(key=key, title=fact.title, what=f"{what}, mean over them", rows=[*rows, *fact.rows()])
+    rows_by_video = Counter(row.video for row in own[0].rows)
+    what = f"{plural(len(rows_by_video), 'video')}, {plural(len(own[0].rows), 'frame')}"
+    if (frames := own[0].how.get("frames", "")) and not frames.startswith("every frame"):
+        what += f" ({frames})"
+    if set(rows_by_video.values()) == {1}:
+        what = plural(len(rows_by_video), "image")
+    return ScoreTable(key=key, title=fact.title, what=f"mean over {what}", rows=[*rows, *fact.rows()])
 
 
-def frames_by_video(scores: Scores) -> dict[str, list[int]]:
-    """Return the scored frames of each video."""
-    frames: dict[str, list[int]] = {}
-    for row in scores.rows:
-        frames.setdefault(row.video, []).append(row.frame)
-    return frames
+def score_folders(folder: Path) -> list[Path]:
+    """Return a folder of scores itself, or the folders of scores in it."""
+    return [folder] if (folder / SCORES).exists() else sorted(path.parent for path in folder.glob(f"*/{SCORES}"))
 
 
 def score_row(scores: Scores, name: str) -> ScoreRow:

@@ -86,15 +86,17 @@ class Sources:
 
     Attributes:
         config: config that the run was started with.
-        learnt_from: other runs behind the run, such as those of an assistant whose maps it learnt from.
-        scores: key of facts.yaml -> folder of `saldistill evaluate -o`.
+        experiment: experiment that the run is an arm of, in place of a config.
+        learnt_from: other runs behind the run that neither its config nor its target stores name.
+        scores: key of facts.yaml -> folders of `saldistill evaluate -o` or of an experiment.
         benchmark: file of `saldistill benchmark --json`.
         extra_names: other references under which the model was evaluated or measured.
     """
 
     config: str | None = None
+    experiment: str | None = None
     learnt_from: Sequence[str] = ()
-    scores: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[str]] = field(default_factory=dict)
     benchmark: str | None = None
     extra_names: Sequence[str] = ()
 
@@ -117,7 +119,14 @@ def ship(run: str | Path, name: str, sources: Sources, *, video: str, int8: Int8
     if name not in facts.models:
         raise UserError(f"{name}: not among the models of {folder / FACTS}: {', '.join(facts.models)}")
     model = load_model(run)
-    training = read_training(run, sources.config, facts, facts.models[name].chosen, sources.learnt_from)
+    training = read_training(
+        run,
+        facts,
+        chosen=facts.models[name].chosen,
+        config_file=sources.config,
+        experiment=sources.experiment,
+        learnt_from=sources.learnt_from,
+    )
     notes = {**notes_with_run(model), "licence": facts.licence, "pretrained": name}
     maps = maps_of(model, video)
     with temporary_folder(folder / name) as made:
@@ -166,8 +175,8 @@ def with_measurements(
     """Return a record with scores and times, in place of those of the same data."""
     references = [*references, *sources.extra_names]
     tables = {table.key: table for table in record.scores}
-    for key, folder in sources.scores.items():
-        tables[key] = read_score_table(key, Path(folder), name, references, facts)
+    for key, folders in sources.scores.items():
+        tables[key] = read_score_table(key, [Path(each) for each in folders], name, references, facts)
     cost = record.cost
     if sources.benchmark is not None:
         cost = read_cost(Path(sources.benchmark), references, cost)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_record_states_input_training_and_data_with_terms(folder: Path) -> None:
     assert record.architecture == "student/stream:micro"
     assert (record.input.size, record.input.map_size, record.input.stride) == ((64, 96), (16, 24), 2)
     assert record.training.command.endswith("mine.yaml seed=0")
-    assert record.training.best.startswith("the weights of step 2, chosen by validation CC = ")
+    assert record.training.best.startswith("those of step 2, chosen by validation CC = ")
     assert record.training.best.endswith("on dhf1k (002, frames 601 to 610)")
     (data,) = record.training.data
     assert (data.licence, data.used) == ("CC BY 4.0", "dhf1k (002, frames 1 to 40)")
@@ -124,14 +125,14 @@ def test_scores_and_benchmark_are_added_later_and_appear_in_card_and_tables(
         {"model": "pretrained/stream-small.onnx", "milliseconds": 3.0, **row},
     ]
     Path("cost.json").write_text(json.dumps({"setting": {"threads": 2, "device": "cpu (x)"}, "rows": rows}))
-    ship.update("stream-small", ship.Sources(scores={"public_test": "scores"}, benchmark="cost.json"))
+    ship.update("stream-small", ship.Sources(scores={"public_test": ["scores"]}, benchmark="cost.json"))
     record = pretrained.pretrained_model("stream-small")
     (table,) = record.scores
     names = ["stream-small", "centre prior", "one half of the observers against the other"]
     assert [each.name for each in table.rows][:3] == names
     assert table.rows[3].name.startswith("TinyHD-M")
     assert table.rows[3].means["nss"] == 3.03
-    assert table.what == "1 video, 2 frames (one of every 20 frames in use, from the first), mean over them"
+    assert table.what == "mean over 1 video, 2 frames (one of every 20 frames in use, from the first)"
     assert (record.cost.milliseconds, record.cost.ratio) == (3.0, 0.75)
     card = model_card("stream-small", record)
     nss = table.rows[0].means["nss"]
@@ -194,9 +195,9 @@ def test_unknown_names_and_data_without_licence_are_one_sentence(folder: Path, r
     with pytest.raises(UserError, match=r"stream-nano: not in .*models\.json; ship its run first"):
         ship.update("stream-nano", ship.Sources())
     with pytest.raises(UserError, match="--scores x: unknown key; expected one of public_test, stills"):
-        ship.update("stream-small", ship.Sources(scores={"x": "scores"}))
+        ship.update("stream-small", ship.Sources(scores={"x": ["scores"]}))
     with pytest.raises(UserError, match=r"nothing: no summary\.json; expected the folder of a finished run"):
-        records.read_training(Path("nothing"), None, read_facts(FACTS), [])
+        records.read_training(Path("nothing"), read_facts(FACTS))
     with pytest.raises(UserError, match=r"here: facts\.yaml has no licence for the data in data/mine; expected"):
         read_facts(FACTS).data_of("data/mine", "here")
 
@@ -208,8 +209,35 @@ def test_data_of_earlier_runs_and_teachers_is_listed(run: Path, tmp_path: Path) 
     second = RunConfig.model_validate(values)
     (tmp_path / "second").mkdir()
     save_config(second, tmp_path / "second" / "config.yaml")
-    assert [each.resolve() for each in records.ancestors(tmp_path / "second")] == [run.resolve()]
+    assert [each.resolve() for each in records.ancestors(tmp_path / "second", read_facts(FACTS))] == [run.resolve()]
     configs = {each: load_config(each / "config.yaml") for each in (tmp_path / "second", run)}
     assert [each.licence for each in records.data_of(configs, read_facts(FACTS))] == ["CC BY", "CC BY 4.0"]
     assert records.shown("../shared/data/stills") == "data/stills"
     assert records.shown("/somewhere/else/data/stills") == "data/stills"
+
+
+def test_runs_behind_a_target_store_are_found_and_foreign_maps_need_a_licence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = {
+        "mean": {"imported": [str(tmp_path / "one"), str(tmp_path / "two")]},
+        "one": {"teacher": str(run)},
+        "two": {"teacher": "student/stream:micro"},
+        "foreign": {"imported": ["data/other-maps"]},
+    }
+    for name in notes:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "store.json").touch()
+    monkeypatch.setattr(records.TargetStore, "open", lambda path: SimpleNamespace(notes=notes[Path(path).name]))
+    facts = read_facts(FACTS)
+    assert records.runs_behind(tmp_path / "mean", facts) == [run]
+    with pytest.raises(UserError, match=r"foreign: facts\.yaml has no licence for the data in data/other-maps"):
+        records.runs_behind(tmp_path / "foreign", facts)
+    values = config(tmp_path / "third").model_dump(mode="json")
+    values["teacher"] = {"store": str(tmp_path / "mean"), "mirror": True}
+    values["losses"].append({"name": "cc", "against": "teacher"})
+    (tmp_path / "third").mkdir()
+    third = RunConfig.model_validate(values)
+    save_config(third, tmp_path / "third" / "config.yaml")
+    assert list(records.ancestors(tmp_path / "third", facts)) == [run]
+    assert records.describe_teacher(third.teachers[0], facts) == "maps of run (from a target store)"
