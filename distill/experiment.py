@@ -14,12 +14,10 @@ stills, are test sets of their own: scored, tabulated and compared separately.
 """
 
 import fcntl
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from statistics import fmean as mean
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -28,11 +26,8 @@ from distill.data.clips import Video
 from distill.data.text import plural
 from distill.data.video.guard import cores
 from distill.errors import UserError
-from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import folder_name, same_scene, score
 from distill.evaluation.scores import (
-    UNDEFINED,
-    Comparison,
     Scores,
     compare_scores,
     mean_scores,
@@ -45,13 +40,20 @@ from distill.limits import MAX_SEEDS
 from distill.models.device import resolve_device
 from distill.models.references import load_model
 from distill.paths import path_inside
+from distill.reports.experiment_tables import score_tables
 from distill.targets.build import build
 from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore, first_few
 from distill.training import config_errors
 from distill.training.config import RunConfig, ScoredSource, load_config
 from distill.training.config_errors import Pair, PathText, Section, Seed, quoted
-from distill.training.sources import scored_videos, taught_sources, training_sources, training_videos
+from distill.training.sources import (
+    scored_videos,
+    taught_sources,
+    training_sources,
+    training_videos,
+    warn_of_trained_frames,
+)
 from distill.training.teacher_section import TeacherSection
 from distill.training.train import train
 from distill.training.yaml_text import read_yaml
@@ -222,6 +224,9 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
             raise UserError(f"--arms: unknown arm '{name}'; expected names from {', '.join(experiment.arms)}")
     configs = {name: experiment.run_config(name, experiment.seeds_of(name)[0], device) for name in experiment.arms}
     tests = common_test_sets(experiment, configs)
+    scored = [video for videos in tests.values() for video in videos]
+    for name in chosen:
+        warn_of_trained_frames(training_sources(configs[name].data), scored, f"arms.{name}")
     for name, seed in experiment.runs(chosen):
         print(f"\n{name}, seed {seed} (arm {chosen.index(name) + 1} of {len(chosen)})", flush=True)
         for teacher in experiment.arms[name].teacher or []:
@@ -414,60 +419,4 @@ def results_of(
         },
     }
     stills = all(video.num_frames == 1 for video in videos)
-    return results, tables(seeds, references, pairs, unit="image" if stills else "video")
-
-
-def tables(
-    seeds: Mapping[str, Sequence[Scores]],
-    references: Sequence[Scores],
-    differences: Sequence[Comparison],
-    unit: str = "video",
-) -> str:
-    """Return Markdown tables of the mean scores of arms and references, and of the differences between arms.
-
-    Args:
-        seeds: scores of each arm's runs.
-        references: scores of baselines and models.
-        differences: comparisons of arms.
-        unit: what the scores are averaged over: "video" or "image".
-    """
-    first = max(seeds.values(), key=len)
-    metrics = first[0].metrics
-    titles = [METRICS[metric].title for metric in metrics]
-    lines = []
-    for name, runs in seeds.items():
-        cells = []
-        for metric in metrics:
-            values = [run.per_video[metric] for run in runs]
-            known = all(map(math.isfinite, values))
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 and known else ""
-            cells.append(f"{number(mean(values))}{spread}")
-        lines.append([name, *cells])
-    lines += [[each.name, *(number(each.per_video[metric]) for metric in metrics)] for each in references]
-    text = markdown([f"mean over {unit}s, {plural(len(first), 'seed')} (range)", *titles], lines)
-    every = [run for runs in seeds.values() for run in runs] + list(references)
-    text += "".join(f"\n{each.name}: {note}.\n" for each in every for note in each.undefined_notes())
-    if not differences:
-        return text
-    lines = []
-    for pair in differences:
-        means, ends = pair.difference.per_video, pair.difference.intervals["per_video"]
-        cells = [f"{number(means[m], '+')} [{number(ends[m][0], '+')}, {number(ends[m][1], '+')}]" for m in metrics]
-        lines.append([f"{pair.second} minus {pair.first}", *cells])
-    scenes = plural(differences[0].difference.count_recordings, "image" if unit == "image" else "scene")
-    return text + "\n" + markdown([f"difference [95 % interval over {scenes}]", *titles], lines)
-
-
-def number(value: float, sign: str = "") -> str:
-    """Return a score with three decimals; a dash if it is undefined."""
-    return f"{value:{sign}.3f}" if math.isfinite(value) else UNDEFINED
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns."""
-    widths = [max(len(row[column]) for row in [head, *lines]) for column in range(len(head))]
-    rows = [head, ["-" * width for width in widths], *lines]
-    return "".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |\n"
-        for row in rows
-    )
+    return results, score_tables(seeds, references, pairs, unit="image" if stills else "video")

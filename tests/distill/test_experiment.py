@@ -13,8 +13,9 @@ from helpers.video_files import write_grey
 
 from distill.errors import UserError
 from distill.evaluation.scores import Row, Scores, compare_scores, mean_scores
-from distill.experiment import common_test_sets, load_experiment, markdown, run_experiment, tables
+from distill.experiment import common_test_sets, load_experiment, run_experiment
 from distill.models.references import load_model
+from distill.reports.experiment_tables import aligned_table, score_tables
 from distill.targets.store import TargetStore
 from distill.training.config import load_config
 from distill.training.step_log import read_log
@@ -317,7 +318,7 @@ def test_undefined_scores_are_shown_as_a_dash_with_their_count() -> None:
         return Scores(name, ("nss",), rows)
 
     broken, whole = scores("one-0", *[math.nan] * 3), scores("two-0", 0.1, 0.2, math.nan)
-    text = tables({"one": [broken], "two": [whole]}, [broken], [compare_scores(broken, whole)])
+    text = score_tables({"one": [broken], "two": [whole]}, [broken], [compare_scores(broken, whole)])
     assert "nan" not in text
     assert "| one " in text
     assert "[-, -]" in text
@@ -334,5 +335,5 @@ def test_run_configs_take_any_folder_name(experiment: Path) -> None:
 PLACES = [("a", 0), ("a", 8), ("b", 0)]
 
 
-def test_markdown_columns_are_aligned() -> None:
-    assert markdown(["", "NSS"], [["both", "1.2"]]) == "|      | NSS |\n| ---- | --- |\n| both | 1.2 |\n"
+def test_table_columns_are_aligned() -> None:
+    assert aligned_table(["", "NSS"], [["both", "1.2"]]) == "|      | NSS |\n| ---- | --- |\n| both | 1.2 |\n"
