@@ -37,7 +37,7 @@ def create_encoder(backbone: str, *, stages: int = 0) -> Any:
 
     Args:
         backbone: name in timm, with or without a tag.
-        stages: keep only so many stages, as `FirstStages` does; 0 keeps all.
+        stages: number of stages to keep, as `FirstStages` does; 0 keeps all.
 
     Raises:
         ValueError: if timm has no such model or tag, the model does not support `features_only`, or its first

@@ -88,8 +88,8 @@ class Model(nn.Module):
             the steps that this map needs.
         frozen_statistics: keep the stored batch-norm mean and variance of the backbone in training, which suits
             ImageNet weights and few videos; if False, use the batch's.
-        stages: keep only so many stages of the backbone and add one coarser scale (`backbone.FirstStages`); 0 keeps
-            the whole backbone.
+        stages: number of stages of the backbone to keep, with one coarser scale added (`backbone.FirstStages`); 0
+            keeps the whole backbone.
         fit: how frames of another aspect ratio fill the input, one of `student.fit.FITS`.
 
     Attributes:

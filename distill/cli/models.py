@@ -68,7 +68,8 @@ def describe_pretrained(name: str | None = None) -> Iterator[str]:
         f"{'input':>20}{'map':>10}"
     )
     for each, record in chosen.items():
-        means, cost = record.scores[0].rows[0].means, record.cost
+        means = record.scores[0].rows[0].means if record.scores else {}
+        cost = record.cost
         figures = [f"{means.get(metric) or math.nan:>7.{digits}f}" for metric, digits in (("nss", 2), ("cc", 3))]
         clip, saliency = ("x".join(map(str, size)) for size in (record.input.size, record.input.map_size))
         yield (
@@ -77,7 +78,10 @@ def describe_pretrained(name: str | None = None) -> Iterator[str]:
             f"{f'{clip} {record.input.fit}':>20}{saliency:>10}"
         )
     first = next(iter(chosen.values()))
-    yield f"NSS and CC on {first.scores[0].title}; ms per map{f': {first.cost.how}' if first.cost.how else ''}"
+    notes = [f"NSS and CC on {table.title}" for table in first.scores[:1]]
+    notes += [f"ms per map: {first.cost.how}"] * bool(first.cost.how)
+    if notes:
+        yield "; ".join(notes)
     if name is not None:
         for label, file in (("weights", first.weights.name), ("ONNX", first.onnx.name), ("card", f"{name}.md")):
             yield f"{label + ':':<9}{pretrained_folder() / file}"

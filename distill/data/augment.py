@@ -1,9 +1,9 @@
 """Augmentation: random crops, colours, mirroring and camera moves of a clip, its ground truth and teacher maps.
 
 All frames of a clip receive the same augmentation, except that the virtual camera moves from frame to frame, which
-turns a still into a clip with motion. Fixations outside the crop are dropped, and the density is the
-crop of the whole frame's density, renormalised. A frame without a fixation inside the crop is unlabelled. Drawing
-another crop instead would make the clips of a seed depend on the ground truth, and bias crops towards fixations.
+turns a still into a clip with motion. Fixations outside the crop are dropped, and the density is the crop of the
+whole frame's density, renormalised. A frame without a fixation inside the crop is unlabelled. Drawing another crop
+instead would make the clips of a seed depend on the ground truth, and bias crops towards fixations.
 
 A teacher sees whole frames in their own colours, plain or mirrored. Its map is cropped afterwards, whether it is
 computed online or read from a target store.

@@ -95,8 +95,8 @@ FRAME_CACHE = FrameCache()
 def read_clip(window: Window, spec: ClipSpec) -> Tensor:
     """Return the clip (3, T, H, W) uint8 of a window, augmented.
 
-    Pixels are resampled once: whole frames are decoded at their size in the clip, crops and camera
-    moves are scaled from the video's size. Padding is added last: it is not recoloured.
+    Pixels are resampled once: whole frames are decoded at their size in the clip, crops and camera moves are scaled
+    from the video's size. Padding is added last, so that it is not recoloured.
     """
     video, frames = window.video, spec.frames(window.end, window.video.fps)
     size = content_size(spec.fit, shown_size(window), spec.size)

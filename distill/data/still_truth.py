@@ -1,7 +1,6 @@
 """Ground truth of a still image: where observers looked in the one frame that it is as a video."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +37,9 @@ class StillTruth(Truth):
 
     def density(self, frame: int, map_size: tuple[int, int]) -> np.ndarray:
         """See `Truth.density`; a published map is resized by area."""
-        if self.maps is None or frame != 0 or (values := _published(self.maps, map_size)) is None:
-            return super().density(frame, map_size)
-        return values.copy()
+        values = None if self.maps is None or frame != 0 else unless_damaged(read_picture, self.maps)
+        return super().density(frame, map_size) if values is None else resized(values, map_size)
 
     def has(self, frame: int) -> bool:
         """See `Truth.has`; a file of one image is not opened."""
         return frame == 0 and (not self.source.shared or len(self.source.read().rows) > 0)
-
-
-@lru_cache(maxsize=16)
-def _published(path: Path, map_size: tuple[int, int]) -> np.ndarray | None:
-    """Return a published density; the maps of one clip are the same."""
-    values = unless_damaged(read_picture, path)
-    return None if values is None else resized(values, map_size)

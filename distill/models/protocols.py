@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from distill.data.fit import FITS, fit_of
 from distill.errors import UserError
 
 
@@ -92,7 +93,7 @@ def check_model(network: object) -> None:
     """Check that a network has every member of `SaliencyModel`, and of `StreamingModel` if it has `step`.
 
     Raises:
-        UserError: naming the missing members.
+        UserError: naming the missing members, or an unknown `fit`.
     """
     contracts = [SaliencyModel, StreamingModel] if is_streaming(network) else [SaliencyModel]
     members = [name for contract in contracts for name in _members(contract)]
@@ -102,6 +103,9 @@ def check_model(network: object) -> None:
             f"{type(network).__module__}.{type(network).__name__}: missing {', '.join(missing)}; "
             f"a model needs {', '.join(members)} (distill/models/protocols.py)"
         )
+    if (fit := fit_of(network)) not in FITS:
+        name = f"{type(network).__module__}.{type(network).__name__}"
+        raise UserError(f"{name}: fit is '{fit}'; expected one of {', '.join(FITS)} (distill/data/fit.py)")
 
 
 def _members(contract: type) -> list[str]:

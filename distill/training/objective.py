@@ -18,7 +18,7 @@ from torch import Tensor
 from distill import saliency
 from distill.training.losses import LOSSES
 from distill.training.teachers import TeacherOutput, present_maps
-from distill.training.terms import TEACHER, TRUTH, LossSection, Unit
+from distill.training.terms import ALL, TEACHER, TRUTH, LossSection, Unit
 
 ClipBatch = Mapping[str, Any]
 """A collated batch of clips (`distill/data/loader.py`)."""
@@ -66,7 +66,7 @@ class Objective:
         Pairs and clips are added as `base/pairs` for the teachers that have such a term.
         """
         labelled, every, *rest = (round(value) for value in counts.tolist())
-        record = {"all": every, TRUTH: labelled}
+        record = {ALL: every, TRUTH: labelled}
         for number, name in enumerate(self.teachers):
             values = dict(zip(COUNTS, rest[number * len(COUNTS) :], strict=False))
             record[name] = values["maps"]

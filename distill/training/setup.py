@@ -33,7 +33,13 @@ from distill.training.config import OptimizerSection, RunConfig
 from distill.training.heads import Learner, Projection, SideMap, feature_shape, feature_shapes, shared_fractions
 from distill.training.losses import LOSSES
 from distill.training.objective import Objective
-from distill.training.sources import scored_videos, taught_sources, training_sources, training_videos
+from distill.training.sources import (
+    scored_videos,
+    taught_sources,
+    training_sources,
+    training_videos,
+    warn_of_trained_frames,
+)
 from distill.training.teacher_section import TeacherSection
 from distill.training.teachers import CachedTeacher, OnlineTeacher, Role, Teacher, check_alignment
 
@@ -67,6 +73,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     """
     sources = training_sources(config.data)
     validation = scored_videos(config.data.validation)
+    warn_of_trained_frames(sources, validation, "data.train")
     model = build_model(config)
     spec = ClipSpec.of(model.network, stride=config.data.stride)
     spec.check_batch(config.training.batch_size, "training.batch_size")

@@ -1,6 +1,7 @@
 """Find the videos of a config's data section, or of the DATA argument of a command."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,13 @@ from pathlib import Path
 from distill.data.clip_dataset import ClipSource
 from distill.data.clips import Video
 from distill.data.sets.find import DATASETS, find_videos
+from distill.data.text import plural
 from distill.errors import UserError
+from distill.targets.store import first_few
 from distill.training.config import DataSection, ScoredSource, SourceSection, load_config
 from distill.training.teacher_section import TeacherSection
+
+log = logging.getLogger(__name__)
 
 
 def videos_of_argument(
@@ -133,3 +138,26 @@ def scored_videos(sources: list[ScoredSource]) -> list[Video]:
         if video.truth is None:
             raise UserError(f"{video.path}: the video has no ground truth to score against; leave it out")
     return videos
+
+
+def warn_of_trained_frames(sources: Iterable[ClipSource], scored: Sequence[Video], where: str) -> None:
+    """Log a warning if frames to score are also trained on, which makes their scores too high.
+
+    Args:
+        sources: training videos.
+        scored: videos to validate or test on.
+        where: what trains on them, for the message.
+    """
+    trained: dict[Path, set[int]] = {}
+    for video in (video for source in sources for video in source.videos):
+        trained.setdefault(video.path.resolve(), set()).update(video.frames)
+    seen = [video.name for video in scored if not trained.get(video.path.resolve(), set()).isdisjoint(video.frames)]
+    if seen:
+        log.warning(
+            "%s: trains on frames of %d of the %s to score (%s), whose scores will be too high; choose other "
+            "videos, frames or shares",
+            where,
+            len(seen),
+            plural(len(scored), "video"),
+            first_few(seen),
+        )

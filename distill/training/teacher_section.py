@@ -21,7 +21,7 @@ from distill.training.config_errors import (
     one_or_several,
 )
 from distill.training.losses import LOSSES
-from distill.training.terms import TEACHER, TRUTH, LossSection
+from distill.training.terms import ALL, TEACHER, TRUTH, LossSection
 
 CodecName = Annotated[str, AfterValidator(lambda name: one_of(name, CODECS, "codec"))]
 
@@ -65,8 +65,8 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "TeacherSection":
-        if self.name == TRUTH:
-            raise ValueError(f"name: '{TRUTH}' is the ground truth; choose another name")
+        if self.name in (TRUTH, ALL):
+            raise ValueError(f"name: '{self.name}' has another meaning in the log; choose another name")
         if self.source == "cached" and self.store is None:
             raise ValueError("source: cached needs 'store', the folder of the target store")
         if self.source == "online" and self.model is None:

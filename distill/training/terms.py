@@ -15,6 +15,9 @@ TRUTH = "truth"
 TEACHER = "teacher"
 """Every teacher of the run, as what a loss compares with; also the name of a teacher without a name."""
 
+ALL = "all"
+"""Key of the log for the number of all maps, next to the names of the teachers."""
+
 Unit = Literal["maps", "pairs", "clips"]
 """What a term averages over: maps, pairs of neighbouring maps, or clips."""
 

@@ -14,7 +14,7 @@ from distill.data.sets import synthetic
 from distill.errors import UserError
 from distill.training.config import RunConfig, load_config, save_config
 from distill.training.setup import build_clips
-from distill.training.sources import training_sources
+from distill.training.sources import training_sources, warn_of_trained_frames
 
 SPEC = ClipSpec(num_frames=2, size=(18, 32), target_frames=(1,), map_size=(9, 16))
 
@@ -165,3 +165,18 @@ def test_invalid_data_section_is_refused(tmp_path, data, message):
     with pytest.raises(ValidationError) as raised:
         config(tmp_path, **data)
     assert raised.match(message.replace(".*", r"[\s\S]*"))
+
+
+def test_scored_frames_that_are_trained_on_are_reported(caplog):
+    one, two, three = videos("a", 3)
+    first, second = replace(one, frames=range(3)), replace(two, frames=(0, 5))
+    warn_of_trained_frames(
+        [ClipSource([first]), ClipSource([second])], [replace(one, frames=(3, 4, 5)), three], "x"
+    )
+    assert not caplog.records  # other frames of the same video, as the demo scores
+    warn_of_trained_frames([ClipSource([first]), ClipSource([second])], [replace(two, frames=(5,)), three], "data")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "data: trains on frames of 1 of the 2 videos to score (a1), whose scores will be too high; choose other "
+        "videos, frames or shares"
+    )

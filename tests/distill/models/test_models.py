@@ -39,6 +39,10 @@ def test_check_model_missing_member_is_named(name: str, monkeypatch: pytest.Monk
                 UserError, match=rf"{type(network).__module__}\.Model: missing {member}; a model needs"
             ):
                 check_model(network)
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "fit", "letter")
+        with pytest.raises(UserError, match="Model: fit is 'letter'; expected one of stretch, letterbox, crop"):
+            check_model(network)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -168,6 +168,12 @@ def test_models_lists_pretrained_models_with_scores_size_cost_and_input(
     assert re.fullmatch(row, " ".join(lines[1].split()))
     assert lines[2] == "NSS and CC on public_test; ms per map: on a computer"
     assert [line.split()[0] for line in lines[3:]] == ["weights:", "ONNX:", "card:"]
+    records = json.loads((folder / "models.json").read_text())
+    records["models"]["stream-small"] |= {"scores": []}  # as shipped, before an evaluation is added
+    (folder / "models.json").write_text(json.dumps(records))
+    *_, row, note = islice(list_all("stream-small"), 3)
+    assert row.split()[2:4] == ["nan", "nan"]
+    assert note == "ms per map: on a computer"
     lines = list(islice(list_all(), 5))  # the rest takes seconds
     assert lines[1].startswith("stream-small")
     assert lines[3] == ""
