@@ -8,13 +8,16 @@ import onnx
 from distill.deploy.onnx_check import check_file
 from distill.deploy.onnx_graph import save_sealed
 from distill.models.onnx import load_onnx
+from distill.models.weight_files import HALF_FROM
+
+HALF_MAX = float(np.finfo(np.float16).max)
 
 STORED = "stored"
 """Metadata key of the type that weights are stored in, if it is not that of `precision`."""
 
 
 def store_halves(source: str | Path, path: str | Path) -> None:
-    """Write an exported model whose kernels and matrices are stored in fp16 and cast to fp32 when it is loaded.
+    """Write an exported model whose large tensors are stored in fp16 and cast to fp32 when it is loaded.
 
     ONNX Runtime folds the casts, so that speed and memory do not change.
 
@@ -30,7 +33,7 @@ def store_halves(source: str | Path, path: str | Path) -> None:
     tensors, casts = [], []
     for tensor in graph.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim < 2 or np.abs(values).max() > np.finfo(np.float16).max:
+        if values.dtype != np.float32 or values.size < HALF_FROM or np.abs(values).max() > HALF_MAX:
             tensors.append(tensor)
             continue
         half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}_fp16")

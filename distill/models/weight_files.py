@@ -27,6 +27,10 @@ from distill.validation import parse_json
 HEADER = "saldistill"
 """Metadata key of a .safetensors file that holds the header."""
 
+HALF_FROM = 4096
+"""Numbers in a tensor from which it is stored in float16. Biases, statistics and depth-wise kernels are smaller:
+they take little of a file, but nine tenths of the maps' error come from rounding them."""
+
 Name = Annotated[str, Field(pattern=r"^[!-~]{1,100}$")]
 Number = bool | int | FiniteFloat
 Argument = Number | Name | list[Number]
@@ -96,14 +100,15 @@ def save_model(
         path: the file.
         notes: JSON values about the training.
         overwrite: replace an existing file.
-        half: store matrices and kernels in float16, which halves the file. They are loaded in the network's type.
+        half: store tensors of at least HALF_FROM numbers in float16, which nearly halves the file. They are loaded
+            in the network's type.
     """
     spec = {key: getattr(model.network, key) for key in ("num_frames", "size", "target_frames", "map_size")}
     header = {"identity": model.identity, "spec": spec, "notes": notes or {}}
     tensors = model.network.state_dict()
-    if half:  # not biases and statistics, which are few, and may be too small for float16
+    if half:
         tensors = {
-            name: value.half() if value.dtype == torch.float32 and value.ndim > 1 else value
+            name: value.half() if value.dtype == torch.float32 and value.numel() >= HALF_FROM else value
             for name, value in tensors.items()
         }
     return save_tensors(tensors, path, {HEADER: json.dumps(header)}, overwrite=overwrite)
