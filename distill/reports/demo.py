@@ -13,7 +13,7 @@ from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.evaluation.metrics import METRICS
 from distill.inference.settings import InferenceSettings
-from distill.models.pretrained import pretrained_model
+from distill.models.pretrained import Training, pretrained_model
 from distill.models.references import load_model
 from distill.reports import page
 from distill.reports.scores import best_directions, side_by_side
@@ -79,7 +79,7 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
             columns,
             rows,
             best=best_directions(DEMO_METRICS),
-            caption=f"Mean over {describe_frames([video])}, none of which were used for training.",
+            caption=f"Mean over {describe_frames([video])}, none of which the demo trains on.",
         ),
         examples=page.examples(example_rows(out, config, video, list(shipped_scores(results)))),
         validation=describe_frames(validation),
@@ -101,18 +101,27 @@ def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, vid
         parity_steps=len(losses["cached"]),
         parity=max(abs(o - c) / abs(c) for c, o in zip(losses["cached"], losses["online"], strict=True)),
         peak_memory=peak_memory(),
-        shipped=[describe_shipped(name) for name in shipped_scores(results)],
+        shipped=[
+            describe_shipped(name, pretrained_model(name).training, video) for name in shipped_scores(results)
+        ],
     )
     return str(path)
 
 
-def describe_shipped(name: str) -> str:
-    """Return a note on a pretrained model."""
-    training = pretrained_model(name).training
+def describe_shipped(name: str, training: Training, video: Video) -> str:
+    """Return a note on a pretrained model, which may have been trained on the frames that the demo scores."""
     seen = "; ".join(f"{each.title} ({each.used})" for each in training.data)
-    return (
-        f"{name} is a pretrained student that comes with the project, not trained by the demo. It has seen: {seen}."
-    )
+    note = f"{name} is a pretrained student that comes with the project, not trained by the demo."
+    if trained_on(training.config, video):
+        note += " It was trained on these frames, too, so its scores here say nothing about other videos."
+    return f"{note} It has seen: {seen}."
+
+
+def trained_on(config: dict[str, Any], video: Video) -> bool:
+    """Return whether a run's config names a video, with frames that are scored here, as training data."""
+    sources = [each for each in config.get("data", {}).get("train", []) if video.name in (each.get("videos") or ())]
+    ranges = [each.get("frames") or (1, video.num_frames) for each in sources]  # counted from 1
+    return any(first <= video.frames[-1] + 1 and video.frames[0] + 1 <= last for first, last in ranges)
 
 
 def example_rows(

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from helpers.pretrained_models import make_pretrained, placeholder
 from distill import demo
 from distill.errors import UserError
 from distill.models import pretrained
-from distill.reports.demo import format_duration, score_table, text_table, verdict_of
+from distill.reports.demo import describe_shipped, format_duration, score_table, text_table, verdict_of
 
 
 class Work:
@@ -136,6 +137,21 @@ def test_pretrained_model_has_a_row_and_no_part_in_the_verdict() -> None:
 @pytest.mark.parametrize(("student_cc", "good"), [(0.4, True), (0.2, False)])
 def test_verdict_follows_the_scores(student_cc: float, good: bool) -> None:
     assert verdict_of(results(student_cc)).good is good
+
+
+@pytest.mark.parametrize(
+    ("sources", "seen"),
+    [
+        ([{"videos": ["002"]}], True),
+        ([{"videos": ["002"], "frames": [1, 601]}], True),
+        ([{"videos": ["002"], "frames": [1, 600]}], False),
+        ([{"videos": ["068"]}, {"split": "train"}], False),
+    ],
+)
+def test_pretrained_model_that_was_trained_on_the_scored_frames_is_noted(sources: list[dict], seen: bool) -> None:
+    video = SimpleNamespace(name="002", num_frames=783, frames=range(600, 783))
+    training = SimpleNamespace(data=[], config={"data": {"train": sources}})
+    assert ("was trained on these frames" in describe_shipped("stream-small", training, video)) == seen
 
 
 @pytest.mark.parametrize(

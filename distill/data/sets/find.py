@@ -106,7 +106,9 @@ def find_videos(
         why = list(scan.broken.values())
         if len(why) > MAX_NAMED:
             why[MAX_NAMED:] = [f"and {len(why) - MAX_NAMED} more, see saldistill data check"]
-        log.warning("%s: %s left out:\n  %s", where, plural(len(scan.broken), "broken video"), "\n  ".join(why))
+        log.warning(
+            "%s: %s left out:\n  %s", where, plural(len(scan.broken), f"broken {selected.unit}"), "\n  ".join(why)
+        )
     if scan.damaged:
         damaged = [f"{name} ({plural(count, 'frame')})" for name, count in scan.damaged.items()]
         log.warning(
@@ -117,9 +119,11 @@ def find_videos(
         )
     if scan.left_out:
         names = ", ".join(scan.left_out[:MAX_NAMED]) + ", ..." * (len(scan.left_out) > MAX_NAMED)
-        log.warning("%s: %s without ground truth left out: %s", where, plural(len(scan.left_out), "video"), names)
+        log.warning(
+            "%s: %s without ground truth left out: %s", where, plural(len(scan.left_out), selected.unit), names
+        )
     if not scan.videos:
-        raise UserError(f"{where}: no usable video; {_why_empty(scan)}")
+        raise UserError(f"{where}: no usable {selected.unit}; {_why_empty(scan)}")
     labelled = sum(video.truth is not None for video in scan.videos)
     count = plural(len(scan.videos), selected.unit)
     log.info("%s: %s; %s, %d with ground truth", where, scan.layout.title, count, labelled)
@@ -135,7 +139,9 @@ def _require(scan: DataSetScan, names: Sequence[str], where: str) -> None:
         for name, why in scan.broken.items():
             if same_name(name, wanted):
                 raise UserError(why)
-        raise UserError(f"{where}: no video '{wanted}' (found {scan.layout.title}: {scan.count_splits()})")
+        raise UserError(
+            f"{where}: no {scan.dataset.unit} '{wanted}' (found {scan.layout.title}: {scan.count_splits()})"
+        )
 
 
 def _why_empty(scan: DataSetScan) -> str:

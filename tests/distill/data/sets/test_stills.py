@@ -157,7 +157,7 @@ def test_images_are_selected_by_name(tmp_path):
         "pets/a",
         "pets/c",
     ]
-    with pytest.raises(UserError, match=r"no video 'pets/d'"):
+    with pytest.raises(UserError, match=r"no image 'pets/d'"):
         find_videos("stills", tmp_path, videos=["pets/d"])
     with pytest.raises(
         UserError,
