@@ -225,8 +225,6 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
     configs = {name: experiment.run_config(name, experiment.seeds_of(name)[0], device) for name in experiment.arms}
     tests = common_test_sets(experiment, configs)
     scored = [video for videos in tests.values() for video in videos]
-    for name in chosen:
-        warn_of_trained_frames(training_sources(configs[name].data), scored, f"arms.{name}")
     for name, seed in experiment.runs(chosen):
         print(f"\n{name}, seed {seed} (arm {chosen.index(name) + 1} of {len(chosen)})", flush=True)
         for teacher in experiment.arms[name].teacher or []:
@@ -234,6 +232,7 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
         if not is_done(folder := experiment.run_folder(name, seed)):
             if (after := experiment.arms[name].after) is not None:
                 require_done(experiment, after, seed, f"the arm '{name}'")
+            warn_of_trained_frames(training_sources(configs[name].data), scored, f"arms.{name}")
             train(experiment.run_config(name, seed, device))
         print(f"   {folder}", flush=True)
     runs = [experiment.run_folder(*run) for run in experiment.runs(experiment.arms)]

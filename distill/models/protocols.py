@@ -105,7 +105,7 @@ def check_model(network: object) -> None:
         )
     if (fit := fit_of(network)) not in FITS:
         name = f"{type(network).__module__}.{type(network).__name__}"
-        raise UserError(f"{name}: fit is '{fit}'; expected one of {', '.join(FITS)} (distill/data/fit.py)")
+        raise UserError(f"{name}: fit '{fit}': expected one of {', '.join(FITS)}")
 
 
 def _members(contract: type) -> list[str]:

@@ -234,6 +234,17 @@ def test_teacher_can_be_the_mean_of_several_arms(experiment: Path, tmp_path: Pat
     assert [Path(each).name for each in store.notes["imported"]] == ["assistant-truth-0", "assistant-other-1"]
 
 
+def test_arm_that_trains_on_test_frames_is_reported(
+    experiment: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "truth.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["data"]["train"][0] |= {"videos": ["blob0", "blob1"]}
+    path.write_text(yaml.safe_dump(values))
+    run_experiment(load_experiment(experiment, ["seeds=[0]"]), arms=["truth"], device="cpu")
+    assert "arms.truth: trains on frames of 1 of the 2 videos to score (blob1)" in caplog.text
+
+
 def test_untrained_teacher_arm_is_refused(experiment: Path) -> None:
     with pytest.raises(
         UserError, match="truth-0: this run is not trained yet, and the teacher 'assistant' needs it"

@@ -17,6 +17,7 @@ from distill.data.clips import ClipSpec, Window
 from distill.data.fit import FITS, MAX_ASPECT, content_size, fit_box, fit_of, place, unfit, unfit_features
 from distill.data.sets import synthetic
 from distill.data.video.open import open_video
+from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.registry import create_model
@@ -26,8 +27,7 @@ from distill.targets.fingerprint import fingerprint
 from distill.targets.store import TargetStore
 from distill.training.heads import Learner
 from distill.training.teachers import ClipReader, OnlineTeacher
-from student import fit as student_fit
-from teacher import salfom
+from student import edge
 
 SIZE = (36, 64)
 UPRIGHT = "synthetic:3-6x160x96"
@@ -106,8 +106,8 @@ def test_box_is_where_place_puts_the_content(fit: str, frame: tuple[int, int]) -
         assert torch.equal(placed, image)
 
 
-def test_fit_names_are_the_same_everywhere() -> None:
-    assert FITS == tuple(student_fit.FITS) == salfom.FITS
+def test_network_without_a_fit_stretches() -> None:
+    assert FITS == edge.FITS
     assert fit_of(nn.Identity()) == "stretch"
 
 
@@ -118,7 +118,7 @@ def test_models_take_a_fit_and_stretch_by_default(name: str) -> None:
         model = create_model(name, fit="letterbox")
     assert (model.network.fit, ClipSpec.of(model.network).fit) == ("letterbox", "letterbox")
     assert model.identity["arguments"] == {"fit": "letterbox"}
-    with pytest.raises(Exception, match="fit 'squeeze': expected one of stretch, letterbox, crop"):
+    with pytest.raises(UserError, match=r"fit 'squeeze': expected one of stretch, letterbox, crop"):
         create_model(name, fit="squeeze")
 
 
