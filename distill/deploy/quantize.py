@@ -24,6 +24,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distill.claims import claim
 from distill.deploy.calibration import FRAMES, CalibrationClips, agreement, predict_maps, read_calibration_clips
+from distill.deploy.half_storage import STORED
 from distill.deploy.int8 import Int8Graph
 from distill.deploy.onnx_check import check_file
 from distill.deploy.onnx_graph import save_sealed
@@ -296,6 +297,11 @@ def load_source(path: str | Path, *, threads: int | None = None) -> OnnxModel:
     precision = model.edge.metadata.get("precision", "fp32")
     if precision != "fp32":
         raise UserError(f"{path}: is already in {precision}; expected the file in fp32 that it was made from")
+    if STORED in model.edge.metadata:
+        raise UserError(
+            f"{path}: its weights are stored in {model.edge.metadata[STORED]}, so its layers cannot be quantized; "
+            "expected a file of `saldistill export`, e.g. saldistill export stream-small -o FILE"
+        )
     if len(model.files) > 1:
         raise UserError(f"{path}: models of 2 GB or more, with a separate weight file, cannot be quantized")
     return model

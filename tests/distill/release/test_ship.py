@@ -11,6 +11,7 @@ import torch
 from helpers.places import REPOSITORY, SAMPLE
 
 from distill.cli.main import main
+from distill.deploy.quantize import load_source
 from distill.errors import UserError
 from distill.inference.predictor import load
 from distill.models import pretrained
@@ -112,6 +113,10 @@ def test_record_states_input_training_and_data_with_terms(folder: Path) -> None:
     assert (notes["pretrained"], notes["licence"], notes["stride"]) == ("stream-small", "Apache-2.0", 2)
     metadata = load_model(folder / record.onnx.name).network.edge.metadata
     assert (metadata["licence"], metadata["mode"], metadata["stored"]) == ("Apache-2.0", "step", "fp16")
+    with pytest.raises(
+        UserError, match=r"stream-small\.onnx: its weights are stored in fp16, so its layers cannot"
+    ):
+        load_source(folder / record.onnx.name)
 
 
 def test_scores_and_benchmark_are_added_later_and_appear_in_card_and_tables(
