@@ -20,7 +20,8 @@ def stream_small(pretrained: bool = True, **arguments: Any) -> Any:
 
     Returns:
         A network that maps clips (B, 3, T, H, W), uint8 or float in [0, 1], to log-saliency (B, N, h, w), and frame
-        by frame with `step` (student/stream.py).
+        by frame with `step` (student/stream.py). Frames of another aspect ratio are to be placed on the input as
+        its attribute `fit` says (distill/data/fit.py), which `predictor` does itself.
     """
     return _network("small", pretrained, arguments)
 

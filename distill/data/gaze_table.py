@@ -86,15 +86,21 @@ def import_gaze(videos: str | Path, table: str | Path, out: str | Path) -> Impor
         out: folder to write.
 
     Raises:
-        UserError: the folder has no video, the table cannot be read or names other videos, no fixation is inside a
-            video, or `out` exists.
+        UserError: the folder has no video or two of the same name, the table cannot be read or names other videos,
+            no fixation is inside a video, or `out` exists.
     """
     videos, table, out = Path(videos), Path(table), Path(out)
-    media = {path.stem: path for path in files_named(videos, VIDEO_SUFFIXES)}
+    files = files_named(videos, VIDEO_SUFFIXES)
+    media = {path.stem: path for path in files}
     if not media:
         raise UserError(
             f"{videos}: no video in this folder; expected {', '.join(VIDEO_SUFFIXES)}; found {describe(videos)}"
         )
+    for path in files:
+        if (other := media[path.stem]) != path:
+            raise UserError(
+                f"{videos}: {path.name} and {other.name} differ only in their suffix; rename one of them"
+            )
     with claim(out, "the data set"):
         rows = read_table(table, media)
         result = ImportedGaze(out)

@@ -103,6 +103,10 @@ def test_missing_inputs_and_existing_output_are_refused(videos: Path) -> None:
     Path("empty").mkdir()
     with pytest.raises(UserError, match="empty: no video in this folder; expected"):
         import_gaze("empty", "t.csv", "out")
+    (videos / "a.mov").touch()
+    with pytest.raises(UserError, match=r"a\.(mov|mp4) and a\.(mov|mp4) differ only in their suffix; rename one"):
+        import_gaze(videos, "t.csv", "out")
+    (videos / "a.mov").unlink()
     Path("out").mkdir()
     (Path("out") / "mine").touch()
     with pytest.raises(UserError, match="out: the data set already exists"):
