@@ -75,8 +75,8 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     configs = [config.model_dump(mode="json", exclude={"device"}) for config in (teacher_config, student_config)]
     test_videos = scored_videos(student_config.data.test)
     logging.getLogger("distill.data").setLevel(logging.WARNING)  # each step would log the same two videos
-    shipped = {name: record for name, record in pretrained_models().items() if name == DEFAULT_MODEL}
-    files = {name: record.weights.sha256 for name, record in shipped.items()}
+    files = {name: each.weights.sha256 for name, each in pretrained_models().items() if name == DEFAULT_MODEL}
+    shipped: dict[str, str | Path] = {name: name for name in files}
     steps = FinishedSteps(out / "results.json", [*configs, files])
 
     steps.run(
@@ -117,10 +117,8 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
         "measure the cost of all models.",
         lambda: {
             "scores": score_all({"student": student}, test_videos, device)["student"],
-            "shipped": score_all({name: name for name in shipped}, test_videos, device),
-            "costs": measure_costs(
-                {"teacher": teacher, "student": student, **{name: name for name in shipped}}, device
-            ),
+            "shipped": score_all(shipped, test_videos, device),
+            "costs": measure_costs({"teacher": teacher, "student": student, **shipped}, device),
         },
     )
     steps.run(
