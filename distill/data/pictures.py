@@ -21,7 +21,7 @@ from distill.limits import MAX_PICTURE_PIXELS, check_limit
 from distill.paths import require_file
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
-"""Pillow's decoders in use, whatever a file's suffix; others run programs (EPS) or are no image formats."""
+"""Pillow's decoders in use, whatever a file's suffix; others run programs (EPS) or are not image formats."""
 
 TRAILERS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 """Last bytes of a complete file."""

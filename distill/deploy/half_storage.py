@@ -26,7 +26,7 @@ def store_halves(source: str | Path, path: str | Path) -> None:
         path: .onnx file to write; an existing one is replaced.
 
     Raises:
-        UserError: the source is no exported model, or onnx.checker rejects the result.
+        UserError: the source is not an exported model, or onnx.checker rejects the result.
     """
     model = load_onnx(source)
     graph = onnx.load(str(source))

@@ -129,7 +129,7 @@ def files(shipped: Sequence[ShippedFile]) -> str:
     ]
     head = ["file", "MB", "stored as", "largest difference", "CC", "SHA-256"]
     return (
-        "Networks compute in fp32 whichever way their weights are stored, except for INT8. Difference and CC "
+        "Networks compute in fp32 however their weights are stored, except for INT8. Difference and CC "
         "compare maps, in [0, 1], with those of the run's own weights, on a real video.\n\n"
         + markdown_table(head, rows, "lrlrrl")
     )

@@ -63,7 +63,7 @@ class ImageReader:
                 raise UserError(
                     f"{self.files[index]}: the frame has {image.size[0]} x {image.size[1]} pixels, but the first "
                     f"frame of its folder {self.size[1]} x {self.size[0]}; all frames must have the same size; "
-                    "separate images are no video, see `saldistill predict --stills`"
+                    "for separate images see `saldistill predict --stills`"
                 )
             image = to_rgb(image, self.files[index])
             if image.size != (width, height):

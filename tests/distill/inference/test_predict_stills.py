@@ -43,7 +43,7 @@ def cache(empty_cache: Path) -> Path:
 
 @pytest.fixture
 def stills(tmp_path: Path) -> Path:
-    """Return a folder with images of different sizes, two in a subfolder, and a file that is no image."""
+    """Return a folder with images of different sizes, two in a subfolder, and a file that is not an image."""
     for name, size in STILLS.items():
         picture(tmp_path / "photos" / f"{name}.png", size)
     picture(tmp_path / "photos/more/1.JPG", (40, 30), format="JPEG")
