@@ -11,13 +11,14 @@ import torch
 from helpers.places import REPOSITORY, SAMPLE
 
 from distill.cli.main import main
+from distill.deploy import half_storage
 from distill.deploy.quantize import load_source
 from distill.errors import UserError
 from distill.inference.predictor import load
-from distill.models import pretrained
+from distill.models import pretrained, weight_files
 from distill.models.references import load_model
 from distill.models.tensor_files import load_tensors
-from distill.models.weight_files import HALF_FROM, read_header
+from distill.models.weight_files import read_header
 from distill.release import records, ship
 from distill.release.facts import read_facts
 from distill.reports.model_card import model_card, zoo, zoo_scores
@@ -49,6 +50,10 @@ def config(out: Path) -> RunConfig:
     )
 
 
+HALF_FROM = 4096
+"""In place of `weight_files.HALF_FROM`: the small model has no larger tensor."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, with the config file that it was started with."""
@@ -63,6 +68,8 @@ def shipped(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     shutil.copy(FACTS, folder)
     with pytest.MonkeyPatch.context() as patch:
+        for module in (weight_files, half_storage):
+            patch.setattr(module, "HALF_FROM", HALF_FROM)
         patch.setattr(pretrained, "pretrained_folder", lambda: folder)
         patch.setattr(ship, "pretrained_folder", lambda: folder)
         sources = ship.Sources(config=str(run.parent / "mine.yaml"))
