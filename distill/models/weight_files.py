@@ -29,8 +29,8 @@ HEADER = "saldistill"
 
 HALF_FROM = 32768
 """Numbers in a tensor from which it is stored in float16. Smaller tensors take little of a file, but rounding them
-causes most of the maps' error: stream-small takes 7.1 MB with a largest difference of 8e-4, and 6.6 MB with 1.6e-3 from
-4096 numbers on."""
+causes most of the maps' error: stream-small takes 7.1 MB with a largest difference of 8e-4, and 6.6 MB with 1.6e-3
+from 4096 numbers on."""
 
 Name = Annotated[str, Field(pattern=r"^[!-~]{1,100}$")]
 Number = bool | int | FiniteFloat
