@@ -183,7 +183,7 @@ def test_resolve_device_unavailable_names_available_ones() -> None:
 def test_load_model_of_onnx_file_behaves_like_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Edge:
         mode, num_frames, size, target_frames, map_size = "clip", 8, (32, 48), (7,), (2, 3)
-        has_checksum = True
+        has_checksum, fit = True, "stretch"
         metadata: ClassVar[dict] = {"notes": {"stride": 2}}
 
         def __init__(self, path: Path, threads: int | None = None, check: bool = True) -> None:
