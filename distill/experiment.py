@@ -93,7 +93,7 @@ class Arm(Section):
     """Names of the experiment's teachers whose target stores it reads: one for the config's only teacher, or each
     for the config's teacher of the same name."""
     after: str | None = None
-    """Earlier arm from whose weights this one starts, those of the same seed (`model.weights`)."""
+    """Earlier arm from whose weights this one starts (`model.weights`): those of the same seed, or of its only one."""
     seeds: Seeds | None = None
     """Seeds of this arm; defaults to the experiment's."""
 
@@ -128,9 +128,12 @@ class Experiment(Section):
                     raise ValueError(
                         f"arms.{name}.after: '{arm.after}' comes later in the file; put it before '{name}'"
                     )
-                if lacking := [seed for seed in self.seeds_of(name) if seed not in self.seeds_of(arm.after)]:
+                given = self.seeds_of(arm.after)
+                lacking = [seed for seed in self.seeds_of(name) if seed not in given]
+                if lacking and len(given) > 1:
                     raise ValueError(
-                        f"arms.{name}.after: '{arm.after}' has no seed {lacking[0]}; add it to its seeds"
+                        f"arms.{name}.after: '{arm.after}' has no seed {lacking[0]}; add it to its seeds, or give it a "
+                        "single seed, from which all start"
                     )
         compared = [arm for pair in self.compare for arm in pair]
         for name in compared + [arm for each in self.teachers.values() for arm in each.arm or []]:
@@ -146,6 +149,11 @@ class Experiment(Section):
     def runs(self, arms: Iterable[str]) -> list[tuple[str, int]]:
         """Return the runs of some arms, as pairs of arm and seed."""
         return [(arm, seed) for arm in arms for seed in self.seeds_of(arm)]
+
+    def seed_before(self, arm: str, seed: int) -> int:
+        """Return the seed of the run from whose weights another one starts."""
+        seeds = self.seeds_of(arm)
+        return seed if seed in seeds else seeds[0]
 
     def run_folder(self, arm: str, seed: int) -> Path:
         """Return the folder of a run."""
@@ -164,7 +172,8 @@ class Experiment(Section):
             key = store_key(arm, teacher, f"arms.{name}.teacher")
             overrides.append(f"{key}={quoted(self.store_folder(teacher))}")
         if arm.after is not None:
-            overrides.append(f"model.weights={quoted(self.run_folder(arm.after, seed))}")
+            start = self.run_folder(arm.after, self.seed_before(arm.after, seed))
+            overrides.append(f"model.weights={quoted(start)}")
         return load_config(arm.config, overrides)
 
     def section_of(self, teacher: str, config: RunConfig) -> TeacherSection | None:
@@ -231,7 +240,7 @@ def run_experiment(experiment: Experiment, *, arms: list[str] | None = None, dev
             make_store(experiment, teacher, configs, device)
         if not is_done(folder := experiment.run_folder(name, seed)):
             if (after := experiment.arms[name].after) is not None:
-                require_done(experiment, after, seed, f"the arm '{name}'")
+                require_done(experiment, after, experiment.seed_before(after, seed), f"the arm '{name}'")
             warn_of_trained_frames(training_sources(configs[name].data), scored, f"arms.{name}")
             train(experiment.run_config(name, seed, device))
         print(f"   {folder}", flush=True)

@@ -150,6 +150,18 @@ def test_arm_starts_from_the_weights_of_an_earlier_arm(experiment: Path, tmp_pat
     assert found.run_config("last", 1, "cpu").model.weights == str(tmp_path / "out/runs/first-1")
 
 
+def test_all_seeds_start_from_the_only_run_of_an_earlier_arm(experiment: Path, tmp_path: Path) -> None:
+    """One long first stage can serve all seeds of a second one."""
+    values = yaml.safe_load(experiment.read_text())
+    one = values["arms"]["truth"]["config"]
+    values["arms"] = {"first": {"config": one, "seeds": [4]}, "last": {"config": one, "after": "first"}}
+    values |= {"teachers": {}, "compare": [], "seeds": [1, 2]}
+    experiment.write_text(yaml.safe_dump(values, sort_keys=False))
+    found = load_experiment(experiment)
+    for seed in (1, 2):
+        assert found.run_config("last", seed, "cpu").model.weights == str(tmp_path / "out/runs/first-4")
+
+
 def test_test_sets_are_scored_and_compared_separately(experiment: Path, tmp_path: Path) -> None:
     gaze = {name: [[4, 5], [9, 9], [20, 30]] for name in ("a", "b", "c")}
     stills = still_set(tmp_path / "stills", gaze)
@@ -287,7 +299,10 @@ def test_shipped_experiment_matches_its_configs(path: Path) -> None:
         ("out=''", "out: expected a path, got an empty text"),
         ("arms.truth.after=both", "arms.truth.after: 'both' comes later in the file; put it before 'truth'"),
         ("arms.both.after=truht", "unknown arm 'truht' .did you mean 'truth'"),
-        ("arms.both={config: x, after: truth, seeds: [5]}", "arms.both.after: 'truth' has no seed 5; add it"),
+        (
+            "arms.both={config: x, after: truth, seeds: [5]}",
+            r"arms.both.after: 'truth' has no seed 5; .* seeds, or give it a single seed",
+        ),
         ("arms.both.teacher=[]", "arms.both.teacher: expected at least 1 items"),
     ],
 )
