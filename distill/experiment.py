@@ -93,7 +93,7 @@ class Arm(Section):
     """Names of the experiment's teachers whose target stores it reads: one for the config's only teacher, or each
     for the config's teacher of the same name."""
     after: str | None = None
-    """Earlier arm from whose weights this one starts (`model.weights`): those of the same seed, or of its only one."""
+    """Earlier arm from whose weights this one starts (`model.weights`): of the same seed, or of its only one."""
     seeds: Seeds | None = None
     """Seeds of this arm; defaults to the experiment's."""
 
@@ -132,8 +132,8 @@ class Experiment(Section):
                 lacking = [seed for seed in self.seeds_of(name) if seed not in given]
                 if lacking and len(given) > 1:
                     raise ValueError(
-                        f"arms.{name}.after: '{arm.after}' has no seed {lacking[0]}; add it to its seeds, or give it a "
-                        "single seed, from which all start"
+                        f"arms.{name}.after: '{arm.after}' has no seed {lacking[0]}; add it to its seeds, or "
+                        "give it a single seed, from which all start"
                     )
         compared = [arm for pair in self.compare for arm in pair]
         for name in compared + [arm for each in self.teachers.values() for arm in each.arm or []]:
