@@ -98,8 +98,8 @@ class StillSet:
 
 def kernel_of(folder: Path) -> Kernel:
     """Return the Gaussian of a set by the name of its folder, or of the one above `data`; MIT1003's if unknown."""
-    folder = folder.resolve()
-    names = (folder.parent.name, folder.name) if folder.name == "data" else (folder.name,)
+    paths = (folder.absolute(), folder.resolve())  # the name of a link counts first
+    names = [path.parent.name if path.name == "data" else path.name for path in paths]
     return next((KERNELS[name.lower()] for name in names if name.lower() in KERNELS), MIT1003_KERNEL)
 
 

@@ -212,6 +212,17 @@ def test_densities_take_the_published_kernel_of_a_known_set(tmp_path, folder, sh
             assert np.array_equal(video.truth.density(0, (18, 32)), expected)
 
 
+def test_kernel_follows_the_name_of_a_link(tmp_path):
+    """Data often lies on another disk under another name."""
+    still_set(tmp_path / "disk1")
+    (tmp_path / "osie").symlink_to(tmp_path / "disk1")
+    (tmp_path / "mine").symlink_to(tmp_path / "osie")
+    for name in ("osie", "mine"):
+        video = find_videos("stills", tmp_path / name)[0]
+        assert video.truth is not None
+        assert video.truth.sigma == pytest.approx((24 / 800 if name == "osie" else 24 / 1024) * max(video.size))
+
+
 def test_set_may_state_its_own_kernel(tmp_path):
     still_set(tmp_path, a={"size": [72, 128], "fixations": [[8, 8]], "sigma": 10})
     video = find_videos("stills", tmp_path, videos=["a"])[0]
