@@ -1,14 +1,16 @@
 r"""Turn the folder of a finished run into a pretrained model in student/pretrained, with its card and tables.
 
-    python scripts/ship_pretrained.py RUN --name stream-small --experiment configs/experiments/pretrained.yaml \
-        --int8 ntire:data/hevc-gaze --int8-split train --validate configs/pretrained/small_validation.yaml
+    python scripts/ship_pretrained.py RUN [RUN ...] --name stream-small \
+        --experiment configs/experiments/pretrained.yaml \
+        --int8 ntire:data/hevc-gaze --int8-split train --validate stills:data/stills
     saldistill evaluate stream-small centre-prior observers ntire:data/hevc-gaze --split public_test --every 8 \
         -o scores
     saldistill benchmark mobilenetv2_100.onnx student/pretrained/stream-small.onnx --json cost.json --threads 2
     python scripts/ship_pretrained.py --name stream-small --scores public_test=scores --benchmark cost.json
 
-Weights are stored in fp16 if the maps stay equal to 1e-3, else in fp32; the .onnx file is INT8 if that was asked
-for and loses at most 0.01 CC. Without RUN, scores and a benchmark are added to the record of a shipped model.
+Of several RUNs of one config that differ in their seed, the mean of their weights is shipped. They are stored in
+fp16 if the maps stay equal to 1e-3, else in fp32; the .onnx file is INT8 if that was asked for and loses at most
+0.01 CC. Without RUN, scores and a benchmark are added to the record of a shipped model.
 student/pretrained/facts.yaml has the terms of the data, published scores, intended use and limits.
 """
 
@@ -40,7 +42,7 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="folder of a finished run; without it, update a record"
+        "runs", nargs="*", metavar="RUN", help="folder of a finished run; without it, update a record"
     )
     parser.add_argument("--name", required=True, help="name of the model, one of those in facts.yaml")
     parser.add_argument("--config", metavar="FILE", help="config that the run was started with")
@@ -88,7 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
         benchmark=arguments.benchmark,
         extra_names=arguments.also_called,
     )
-    if arguments.run is None:
+    if not arguments.runs:
         record = update(arguments.name, sources)
     else:
         int8 = None
@@ -96,7 +98,7 @@ def main(arguments: argparse.Namespace) -> None:
             int8 = Int8(
                 arguments.int8, arguments.validate, arguments.int8_split, arguments.validate_split, arguments.every
             )
-        record = ship(arguments.run, arguments.name, sources, video=arguments.video, int8=int8)
+        record = ship(arguments.runs, arguments.name, sources, video=arguments.video, int8=int8)
     for file in (record.weights, record.onnx):
         print(f"{file.name}: {file.bytes / 1e6:.2f} MB, stored as {file.precision}, SHA-256 {file.sha256}")
     generate_docs.write(check=False)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,34 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
         )
     model.network.to(device).eval()
     return replace(model, reference=text)
+
+
+def load_mean(references: Sequence[str | Path]) -> LoadedModel:
+    """Load a model whose weights are the mean of those of several models, in evaluation mode.
+
+    If they were trained from the same weights, it predicts about as well as the mean of their maps, at the cost of
+    one of them (Wortsman et al., "Model soups", ICML 2022). Its other properties, and entries that are not
+    floating-point, are those of the first model.
+
+    Args:
+        references: what `load_model` accepts, at least one; networks of PyTorch.
+
+    Raises:
+        UserError: as `load_model`, or two models have different architectures or arguments.
+    """
+    first, *others = [load_model(reference) for reference in references]
+    for other in others:
+        if other.identity != first.identity:
+            raise UserError(
+                f"{other.reference}: is {_identity_text(other.identity)}, but {first.reference} is "
+                f"{_identity_text(first.identity)}; only weights of the same network have a mean"
+            )
+    states = [other.network.state_dict() for other in others]
+    with torch.no_grad():
+        for key, value in first.network.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.stack([value, *(state[key] for state in states)]).double().mean(dim=0))
+    return first
 
 
 def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:

@@ -65,7 +65,7 @@ class Benchmark(BaseModel):
 
 
 def read_training(
-    run: Path,
+    runs: Sequence[Path],
     facts: Facts,
     *,
     chosen: Sequence[str] = (),
@@ -76,7 +76,7 @@ def read_training(
     """Return how a run was trained, on what, and how it can be repeated.
 
     Args:
-        run: a finished run folder.
+        runs: a finished run folder, or those of several seeds whose mean weights are shipped.
         facts: terms of the data.
         chosen: what was chosen on which data, in addition to the step of the weights.
         config_file: config that the run was started with; its differences from the run's are overrides.
@@ -84,28 +84,57 @@ def read_training(
         learnt_from: other runs behind this one that neither its config nor its target stores name.
 
     Raises:
-        UserError: the run is not finished, or facts.yaml lacks the terms of some data.
+        UserError: a run is not finished, the runs differ in more than the seed, or facts.yaml lacks the terms of
+            some data.
     """
-    if not (run / "summary.json").exists():
-        raise UserError(f"{run}: no summary.json; expected the folder of a finished run")
-    summary = read_json(run / "summary.json", Summary, "the summary of a run")
-    config = load_config(run / CONFIG)
-    runs = [run, *(Path(each) for each in learnt_from)]
+    summaries = [read_summary(run) for run in runs]
+    config = load_config(runs[0] / CONFIG)
+    for run in runs[1:]:
+        check_same(runs[0], run)
+    behind = [*runs, *(Path(each) for each in learnt_from)]
     configs = {
-        each: load_config(each / CONFIG) for each in [*runs, *(a for r in runs for a in ancestors(r, facts))]
+        each: load_config(each / CONFIG) for each in [*behind, *(a for r in behind for a in ancestors(r, facts))]
     }
     return Training(
         command=command(config, config_file, experiment),
         config=without_paths(config.model_dump(mode="json", exclude_defaults=True)),
-        config_sha256=file_hash(run / CONFIG),
-        steps=summary.steps,
-        minutes=round(summary.seconds / 60, 1),
-        device=summary.device,
-        best=describe_best(run, config),
+        config_sha256=file_hash(runs[0] / CONFIG),
+        steps=summaries[0].steps,
+        minutes=round(sum(each.seconds for each in summaries) / 60, 1),
+        device=summaries[0].device,
+        best=describe_mean(runs) + describe_best(runs[0], config),
         chosen=list(chosen),
         data=data_of(configs, facts),
         teachers=[describe_teacher(each, facts) for each in config.teachers],
     )
+
+
+def read_summary(run: Path) -> Summary:
+    """Return the summary of a finished run.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    if not (run / "summary.json").exists():
+        raise UserError(f"{run}: no summary.json; expected the folder of a finished run")
+    return read_json(run / "summary.json", Summary, "the summary of a run")
+
+
+def check_same(run: Path, other: Path) -> None:
+    """Raise a UserError if the configs of two runs differ in more than the seed."""
+    before, now = (flatten(load_config(each / CONFIG).model_dump(mode="json")) for each in (run, other))
+    free = (*FREE_TO_CHANGE, "seed")
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in free]
+    if changed:
+        raise UserError(
+            f"{other}: {changed[0]} differs from that of {run}; expected runs of one config that differ only in "
+            "their seed, whose weights have a mean"
+        )
+
+
+def describe_mean(runs: Sequence[Path]) -> str:
+    """Return the start of a sentence on mean weights, for several runs."""
+    return f"the mean of {len(runs)} runs ({', '.join(run.name for run in runs)}): " if len(runs) > 1 else ""
 
 
 def ancestors(run: Path, facts: Facts) -> Iterator[Path]:

@@ -36,7 +36,7 @@ from distill.models.pretrained import (
     pretrained_models,
 )
 from distill.models.protocols import is_streaming
-from distill.models.references import load_model, notes_with_run
+from distill.models.references import load_mean, load_model, notes_with_run
 from distill.models.weight_files import Identity, save_model
 from distill.paths import path_inside
 from distill.release.facts import Facts, read_facts
@@ -101,11 +101,13 @@ class Sources:
     extra_names: Sequence[str] = ()
 
 
-def ship(run: str | Path, name: str, sources: Sources, *, video: str, int8: Int8 | None = None) -> PretrainedModel:
+def ship(
+    runs: Sequence[str | Path], name: str, sources: Sources, *, video: str, int8: Int8 | None = None
+) -> PretrainedModel:
     """Write the files of a pretrained model, and its record; nothing is replaced before all checks have passed.
 
     Args:
-        run: the folder of a finished run.
+        runs: the folder of a finished run, or those of all seeds of one arm, whose mean weights are shipped.
         name: name of the model, one of facts.yaml.
         sources: what the record is written from.
         video: a real video, on which maps are compared.
@@ -114,13 +116,13 @@ def ship(run: str | Path, name: str, sources: Sources, *, video: str, int8: Int8
     Raises:
         UserError: facts are missing, a check fails, or the files of all models are too large.
     """
-    run, folder = Path(run), pretrained_folder()
+    folder = pretrained_folder()
     facts = read_facts(folder / FACTS)
     if name not in facts.models:
         raise UserError(f"{name}: not among the models of {folder / FACTS}: {', '.join(facts.models)}")
-    model = load_model(run)
+    model = load_mean(runs)
     training = read_training(
-        run,
+        [Path(run) for run in runs],
         facts,
         chosen=facts.models[name].chosen,
         config_file=sources.config,
@@ -146,7 +148,7 @@ def ship(run: str | Path, name: str, sources: Sources, *, video: str, int8: Int8
             intended_use=facts.intended_use,
             limits=facts.limits,
         )
-        record = with_measurements(record, name, [name, str(run)], sources, facts)
+        record = with_measurements(record, name, [name, *map(str, runs)], sources, facts)
         models = {**pretrained_models(), name: record}
         check_size(models)
         for file in (weights, onnx):

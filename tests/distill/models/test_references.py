@@ -17,7 +17,7 @@ from helpers.places import REPOSITORY
 from distill.errors import UserError
 from distill.models.cost import count_weights, gflops_per_map
 from distill.models.device import resolve_device
-from distill.models.references import load_model
+from distill.models.references import load_mean, load_model
 from distill.models.registry import create_model
 from distill.models.weight_files import load_weights_into, save_model, weights_fingerprint
 
@@ -216,3 +216,19 @@ def test_registry_without_student_package_works() -> None:
         "create_model('teacher/salfom:micro')"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
+
+
+def test_load_mean_of_models_has_the_mean_of_their_weights(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("first", "second", "longer")]
+    for seed, (path, frames) in enumerate(zip(paths, (5, 5, 7), strict=True)):
+        torch.manual_seed(seed)
+        save_model(create_model("student/stream:micro", num_frames=frames), path)
+    first, second = (load_model(path).network.state_dict() for path in paths[:2])
+    for name, value in load_mean(paths[:2]).network.state_dict().items():
+        torch.testing.assert_close(
+            value, (first[name] + second[name]) / 2 if value.is_floating_point() else first[name]
+        )
+    with pytest.raises(
+        UserError, match=r"longer.* is student/stream:micro num_frames=7, but .*; only weights of the same"
+    ):
+        load_mean(paths[1:])

@@ -73,7 +73,7 @@ def shipped(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(pretrained, "pretrained_folder", lambda: folder)
         patch.setattr(ship, "pretrained_folder", lambda: folder)
         sources = ship.Sources(config=str(run.parent / "mine.yaml"))
-        ship.ship(run, "stream-small", sources, video=VIDEO)
+        ship.ship([run], "stream-small", sources, video=VIDEO)
     return folder
 
 
@@ -104,6 +104,27 @@ def test_shipped_run_gives_the_maps_of_the_run_from_half_the_bytes(folder: Path,
     assert {path.name for path in folder.iterdir()} == {
         *("facts.yaml", "models.json", "stream-small.safetensors", "stream-small.onnx")
     }
+
+
+def test_runs_of_several_seeds_are_shipped_as_the_mean_of_their_weights(
+    folder: Path, run: Path, tmp_path: Path
+) -> None:
+    other = train(config(tmp_path / "run").model_copy(update={"seed": 8}))
+    record = ship.ship([run, other], "stream-nano", ship.Sources(), video=VIDEO)
+    states = [load_tensors(each / "best.safetensors") for each in (run, other)]
+    for name, value in load_tensors(folder / record.weights.name).items():
+        torch.testing.assert_close(value.float(), (states[0][name].float() + states[1][name].float()) / 2)
+    assert record.training.best.startswith("the mean of 2 runs (run, run): those of step 2")
+    assert record.training.minutes >= pretrained.pretrained_model("stream-small").training.minutes
+
+    longer = tmp_path / "longer"
+    shutil.copytree(other, longer)
+    text = (longer / "config.yaml").read_text()
+    (longer / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.002"))
+    with pytest.raises(
+        UserError, match=r"longer: optimizer.lr differs from that of .*; expected runs of one config"
+    ):
+        ship.ship([run, longer], "stream-nano", ship.Sources(), video=VIDEO)
 
 
 def test_record_states_input_training_and_data_with_terms(folder: Path) -> None:
@@ -198,19 +219,19 @@ def test_too_large_files_leave_everything_as_it_was(
     monkeypatch.setattr(ship, "MAX_BYTES", 1000)
     monkeypatch.setattr(ship, "write_onnx", lambda *_: pretrained.pretrained_model("stream-small").onnx)
     with pytest.raises(UserError, match=r"the pretrained files take .* MB, but at most 0.001 MB are shipped"):
-        ship.ship(run, "stream-small", ship.Sources(), video=VIDEO)
+        ship.ship([run], "stream-small", ship.Sources(), video=VIDEO)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_unknown_names_and_data_without_licence_are_one_sentence(folder: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stream-big: not among the models of .*: stream-small, stream-nano"):
-        ship.ship(run, "stream-big", ship.Sources(), video=VIDEO)
+        ship.ship([run], "stream-big", ship.Sources(), video=VIDEO)
     with pytest.raises(UserError, match=r"stream-nano: not in .*models\.json; ship its run first"):
         ship.update("stream-nano", ship.Sources())
     with pytest.raises(UserError, match="--scores x: unknown key; expected one of public_test, stills"):
         ship.update("stream-small", ship.Sources(scores={"x": ["scores"]}))
     with pytest.raises(UserError, match=r"nothing: no summary\.json; expected the folder of a finished run"):
-        records.read_training(Path("nothing"), read_facts(FACTS))
+        records.read_training([Path("nothing")], read_facts(FACTS))
     with pytest.raises(UserError, match=r"here: facts\.yaml has no licence for the data in data/mine; expected"):
         read_facts(FACTS).data_of("data/mine", "here")
 
