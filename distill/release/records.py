@@ -18,7 +18,7 @@ from distill.models.pretrained import Cost, DataUse, ScoreRow, ScoreTable, Train
 from distill.release.facts import Facts
 from distill.targets.store import TargetStore
 from distill.training.config import RunConfig, SourceSection, load_config
-from distill.training.run_folder import FREE_TO_CHANGE, best_notes
+from distill.training.run_folder import FREE_TO_CHANGE, best_notes, changed_keys
 from distill.training.step_log import flatten
 from distill.training.teacher_section import TeacherSection
 from distill.validation import read_json
@@ -122,9 +122,8 @@ def read_summary(run: Path) -> Summary:
 
 def check_same(run: Path, other: Path) -> None:
     """Raise a UserError if the configs of two runs differ in more than the seed."""
-    before, now = (flatten(load_config(each / CONFIG).model_dump(mode="json")) for each in (run, other))
-    free = (*FREE_TO_CHANGE, "seed")
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in free]
+    configs = (load_config(each / CONFIG) for each in (run, other))
+    changed = [key for key in changed_keys(*configs) if key != "seed"]
     if changed:
         raise UserError(
             f"{other}: {changed[0]} differs from that of {run}; expected runs of one config that differ only in "

@@ -71,12 +71,8 @@ def check_folder(out: Path, config: RunConfig) -> None:
     if not stored.exists():
         refuse_existing(out, "something other than a run (no config.yaml)", remedy="choose another out=FOLDER")
         return
-    before, now = (_comparable(each) for each in (load_config(stored), config))
-    differences = [
-        f"{key} was {before.get(key)} and is now {now.get(key)}"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
-    ]
+    changed = changed_keys(load_config(stored), config)
+    differences = [f"{key} was {before} and is now {now}" for key, (before, now) in changed.items()]
     if differences:
         raise UserError(
             f"{out}: the config differs from the run's: {'; '.join(differences)}; resume with the run's config, or "
@@ -89,6 +85,16 @@ def check_folder(out: Path, config: RunConfig) -> None:
             raise UserError(
                 f"{error}; without this file, the run resumes and keeps the best of its other steps"
             ) from error
+
+
+def changed_keys(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the values of the keys that differ between two configs, apart from those in FREE_TO_CHANGE."""
+    first, second = _comparable(before), _comparable(now)
+    return {
+        key: (first.get(key), second.get(key))
+        for key in {**first, **second}
+        if first.get(key) != second.get(key) and key not in FREE_TO_CHANGE
+    }
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:

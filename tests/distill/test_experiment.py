@@ -301,7 +301,7 @@ def test_shipped_experiment_matches_its_configs(path: Path) -> None:
         ("arms.both.after=truht", "unknown arm 'truht' .did you mean 'truth'"),
         (
             "arms.both={config: x, after: truth, seeds: [5]}",
-            r"arms.both.after: 'truth' has no seed 5; .* seeds, or give it a single seed",
+            r"arms.both.after: 'truth' has no seed 5; add it to its seeds, or give it a single seed",
         ),
         ("arms.both.teacher=[]", "arms.both.teacher: expected at least 1 items"),
     ],
