@@ -21,7 +21,6 @@ from pydantic import BaseModel, FiniteFloat
 from distill.benchmark.models import benchmark_models
 from distill.data.clips import Video
 from distill.data.video.guard import cores
-from distill.deploy.export import export
 from distill.errors import RunError, UserError
 from distill.evaluation.references import score
 from distill.files import write_json
@@ -40,6 +39,7 @@ from distill.reports.demo import (
     verdict_of,
     write_demo_report,
 )
+from distill.runtimes.export import export
 from distill.targets.info import info
 from distill.targets.verify import verify_store
 from distill.training.config import RunConfig, load_config

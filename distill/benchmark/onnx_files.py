@@ -18,14 +18,14 @@ import numpy as np
 import onnx
 
 from distill.benchmark.rows import Table, Tables, timed
-from distill.deploy.export import export
-from distill.deploy.onnx_check import open_session
-from distill.deploy.onnx_graph import METADATA_KEY
 from distill.errors import UserError, reading
 from distill.limits import MAX_BATCH_BYTES, check_limit
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
 from distill.models.references import load_model
+from distill.runtimes.export import export
+from distill.runtimes.onnx_check import open_session
+from distill.runtimes.onnx_graph import METADATA_KEY
 
 Shapes = Mapping[str, Sequence[int]]
 """Input name -> shape, for the dimensions that a file leaves open."""

@@ -16,12 +16,12 @@ from distill.benchmark.rows import Call, Table, environment, interleave, summari
 from distill.data.clips import Video
 from distill.data.video.guard import cores
 from distill.deploy.calibration import CalibrationClips, agreement, predict_maps, run_calls
-from distill.deploy.openvino_runtime import load_in_openvino
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import score
 from distill.inference.settings import InferenceSettings
 from distill.models.onnx import OnnxModel, load_onnx
+from distill.runtimes.openvino_runtime import load_in_openvino
 
 SCORED = ("auc_judd", "nss", "cc", "sim", "kldiv")
 """The metrics that are fast to compute."""

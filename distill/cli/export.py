@@ -9,8 +9,8 @@ from distill.limits import MAX_CALIBRATION_FRAMES
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    from distill.deploy.export import INPUTS, MODES
-    from distill.deploy.onnx_graph import VALUES
+    from distill.runtimes.export import INPUTS, MODES
+    from distill.runtimes.onnx_graph import VALUES
 
     parser.add_argument("model", metavar="MODEL", help="model to export (see: saldistill --help)")
     add_output(parser, "FILE", "the .onnx file to write; weights of 2 GB or more go to FILE.data")
@@ -31,8 +31,8 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(arguments: argparse.Namespace) -> None:
-    from distill.deploy.export import export
     from distill.models.references import load_model, notes_with_run
+    from distill.runtimes.export import export
 
     model = load_model(arguments.model)
     report = export(
@@ -109,7 +109,7 @@ def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_quantize(arguments: argparse.Namespace) -> None:
     from distill.claims import claim
-    from distill.deploy.openvino_runtime import check_installed
+    from distill.runtimes.openvino_runtime import check_installed
 
     if arguments.openvino:
         check_installed()

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from distill.deploy.onnx_check import check_file
-from distill.deploy.onnx_graph import save_sealed
 from distill.models.onnx import load_onnx
 from distill.models.weight_files import HALF_FROM
+from distill.runtimes.onnx_check import check_file
+from distill.runtimes.onnx_graph import save_sealed
 
 HALF_MAX = float(np.finfo(np.float16).max)
 

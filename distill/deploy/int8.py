@@ -25,8 +25,8 @@ from onnxruntime.quantization import (
 from tqdm import tqdm
 
 from distill.deploy.calibration import run_calls
-from distill.deploy.onnx_check import open_session
 from distill.errors import UserError
+from distill.runtimes.onnx_check import open_session
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that have weights."""

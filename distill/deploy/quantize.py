@@ -26,11 +26,11 @@ from distill.claims import claim
 from distill.deploy.calibration import FRAMES, CalibrationClips, agreement, predict_maps, read_calibration_clips
 from distill.deploy.half_storage import STORED
 from distill.deploy.int8 import Int8Graph
-from distill.deploy.onnx_check import check_file
-from distill.deploy.onnx_graph import save_sealed
 from distill.errors import UserError
 from distill.files import atomic_path, file_hash, temporary_folder
 from distill.models.onnx import OnnxModel, load_onnx
+from distill.runtimes.onnx_check import check_file
+from distill.runtimes.onnx_graph import save_sealed
 
 MAX_LOSS = 0.01
 """Default for the allowed loss of correlation with the maps in fp32."""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from distill.data.video.open import open_video
-from distill.deploy.export import export
 from distill.deploy.half_storage import store_halves
 from distill.deploy.quantize import quantize_files
 from distill.errors import UserError
@@ -41,6 +40,7 @@ from distill.models.weight_files import Identity, save_model
 from distill.paths import path_inside
 from distill.release.facts import Facts, read_facts
 from distill.release.records import read_cost, read_score_table, read_training
+from distill.runtimes.export import export
 from distill.saliency import peak_map
 from distill.training.sources import videos_of_argument
 

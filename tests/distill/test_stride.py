@@ -11,9 +11,10 @@ from torch import nn
 from distill.cli.main import parse
 from distill.data.clips import ClipSpec, Video
 from distill.data.video.open import open_video
+from distill.data.windows import ClipFrames, window_of
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
-from distill.inference.sliding_window import ClipFrames, slide, window_of
+from distill.inference.sliding_window import slide
 from distill.stride import offsets, read_stride, step_of
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from distill.deploy.export import export
 from distill.files import file_hash
 from distill.models.loaded import LoadedModel
 from distill.models.pretrained import RECORDS
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
+from distill.runtimes.export import export
 
 
 def placeholder(variant: str = "micro", **arguments: Any) -> LoadedModel:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.deploy.calibration import CalibrationClips
-from distill.deploy.export import export
 from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model
+from distill.runtimes.export import export
 from helpers.edge_models import without_checksum
 
 BEFORE, SPOILT = "encoder.bn1/Conv", "encoder.blocks.0.0.bn1/Conv"

@@ -10,7 +10,7 @@ from helpers.model_cases import loaded
 
 from distill.data.video.open import open_video
 from distill.data.video.writer import VideoWriter
-from distill.deploy.export import export
+from distill.runtimes.export import export
 from student import edge
 
 

@@ -20,8 +20,8 @@ from helpers.model_cases import loaded
 from onnx import TensorProto, helper
 from PIL import Image
 
-from distill.deploy.export import export
 from distill.inference.overlay import overlay
+from distill.runtimes.export import export
 from student import edge
 from student.edge import EdgeModel, Stream
 

@@ -12,10 +12,10 @@ from helpers.edge_models import REAL_VIDEO, SmallModel, frames, peak
 from helpers.model_cases import loaded
 
 from distill.data.video.open import open_video
-from distill.deploy.export import export
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.references import load_model
+from distill.runtimes.export import export
 from student import edge
 from student.edge import Cuts, EdgeModel, Stream, step_of
 

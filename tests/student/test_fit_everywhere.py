@@ -18,7 +18,6 @@ from distill.data.clips import ClipSpec, Video, Window
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_video
 from distill.deploy.calibration import read_calibration_clips
-from distill.deploy.export import export
 from distill.errors import UserError
 from distill.evaluation.map_sources import model_maps
 from distill.inference.overlay import resize_map
@@ -29,6 +28,7 @@ from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
+from distill.runtimes.export import export
 from distill.saliency import peak_map
 from distill.targets.build import build
 from distill.training.heads import Learner

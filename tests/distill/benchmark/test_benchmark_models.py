@@ -14,10 +14,10 @@ from distill.benchmark import rows as rows_module
 from distill.benchmark.models import benchmark_models
 from distill.benchmark.rows import Table
 from distill.cli.main import main
-from distill.deploy.export import export
 from distill.errors import UserError
 from distill.models.cost import count_weights, gflops_per_map
 from distill.models.registry import create_model
+from distill.runtimes.export import export
 
 
 class Sleeper(nn.Module):

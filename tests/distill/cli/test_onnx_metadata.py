@@ -8,7 +8,7 @@ from helpers.edge_models import small_stream, with_broken_weights, with_metadata
 from distill.cli import main
 from distill.data.video import synthetic
 from distill.data.video.writer import VideoWriter
-from distill.deploy.export import export
+from distill.runtimes.export import export
 
 WRONG = [
     {"frames": "1"},

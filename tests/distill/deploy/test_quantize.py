@@ -178,7 +178,7 @@ def test_between_yields_inner_joins_and_following_activations() -> None:
 
 
 def test_quantize_clip_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.deploy.export.gflops_if_known", lambda model, **_: 1.0)
+    monkeypatch.setattr("distill.runtimes.export.gflops_if_known", lambda model, **_: 1.0)
     source = write(loaded(ClipModel()), tmp_path / "clip.onnx")
     spots = draw_clips((16, 24), 4)
     for precision, layers in (("int8", 1), ("fp16", 0)):

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data.video.open import open_video
+from distill.data.windows import ClipFrames, window_of
 from distill.errors import UserError
 from distill.inference.overlay import inferno, overlay, resize_map
 from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
-from distill.inference.sliding_window import ClipFrames, slide, window_of
+from distill.inference.sliding_window import slide
 from distill.saliency import peak_map
 
 REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.data.windows import window_of
 from distill.inference.settings import InferenceSettings
-from distill.inference.sliding_window import slide, window_of
+from distill.inference.sliding_window import slide
 from distill.stride import step_of
 from student.stream import Model, State
 

@@ -13,15 +13,15 @@ from helpers.places import REPOSITORY
 from torch import nn
 
 from distill.cli.main import main
-from distill.deploy.export import ExportReport, export
-from distill.deploy.onnx_check import compare_with_network, graph_maps, verification_steps
-from distill.deploy.onnx_graph import StepGraph
 from distill.errors import UserError
 from distill.models.cost import gflops_per_map
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel, OnnxStepModel
 from distill.models.references import load_model
 from distill.models.registry import create_model
+from distill.runtimes.export import ExportReport, export
+from distill.runtimes.onnx_check import compare_with_network, graph_maps, verification_steps
+from distill.runtimes.onnx_graph import StepGraph
 
 REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
 
@@ -209,7 +209,7 @@ def test_gflops_of_streaming_student_counts_one_step() -> None:
 def test_export_command_passes_licence_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict = {}
     monkeypatch.setattr(
-        "distill.deploy.export.export", lambda model, out, **options: asked.update(options, out=out)
+        "distill.runtimes.export.export", lambda model, out, **options: asked.update(options, out=out)
     )
     monkeypatch.setattr("distill.models.references.load_model", lambda path: replace(streaming(), reference=path))
     (tmp_path / "config.yaml").write_text("steps: 1\n")

@@ -9,13 +9,13 @@ from helpers.model_cases import loaded
 from helpers.quantized_files import ClipModel, draw_clips, stream, write
 
 from distill.benchmark.precisions import compare_precisions
-from distill.deploy import openvino_runtime as module
 from distill.deploy.calibration import agreement, predict_maps
-from distill.deploy.openvino_runtime import load_in_openvino
 from distill.deploy.quantize import quantize
 from distill.errors import UserError
 from distill.models.onnx import load_onnx
 from distill.models.registry import create_model
+from distill.runtimes import openvino_runtime as module
+from distill.runtimes.openvino_runtime import load_in_openvino
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed (pip install openvino)"
@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
     """(mode, precision) -> file."""
     folder = tmp_path_factory.mktemp("openvino")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.deploy.export.gflops_if_known", lambda model, **_: 1.0)
+        patch.setattr("distill.runtimes.export.gflops_if_known", lambda model, **_: 1.0)
         made = {("step", "fp32"): write(stream(), folder / "step.onnx")}
         made["clip", "fp32"] = write(loaded(ClipModel()), folder / "clip.onnx")
     for mode, spots in SPOTS.items():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from distill.data.fit import fit_of, read_placed
 from distill.data.video.open import open_video
+from distill.data.windows import window_of
 from distill.errors import UserError
-from distill.inference.sliding_window import window_of
 from distill.models.protocols import SaliencyModel
 
 MAX_ERROR = 1e-3

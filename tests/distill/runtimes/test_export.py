@@ -14,11 +14,11 @@ from helpers.places import REPOSITORY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.deploy import onnx_check, onnx_graph
-from distill.deploy.export import export
 from distill.errors import UserError
 from distill.models.references import load_model
 from distill.models.registry import create_model
+from distill.runtimes import onnx_check, onnx_graph
+from distill.runtimes.export import export
 
 REAL_VIDEO = REPOSITORY / "tests" / "data" / "dhf1k" / "video" / "002.AVI"
 

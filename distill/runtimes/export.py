@@ -23,8 +23,6 @@ from torch import Tensor
 
 from distill.claims import claim
 from distill.data.fit import fit_of
-from distill.deploy.onnx_check import Check, check_file, compare_with_network, example_clips, verification_steps
-from distill.deploy.onnx_graph import VALUES, ClipGraph, StepGraph, write
 from distill.errors import UserError
 from distill.files import file_hash, fsync, put_in_place, temporary_folder
 from distill.models.cost import count_weights, gflops_if_known
@@ -32,6 +30,8 @@ from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import SaliencyModel, is_streaming
 from distill.models.weight_files import weights_fingerprint
+from distill.runtimes.onnx_check import Check, check_file, compare_with_network, example_clips, verification_steps
+from distill.runtimes.onnx_graph import VALUES, ClipGraph, StepGraph, write
 
 FORMAT, FORMAT_WITH_FIT = 2, 3
 """Version of the metadata of files with the fit `stretch` and with another one, which programs of earlier versions

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from distill.deploy.onnx_check import open_session
 from distill.errors import UserError
 from distill.models.onnx import OnnxModel, load_onnx
+from distill.runtimes.onnx_check import open_session
 
 
 def is_installed() -> bool:
