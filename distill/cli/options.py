@@ -138,6 +138,13 @@ def fraction(text: str) -> float:
     return float(text)
 
 
+def share(text: str) -> float:
+    """Parse a number from 0 to 1, both included."""
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, e.g. 0.7, got '{shorten(text)}'")
+    return float(text)
+
+
 def stride(text: str) -> Stride:
     """Parse a number of frames, or a rate such as 30fps."""
     try:

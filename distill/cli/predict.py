@@ -1,14 +1,24 @@
 """`saldistill predict`: draw a model's maps over videos."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distill.cli.options import add_inference, add_output, inference_settings
+from distill.cli.options import add_inference, add_list, add_output, inference_settings, share
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
+if TYPE_CHECKING:
+    from distill.inference.outputs import OutputSettings
+    from distill.inference.predict import Prediction
+    from distill.inference.settings import InferenceSettings
+    from distill.models.protocols import SaliencyModel
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.inference.outputs import MAP_FORMS
+    from distill.inference.overlay import STYLES
     from distill.models.device import PRECISIONS
 
     parser.add_argument(
@@ -24,12 +34,28 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "OUT",
         "overlay to write, OUT.mp4, or OUT.png for an image; a folder if VIDEO is a folder of videos, or with "
-        "--stills (default without --maps: NAME-saliency.mp4, NAME-saliency.png or NAME-saliency in this folder)",
+        "--stills (default without other outputs: NAME-saliency.mp4, NAME-saliency.png or NAME-saliency in this "
+        "folder)",
         required=False,
     )
     parser.add_argument(
-        "--maps", metavar="DIR", help="write one PNG per frame here (for a folder of videos: DIR/NAME/0001.png)"
+        "--maps",
+        metavar="DIR",
+        help="write one map per frame here (for a folder of videos: DIR/NAME/0001.png), or the video DIR.mp4",
     )
+    parser.add_argument("--maps-as", choices=tuple(MAP_FORMS), help="form of the maps, listed below (default: png)")
+    parser.add_argument(
+        "--csv", metavar="FILE", help="write a table here, one row per frame (for a folder of videos: a folder)"
+    )
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw the peak's position over time here")
+    parser.add_argument("--style", choices=tuple(STYLES), default="heat", help="style of the overlay, listed below")
+    parser.add_argument(
+        "--colours", metavar="NAME", default="inferno", help="colour map, e.g. inferno, viridis, turbo or grey"
+    )
+    parser.add_argument(
+        "--opacity", type=share, metavar="X", default=0.7, help="opacity of the hottest spot, from 0 to 1"
+    )
+    parser.add_argument("--no-sound", action="store_true", help="leave the sound of VIDEO out of the overlay")
     parser.add_argument(
         "--stills",
         action="store_true",
@@ -38,11 +64,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="precision of the network")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     add_inference(parser)
+    add_list(parser, "--maps-as", MAP_FORMS)
+    add_list(parser, "--style", STYLES)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from distill.inference.folders import is_folder_of_videos, predict_folder
-    from distill.inference.predict import predict
     from distill.models.pretrained import DEFAULT_MODEL
     from distill.models.references import load_model, load_pretrained
 
@@ -62,14 +89,64 @@ def _run(arguments: argparse.Namespace) -> None:
         model = load_pretrained(DEFAULT_MODEL, device=device)
     else:
         model = load_model(arguments.model, device=device)
-    out = arguments.out
-    if out is None and arguments.maps is None:
-        out = default_output(arguments.video, is_folder=is_folder)
-    settings, results = settings.for_model(model), {"out": out, "maps": arguments.maps}
+    settings, outputs = settings.for_model(model), output_settings(arguments)
+    results = {"out": arguments.out, "maps": arguments.maps, "csv": arguments.csv}
+    if not any(results.values()) and not arguments.plot:
+        results["out"] = default_output(arguments.video, is_folder=is_folder)
     if is_folder:
-        print(predict_folder(model, arguments.video, settings, **results, stills=arguments.stills))
-    else:
-        print(predict(model.network, arguments.video, settings, **results, overwrite=arguments.overwrite))
+        if arguments.plot:
+            raise UserError(f"{arguments.video}: --plot draws one video, and this is a folder of several")
+        print(predict_folder(model, arguments.video, settings, **results, outputs=outputs, stills=arguments.stills))
+        return
+    print(predict_one(model.network, arguments, settings, outputs, results))
+
+
+def predict_one(
+    network: "SaliencyModel",
+    arguments: argparse.Namespace,
+    settings: "InferenceSettings",
+    outputs: "OutputSettings",
+    results: dict[str, str | None],
+) -> "Prediction":
+    """Predict one video or image into the paths in `results`, and draw the plot."""
+    from distill.claims import claim
+    from distill.inference.predict import predict
+    from distill.reports.peaks import plot_peaks
+
+    plot, overwrite = arguments.plot, arguments.overwrite
+    if plot is not None and Path(plot).suffix.lower() != ".svg":
+        raise UserError(f"{plot}: expected the name of a picture, ending in .svg")
+    with ExitStack() as claims:
+        if plot is not None:
+            remedy = "choose another name, or pass --overwrite to replace it"
+            claims.enter_context(claim(plot, "the plot", overwrite=overwrite, remedy=remedy))
+        done = predict(
+            network,
+            arguments.video,
+            settings,
+            out=results["out"],
+            maps=results["maps"],
+            csv=results["csv"],
+            outputs=outputs,
+            overwrite=overwrite,
+            table=plot is not None,
+        )
+        if plot is not None:
+            plot_peaks(plot, done.rows, done.size, title=Path(arguments.video).name, overwrite=overwrite)
+    return done
+
+
+def output_settings(arguments: argparse.Namespace) -> "OutputSettings":
+    """Return how the results are written."""
+    from distill.inference.outputs import MAP_VIDEOS, OutputSettings
+    from distill.inference.overlay import DrawSettings
+
+    is_video = arguments.maps is not None and Path(arguments.maps).suffix.lower() in MAP_VIDEOS
+    return OutputSettings(
+        draw=DrawSettings(style=arguments.style, colours=arguments.colours, opacity=arguments.opacity),
+        map_form=arguments.maps_as or ("video" if is_video else "png"),
+        sound=not arguments.no_sound,
+    )
 
 
 def check_is_video(argument: str) -> None:
@@ -114,6 +191,7 @@ PREDICT = Verb(
     (
         "saldistill predict VIDEO.mp4",
         "saldistill predict runs/demo/student VIDEO.mp4 -o overlay.mp4",
+        "saldistill predict VIDEO.mp4 -o lines.mp4 --style contour --colours viridis --csv gaze.csv",
         "saldistill predict IMAGE.jpg -o overlay.png",
         "saldistill predict IMAGES --stills -o overlays --maps maps",
         "saldistill predict student.onnx VIDEO.mp4 -o overlay.mp4 --maps maps",

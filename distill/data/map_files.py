@@ -8,8 +8,11 @@ NTIRE 2026 challenges use 10-bit videos in full range.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -108,14 +111,20 @@ def write_map_video(
     crf: int | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write maps as a grey full-range H.264 video, atomically.
+    """Write maps as a grey full-range H.264 video, atomically; see `MapVideoWriter`."""
+    with MapVideoWriter(path, fps=fps, bits=bits, crf=crf, overwrite=overwrite) as writer:
+        for each in maps:
+            writer.write(each)
+
+
+class MapVideoWriter:
+    """Write maps as a grey full-range H.264 video, which appears when the block of its context succeeds.
 
     The same maps give the same bytes on the same machine if `crf` is None. With a `crf`, x264's choice of rates
     depends on the timing of its threads; one thread would be repeatable and several times slower.
 
     Args:
         path: an .mp4 or .mkv file.
-        maps: at least one map (h, w) in [0, 1].
         fps: frame rate.
         bits: 8 or 10 bits per pixel.
         crf: x264's quality factor. None is lossless up to the quantisation to `bits`; 0 at 10 bits gives a fifth of
@@ -125,24 +134,46 @@ def write_map_video(
     Raises:
         UserError: if PyAV has no H.264 encoder, or the file exists and `overwrite` is False.
     """
-    if "libx264" not in av.codecs_available:
-        raise UserError(f"{path}: this PyAV cannot encode H.264; install the wheels of `av` from PyPI")
-    with atomic_path(path, overwrite=overwrite) as temporary, av.open(str(temporary), "w") as container:
-        stream, options = None, {"qp": "0"} if crf is None else {"crf": str(crf)}  # qp 0: lossless
-        options |= repeatable_x264()
-        for each in maps:
-            levels = np.rint(each * (2**bits - 1)).astype("u1" if bits == 8 else "<u2")
-            frame = av.VideoFrame.from_ndarray(levels, format=PIXEL_FORMATS[bits])
-            if stream is None:
-                rate = Fraction(fps).limit_denominator(1001)
-                stream = container.add_stream("libx264", rate=rate, options=options)
-                stream.height, stream.width = levels.shape
-                stream.pix_fmt = PIXEL_FORMATS[bits]
-                stream.color_range = av.video.reformatter.ColorRange.JPEG  # full range
-            frame.color_range = stream.color_range
-            container.mux(stream.encode(frame))
-        assert stream is not None, "a video has at least one map"
-        container.mux(stream.encode(None))
+
+    def __init__(
+        self, path: str | Path, *, fps: float, bits: int = 10, crf: int | None = None, overwrite: bool = True
+    ) -> None:
+        if "libx264" not in av.codecs_available:
+            raise UserError(f"{path}: this PyAV cannot encode H.264; install the wheels of `av` from PyPI")
+        self._path, self._fps, self._bits, self._overwrite = Path(path), fps, bits, overwrite
+        self._options = {"qp": "0"} if crf is None else {"crf": str(crf)}  # qp 0: lossless
+        self._stream: Any = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path, overwrite=self._overwrite))
+            self._container = stack.enter_context(av.open(str(temporary), "w"))
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, saliency: np.ndarray) -> None:
+        """Append one map (h, w) in [0, 1]; all maps have the size of the first."""
+        levels = np.rint(saliency * (2**self._bits - 1)).astype("u1" if self._bits == 8 else "<u2")
+        if self._stream is None:
+            rate = Fraction(self._fps).limit_denominator(1001)
+            options = self._options | repeatable_x264()
+            self._stream = self._container.add_stream("libx264", rate=rate, options=options)
+            self._stream.height, self._stream.width = levels.shape
+            self._stream.pix_fmt = PIXEL_FORMATS[self._bits]
+            self._stream.color_range = av.video.reformatter.ColorRange.JPEG  # full range
+        frame = av.VideoFrame.from_ndarray(levels, format=PIXEL_FORMATS[self._bits])
+        frame.color_range = self._stream.color_range
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            assert self._stream is not None, "a video has at least one map"
+            self._container.mux(self._stream.encode(None))
 
 
 def _pictures(folder: Path) -> dict[int, Path]:

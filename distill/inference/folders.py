@@ -10,7 +10,6 @@ and folders of maps appear complete or not at all, and existing ones are skipped
 """
 
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from distill.data.text import plural
 from distill.data.video.image_folder import frame_files
 from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, natural
 from distill.errors import UserError
+from distill.inference.outputs import OutputSettings, Targets
 from distill.inference.predict import write_prediction
 from distill.inference.settings import InferenceSettings
 from distill.inference.shared_work import WorkSummary, check_record, process_missing
@@ -60,6 +60,8 @@ def predict_folder(
     *,
     out: str | Path | None = None,
     maps: str | Path | None = None,
+    csv: str | Path | None = None,
+    outputs: OutputSettings = OutputSettings(),
     stills: bool = False,
     progress: bool = True,
 ) -> WorkSummary:
@@ -71,7 +73,9 @@ def predict_folder(
             without the suffix.
         settings: how the model runs.
         out: folder for overlay videos, NAME.mp4.
-        maps: folder for maps, NAME/0001.png; may be the same as `out`.
+        maps: folder for maps, NAME/0001.png, or NAME.mp4 for videos of maps; may be the same as `out`.
+        csv: folder for tables, NAME.csv.
+        outputs: how the results are written.
         stills: predict the images in `source` as separate stills, with overlays NAME.png, and nothing else.
         progress: show a progress bar per video, or one for all stills.
 
@@ -80,29 +84,33 @@ def predict_folder(
             after all other videos are done, some videos could not be read.
     """
     source = Path(source)
-    folders = {what: Path(folder) for what, folder in (("out", out), ("maps", maps)) if folder}
-    found, unit, suffix = (find_images, "image", ".png") if stills else (find_media, "video", ".mp4")
+    named = (("out", out), ("maps", maps), ("csv", csv))
+    folders = {what: Path(folder) for what, folder in named if folder}
+    found, unit = (find_images, "image") if stills else (find_media, "video")
+    suffixes = {
+        "out": ".png" if stills else ".mp4",
+        "maps": ".mp4" if outputs.map_form == "video" else "",
+        "csv": ".csv",
+    }
     media = dict(sorted(found(source).items(), key=lambda item: natural(item[0])))
     results = {
-        name: {
-            what: path_inside(folder, name, source, suffix=suffix if what == "out" else "")
-            for what, folder in folders.items()
-        }
+        name: {what: path_inside(folder, name, source, suffix=suffixes[what]) for what, folder in folders.items()}
         for name in media
     }
     _check(source, folders, results, unit)
     record = {"model": model.reference, "weights": weights_fingerprint(model.network)}
     record |= {key: getattr(settings, key) for key in RECORDED}
-    for folder in folders.values():
+    for what, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
-        check_record(folder / RECORD, record, folder)
+        form = {"map_form": outputs.map_form} if what == "maps" and outputs.map_form != "png" else {}
+        check_record(folder / RECORD, record | form, folder)
 
     def process(name: str, missing: list[Path]) -> int:
-        outputs: dict[str, Any] = {what: path for what, path in results[name].items() if path in missing}
+        targets = Targets(**{what: path for what, path in results[name].items() if path in missing})
         each = progress and not stills
-        frames = write_prediction(model.network, media[name], settings, **outputs, progress=each).frames
+        done = write_prediction(model.network, media[name], settings, targets, outputs, progress=each)
         bar.update()
-        return frames
+        return done.frames
 
     with tqdm(total=len(media), unit="image", desc=source.name, disable=not (progress and stills)) as bar:
         summary = process_missing(
@@ -119,7 +127,8 @@ def predict_folder(
 def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]], unit: str) -> None:
     if not folders:
         raise UserError(
-            "nothing to write: expected a folder for overlays (-o DIR), a folder for maps (--maps DIR), or both"
+            "nothing to write: expected a folder for overlays (-o DIR), for maps (--maps DIR) or for tables "
+            "(--csv DIR)"
         )
     if not results:
         raise UserError(f"{source}: no {unit} in this folder; found {describe(source)}")

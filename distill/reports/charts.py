@@ -90,10 +90,13 @@ def line_chart(
     levels = levels or {}
     shown += levels.values()
     steps = [step for curve in curves for step in curve.steps]
-    x_ticks, y_ticks = _ticks(min(steps) if start is None else start, max(steps)), _ticks(min(shown), max(shown))
+    x_ticks, y_ticks = (
+        round_ticks(min(steps) if start is None else start, max(steps)),
+        round_ticks(min(shown), max(shown)),
+    )
     low, high = y_ticks[0], y_ticks[-1]
     left, right, bottom = 50, WIDTH - RIGHT, HEIGHT - 38
-    to_x, to_y = _scale(x_ticks[0], x_ticks[-1], left, right), _scale(low, high, bottom, 26)
+    to_x, to_y = linear_scale(x_ticks[0], x_ticks[-1], left, right), linear_scale(low, high, bottom, 26)
 
     def segments(steps: Sequence[float], values: Sequence[float]) -> list[list[tuple[float, float]]]:
         # raw values of a smoothed curve can exceed the axis: clip them
@@ -164,8 +167,8 @@ def strip_plot(
     if not shown:
         return Markup("")
     shown += [end for pair in intervals.values() for end in pair if math.isfinite(end)]
-    ticks = _ticks(min(shown), max(shown))
-    to_x = _scale(ticks[0], ticks[-1], 22, WIDTH - RIGHT - 6)
+    ticks = round_ticks(min(shown), max(shown))
+    to_x = linear_scale(ticks[0], ticks[-1], 22, WIDTH - RIGHT - 6)
     row_height = 70 if max(map(len, finite.values())) > 1 else 50  # a single dot has neither box nor mean below it
     return render(
         "strip_plot",
@@ -221,7 +224,7 @@ def _dots(
     ]
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def linear_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """Return the linear function that maps [low, high] to [start, end]."""
     return lambda value: start + (end - start) * (value - low) / ((high - low) or 1)
 
@@ -267,7 +270,7 @@ def _finite_mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Return about four round numbers that cover [low, high]."""
     if high <= low:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)

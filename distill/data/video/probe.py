@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import PlainValidator
 
 from distill.data.text import named_frames
+from distill.data.video.colour import HDR_TRANSFERS
 from distill.data.video.decoding import Decoded, damage_remarks, damaged_frames, decode_rest
 from distill.data.video.decord_reader import decord_agrees
 from distill.data.video.guard import heartbeat
@@ -197,7 +198,9 @@ def _examine(path: str, container: av.container.InputContainer, thorough: bool) 
         "turn": turn,
         "stamps": times,
         "keys": np.zeros(0, dtype=np.int64) if keys is None else keys,
-        "regular": times is not None and stream.frames == len(stamps) == num_frames,
+        "regular": times is not None
+        and stream.frames == len(stamps) == num_frames
+        and int(stream.codec_context.color_trc) not in HDR_TRANSFERS,  # decord does not convert it
         "remarks": (*remarks, *doubts),
         "damaged": damaged,
     }

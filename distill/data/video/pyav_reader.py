@@ -1,4 +1,4 @@
-"""Video reader based on PyAV, for files that decord cannot read correctly."""
+"""Video reader based on PyAV: for whole videos, and for files that decord cannot read correctly."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from distill.data.video.damage import note_damage
 from distill.data.video.probe import Probe
 from distill.data.video.protocol import unique_frames
+from distill.data.video.scaler import Scaler
 from distill.errors import UserError
 
 
@@ -17,14 +18,23 @@ class AvReader:
     """A video file read by PyAV, which seeks to the key frame before a requested frame and decodes from there.
 
     If frames have no timestamps, they are counted from the start of the file, which is slow.
+
+    Args:
+        path: the file.
+        info: its properties.
+        threads: decoding threads.
+
+    Attributes:
+        stamps: timestamps of the frames; None if they are counted.
+        turn: counter-clockwise quarter turns from the stored to the displayed picture.
     """
 
-    def __init__(self, path: Path, info: Probe) -> None:
+    def __init__(self, path: Path, info: Probe, *, threads: int = 1) -> None:
         self.path, self.num_frames, self.fps, self.size = path, info.num_frames, info.fps, info.size
-        self._stamps, self._keys, self._turn = info.stamps, info.keys, info.turn
+        self.stamps, self.turn, self._keys = info.stamps, info.turn, info.keys
         self._known_damage, self._concealed = frozenset(info.damaged), set[int]()
         self._places = {} if info.stamps is None else {int(s): i for i, s in enumerate(info.stamps)}
-        self._scaler = av.video.reformatter.VideoReformatter()
+        self._threads, self._scaler = threads, Scaler()
         self._container: Any = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._next = info.num_frames  # next frame of `_frames`; num_frames: not decoding
@@ -33,18 +43,15 @@ class AvReader:
         """Read frames: see `VideoReader.read`."""
         unique, positions = unique_frames(frames, self.num_frames)
         indices = unique.tolist()
-        height, width = size or self.size
-        pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
-        if self._turn % 2:  # scaled as stored, then rotated
-            height, width = width, height
+        pixels = np.empty((len(unique), *(size or self.size), 3), dtype=np.uint8)
         for row, index in enumerate(indices):
-            scaled = self._scaler.reformat(
-                self.frame(index), width=width, height=height, format="rgb24", interpolation="BICUBIC"
-            )
-            pixels[row] = np.rot90(scaled.to_ndarray(), self._turn)
-        note_damage(self.path, self._known_damage.intersection(indices), known=True)
-        note_damage(self.path, self._concealed.intersection(indices), known=bool(self._known_damage))
+            pixels[row] = self.pixels(self.frame(index), size or self.size)
         return pixels[positions]
+
+    def pixels(self, frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+        """Return a frame of this file as (H, W, 3) uint8 RGB of `size`, scaled as stored and then rotated."""
+        stored = self._scaler(frame, size[::-1] if self.turn % 2 else size)
+        return np.rot90(stored, self.turn)
 
     def frame(self, index: int) -> av.VideoFrame:
         """Decode one frame as stored: with the size, bit depth and colours of the file, not rotated.
@@ -53,9 +60,12 @@ class AvReader:
             UserError: if it cannot be decoded.
         """
         try:
-            return self._find(index)
+            frame = self._find(index)
         except av.error.FFmpegError as error:
             raise self._damaged(index) from error
+        if index in self._known_damage or index in self._concealed:
+            note_damage(self.path, {index}, known=bool(self._known_damage))
+        return frame
 
     def _find(self, index: int) -> av.VideoFrame:
         if index < self._next or self._key_between(self._next, index):
@@ -79,18 +89,16 @@ class AvReader:
 
     def _key_between(self, position: int, index: int) -> bool:
         """Whether there is a key frame between the current position and a frame."""
-        if self._stamps is None:
+        if self.stamps is None:
             return False
-        after = np.searchsorted(
-            self._keys, self._stamps[[min(position, len(self._stamps) - 1), index]], side="right"
-        )
+        after = np.searchsorted(self._keys, self.stamps[[min(position, len(self.stamps) - 1), index]], side="right")
         return bool(after[1] > after[0])
 
     def _seek(self, index: int) -> None:
-        if self._stamps is None or self._container is None:
+        if self.stamps is None or self._container is None:
             self._restart()
-        if self._stamps is not None:
-            key = self._keys[max(0, int(np.searchsorted(self._keys, self._stamps[index], side="right")) - 1)]
+        if self.stamps is not None:
+            key = self._keys[max(0, int(np.searchsorted(self._keys, self.stamps[index], side="right")) - 1)]
             self._container.seek(int(key), stream=self._container.streams.video[0])
             self._frames = self._decode()
 
@@ -98,7 +106,7 @@ class AvReader:
         if self._container is not None:
             self._container.close()
         self._container = av.open(str(self.path))
-        self._container.streams.video[0].codec_context.thread_count = 1
+        self._container.streams.video[0].codec_context.thread_count = self._threads
         self._frames = self._decode()
         self._next = 0
 
@@ -111,7 +119,7 @@ class AvReader:
             except av.error.FFmpegError:
                 continue  # the frame is reported as damaged when it is requested
             for frame in decoded:
-                place = counted if self._stamps is None else self._places.get(frame.pts, -1)
+                place = counted if self.stamps is None else self._places.get(frame.pts, -1)
                 counted += 1
                 if place >= 0:
                     if frame.is_corrupt:

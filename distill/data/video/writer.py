@@ -1,6 +1,8 @@
 """Writers of overlays: an MP4 writer based on PyAV, and one for the picture of a still image."""
 
+import math
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from distill.data.video.canvas import Canvas
+from distill.data.video.sound import Sound
 from distill.errors import UserError
 from distill.files import atomic_path
 
@@ -43,6 +47,31 @@ def repeatable_x264() -> dict[str, str]:
     return {}
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of a video are shown.
+
+    Attributes:
+        stamps: presentation timestamp of each frame in units of `time_base`, ascending.
+        time_base: seconds of one unit.
+        start: seconds that were subtracted from the source's timestamps.
+    """
+
+    stamps: np.ndarray
+    time_base: Fraction
+    start: float = 0.0
+
+    @classmethod
+    def of_file(cls, path: Path, stamps: np.ndarray | None) -> "Timing | None":
+        """Return the timing of a video file whose frames have these timestamps, from 0; None if they have none."""
+        if stamps is None:
+            return None
+        with av.open(str(path)) as container:
+            unit = container.streams.video[0].time_base
+            start = (container.start_time or 0) / av.time_base
+        return cls(stamps - round(start / unit), unit, start)
+
+
 class VideoWriter:
     """Write an MP4 that plays in browsers: H.264 (or VP9 if FFmpeg has no H.264 encoder), yuv420p, index in front.
 
@@ -54,14 +83,27 @@ class VideoWriter:
         path: an .mp4, .mov or .mkv file.
         size: (height, width) of the frames.
         fps: frame rate.
+        timing: when the frames are shown; by default evenly, at the frame rate.
+        sound: a video file whose sound is copied.
         overwrite: replace an existing file; if False, one that appears in the meantime is not replaced either.
 
     Raises:
-        UserError: if the suffix is not supported, or FFmpeg has none of the encoders.
+        UserError: if the suffix is not supported, FFmpeg has none of the encoders, or the format cannot hold the
+            sound.
     """
 
-    def __init__(self, path: str | Path, size: tuple[int, int], fps: float, *, overwrite: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        fps: float,
+        *,
+        timing: Timing | None = None,
+        sound: Path | None = None,
+        overwrite: bool = True,
+    ) -> None:
         self.path, self.size, self.fps, self.overwrite = Path(path), size, fps, overwrite
+        self._timing, self._sound_of, self._count = timing, sound, 0
         if self.path.suffix.lower() not in CONTAINERS:
             raise UserError(f"{self.path}: unsupported video format; expected a name ending in .mp4, .mov or .mkv")
         self.codec = next((name for name in ENCODERS if name in av.codecs_available), "")
@@ -80,19 +122,42 @@ class VideoWriter:
             stream = self._container.add_stream(self.codec, rate=rate, options=options)
             stream.height, stream.width = self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2
             stream.pix_fmt = "yuv420p"
-            self._stream = stream
+            self._unit = self._timing.time_base if self._timing else 1 / rate
+            stream.codec_context.time_base = self._unit
+            self._stream, self._sound = stream, None
+            if self._sound_of is not None:
+                start = self._timing.start if self._timing else 0.0
+                self._sound = stack.enter_context(Sound(self._sound_of, offset=start))
+                self._sound.add_to(self._container, self.path)
             self._stack = stack.pop_all()
         return self
 
     def write(self, rgb: np.ndarray) -> None:
-        """Append one frame (H, W, 3) or several (n, H, W, 3), uint8 RGB at the writer's size."""
+        """Append one frame (H, W, 3) or several (n, H, W, 3), uint8 RGB at the writer's size, in BT.709."""
         frames = rgb if rgb.ndim == 4 else rgb[None]
         assert frames.dtype == np.uint8
-        assert frames.shape[1:] == (*self.size, 3), (frames.shape, self.size)
         for image in frames:
-            even = np.pad(image, ((0, self.size[0] % 2), (0, self.size[1] % 2), (0, 0)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-            self._container.mux(self._stream.encode(frame))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self.write_canvas(Canvas.of_frame(frame))
+
+    def write_canvas(self, canvas: Canvas) -> None:
+        """Append one frame, as YUV 4:2:0 at the writer's size; the first one sets the colour of the video."""
+        assert canvas.size == self.size, (canvas.size, self.size)
+        frame = canvas.frame()
+        frame.pts = self._count if self._timing is None else int(self._timing.stamps[self._count])
+        frame.time_base = self._unit
+        if self._count == 0:
+            context = self._stream.codec_context
+            context.color_range, context.colorspace = frame.color_range, frame.colorspace
+            context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+        self._count += 1
+        self._mux(self._stream.encode(frame))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            if self._sound is not None:
+                self._sound.mux_until(self._container, float(packet.dts * packet.time_base))
+            self._container.mux(packet)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -101,7 +166,9 @@ class VideoWriter:
             self._stack.__exit__(kind, error, trace)
             return
         with self._stack:
-            self._container.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.mux_until(self._container, math.inf)
 
 
 class PictureWriter:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from distill.data.video.open import open_video
 from distill.data.windows import ClipFrames, window_of
 from distill.errors import UserError
-from distill.inference.overlay import inferno, overlay, resize_map
+from distill.inference.overlay import colour_map, overlay, resize_map
 from distill.inference.predict import predict
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
@@ -366,10 +366,9 @@ def test_overlay_changes_only_salient_pixels() -> None:
 
 
 def test_inferno_matches_matplotlib_colours() -> None:
-    assert inferno().shape == (256, 3)
-    assert inferno().dtype == np.float32
+    assert colour_map("inferno").shape == (256, 3)
     expected = [[0.37281, 0.11883, 3.53583], [187.599165, 55.05603, 84.212475], [252.03231, 254.58282, 164.45562]]
-    np.testing.assert_allclose(inferno()[[0, 128, 255]], expected, rtol=1e-6)
+    np.testing.assert_allclose(colour_map("inferno")[[0, 128, 255]], expected, rtol=1e-6)
 
 
 def test_overlay_brightness_increases_with_saliency() -> None:
