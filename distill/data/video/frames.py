@@ -6,6 +6,7 @@ reader = KeepingReader(frames, keep=True)       # a VideoReader for `slide`
 frame = reader.take(0)                          # the decoded frame of the first map
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from distill.data.video.colour import HDR_TRANSFERS
 from distill.data.video.guard import cores
 from distill.data.video.names import is_image
 from distill.data.video.open import open_video
@@ -22,6 +24,8 @@ from distill.data.video.probe import probe
 from distill.data.video.protocol import VideoReader, unique_frames
 from distill.data.video.pyav_reader import AvReader
 from distill.data.video.synthetic import PREFIX
+
+log = logging.getLogger(__name__)
 
 
 class Frames(Protocol):
@@ -80,7 +84,10 @@ def open_frames(path: str | Path) -> Frames:
     """
     if str(path).startswith(PREFIX) or not Path(path).is_file() or is_image(Path(path)):
         return PictureFrames(open_video(path))
-    return AvReader(Path(path), probe(path), threads=max(1, cores() // 2))
+    reader = AvReader(Path(path), probe(path), threads=max(1, cores() // 2))
+    if hdr := HDR_TRANSFERS.get(reader.transfer()):
+        log.warning("%s: HDR (%s), converted to BT.709; highlights above 203 cd/m2 become white", path, hdr)
+    return reader
 
 
 class KeepingReader:

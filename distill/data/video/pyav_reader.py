@@ -67,6 +67,12 @@ class AvReader:
             note_damage(self.path, {index}, known=bool(self._known_damage))
         return frame
 
+    def transfer(self) -> int:
+        """Return the number of the transfer characteristics (ITU-T H.273, Table 3): 2 if the file does not say."""
+        if self._container is None:
+            self._restart()
+        return int(self._container.streams.video[0].codec_context.color_trc)
+
     def _find(self, index: int) -> av.VideoFrame:
         if index < self._next or self._key_between(self._next, index):
             self._seek(index)
