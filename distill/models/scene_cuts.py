@@ -1,0 +1,37 @@
+"""Scene cuts of a video, found while a model reads its frames."""
+
+import importlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from distill.data.video.protocol import VideoReader
+
+
+class CutReader:
+    """A video reader that detects scene cuts among the frames that are read through it, with `student.edge.Cuts`.
+
+    Args:
+        reader: the reader of the video.
+
+    Attributes:
+        cuts: frames that start a new shot, 0-based, among those read so far.
+    """
+
+    def __init__(self, reader: VideoReader) -> None:
+        self.num_frames, self.fps, self.size = reader.num_frames, reader.fps, reader.size
+        self.cuts: list[int] = []
+        self._reader = reader
+        self._next = 0
+        self._is_cut: Callable[[np.ndarray], bool] | None = None
+
+    def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
+        """Return frames, see `VideoReader.read`; in order from the first one, each once and all of one size."""
+        decoded = self._reader.read(frames, size)
+        for frame, image in zip(frames, decoded, strict=True):
+            assert frame == self._next, f"frame {frame} was read where {self._next} follows"
+            self._next += 1
+            is_cut = self._is_cut = self._is_cut or importlib.import_module("student.edge").Cuts(image.shape[:2])
+            if is_cut(image.transpose(2, 0, 1)):
+                self.cuts.append(frame)
+        return decoded
