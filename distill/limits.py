@@ -25,6 +25,9 @@ MAX_DIGITS = 20
 MAX_BATCH_SIZE = 1024
 """Clips, or frames of a streaming model, that are computed at once."""
 
+MAX_ASPECT_RATIO = 10
+"""Long side of a crop relative to its short one; beyond it hardly anything is left of a picture."""
+
 MAX_CLIP_BYTES = 512 * 2**20
 """Bytes of a clip in 8 bits: 86 frames of 1080x1920; a network needs a hundred times as much for its features."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, submit, train
+from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, reframe, submit, train
 from distill.cli.verb import Group, HelpFormatter, Verb
 from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
 
@@ -31,6 +31,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     train.DISTILL,
     evaluate.EVALUATE,
     predict.PREDICT,
+    reframe.REFRAME,
     submit.SUBMIT,
     export.EXPORT,
     export.QUANTIZE,

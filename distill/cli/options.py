@@ -6,7 +6,16 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from distill.errors import UserError, shorten
-from distill.limits import MAX_BATCH_SIZE, MAX_DIGITS, MAX_FRAMES, MAX_MAP_PIXELS, MAX_ROUNDS, MAX_SIDE, MAX_THREADS
+from distill.limits import (
+    MAX_ASPECT_RATIO,
+    MAX_BATCH_SIZE,
+    MAX_DIGITS,
+    MAX_FRAMES,
+    MAX_MAP_PIXELS,
+    MAX_ROUNDS,
+    MAX_SIDE,
+    MAX_THREADS,
+)
 from distill.stride import Stride, read_stride
 
 if TYPE_CHECKING:
@@ -143,6 +152,20 @@ def share(text: str) -> float:
     if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, e.g. 0.7, got '{shorten(text)}'")
     return float(text)
+
+
+def aspect_ratio(text: str) -> float:
+    """Parse WIDTH:HEIGHT, e.g. 9:16 or 2.39:1, as width / height."""
+    number = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
+    match = re.fullmatch(f"{number}:{number}", text)
+    if not match or not all(map(float, match.groups())):
+        raise argparse.ArgumentTypeError(f"expected an aspect ratio WIDTH:HEIGHT, e.g. 9:16, got '{shorten(text)}'")
+    ratio = float(match[1]) / float(match[2])
+    if not 1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is over the limit of {MAX_ASPECT_RATIO}:1 (set in distill/limits.py); expected e.g. 9:16"
+        )
+    return ratio
 
 
 def stride(text: str) -> Stride:

@@ -4,12 +4,10 @@ Each output is a sink that gets one map per frame, in order, and appears under i
 """
 
 import csv
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +20,7 @@ from distill.data.video.writer import PictureWriter, Timing, VideoWriter
 from distill.errors import UserError
 from distill.files import atomic_folder, atomic_path, temporary_folder
 from distill.inference.overlay import DrawSettings, Painter, resize_map
+from distill.models.edge import describe_map
 
 MAP_FORMS = {
     "png": "a folder of 8-bit grey PNG files at the size of the video, with maximum 255",
@@ -144,6 +143,7 @@ class Table:
         size: (height, width) of the frames, which positions are given in.
         fps: frame rate, for the column `seconds` of frames without timestamps.
         timing: when the frames are shown.
+        cuts: frames that start a new scene; it may grow until their rows are added.
 
     Attributes:
         rows: one row per frame.
@@ -151,29 +151,17 @@ class Table:
 
     size: tuple[int, int]
     fps: float
-    timing: Timing | None = None
+    timing: Timing | None
+    cuts: Sequence[int]
     rows: list[dict[str, float]] = field(default_factory=list)
-    cuts: set[int] = field(default_factory=set)
-
-    def watch(self) -> Callable[[int, np.ndarray], None]:
-        """Return a function that looks for scene cuts in the frames of a `KeepingReader`."""
-        detectors: list[Any] = []
-
-        def look(index: int, pixels: np.ndarray) -> None:
-            if not detectors:
-                detectors.append(_edge().Cuts(pixels.shape[:2]))
-            if detectors[0](pixels.transpose(2, 0, 1)):
-                self.cuts.add(index)
-
-        return look
 
     def write(self, frame: int, saliency: np.ndarray) -> None:
         """Add the row of one frame; a `Sink`."""
         seconds = frame / self.fps
         if self.timing is not None:
             seconds = float(self.timing.stamps[frame] * self.timing.time_base)
-        described = _edge().describe(saliency, self.size)
-        self.rows.append({"frame": frame + 1, "seconds": seconds, **described, "cut": int(frame in self.cuts)})
+        numbers = describe_map(saliency, self.size)
+        self.rows.append({"frame": frame + 1, "seconds": seconds, **numbers, "cut": int(frame in self.cuts)})
 
     def save(self, path: Path, *, overwrite: bool) -> None:
         """Write the rows as a CSV file with a header, atomically."""
@@ -184,10 +172,6 @@ class Table:
             writer = csv.DictWriter(file, list(self.rows[0]))
             writer.writeheader()
             writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
-
-
-def _edge() -> Any:
-    return importlib.import_module("student.edge")
 
 
 def _even(saliency: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from distill.errors import UserError
 from distill.inference.outputs import MAP_VIDEOS, OutputSettings, Sink, Table, Targets, map_sink, overlay_sink
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
+from distill.models.edge import CutReader
 from distill.models.protocols import SaliencyModel
 from distill.saliency import peak_map
 
@@ -133,15 +134,16 @@ def write_prediction(
         network.to(settings.device)
     frames, started = open_frames(source), time.perf_counter()
     timing = Timing.of_file(source, frames.stamps) if source.is_file() else None
-    numbers = Table(frames.size, frames.fps, timing) if table or targets.csv else None
-    reader = KeepingReader(frames, keep=targets.out is not None, watch=numbers.watch() if numbers else None)
+    kept = KeepingReader(frames, keep=targets.out is not None)
+    reader = CutReader(kept) if table or targets.csv else kept
+    numbers = Table(frames.size, frames.fps, timing, reader.cuts) if isinstance(reader, CutReader) else None
     with ExitStack() as stack:
         sinks: list[Sink] = [numbers.write] if numbers else []
         if targets.maps:
             sink = map_sink(targets.maps, frames.size, frames.fps, outputs, overwrite=overwrite)
             sinks.append(stack.enter_context(sink))
         if targets.out:
-            sink = overlay_sink(targets.out, source, frames, reader, outputs, overwrite=overwrite)
+            sink = overlay_sink(targets.out, source, frames, kept, outputs, overwrite=overwrite)
             sinks.append(stack.enter_context(sink))
         bar = stack.enter_context(
             tqdm(total=frames.num_frames, unit="frame", desc=source.name, disable=not progress)

@@ -8,7 +8,7 @@ frame = reader.take(0)                          # the decoded frame of the first
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -98,13 +98,10 @@ class KeepingReader:
     Args:
         frames: the decoded frames.
         keep: keep the frames; if False, none can be taken.
-        watch: function that is called with each frame's index and pixels (H, W, 3) as they are read.
     """
 
-    def __init__(
-        self, frames: Frames, *, keep: bool, watch: Callable[[int, np.ndarray], None] | None = None
-    ) -> None:
-        self._frames, self._keep, self._watch = frames, keep, watch
+    def __init__(self, frames: Frames, *, keep: bool) -> None:
+        self._frames, self._keep = frames, keep
         self._kept: dict[int, av.VideoFrame] = {}
         self._lock = threading.Lock()
         self.num_frames, self.fps, self.size = frames.num_frames, frames.fps, frames.size
@@ -116,8 +113,6 @@ class KeepingReader:
         for row, index in enumerate(unique.tolist()):
             frame = self._frames.frame(index)
             pixels[row] = self._frames.pixels(frame, size or self.size)
-            if self._watch is not None:
-                self._watch(index, pixels[row])
             if self._keep:
                 with self._lock:
                     self._kept[index] = frame

@@ -114,7 +114,7 @@ def test_overlay_keeps_the_timestamps_of_a_variable_frame_rate(tmp_path: Path, n
 
 
 def test_overlay_of_a_video_that_starts_late_starts_at_zero(tmp_path: Path) -> None:
-    video = real_file(tmp_path / "a.mkv", stamps=[2000 + 40 * number for number in range(12)])
+    video = real_file(tmp_path / "a.mp4", stamps=[2000 + 40 * number for number in range(12)])
     assert seconds_of(video)[0] == pytest.approx(2.0)
     seconds = seconds_of(run(video, tmp_path / "o.mp4"))
     assert np.allclose(seconds, np.arange(12) / 25, atol=0.002)

@@ -1,4 +1,4 @@
-"""Scene cuts of a video, found while a model reads its frames."""
+"""Numerics of student/edge.py that the toolkit shares: scene cuts, and the numbers that describe a map."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -6,6 +6,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from distill.data.video.protocol import VideoReader
+
+
+def describe_map(saliency: np.ndarray, size: tuple[int, int]) -> dict[str, float]:
+    """Return the numbers that describe a map (h, w) on a frame of (height, width); see `describe` in edge.py."""
+    described: dict[str, float] = importlib.import_module("student.edge").describe(saliency, size)
+    return described
 
 
 class CutReader:

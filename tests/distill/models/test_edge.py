@@ -3,7 +3,7 @@
 import numpy as np
 
 from distill.data.video.array_reader import ArrayReader
-from distill.models.scene_cuts import CutReader
+from distill.models.edge import CutReader
 
 
 def test_cuts_are_found_while_frames_are_read_in_parts() -> None:

@@ -1,0 +1,114 @@
+"""`saldistill reframe`: crop videos to another aspect ratio, following what people look at."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill.cli.options import add_inference, aspect_ratio, inference_settings, names
+from distill.cli.verb import Verb
+from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.data.clips import Video
+    from distill.inference.settings import InferenceSettings
+    from distill.models.loaded import LoadedModel
+
+REMEDY = "choose another name, or pass --overwrite to replace it"
+"""End of the message on an existing output."""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images, or DATASET:ROOT for a report")
+    parser.add_argument("aspect", metavar="W:H", type=aspect_ratio, help="aspect ratio of the crop, e.g. 9:16")
+    parser.add_argument("-o", "--out", metavar="OUT", help="video to write; a folder for DATASET:ROOT")
+    parser.add_argument("--model", metavar="MODEL", help="model to run (default: stream-small)")
+    parser.add_argument("--no-sound", action="store_true", help="leave the sound out")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    parser.add_argument("--split", metavar="NAME", help="split of the data set (default: all videos)")
+    parser.add_argument("--videos", type=names, metavar="NAME,NAME", help="use only these videos of the data set")
+    add_inference(parser)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from distill.models.pretrained import DEFAULT_MODEL
+    from distill.models.references import load_model, load_pretrained
+
+    videos = videos_to_crop(arguments)
+    settings = inference_settings(arguments)
+    load = load_model if arguments.model else load_pretrained
+    model = load(arguments.model or DEFAULT_MODEL, device=settings.device or "cpu")
+    settings = settings.for_model(model)
+    if videos is None:
+        reframe_video(model, arguments, settings)
+    else:
+        reframe_data(model, videos, arguments, settings)
+
+
+def videos_to_crop(arguments: argparse.Namespace) -> "list[Video] | None":
+    """Return the videos of a data set; None if the argument is one video.
+
+    Raises:
+        UserError: the options do not fit the argument.
+    """
+    from distill.training.sources import videos_of_argument
+
+    given = arguments.video
+    if not Path(given).exists() and given.partition(":")[1]:
+        return videos_of_argument(given, split=arguments.split, videos=arguments.videos)
+    if arguments.split or arguments.videos:
+        raise UserError(f"{given}: --split and --videos select from a data set; expected DATASET:ROOT")
+    if not arguments.out:
+        raise UserError("nothing to write: expected the name of the cropped video, -o OUT.mp4")
+    return None
+
+
+def reframe_video(model: "LoadedModel", arguments: argparse.Namespace, settings: "InferenceSettings") -> None:
+    """Crop one video, and print what the crop keeps."""
+    from distill.claims import claim
+    from distill.evaluation.crop_scores import compare_crops, crop_table
+    from distill.inference.reframe import plan_crop, write_crop
+
+    with claim(Path(arguments.out), "the cropped video", overwrite=arguments.overwrite, remedy=REMEDY):
+        plan = plan_crop(model.network, arguments.video, arguments.aspect, settings)
+        done = write_crop(plan, arguments.out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
+    print(crop_table({Path(arguments.video).name: compare_crops(plan)}))
+    print(done)
+
+
+def reframe_data(
+    model: "LoadedModel", videos: "list[Video]", arguments: argparse.Namespace, settings: "InferenceSettings"
+) -> None:
+    """Print what crops of a data set's videos keep, and write the crops if there is a folder for them."""
+    from distill.claims import claim
+    from distill.evaluation.crop_scores import compare_crops, crop_table
+    from distill.inference.reframe import plan_crop, write_crop
+    from distill.paths import path_inside
+
+    kept = {}
+    for video in videos:
+        out = path_inside(arguments.out, video.name, arguments.video, suffix=".mp4") if arguments.out else None
+        if out is not None and out.exists() and not arguments.overwrite:
+            raise UserError(f"{out}: the cropped video already exists; {REMEDY}")
+        plan = plan_crop(model.network, video.path, arguments.aspect, settings)
+        kept[video.name] = compare_crops(plan, video)
+        if out is not None:
+            with claim(out, "the cropped video", overwrite=arguments.overwrite, remedy=REMEDY):
+                write_crop(plan, out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
+    print(crop_table(kept))
+
+
+REFRAME = Verb(
+    "reframe",
+    "crop a video to another aspect ratio, following what people look at",
+    "Crop a video to another aspect ratio with a virtual camera that follows the predicted saliency: smooth within "
+    "a shot, with limits on its speed and acceleration, and free to jump at cuts. The sound is copied. Report how "
+    "much of the predicted saliency the crop keeps, next to a crop of the centre, and for the videos of a data set "
+    "how many of the real fixations.",
+    (
+        "saldistill reframe VIDEO.mp4 9:16 -o upright.mp4",
+        "saldistill reframe VIDEO.mp4 1:1 -o square.mp4 --model student.onnx",
+        "saldistill reframe ntire:NTIRE 9:16 --split public_test",
+    ),
+    _add_arguments,
+    _run,
+)
