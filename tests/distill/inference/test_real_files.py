@@ -6,10 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
+from helpers.models import Brightness
 from helpers.video_files import moving_square, real_file, turn_upright
 from PIL import Image
-from torch import Tensor, nn
 
 from distill.data.video.frames import open_frames
 from distill.data.video.open import open_video
@@ -22,19 +21,6 @@ PLAIN = OutputSettings(draw=DrawSettings(opacity=0.0))
 """Draws nothing, so that the overlay is the re-encoded source."""
 
 FULL, LIMITED = 2, 1
-
-
-class Brightness(nn.Module):
-    """A network whose map is the brightness of the frame, with the frame's shape in its input."""
-
-    num_frames, size, target_frames, map_size = 1, (24, 40), (0,), (24, 40)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, clip: Tensor) -> Tensor:
-        return (self.scale * clip[:, :, -1].float().mean(1) / 255 + 1e-3).log()[:, None]
 
 
 @pytest.fixture(autouse=True)
