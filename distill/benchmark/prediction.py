@@ -115,8 +115,8 @@ def benchmark_prediction(
         **environment(),
     }
     note = (
-        f"{frames.num_frames} frames of {frames.size[1]}x{frames.size[0]}, {used} threads; ratio: time divided by that "
-        f"of {PLAIN}; of network: frame rate divided by that of the network alone"
+        f"{frames.num_frames} frames of {frames.size[1]}x{frames.size[0]}, {used} threads; ratio: time divided by "
+        f"that of {PLAIN}; of network: frame rate divided by that of the network alone"
     )
     return Table(rows, COLUMNS, setting, [note])
 
@@ -150,9 +150,7 @@ def prediction_work(
     """Return the work of `saldistill predict` for one kind of output, which replaces the last call's results."""
     what, outputs = OUTPUTS[work]
     targets = Targets(**{what: folder / NAMES[what]})
-    return lambda: write_prediction(
-        network, source, settings, targets, outputs, overwrite=True, progress=False
-    )
+    return lambda: write_prediction(network, source, settings, targets, outputs, overwrite=True, progress=False)
 
 
 def memory_work(work: str, reference: str, source: Path, settings: InferenceSettings) -> Callable[[], object]:
