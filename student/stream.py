@@ -14,6 +14,7 @@ Two modes share one set of weights:
 
     clip   model(clip (B, 3, T, H, W)) -> (B, N, h, w)                       training: all frames of a clip at once
     step   model.step(frame (B, 3, H, W), state) -> ((B, 1, h, w), state)    inference: at most four dimensions
+           model.steps(clip (B, 3, T, H, W), state) -> ((B, T, h, w), state)    T steps in one call
 
 Both start as if the first frame had been repeated forever before it: clip mode repeats each scale's first step,
 and step mode fills a state that has not `started` with the frame's own steps. In evaluation mode, a clip's maps
@@ -204,14 +205,41 @@ class Model(nn.Module):
             raise ValueError(
                 f"stream: frame of shape {tuple(frame.shape)}, expected (B, 3, {self.size[0]}, {self.size[1]})"
             )
-        batch = frame.shape[0]  # len() would be a constant in an exported graph
+        self.check_state(state, frame.shape[0])  # len() would be a constant in an exported graph
+        memory = RingMemory(self.lags, state)
+        x = self.decoder(self.encode(frame), memory)
+        return self.to_maps(x), memory.after
+
+    def steps(self, clip: Tensor, state: State) -> tuple[Tensor, State]:
+        """Predict the saliency of consecutive frames: repeated `step` with all frames in one batch.
+
+        Args:
+            clip: (B, 3, T, H, W), RGB, uint8 or float in [0, 1], with any T of at least 1.
+            state: as for `step`; setting `started` to 0 restarts the stream at the first frame.
+
+        Returns:
+            (B, T, h, w) float32 log-saliency, and the state after the last frame.
+
+        Raises:
+            ValueError: if the clip or the state does not have the model's shapes.
+        """
+        if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] < 1 or tuple(clip.shape[3:]) != self.size:
+            raise ValueError(
+                f"stream: clip of shape {tuple(clip.shape)}, expected (B, 3, T, {self.size[0]}, {self.size[1]})"
+            )
+        B, T = clip.shape[0], clip.shape[2]
+        self.check_state(state, B)
+        frames = rearrange(clip, "b c t h w -> (b t) c h w").contiguous()  # as in `step`, which rounds alike
+        memory = RingMemory(self.lags, state, T)
+        x = self.decoder(self.encode(frames), memory)
+        return self.to_maps(x).view(B, T, *self.map_size), memory.after
+
+    def check_state(self, state: State, batch: int) -> None:
+        """Raise a ValueError unless a state has the shapes of `state_shapes` for a batch."""
         for name, shape in self.state_shapes.items():
             if name not in state or tuple(state[name].shape) != (batch, *shape):
                 shape_or_missing = tuple(state[name].shape) if name in state else "missing"
                 raise ValueError(f"stream: state {name} is {shape_or_missing}, expected {(batch, *shape)}")
-        memory = RingMemory(self.lags, state)
-        x = self.decoder(self.encode(frame), memory)
-        return self.to_maps(x), memory.after
 
     def encode(self, frames: Tensor) -> list[Tensor]:
         """Encode frames (n, 3, H, W) to the scales that the decoder uses, coarsest first."""
@@ -342,25 +370,30 @@ class ClipMemory:
 
 
 class RingMemory:
-    """`Memory` of one frame, read from a state; `after` is the state of the next frame.
+    """`Memory` of T consecutive frames that continue a state; `after` is the state after the last of them.
 
     Args:
         lags: lags of the scales, coarsest first.
-        state: the state of the previous step.
+        state: the state before the first frame.
+        num_frames: T.
     """
 
-    def __init__(self, lags: Sequence[int], state: State) -> None:
-        self.lags, self.before = lags, state
+    def __init__(self, lags: Sequence[int], state: State, num_frames: int = 1) -> None:
+        self.lags, self.before, self.num_frames = lags, state, num_frames
         self.started = state["started"] > 0.5
         self.after = {"started": torch.ones_like(state["started"])}
 
     def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory`."""
-        name, lag, (width, h, w) = f"past{scale}", self.lags[scale], x.shape[1:]
-        now = x.reshape(-1, 1, width, h * w)  # (B, steps, width, pixels): one step broadcasts to all `lag`
-        kept = torch.where(self.started, self.before[name].reshape(-1, lag, width, h * w), now)
-        self.after[name] = torch.cat([kept[:, 1:], now], 1).reshape(-1, lag * width, h, w)
-        return kept[:, :1].reshape(-1, width, h, w), x
+        name, lag, T, (width, h, w) = f"past{scale}", self.lags[scale], self.num_frames, x.shape[1:]
+        now = x.reshape(-1, T, width, h * w)  # (B, steps, width, pixels)
+        first = now if T == 1 else now[:, :1]  # broadcasts to all `lag` steps
+        kept = torch.where(self.started, self.before[name].reshape(-1, lag, width, h * w), first)
+        extra = T - lag  # frames of the chunk whose steps are in the past of a later one only
+        after = torch.cat([kept[:, T:], now[:, extra:] if extra > 0 else now], 1)
+        self.after[name] = after.reshape(-1, lag * width, h, w)
+        past = torch.cat([kept, now[:, :extra]], 1) if extra > 0 else kept[:, :T]
+        return past.reshape(-1, width, h, w), x
 
 
 class Prior(nn.Module):

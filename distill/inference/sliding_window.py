@@ -1,16 +1,14 @@
 """The sliding window: run a model over a video and yield one map per requested frame.
 
 Prediction, target stores and evaluation all use `slide`, so they get the same map for a frame. A clip model
-computes each window from its frames. A streaming model continues from the state that an earlier window left.
+computes each window from its frames. A streaming model continues the states of earlier frames (`streaming.py`).
 """
 
-import math
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,14 +20,31 @@ from distill.data.clips import ClipSpec, Video
 from distill.data.fit import content_size, fit_box, fit_of, place, unfit
 from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
-from distill.data.windows import ClipFrames, window_of
+from distill.data.windows import ClipFrames, stream_parents, stream_window, window_of
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
+from distill.inference.streaming import StreamBatch, StreamStates, plan_chunks
 from distill.models.device import PRECISIONS, device_of
-from distill.models.protocols import SaliencyModel, StreamingModel, is_streaming
+from distill.models.protocols import SaliencyModel, is_streaming
 
 Frames = Mapping[int, Tensor]
 """Frame index -> pixels (3, H, W) uint8 on the device."""
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """The windows of one batch of a clip model."""
+
+    windows: Sequence[ClipFrames]
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames that the batch uses, ascending."""
+        return sorted({frame for window in self.windows for frame in window.frames})
+
+
+Work = ClipBatch | StreamBatch
+"""What one batch of requested frames needs."""
 
 
 def slide(
@@ -47,8 +62,9 @@ def slide(
     times the stride. Each source frame is decoded, resized and sent to the device once, while the previous batch is
     computed. For ascending `frames` about (T - 1) * stride + batch_size frames are kept in memory.
 
-    A streaming model's window is the `reach` frames that a map depends on. A map costs one step for each frame that
-    no earlier window has seen: a single step if all frames are requested.
+    A streaming model's window is the `reach` frames that a map depends on. For ascending `frames` every frame of
+    the video is encoded at most once, in chunks of up to batch_size frames (`steps`); the lengths of the chunks
+    affect the rounding of the maps.
 
     Frames fill the input as the network's `fit` says (`distill/data/fit.py`); the maps are those of whole frames.
 
@@ -72,22 +88,15 @@ def slide(
         if not 0 <= frame < reader.num_frames:
             raise UserError(f"frame {frame + 1} does not exist: the video has {reader.num_frames} frames")
     device = torch.device(settings.device) if settings.device is not None else device_of(network)
-    maps_of: Callable[[Sequence[ClipFrames], Frames], Tensor] = partial(_clip_maps, network)
-    length, targets = network.num_frames, network.target_frames
-    if is_streaming(network):
-        maps_of = StreamStates(network, math.ceil(step)).maps
-        length, targets = network.reach, (network.reach - 1,)
-
     size = settings.batch_size
     if not is_streaming(network):
         ClipSpec.of(network).check_batch(min(size, len(frames)), "batch size")
     batches = [frames[start : start + size] for start in range(0, len(frames), size)]
-    window = partial(window_of, length=length, stride=step, first_frames=settings.first_frames)
-    windows = [[window(frame, reader.num_frames, targets) for frame in batch] for batch in batches]
+    work, maps_of = _divide(network, batches, reader.num_frames, step, settings)
     fit = fit_of(network)
     box = None if fit == "stretch" else torch.tensor([fit_box(fit, reader.size, network.size)])
-    with _evaluating(network), closing(_read(reader, windows, network, device, flipped)) as pixels:
-        for batch, of_batch, pixels_of_batch in zip(batches, windows, pixels, strict=True):
+    with _evaluating(network), closing(_read(reader, work, network, device, flipped)) as pixels:
+        for batch, of_batch, pixels_of_batch in zip(batches, work, pixels, strict=True):
             with torch.inference_mode(), _autocast(device, settings.precision):
                 maps = maps_of(of_batch, pixels_of_batch)
             maps = maps.clone()  # outside inference mode, so that autograd accepts the maps as targets
@@ -103,25 +112,48 @@ def slide(
             yield batch, maps
 
 
+def _divide(
+    network: SaliencyModel,
+    batches: Sequence[Sequence[int]],
+    num_frames: int,
+    step: float,
+    settings: InferenceSettings,
+) -> tuple[Sequence[Work], Callable[[Any, Frames], Tensor]]:
+    """Return the work of each batch of requested frames, and the function that computes its maps (n, h, w)."""
+    length, targets, first = network.num_frames, network.target_frames, settings.first_frames
+    if is_streaming(network):
+        length, parents = network.reach, stream_parents(num_frames, step)
+        streams = [
+            [stream_window(frame, parents, length=length, stride=step, first_frames=first) for frame in batch]
+            for batch in batches
+        ]
+        return plan_chunks(streams, settings.batch_size), StreamStates(network).maps
+    clips = [
+        [window_of(frame, num_frames, targets, length=length, stride=step, first_frames=first) for frame in batch]
+        for batch in batches
+    ]
+    return [ClipBatch(batch) for batch in clips], partial(_clip_maps, network)
+
+
 def _read(
     reader: VideoReader,
-    windows: Sequence[Sequence[ClipFrames]],
+    work: Sequence[Work],
     network: SaliencyModel,
     device: torch.device,
     flipped: bool,
 ) -> Generator[Frames, None, None]:
-    """Yield the frames that each batch of windows uses; a thread decodes those of the next batch meanwhile."""
-    arriving, leaving = _first_and_last_uses(windows)
+    """Yield the frames that each batch uses; a thread decodes those of the next batch meanwhile."""
+    arriving, leaving = _first_and_last_uses([batch.frames for batch in work])
     frames: dict[int, Tensor] = {}
     fit = fit_of(network)
     size = network.size if fit == "stretch" else content_size(fit, reader.size, network.size)
 
     def decode(index: int) -> np.ndarray | None:
-        return reader.read(arriving[index], size) if index < len(windows) and arriving[index] else None
+        return reader.read(arriving[index], size) if index < len(work) and arriving[index] else None
 
     with ThreadPoolExecutor(1) as pool:
         ahead: Future[np.ndarray | None] = pool.submit(decode, 0)
-        for index in range(len(windows)):
+        for index in range(len(work)):
             decoded = ahead.result()
             ahead = pool.submit(decode, index + 1)
             if decoded is not None:
@@ -133,9 +165,8 @@ def _read(
                 del frames[frame]
 
 
-def _first_and_last_uses(windows: Sequence[Sequence[ClipFrames]]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return for each batch of windows the frames that no earlier batch uses, and those that no later one uses."""
-    used = [sorted({frame for window in batch for frame in window.frames}) for batch in windows]
+def _first_and_last_uses(used: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return for each batch the frames that no earlier batch uses, and those that no later one uses."""
     last = {frame: index for index, batch in enumerate(used) for frame in batch}
     first = {frame: index for index, batch in reversed(list(enumerate(used))) for frame in batch}
     arriving, leaving = (
@@ -145,61 +176,18 @@ def _first_and_last_uses(windows: Sequence[Sequence[ClipFrames]]) -> tuple[list[
     return arriving, leaving
 
 
-def _clip_maps(network: SaliencyModel, windows: Sequence[ClipFrames], frames: Frames) -> Tensor:
+def _clip_maps(network: SaliencyModel, batch: ClipBatch, frames: Frames) -> Tensor:
     """Compute the log-saliency (n, h, w) of n windows in one forward pass: float32, on the CPU."""
     clips: dict[tuple[int, ...], int] = {}  # the distinct clips of the windows -> row in the batch
-    for window in windows:
+    for window in batch.windows:
         clips.setdefault(window.frames, len(clips))
-    sources = sorted({source for clip in clips for source in clip})
-    place = {source: row for row, source in enumerate(sources)}
-    images = torch.stack([frames[source] for source in sources])  # (U, 3, H, W)
+    place = {source: row for row, source in enumerate(batch.frames)}
+    images = torch.stack([frames[source] for source in batch.frames])  # (U, 3, H, W)
     rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)  # (B, T)
-    batch = rearrange(images[rows], "b t c h w -> b c t h w").contiguous()
-    maps = network(batch).float()  # (B, N, h, w)
-    requested: Tensor = maps[[clips[window.frames] for window in windows], [window.target for window in windows]]
+    maps = network(rearrange(images[rows], "b t c h w -> b c t h w").contiguous()).float()  # (B, N, h, w)
+    chosen = [clips[window.frames] for window in batch.windows], [window.target for window in batch.windows]
+    requested: Tensor = maps[chosen]
     return requested.cpu()
-
-
-class StreamStates:
-    """The latest states of a streaming model, from which later windows continue.
-
-    A map depends only on the frames of its window, so every state that has seen these up to the last few is valid:
-    at a stride of 3, the state of three frames ago.
-
-    Args:
-        network: the streaming model.
-        size: number of states to keep; at a stride of n, n sequences of windows alternate.
-    """
-
-    def __init__(self, network: StreamingModel, size: int) -> None:
-        self.network = network
-        self.recent: deque[tuple[tuple[int, ...], dict[str, Tensor]]] = deque(maxlen=size)
-
-    def maps(self, windows: Sequence[ClipFrames], frames: Frames) -> Tensor:
-        """Compute the log-saliency (n, h, w) of n windows, one after the other: float32, on the CPU."""
-        maps = []
-        for window in windows:
-            state, remaining = self.nearest(window.frames)
-            for source in remaining:
-                log_saliency, state = self.network.step(frames[source][None], state)
-            self.recent.append((window.frames, state))
-            maps.append(log_saliency[0, 0].float().cpu())
-        return torch.stack(maps)
-
-    def nearest(self, window: tuple[int, ...]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-        """Return the state that leaves the fewest frames of a window to step through, and these frames.
-
-        The initial state is equivalent to repeated copies of the first frame, so all copies at the beginning of the
-        window take one step.
-        """
-        copies = sum(1 for _ in takewhile(lambda frame: frame == window[0], window)) - 1
-        best, remaining = self.network.initial_state(), len(window) - copies
-        for seen, state in self.recent:
-            for steps in range(1, remaining):
-                if seen[steps:] == window[:-steps]:
-                    best, remaining = state, steps
-                    break
-        return best, window[-remaining:]
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -83,6 +83,13 @@ class StreamingModel(SaliencyModel, Protocol):
         """Return the log-saliency (B, 1, h, w) of a frame (B, 3, H, W), and the state for the next frame."""
         ...
 
+    def steps(self, clip: Tensor, state: dict[str, Tensor], /) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the log-saliency (B, T, h, w) of T consecutive frames (B, 3, T, H, W), and the state after them.
+
+        T is at least 1; the result equals that of T calls of `step`.
+        """
+        ...
+
 
 def is_streaming(network: object) -> TypeGuard[StreamingModel]:
     """Return whether a network runs frame by frame, i.e. has the method `step`."""

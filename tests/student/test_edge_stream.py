@@ -12,6 +12,7 @@ from helpers.edge_models import REAL_VIDEO, SmallModel, frames, peak
 from helpers.model_cases import loaded
 
 from distill.data.video.open import open_video
+from distill.data.windows import stream_parents
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.references import load_model
@@ -161,6 +162,18 @@ def test_stream_rate_is_kept_on_average() -> None:
     assert 2.35 < np.diff(kept[3:]).mean() < 2.45
     slow = Stream(Recorder(), "25fps", fps=15, cuts=None)
     assert continued_from(slow, [*range(6)]) == [255, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("fps", [10, 24, 25, 29.97, 30, 31, 40, 45, 50, 59.94, 60, 90, 144, 240])
+@pytest.mark.parametrize("stride", ["25fps", "30fps", "12.5fps"])
+def test_stream_continues_the_same_frames_as_the_toolkit(stride: str, fps: float) -> None:
+    continued = continued_from(Stream(Recorder(), stride, fps, cuts=None), [*range(200)])
+    assert stream_parents(200, step_of(stride, fps)) == [0, *continued[1:]]
+
+
+def test_stream_parents_of_integer_step_are_that_many_frames_ago() -> None:
+    for step in (0.4, 1, 2, 3, 7):
+        assert stream_parents(30, step) == [max(frame - max(step, 1), 0) for frame in range(30)]
 
 
 def test_stream_after_drop_uses_newest_due_state() -> None:

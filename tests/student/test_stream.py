@@ -152,6 +152,43 @@ def test_step_does_not_modify_the_given_state() -> None:
     assert torch.equal(first, by_step(model, frames[3:], state)[0])
 
 
+@pytest.mark.parametrize("lengths", [(1, 1, 6), (2, 3, 3), (8,), (5, 3), (20,), (1, 19)])
+@pytest.mark.parametrize("variant", ["micro", "tiny"])
+def test_steps_of_chunks_equal_repeated_step(variant: str, lengths: tuple[int, ...]) -> None:
+    """Two videos in one batch, chunks shorter and longer than the lags; the second restarts at the last chunk."""
+    model = ready(variant, num_frames=5)
+    total = sum(lengths)
+    clip = torch.stack([real_frames(model, start, total).transpose(0, 1) for start in (0, 400)])  # (2, 3, T, H, W)
+    state, kept, first = model.initial_state(2), model.initial_state(2), 0
+    with torch.no_grad():
+        for length in lengths:
+            if first + length == total:
+                state["started"][1] = kept["started"][1] = 0
+            chunk = clip[:, :, first : first + length]
+            maps, state = model.steps(chunk, state)
+            expected = []
+            for frame in chunk.unbind(2):
+                one, kept = model.step(frame, kept)
+                expected.append(one)
+            assert maps.shape == (2, length, *model.map_size)
+            torch.testing.assert_close(maps, torch.cat(expected, 1), atol=1e-5, rtol=0)
+            assert list(state) == list(kept)
+            for name, value in kept.items():
+                torch.testing.assert_close(state[name], value, atol=1e-4, rtol=1e-4)
+            first += length
+
+
+def test_steps_does_not_keep_the_chunk_or_modify_the_given_state() -> None:
+    model = ready()
+    clip = real_frames(model, 0, 30).transpose(0, 1)[None]
+    before = model.initial_state()
+    with torch.no_grad():
+        maps, state = model.steps(clip.float() / 255, before)
+        torch.testing.assert_close(maps, model.steps(clip, before)[0], atol=1e-5, rtol=0)
+    assert all(not value.any() for value in before.values())
+    assert all(value.untyped_storage().nbytes() == 4 * value.numel() for value in state.values())
+
+
 def test_state_has_the_shapes_of_state_shapes() -> None:
     model = Model()
     shapes = {name: tuple(value.shape) for name, value in model.initial_state(3).items()}
@@ -170,6 +207,10 @@ def test_step_with_wrong_shapes_names_the_expected() -> None:
         model.step(frame[..., 1:], model.initial_state())
     with pytest.raises(ValueError, match=r"state started is \(2, 1, 1, 1\), expected \(1, 1, 1, 1\)"):
         model.step(frame, model.initial_state(2))
+    with pytest.raises(ValueError, match=r"clip of shape \(1, 3, 0, 64, 96\), expected \(B, 3, T, 64, 96\)"):
+        model.steps(frame[:, :, None][:, :, :0], model.initial_state())
+    with pytest.raises(ValueError, match=r"state started is \(2, 1, 1, 1\), expected \(1, 1, 1, 1\)"):
+        model.steps(frame[:, :, None], model.initial_state(2))
     state = model.initial_state()
     del state["past1"]
     with pytest.raises(ValueError, match="state past1 is missing"):

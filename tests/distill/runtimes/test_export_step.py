@@ -134,6 +134,20 @@ def test_exported_step_equals_network(exported: tuple[Path, ExportReport]) -> No
         torch.testing.assert_close(maps, expected - expected.amax((-2, -1), keepdim=True), rtol=0, atol=1e-4)
 
 
+def test_exported_steps_equal_repeated_step(exported: tuple[Path, ExportReport]) -> None:
+    file = load_model(exported[0]).network
+    clip = frames(5, batch=2).permute(1, 2, 0, 3, 4)  # (2, 3, 5, 64, 96)
+    maps, after = file.steps(clip, file.initial_state(2))
+    state, expected = file.initial_state(2), []
+    for frame in clip.unbind(2):
+        one, state = file.step(frame, state)
+        expected.append(one)
+    assert torch.equal(maps, torch.cat(expected, 1))
+    assert all(torch.equal(after[name], value) for name, value in state.items())
+    with pytest.raises(UserError, match=r"s\.onnx: expected clips of at least one frame, got \(2, 3, 0, 64, 96\)"):
+        file.steps(clip[:, :, :0], file.initial_state(2))
+
+
 def test_exported_step_file_on_clip_equals_network(exported: tuple[Path, ExportReport]) -> None:
     model, file = streaming().network, load_model(exported[0]).network
     clip = frames(5, batch=2).permute(1, 2, 0, 3, 4)  # (2, 3, 5, 64, 96)
