@@ -100,6 +100,13 @@ MAX_ARGUMENT_LENGTH = 256
 MAX_WRAPPERS = 8
 """Dictionaries around the state dict of a published .pth file: released files have at most two."""
 
+MAX_GRAPH_BYTES = 512 * 2**20
+"""Bytes of the weights of a network that `--runtime auto` exports to ONNX: an export keeps several copies of them
+in memory. The largest student has 200 MB; SalFoM has 1.6 GB and runs in PyTorch."""
+
+MAX_GRAPHS_BYTES = 2 * 2**30
+"""Bytes of the exported graphs in the cache folder; those that were not used for longest are removed first."""
+
 # ------------------------------------------------------------------------------------------------- data sets
 
 MAX_PICTURE_PIXELS = 8192 * 4608

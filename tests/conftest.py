@@ -56,6 +56,18 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     return folder / "known"
 
 
+@pytest.fixture(scope="session")
+def graphs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def graphs(graphs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cached graphs of the tests with this fixture, which export each network once; other tests have none."""
+    monkeypatch.setenv("SALDISTILL_CACHE", str(graphs_folder))
+    return graphs_folder / "graphs"
+
+
 @pytest.fixture(autouse=True)
 def fresh_process() -> Iterator[None]:
     """Reset the state that accelerate keeps per process, such as device and precision."""

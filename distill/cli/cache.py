@@ -2,7 +2,7 @@
 
 import argparse
 
-from distill.cli.options import add_config, add_device, add_list, add_output, count, map_size
+from distill.cli.options import add_config, add_device, add_list, add_output, add_runtime, count, map_size
 from distill.cli.verb import Group, Verb
 from distill.errors import RunError
 from distill.limits import MAX_FRAMES
@@ -16,6 +16,7 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     from distill.targets.codec import CODECS, DEFAULT_CODEC
 
     add_config(parser)
+    add_runtime(parser, "the teacher")
     codecs = {name: f"{codec.summary}: {codec.help}" for name, codec in CODECS.items()}
     codecs[DEFAULT_CODEC] += " (default)"
     add_list(parser, "values of teacher.codec, measured with a trained SalFoM", codecs)
@@ -26,7 +27,7 @@ def _run_build(arguments: argparse.Namespace) -> None:
     from distill.training.config import load_config
     from distill.training.setup import build_stores
 
-    for store in build_stores(load_config(arguments.config, arguments.overrides)):
+    for store in build_stores(load_config(arguments.config, arguments.overrides), runtime=arguments.runtime):
         print(info(store))
 
 

@@ -11,6 +11,7 @@ from distill.cli.options import (
     add_inference,
     add_list,
     add_output,
+    add_runtime,
     count,
     frame_range,
     inference_settings,
@@ -61,6 +62,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser, "DIR", "also write scores.json, scores.csv, videos.csv and report.html here", required=False)
     add_inference(parser)
+    add_runtime(parser)
     add_list(parser, "baselines, as MODEL", {name: each.help for name, each in BASELINES.items()})
     add_list(parser, "--metrics", {name: f"{each.title}: {each.help}" for name, each in METRICS.items()})
     add_list(parser, "--protocol", {name: each.help for name, each in PROTOCOLS.items()})

@@ -66,6 +66,18 @@ def add_every(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=count(MAX_FRAMES), default=1, metavar="N", help="score every Nth frame")
 
 
+def add_runtime(parser: argparse.ArgumentParser, network: str = "the network") -> None:
+    """Add --runtime; `network` says what runs in it."""
+    from distill.inference.settings import RUNTIMES
+
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="auto",
+        help=f"what runs {network}; auto: PyTorch on a GPU; on a CPU ONNX Runtime, if there are enough frames",
+    )
+
+
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """Add the options of inference: --first-frames, --device, --stride and --batch-size."""
     from distill.inference.settings import FIRST_FRAMES
@@ -104,6 +116,7 @@ def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32"
         device=arguments.device,
         precision=precision,
         first_frames=arguments.first_frames,
+        runtime=getattr(arguments, "runtime", None),  # not every verb has the option
     )
 
 

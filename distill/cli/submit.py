@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.cli.options import add_data, add_inference, add_output, inference_settings
+from distill.cli.options import add_data, add_inference, add_output, add_runtime, inference_settings
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser, "DIR", "folder to write, which is what you submit")
     add_inference(parser)
+    add_runtime(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -56,8 +57,10 @@ def write_submission(arguments: argparse.Namespace) -> "Submission":
         split = SUBMISSION_FORMATS[benchmark].split
     videos = videos_of_argument(arguments.data, split=split, videos=arguments.videos)
     expected = SUBMISSION_FORMATS[benchmark].published(Path(root), split) if complete and split else []
-    source = resolve_source(reference, inference_settings(arguments))
-    return submit(source.maps, videos, arguments.out, to=benchmark, made_by=source.provenance(), expected=expected)
+    frames = sum(video.num_frames for video in videos)
+    source = resolve_source(reference, inference_settings(arguments), videos=videos, frames=frames)
+    made_by = source.provenance() | ({"runtime": source.runtime} if source.runtime else {})
+    return submit(source.maps, videos, arguments.out, to=benchmark, made_by=made_by, expected=expected)
 
 
 SUBMIT = Verb(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from distill.cli.options import add_config
+from distill.cli.options import add_config, add_runtime
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
@@ -11,11 +11,17 @@ def _run_train(arguments: argparse.Namespace) -> None:
     from distill.training.config import load_config
     from distill.training.train import train
 
-    print(f"done: {train(load_config(arguments.config, arguments.overrides))}")
+    config = load_config(arguments.config, arguments.overrides)
+    print(f"done: {train(config, runtime=arguments.runtime)}")
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    add_runtime(parser, "the network in the validation after the last step")
 
 
 def _add_distill_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    _add_train_arguments(parser)
     parser.add_argument(
         "--accept",
         action="store_true",
@@ -35,7 +41,7 @@ def _run_distill(arguments: argparse.Namespace) -> None:
             f"{arguments.config}: no section 'teacher' to distil from; add one, or use `saldistill train` to train "
             "on ground truth only"
         )
-    print(f"done: {train(config)}")
+    print(f"done: {train(config, runtime=arguments.runtime)}")
 
 
 TRAIN = Verb(
@@ -48,7 +54,7 @@ TRAIN = Verb(
         "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000",
         "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000 resume=auto",
     ),
-    add_config,
+    _add_train_arguments,
     _run_train,
 )
 

@@ -1,5 +1,6 @@
 """Resolve references from the command line (models, folders of maps, baselines) to map sources, and score them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,7 @@ from distill.evaluation.map_sources import MapSource, model_maps
 from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.observers import evaluate_observers, other_half
 from distill.evaluation.scores import Scores
+from distill.inference.runtime import run_in
 from distill.inference.settings import InferenceSettings
 from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
@@ -25,16 +27,29 @@ RUN_FILES = ("config.yaml", "best.safetensors", "checkpoints")
 
 @dataclass(frozen=True)
 class ResolvedSource:
-    """The map source of a reference; `parallel` if several processes can run it; its model, if it is one."""
+    """The map source of a reference.
+
+    Attributes:
+        reference: the reference.
+        maps: the map source.
+        parallel: whether several processes can run it.
+        model: the model, if it is one.
+        settings: how the model runs.
+        runtime: name of the runtime that the model runs in; None for other sources.
+    """
 
     reference: str
     maps: MapSource
     parallel: bool = False
     model: LoadedModel | None = None
     settings: InferenceSettings = InferenceSettings()
+    runtime: str | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Return what the maps depend on, with the reference under "model", to record next to results."""
+        """Return what the maps depend on, with the reference under "model", to record next to results.
+
+        The runtime is not part of it: all runtimes compute the same maps, up to rounding.
+        """
         if self.model is None:
             return {"model": self.reference, "maps": self.reference}
         return {
@@ -50,13 +65,23 @@ def folder_name(reference: str) -> str:
     return reference.strip("/").replace("/", "_")
 
 
-def resolve_source(reference: str | Path, settings: InferenceSettings | None = None) -> ResolvedSource:
+def resolve_source(
+    reference: str | Path,
+    settings: InferenceSettings | None = None,
+    *,
+    videos: Sequence[Video] = (),
+    frames: int = 0,
+) -> ResolvedSource:
     """Resolve a baseline, a folder of maps or a model to a map source.
 
-    Settings of a model default to its training stride on the device `auto`.
+    Args:
+        reference: the reference.
+        settings: how a model runs; defaults to its training stride on the device `auto`.
+        videos: videos that maps are computed of; a network is compared on the first one when it is exported.
+        frames: number of maps that will be computed, by which the runtime `auto` is chosen.
 
     Raises:
-        UserError: if the reference is none of these.
+        UserError: if the reference is none of these, or the runtime cannot run the model.
     """
     reference = str(reference)
     if reference in BASELINES:
@@ -68,7 +93,9 @@ def resolve_source(reference: str | Path, settings: InferenceSettings | None = N
     settings = settings or InferenceSettings(stride=None, device="auto")
     model = load_model(reference, device=settings.device or "cpu")
     settings = settings.for_model(model)
-    return ResolvedSource(reference, model_maps(model.network, settings), model=model, settings=settings)
+    running = run_in(model, settings, frames=frames, example=videos[0].path if videos else None)
+    maps = model_maps(running.network, running.settings)
+    return ResolvedSource(reference, maps, model=model, settings=settings, runtime=running.runtime)
 
 
 def score(
@@ -80,10 +107,15 @@ def score(
     """
     if str(reference) == OBSERVERS:
         return evaluate_observers(videos, **options), other_half
-    source = resolve_source(reference, settings)
+    scored = [video for video in videos if video.truth is not None]
+    frames = sum(len(video.frames) for video in scored) // max(1, options.get("every", 1))
+    source = resolve_source(reference, settings, videos=scored, frames=frames)
     if isinstance(source.maps, MapFolder):
         source.maps.check(videos, options.get("every", 1))
-    return evaluate(source.maps, videos, parallel=source.parallel, name=str(reference), **options), source.maps
+    scores = evaluate(source.maps, videos, parallel=source.parallel, name=str(reference), **options)
+    if source.runtime is not None:
+        scores = replace(scores, how=scores.how | {"runtime": source.runtime})
+    return scores, source.maps
 
 
 def same_scene(videos: list[Video], patterns: list[str]) -> list[Video]:

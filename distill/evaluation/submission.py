@@ -106,7 +106,7 @@ def submit(
         videos: videos to write, with all their frames, whether in use or not.
         out: folder to write.
         to: name in SUBMISSION_FORMATS.
-        made_by: what the maps depend on, with a name under "model"; recorded in OUT.json.
+        made_by: what the maps depend on, with a name under "model" and perhaps the runtime; recorded in OUT.json.
         expected: names of the videos that the benchmark scores; one that is not in `videos` is a problem.
         progress: show a progress bar over all frames.
 
@@ -134,6 +134,7 @@ def submit(
             return video.num_frames
 
         outcome = process_missing({name: [path] for name, path in places.items()}, make)
+        outcome.runtime = made_by.get("runtime", "")
         bar.n = sum(by_name[name].num_frames for name, path in places.items() if exists(path))
     problems = _problems(out, videos, form, outcome, expected, progress=progress)
     return Submission(out, outcome, len(videos), frames, problems)

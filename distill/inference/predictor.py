@@ -18,6 +18,7 @@ from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.errors import UserError
 from distill.inference.overlay import resize_map
+from distill.inference.runtime import MIN_FRAMES, Running, run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.limits import MAX_PREDICTION_BYTES
@@ -39,17 +40,22 @@ class Predictor:
 
     Args:
         model: the model.
-        settings: how it runs; by default at the stride of its training, on the network's device.
+        settings: how it runs; by default at the stride of its training, on the network's device, in the runtime
+            `auto`.
 
     Attributes:
         network: the network (`torch.nn.Module`): clips (B, 3, T, H, W) to log-saliency (B, N, h, w).
         map_size: (h, w) of its maps.
     """
 
-    def __init__(self, model: LoadedModel, settings: InferenceSettings = InferenceSettings(stride=None)) -> None:
+    def __init__(
+        self, model: LoadedModel, settings: InferenceSettings = InferenceSettings(stride=None, runtime="auto")
+    ) -> None:
         self.model, self.settings = model, settings.for_model(model)
         self.network: SaliencyModel = model.network
         self.map_size = self.network.map_size
+        self._running: Running | None = None
+        self._chosen_for: tuple[list[tuple[int, int]], bool] = ([], False)  # versions of the weights; many frames
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.network.size))
@@ -96,13 +102,23 @@ class Predictor:
         shape = self._map_size(reader, size)
 
         def maps() -> Iterator[np.ndarray]:
-            for _, log_saliency in slide(self.network, reader, range(reader.num_frames), self.settings):
+            running = self._run(reader)
+            for _, log_saliency in slide(running.network, reader, range(reader.num_frames), running.settings):
                 if values == "density":
                     yield from resize_density(density(log_saliency)[:, None], shape)[:, 0].numpy()
                 else:
                     yield from (resize_map(peak_map(each), shape) for each in log_saliency.numpy())
 
         return maps()
+
+    def _run(self, reader: VideoReader) -> Running:
+        """Return the network in its runtime, chosen again if its weights changed or a video has more frames."""
+        versions, many = _versions(self.network), reader.num_frames >= MIN_FRAMES
+        before, was_many = self._chosen_for
+        if self._running is None or versions != before or many > was_many:
+            self._running = run_in(self.model, self.settings, frames=reader.num_frames, example=reader)
+            self._chosen_for = versions, many
+        return self._running
 
     def _map_size(self, reader: VideoReader, size: Size) -> tuple[int, int]:
         if size == "map":
@@ -125,8 +141,14 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "aut
     Raises:
         UserError: if there is no such model or device.
     """
-    settings = InferenceSettings(stride=None, device=device)
+    settings = InferenceSettings(stride=None, device=device, runtime="auto")
     return Predictor(load_model(model, device=settings.device or "cpu"), settings)
+
+
+def _versions(network: SaliencyModel) -> list[tuple[int, int]]:
+    """Return what changes if a network's weights are replaced or changed in place."""
+    tensors = network.state_dict().values()
+    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
 def _reader(video: str | Path | np.ndarray) -> VideoReader:

@@ -1,4 +1,4 @@
-"""Inference settings: stride, batch size, device, precision and the handling of the first frames."""
+"""Inference settings: stride, batch size, device, precision, the handling of the first frames and the runtime."""
 
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,9 @@ from distill.stride import Stride, read_stride, step_of
 FIRST_FRAMES = ("repeat", "flip")
 """How a clip that starts before the video is filled: with the first frame, or with the next frames in reverse."""
 
+RUNTIMES = ("auto", "pytorch", "onnx", "openvino")
+"""What runs a network, see `inference.runtime`; `auto` means ONNX Runtime on a CPU and PyTorch on a GPU."""
+
 
 @dataclass(frozen=True)
 class InferenceSettings:
@@ -24,6 +27,7 @@ class InferenceSettings:
         device: device to run on, `auto` for a GPU if there is one; None means the network's device.
         precision: name in PRECISIONS.
         first_frames: name in FIRST_FRAMES.
+        runtime: name in RUNTIMES, for functions that take a `LoadedModel`; None runs its network as it is.
 
     Raises:
         UserError: naming the setting and the accepted values.
@@ -34,6 +38,7 @@ class InferenceSettings:
     device: str | torch.device | None = None
     precision: str = "fp32"
     first_frames: str = "repeat"
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         if self.stride is not None:
@@ -48,6 +53,8 @@ class InferenceSettings:
         check_precision(self.precision)
         if self.first_frames not in FIRST_FRAMES:
             raise UserError(f"first_frames: expected one of {', '.join(FIRST_FRAMES)}, got {self.first_frames!r}")
+        if self.runtime is not None and self.runtime not in RUNTIMES:
+            raise UserError(f"runtime: expected one of {', '.join(RUNTIMES)}, got {self.runtime!r}")
 
     def for_model(self, model: LoadedModel) -> "InferenceSettings":
         """Return these settings, with the model's training stride if `stride` is None."""

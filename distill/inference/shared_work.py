@@ -24,9 +24,12 @@ from distill.validation import read_json
 
 log = logging.getLogger(__name__)
 
+NOT_COMPARED = ("model", "runtime")
+"""Keys of a record that may differ between processes that share the work: all runtimes compute the same maps."""
+
 
 class Record(BaseModel, extra="allow"):
-    """What some results depend on; the other keys are the caller's."""
+    """What some results depend on, the name of the model, and perhaps the runtime; all keys are the caller's."""
 
     model: str
 
@@ -43,6 +46,7 @@ class WorkSummary:
         elsewhere: names of the videos that other processes are working on.
         failed: name -> error message of the videos that could not be processed.
         unit: what the videos are called.
+        runtime: name of the runtime that computed the results; empty if none did.
     """
 
     seconds: float = 0.0
@@ -52,11 +56,13 @@ class WorkSummary:
     elsewhere: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     unit: str = "video"
+    runtime: str = ""
 
     def __str__(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
         frames = "" if self.unit == "image" else f"{self.frames} frames, "
-        parts = [f"{plural(len(self.made), self.unit)} processed ({frames}{rate:.1f} per second)"]
+        runtime = f" in {self.runtime}" if self.runtime else ""
+        parts = [f"{plural(len(self.made), self.unit)} processed ({frames}{rate:.1f} per second{runtime})"]
         parts += [f"{len(self.skipped)} skipped (results exist)"] if self.skipped else []
         parts += [f"{len(self.elsewhere)} in progress in other processes"] if self.elsewhere else []
         return ", ".join(parts)
@@ -116,11 +122,11 @@ def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
 
     Args:
         path: JSON file of the record.
-        record: everything that the results depend on, and the model's name under "model".
+        record: everything that the results depend on, the model's name under "model", and perhaps the runtime.
         results: folder of the results, for the error message.
 
     Raises:
-        UserError: naming the first key that differs, or the file cannot be read. The model's name may differ.
+        UserError: naming the first key that differs, except those in NOT_COMPARED, or the file cannot be read.
     """
     locked = False
     while not locked:  # another process that starts at the same time writes its record within milliseconds
@@ -132,7 +138,7 @@ def check_record(path: Path, record: Mapping[str, Any], results: Path) -> None:
         time.sleep(0 if locked else 0.01)
     remedy = f"choose another folder than {results}, or remove both to compute the results again"
     existing = read_json(path, Record, "the record of a model and its settings", remedy).model_dump()
-    different = [key for key in record if key != "model" and existing.get(key) != record[key]]
+    different = [key for key in record if key not in NOT_COMPARED and existing.get(key) != record[key]]
     if different:
         key = different[0]
         raise UserError(

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.errors import UserError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class OnnxModel(nn.Module):
     NaN, which `inference.sliding_window` reports with the video and the frame.
 
     Args:
-        edge: the `student.edge.EdgeModel` that runs the file.
+        edge: the `student.edge.EdgeModel` that runs the file, or a `LogEdge`, whose maps are returned as they are.
     """
 
     no_gradient: tuple[str, ...] = ("*",)
@@ -62,7 +62,7 @@ class OnnxModel(nn.Module):
         """Map a uint8 clip (B, 3, T, H, W) to log-saliency (B, N, h, w) float32, on the clip's device."""
         with _user_errors():
             maps = self.edge(_array(clip))
-        return _log(maps, clip.device)
+        return self._log_saliency(maps, clip.device)
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         """Raise UserError: an exported model gives maps only."""
@@ -71,6 +71,11 @@ class OnnxModel(nn.Module):
     def forward_head(self, features: dict[str, Tensor]) -> Tensor:
         """Raise UserError: an exported model gives maps only."""
         raise UserError(f"{self.path}: an exported model has no features; use the model it was exported from")
+
+    def _log_saliency(self, maps: np.ndarray, device: torch.device) -> Tensor:
+        """Return the log-saliency of the edge's maps, on a device."""
+        values = torch.from_numpy(np.asarray(maps))
+        return (values if isinstance(self.edge, LogEdge) else values.clamp_min(LOG_FLOOR).log()).to(device)
 
 
 class OnnxStepModel(OnnxModel):
@@ -104,7 +109,8 @@ class OnnxStepModel(OnnxModel):
         """
         with _user_errors():
             maps, after = self.edge.step(_array(frame), {name: _array(value) for name, value in state.items()})
-        return _log(maps, frame.device), {name: torch.from_numpy(value) for name, value in after.items()}
+        after_step = {name: torch.from_numpy(value) for name, value in after.items()}
+        return self._log_saliency(maps, frame.device), after_step
 
     def steps(self, clip: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Predict the maps of T consecutive frames, one by one: a batch is not faster in ONNX Runtime on a CPU.
@@ -135,16 +141,52 @@ class OnnxStepModel(OnnxModel):
         maps = np.empty(0)
         with _user_errors():
             for t in range(self.reach):
-                maps, state = self.edge.step(frames[:, :, t], state)
-        return _log(maps, clip.device)
+                maps, state = self.edge.step(np.ascontiguousarray(frames[:, :, t]), state)
+        return self._log_saliency(maps, clip.device)
 
 
-def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
+class LogEdge:
+    """Runs a file with the output values "log" and returns its log-saliency exactly.
+
+    `student.edge.EdgeModel` returns maps in [0, 1], whose logarithm has lost the values below LOG_FLOOR.
+
+    Args:
+        edge: the `EdgeModel` of the file; its other attributes are those of this object.
+    """
+
+    def __init__(self, edge: Any) -> None:
+        self.edge, self.session = edge, edge.session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.edge, name)
+
+    def __call__(self, clip: np.ndarray) -> np.ndarray:
+        """Return the log-saliency (B, N, h, w) of uint8 clips (B, 3, T, H, W)."""
+        return self._run({"clip": clip})[0]
+
+    def step(self, frame: np.ndarray, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the log-saliency (B, 1, h, w) of uint8 frames (B, 3, H, W), and the next state."""
+        names = self.edge.state_shapes
+        log_saliency, *after = self._run({"frame": frame, **{name: state[name] for name in names}})
+        return log_saliency, dict(zip(names, after, strict=True))
+
+    def _run(self, feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        metadata = self.edge.metadata
+        outputs = [metadata["output"]["name"], *(each["output"] for each in metadata["state"])]
+        try:
+            found: Sequence[np.ndarray] = self.session.run(outputs, feed)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise UserError(f"{self.edge.path.name}: the runtime cannot run it: {reason_of(error)}") from error
+        return found
+
+
+def load_onnx(path: str | Path, *, threads: int | None = None, exact: bool = False) -> OnnxModel:
     """Load an exported model in clip or step mode.
 
     Args:
         path: the .onnx file.
         threads: CPU threads; defaults to the choice of ONNX Runtime.
+        exact: return the file's log-saliency as it is; only for files with the output values "log" and uint8 input.
 
     Raises:
         UserError: if the file is missing, damaged, or not an exported model.
@@ -153,6 +195,7 @@ def load_onnx(path: str | Path, *, threads: int | None = None) -> OnnxModel:
         edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads, check=False)
     if not edge.has_checksum:
         log.info("%s: has no checksum (an earlier version or another program wrote it), so it is not checked", path)
+    edge = LogEdge(edge) if exact else edge
     return OnnxStepModel(edge) if edge.mode == "step" else OnnxModel(edge)
 
 
@@ -174,7 +217,3 @@ def _user_errors() -> Iterator[None]:
 
 def _array(values: Tensor) -> np.ndarray:
     return np.ascontiguousarray(values.detach().cpu().numpy())
-
-
-def _log(maps: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(maps)).clamp_min(LOG_FLOOR).log().to(device)

@@ -30,7 +30,14 @@ from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import SaliencyModel, is_streaming
 from distill.models.weight_files import weights_fingerprint
-from distill.runtimes.onnx_check import Check, check_file, compare_with_network, example_clips, verification_steps
+from distill.runtimes.onnx_check import (
+    MAX_ERROR,
+    Check,
+    check_file,
+    compare_with_network,
+    example_clips,
+    verification_steps,
+)
 from distill.runtimes.onnx_graph import VALUES, ClipGraph, StepGraph, write
 
 FORMAT, FORMAT_WITH_FIT = 2, 3
@@ -97,6 +104,7 @@ def export(
     notes: dict[str, Any] | None = None,
     licence: str | None = None,
     batches: Sequence[int] = BATCHES,
+    max_error: float = MAX_ERROR,
 ) -> ExportReport:
     """Write a model as an ONNX file and verify it; `path` does not exist before every check has passed.
 
@@ -116,6 +124,7 @@ def export(
         notes: JSON values about the training to store in the file; defaults to the model's notes.
         licence: licence of the weights.
         batches: batch sizes to compare at, out of 1, 2 and 3.
+        max_error: largest allowed difference from PyTorch's maps, for maps whose maximum is 1.
 
     Raises:
         UserError: the output exists or is being written by another process, a setting is invalid, the model is an
@@ -137,7 +146,7 @@ def export(
             return ExportReport(
                 path=path,
                 operators=check_file(file),
-                checks=tuple(compare_with_network(graph, file, clips, metadata, batches)),
+                checks=tuple(compare_with_network(graph, file, clips, metadata, batches, max_error=max_error)),
                 megabytes=sum(each.stat().st_size for each in folder.iterdir()) / 1e6,
                 opset=opset,
                 sha256=file_hash(file),

@@ -124,7 +124,13 @@ def check_file(path: Path) -> int:
 
 
 def compare_with_network(
-    graph: nn.Module, path: Path, clips: Tensor, metadata: Mapping[str, Any], batches: Sequence[int]
+    graph: nn.Module,
+    path: Path,
+    clips: Tensor,
+    metadata: Mapping[str, Any],
+    batches: Sequence[int],
+    *,
+    max_error: float = MAX_ERROR,
 ) -> Iterator[Check]:
     """Compare a file's maps with those of the graph that it was exported from.
 
@@ -134,9 +140,10 @@ def compare_with_network(
         clips: (n, 3, T, H, W) uint8; in step mode, T steps in which each runtime keeps its own state.
         metadata: metadata of the file.
         batches: batch sizes of at most n.
+        max_error: largest allowed difference, for maps whose maximum is 1.
 
     Raises:
-        UserError: a map differs by more than `MAX_ERROR`, or its correlation is below `MIN_CC`.
+        UserError: a map differs by more than `max_error`, or its correlation is below `MIN_CC`.
     """
     session = open_session(path)
     names = [each.name for each in session.get_inputs()]
@@ -167,10 +174,10 @@ def compare_with_network(
         error = float(np.abs(found - expected).max())
         pairs = zip(found.reshape(-1, *found.shape[2:]), expected.reshape(-1, *found.shape[2:]), strict=True)
         correlation = min(_cc(a, b) for a, b in pairs)
-        if not (error <= MAX_ERROR and correlation >= MIN_CC):  # NaN fails too
+        if not (error <= max_error and correlation >= MIN_CC):  # NaN fails too
             raise UserError(
                 f"{path.name}: the exported graph differs from PyTorch at batch {batch}: max error {error:.1e} "
-                f"(at most {MAX_ERROR}), CC {correlation:.6f} (at least {MIN_CC}); nothing was written"
+                f"(at most {max_error}), CC {correlation:.6f} (at least {MIN_CC}); nothing was written"
             )
         yield Check(batch, error, correlation)
 

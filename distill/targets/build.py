@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from distill.data.clips import Video
 from distill.errors import UserError
+from distill.inference.runtime import Running, run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.loaded import LoadedModel
@@ -50,7 +51,8 @@ def build(
         model: the teacher; its network is moved to the device of the settings.
         videos: videos with distinct names; maps are computed for `video.frames`.
         path: folder of the store.
-        settings: inference settings of the teacher; `batch_size` maps are computed and committed at a time.
+        settings: inference settings of the teacher; `batch_size` maps are computed and committed at a time. The
+            store's notes name the runtime that it was started in; its fingerprint does not depend on it.
         codec: name in `CODECS`.
         views: "plain", "flipped" (the map of the mirrored video), or both.
         batches_per_shard: batches per shard.
@@ -71,11 +73,19 @@ def build(
     by_name = {video.name: video for video in videos}
     if len(by_name) < len(videos):
         raise UserError("videos: expected distinct names, because a target store looks maps up by name; rename one")
+    path = Path(path)
+
+    def run() -> Running:
+        frames = len(views) * sum(len(video.frames) for video in videos)  # of all processes, which then agree
+        return run_in(model, settings, frames=frames, example=videos[0].path if videos else None)
+
+    running = None if (path / "store.json").exists() else run()
     store = _open_or_create(
-        Path(path),
+        path,
         fingerprint=fingerprint(model, settings.stride, videos, precision=settings.precision),
         notes={
             "teacher": model.reference,
+            "runtime": running.runtime if running else None,
             "videos": {video.name: {"dataset": video.dataset, "path": str(video.path)} for video in videos},
         },
         videos={video.name: video.frames for video in videos},
@@ -88,8 +98,9 @@ def build(
     if store.complete:
         log.info("%s: already complete, %d maps", store.path, store.plan.num_records)
         return store
-    if settings.device is not None:
-        model.network.to(settings.device)
+    running = running or run()
+    if running.settings.device is not None:
+        running.network.to(running.settings.device)
     bar = tqdm(
         total=store.plan.num_records,
         initial=store.count_committed(),
@@ -99,7 +110,7 @@ def build(
     )
     shard = None
     try:
-        with bar, closing(fill(store, model.network, by_name, settings)) as filled:
+        with bar, closing(fill(store, running.network, by_name, running.settings)) as filled:
             for batch in filled:
                 if batch.shard != shard:  # include the progress of other processes
                     shard, bar.n = batch.shard, store.count_committed()

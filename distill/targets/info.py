@@ -20,6 +20,7 @@ def info(store: TargetStore | str | Path) -> str:
         "store": f"{store.path}",
         "teacher": f"{name or 'unknown'}, weights {str(teacher.get('weights'))[:12]}",
         "input": shape.format(**teacher_input) if teacher_input else "",
+        "runtime": str(store.notes.get("runtime") or ""),
         "videos": f"{len(plan.videos)}, {frames} frames; views: {', '.join(plan.views)}",
         "maps": f"{count} of {plan.num_records}, {h}x{w}",
         "codec": f"{store.codec}: {CODECS[store.codec].summary}",

@@ -92,8 +92,12 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     return Parts(model, learner, optimizer, objective, teachers, clips, validation, steps, clips_per_step)
 
 
-def build_stores(config: RunConfig) -> list[TargetStore]:
+def build_stores(config: RunConfig, *, runtime: str | None = None) -> list[TargetStore]:
     """Return the target stores of a config's teachers that have a model and a store, as `build_store`.
+
+    Args:
+        config: the run.
+        runtime: what runs the teachers, see `InferenceSettings`.
 
     Raises:
         UserError: no teacher has both.
@@ -101,10 +105,12 @@ def build_stores(config: RunConfig) -> list[TargetStore]:
     sections = [each for each in config.teachers if each.model is not None and each.store is not None]
     if not sections:
         raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
-    return [build_store(config, section) for section in sections]
+    return [build_store(config, section, runtime=runtime) for section in sections]
 
 
-def build_store(config: RunConfig, section: TeacherSection | None = None) -> TargetStore:
+def build_store(
+    config: RunConfig, section: TeacherSection | None = None, *, runtime: str | None = None
+) -> TargetStore:
     """Return the target store of the videos that a teacher teaches, built here or resumed after an interruption.
 
     Several processes may call this at once; those of one launcher use one GPU each.
@@ -112,6 +118,7 @@ def build_store(config: RunConfig, section: TeacherSection | None = None) -> Tar
     Args:
         config: the run.
         section: the teacher; defaults to the config's first one.
+        runtime: what runs the teacher, see `InferenceSettings`.
 
     Raises:
         UserError: the config names no teacher or no store.
@@ -127,7 +134,7 @@ def build_store(config: RunConfig, section: TeacherSection | None = None) -> Tar
         load_model(section.model, device=device),
         training_videos(taught.values()),
         section.store,
-        section.settings(device),
+        replace(section.settings(device), runtime=runtime),
         codec=section.codec,
         views=section.views,
     )

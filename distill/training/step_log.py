@@ -82,7 +82,8 @@ class StepLog:
             f"{name} {value:.3f}" if math.isfinite(value) else f"{name} undefined on every frame"
             for name, value in record["scores"].items()
         )
-        self.message(f"step {record['step']}: validation {scores}")
+        runtime = f", in {record['runtime']}" if "runtime" in record else ""
+        self.message(f"step {record['step']}: validation {scores}{runtime}")
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""

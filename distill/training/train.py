@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -30,8 +30,9 @@ from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.evaluation.scores import Scores
 from distill.files import write_json
+from distill.inference.runtime import run_in
 from distill.inference.settings import InferenceSettings
-from distill.models.protocols import SaliencyModel
+from distill.models.loaded import LoadedModel
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import (
     LoopState,
@@ -51,24 +52,27 @@ Stop = Callable[[int, int], bool]
 T = TypeVar("T")
 
 
-def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
+def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = None) -> Path:
     """Train as configured, resuming an interrupted run if `config.resume` is auto; return the run folder.
 
     Args:
         config: the run.
         stop: called after every batch with (step, batch within the step), both from 0; True stops the run after
             that step, as Ctrl-C does.
+        runtime: what runs the network in the validation after the last step, see `InferenceSettings`. Earlier
+            validations run in PyTorch, because each has other weights.
 
     Raises:
-        UserError: the config does not fit the machine, the data, the teacher or the folder.
+        UserError: the config does not fit the machine, the data, the teacher, the folder or the runtime.
         RunError: the loss or the gradient is not finite.
         KeyboardInterrupt: the run was stopped; its state is saved. Terminated if SIGTERM stopped it.
     """
+    check_runtime(config, runtime)
     accelerator = setup.build_accelerator(config)
     with ExitStack() as claims:  # until the run ends
         on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
         parts = setup.build_parts(config, accelerator)
-        loop = prepare_loop(config, accelerator, parts)
+        loop = prepare_loop(config, accelerator, parts, runtime=runtime)
         out = Path(config.out)
         if accelerator.is_main_process:  # not earlier: a run that cannot start leaves no folder behind
             out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +86,19 @@ def train(config: RunConfig, *, stop: Stop | None = None) -> Path:
             summary = run_folder.summary(out, parts.steps, loop.state.seconds, accelerator.device)
             write_json(out / "summary.json", summary)
     return out
+
+
+def check_runtime(config: RunConfig, runtime: str | None) -> None:
+    """Check at the start of a run that the runtime named for its validation supports its precision.
+
+    Raises:
+        UserError: it does not.
+    """
+    if runtime in ("onnx", "openvino") and config.training.precision != "fp32":
+        raise UserError(
+            f"--runtime {runtime}: exported networks run in fp32, and training.precision is "
+            f"{config.training.precision}; use --runtime auto"
+        )
 
 
 @dataclass
@@ -109,6 +126,8 @@ class Loop:
     """Number of steps that are already done."""
     state: LoopState
     """What a checkpoint stores in addition to weights and optimiser state."""
+    runtime: str | None = None
+    """What runs the network in the validation after the last step; None runs it in PyTorch."""
 
     def run(self, log: StepLog, interruption: Interruption, stop: Stop | None) -> None:
         """Run all steps that are left.
@@ -271,18 +290,21 @@ class Loop:
         with self.ema.applied() if self.ema is not None else nullcontext():
             sharding.gather(self.parts.learner.model, model.network)
             if accelerator.is_main_process:
-                network = model.network.to(accelerator.device)
+                model.network.to(accelerator.device)
+                runtime = self.runtime if step == self.parts.steps else None
                 with accelerator.autocast():  # as in training
-                    found = validate(config, network, self.parts.validation, accelerator.device)
+                    found = validate(config, model, self.parts.validation, accelerator.device, runtime)
                 scores = found.per_video
                 run_folder.keep_best(config, model, step, scores)
-                log.validation({"step": step, "scores": scores})
+                log.validation({"step": step, "scores": scores, "runtime": found.how["runtime"]})
                 for note in found.undefined_notes():
                     log.message(f"step {step}: {note}")
         accelerator.wait_for_everyone()
 
 
-def prepare_loop(config: RunConfig, accelerator: Accelerator, parts: setup.Parts) -> Loop:
+def prepare_loop(
+    config: RunConfig, accelerator: Accelerator, parts: setup.Parts, *, runtime: str | None = None
+) -> Loop:
     """Return the loop, restored from the run's newest intact checkpoint if it has one.
 
     Raises:
@@ -307,7 +329,7 @@ def prepare_loop(config: RunConfig, accelerator: Accelerator, parts: setup.Parts
     if ema is not None and checkpoint is not None:
         load_average(checkpoint, parts.model, parts.learner, ema)
     train_mode(learner)  # only once, because validation restores the mode of every module
-    return Loop(config, accelerator, parts, learner, optimizer, ema, done, state)
+    return Loop(config, accelerator, parts, learner, optimizer, ema, done, state, runtime)
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
@@ -340,11 +362,20 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
         yield list(range(first, first + size))
 
 
-def validate(config: RunConfig, network: SaliencyModel, videos: list[Video], device: torch.device) -> Scores:
-    """Return the validation scores."""
+def validate(
+    config: RunConfig, model: LoadedModel, videos: list[Video], device: torch.device, runtime: str | None = None
+) -> Scores:
+    """Return the validation scores; `how` names the runtime, which is PyTorch unless the run is in fp32."""
     metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
-    settings = InferenceSettings(batch_size=config.training.batch_size, stride=config.data.stride, device=device)
-    return evaluate(model_maps(network, settings), videos, metrics=metrics, progress=False)
+    settings = InferenceSettings(
+        batch_size=config.training.batch_size,
+        stride=config.data.stride,
+        device=device,
+        runtime=runtime if config.training.precision == "fp32" else None,
+    )
+    running = run_in(model, settings, frames=sum(len(video.frames) for video in videos), example=videos[0].path)
+    scores = evaluate(model_maps(running.network, running.settings), videos, metrics=metrics, progress=False)
+    return replace(scores, how=scores.how | {"runtime": running.runtime})
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
