@@ -22,13 +22,11 @@ from distill.data.video.frames import open_frames
 from distill.data.video.writer import VideoWriter
 from distill.inference.outputs import OutputSettings, Targets
 from distill.inference.predict import write_prediction
+from distill.inference.runtime import Running, run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
-from distill.models.loaded import LoadedModel
 from distill.models.pretrained import pretrained_models
-from distill.models.protocols import SaliencyModel
 from distill.models.references import load_model
-from distill.runtimes.choose import Running, run_in
 
 FRAMES = 64
 """Frames in memory that the network alone runs on."""
@@ -65,7 +63,7 @@ def benchmark_prediction(
         models: references of models; by default the pretrained ones.
         rounds: interleaved rounds.
         threads: CPU threads of the networks; defaults to PyTorch's number.
-        runtime: runtime of the networks, see `runtimes/choose.py`.
+        runtime: runtime of the networks, see `inference/runtime.py`.
         memory: measure memory, in one more process per row.
         progress: show a progress bar.
 
@@ -87,11 +85,10 @@ def benchmark_prediction(
         ]
         for reference in references:
             model = load_model(reference)
-            running = run_in(model, settings, frames=frames.num_frames, example=path)
-            own = settings.for_model(model)
-            cases.append(("network", reference, running.runtime, network_work(running, path, own), FRAMES))
+            running = run_in(model, settings.for_model(model), frames=frames.num_frames, example=path)
+            cases.append(("network", reference, running.runtime, network_work(running, path), FRAMES))
             for work in OUTPUTS:
-                call = prediction_work(running.network, path, own, work, Path(folder))
+                call = prediction_work(running, path, work, Path(folder))
                 cases.append((work, reference, running.runtime, call, frames.num_frames))
         times = interleave([timed(call) for *_, call, _ in cases], rounds, progress=progress)
         rows: list[dict[str, Any]] = [
@@ -130,37 +127,37 @@ def plain_pass(source: Path, out: Path) -> None:
             writer.write_canvas(Canvas.of_frame(frame, frames.turn))
 
 
-def network_work(running: Running, source: Path, settings: InferenceSettings) -> Callable[[], object]:
+def network_work(running: Running, source: Path) -> Callable[[], object]:
     """Return the work of a network on the first frames of a video, which are in memory at its size."""
     reader = open_frames(source)
     count = min(FRAMES, reader.num_frames)
     pixels = np.stack([reader.pixels(reader.frame(number), running.network.size) for number in range(count)])
-    in_memory = ArrayReader(np.concatenate([pixels] * -(-FRAMES // count))[:FRAMES], reader.fps)
+    in_memory = ArrayReader(np.resize(pixels, (FRAMES, *pixels.shape[1:])), reader.fps)
 
     def work() -> None:
-        for _ in slide(running.network, in_memory, range(FRAMES), settings):
+        for _ in slide(running.network, in_memory, range(FRAMES), running.settings):
             pass
 
     return work
 
 
-def prediction_work(
-    network: SaliencyModel, source: Path, settings: InferenceSettings, work: str, folder: Path
-) -> Callable[[], object]:
+def prediction_work(running: Running, source: Path, work: str, folder: Path) -> Callable[[], object]:
     """Return the work of `saldistill predict` for one kind of output, which replaces the last call's results."""
     what, outputs = OUTPUTS[work]
     targets = Targets(**{what: folder / NAMES[what]})
-    return lambda: write_prediction(network, source, settings, targets, outputs, overwrite=True, progress=False)
+    return lambda: write_prediction(
+        running.network, source, running.settings, targets, outputs, overwrite=True, progress=False
+    )
 
 
 def memory_work(work: str, reference: str, source: Path, settings: InferenceSettings) -> Callable[[], object]:
     """Return the work whose memory is measured: one prediction with a model that is loaded already."""
-    model: LoadedModel = load_model(reference)
-    running = run_in(model, settings, frames=open_frames(source).num_frames, example=source)
+    model = load_model(reference)
+    running = run_in(model, settings.for_model(model), frames=open_frames(source).num_frames, example=source)
 
     def predict() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            prediction_work(running.network, source, settings.for_model(model), work, Path(folder))()
+            prediction_work(running, source, work, Path(folder))()
 
     return predict
 

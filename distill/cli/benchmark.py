@@ -22,7 +22,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "subjects",
         nargs="*",
         metavar="MODEL",
-        help="models to measure (see: saldistill --help); --of data takes a video, --of cache a teacher or CONFIG",
+        help="models to measure (see: saldistill --help); --of data takes a video, --of predict VIDEO and "
+        "perhaps models, --of cache a teacher or CONFIG",
     )
     parser.add_argument("--of", choices=tuple(BENCHMARKS), default="models", help="what to measure")
     add_rounds(parser)
@@ -131,9 +132,20 @@ def _run_cache(arguments: argparse.Namespace) -> "Tables":
     )
 
 
+def _run_predict(arguments: argparse.Namespace) -> "Table":
+    from distill.benchmark.prediction import benchmark_prediction
+
+    if not arguments.subjects:
+        raise UserError("benchmark --of predict: expected a video, and perhaps models: VIDEO [MODEL ...]")
+    return benchmark_prediction(
+        arguments.subjects[0], arguments.subjects[1:], rounds=arguments.rounds, threads=arguments.threads
+    )
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], "Table | Tables"]] = {
     "models": _run_models,
     "data": _run_data,
+    "predict": _run_predict,
     "metrics": _run_metrics,
     "cache": _run_cache,
 }
@@ -154,6 +166,7 @@ BENCHMARK = Verb(
         "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
         "saldistill benchmark --of metrics",
         "saldistill benchmark --of data VIDEO.mp4",
+        "saldistill benchmark --of predict VIDEO.mp4 stream-nano",
         "saldistill benchmark --of cache runs/demo/teacher",
         "saldistill benchmark --of cache configs/distill/demo.yaml --json cache.json",
     ),

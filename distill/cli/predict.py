@@ -5,15 +5,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.cli.options import add_inference, add_list, add_output, inference_settings, share
+from distill.cli.options import add_inference, add_list, add_output, add_runtime, inference_settings, share
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
 if TYPE_CHECKING:
     from distill.inference.outputs import OutputSettings
     from distill.inference.predict import Prediction
-    from distill.inference.settings import InferenceSettings
-    from distill.models.protocols import SaliencyModel
+    from distill.inference.runtime import Running
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +63,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="precision of the network")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     add_inference(parser)
+    add_runtime(parser)
     add_list(parser, "--maps-as", MAP_FORMS)
     add_list(parser, "--style", STYLES)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from distill.data.video.open import open_size
     from distill.inference.folders import is_folder_of_videos, predict_folder
+    from distill.inference.runtime import run_in
     from distill.models.pretrained import DEFAULT_MODEL
     from distill.models.references import load_model, load_pretrained
 
@@ -98,15 +100,12 @@ def _run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{arguments.video}: --plot draws one video, and this is a folder of several")
         print(predict_folder(model, arguments.video, settings, **results, outputs=outputs, stills=arguments.stills))
         return
-    print(predict_one(model.network, arguments, settings, outputs, results))
+    running = run_in(model, settings, frames=open_size(arguments.video)[0], example=Path(arguments.video))
+    print(predict_one(running, arguments, outputs, results))
 
 
 def predict_one(
-    network: "SaliencyModel",
-    arguments: argparse.Namespace,
-    settings: "InferenceSettings",
-    outputs: "OutputSettings",
-    results: dict[str, str | None],
+    running: "Running", arguments: argparse.Namespace, outputs: "OutputSettings", results: dict[str, str | None]
 ) -> "Prediction":
     """Predict one video or image into the paths in `results`, and draw the plot."""
     from distill.claims import claim
@@ -121,15 +120,16 @@ def predict_one(
             remedy = "choose another name, or pass --overwrite to replace it"
             claims.enter_context(claim(plot, "the plot", overwrite=overwrite, remedy=remedy))
         done = predict(
-            network,
+            running.network,
             arguments.video,
-            settings,
+            running.settings,
             out=results["out"],
             maps=results["maps"],
             csv=results["csv"],
             outputs=outputs,
             overwrite=overwrite,
             table=plot is not None,
+            runtime=running.runtime,
         )
         if plot is not None:
             plot_peaks(plot, done.rows, done.size, title=Path(arguments.video).name, overwrite=overwrite)

@@ -4,14 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.cli.options import add_inference, aspect_ratio, inference_settings, names
+from distill.cli.options import add_inference, add_runtime, aspect_ratio, inference_settings, names
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
 if TYPE_CHECKING:
     from distill.data.clips import Video
-    from distill.inference.settings import InferenceSettings
-    from distill.models.loaded import LoadedModel
+    from distill.inference.runtime import Running
 
 REMEDY = "choose another name, or pass --overwrite to replace it"
 """End of the message on an existing output."""
@@ -27,9 +26,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="split of the data set (default: all videos)")
     parser.add_argument("--videos", type=names, metavar="NAME,NAME", help="use only these videos of the data set")
     add_inference(parser)
+    add_runtime(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from distill.data.video.open import open_size
+    from distill.inference.runtime import run_in
     from distill.models.pretrained import DEFAULT_MODEL
     from distill.models.references import load_model, load_pretrained
 
@@ -37,11 +39,13 @@ def _run(arguments: argparse.Namespace) -> None:
     settings = inference_settings(arguments)
     load = load_model if arguments.model else load_pretrained
     model = load(arguments.model or DEFAULT_MODEL, device=settings.device or "cpu")
-    settings = settings.for_model(model)
+    paths = [Path(arguments.video)] if videos is None else [video.path for video in videos]
+    frames = sum(open_size(path)[0] for path in paths)
+    running = run_in(model, settings.for_model(model), frames=frames, example=paths[0])
     if videos is None:
-        reframe_video(model, arguments, settings)
+        reframe_video(running, arguments)
     else:
-        reframe_data(model, videos, arguments, settings)
+        reframe_data(running, videos, arguments)
 
 
 def videos_to_crop(arguments: argparse.Namespace) -> "list[Video] | None":
@@ -62,22 +66,20 @@ def videos_to_crop(arguments: argparse.Namespace) -> "list[Video] | None":
     return None
 
 
-def reframe_video(model: "LoadedModel", arguments: argparse.Namespace, settings: "InferenceSettings") -> None:
+def reframe_video(running: "Running", arguments: argparse.Namespace) -> None:
     """Crop one video, and print what the crop keeps."""
     from distill.claims import claim
     from distill.evaluation.crop_scores import compare_crops, crop_table
     from distill.inference.reframe import plan_crop, write_crop
 
     with claim(Path(arguments.out), "the cropped video", overwrite=arguments.overwrite, remedy=REMEDY):
-        plan = plan_crop(model.network, arguments.video, arguments.aspect, settings)
+        plan = plan_crop(running.network, arguments.video, arguments.aspect, running.settings)
         done = write_crop(plan, arguments.out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
     print(crop_table({Path(arguments.video).name: compare_crops(plan)}))
-    print(done)
+    print(f"{done}, maps by {running.runtime}")
 
 
-def reframe_data(
-    model: "LoadedModel", videos: "list[Video]", arguments: argparse.Namespace, settings: "InferenceSettings"
-) -> None:
+def reframe_data(running: "Running", videos: "list[Video]", arguments: argparse.Namespace) -> None:
     """Print what crops of a data set's videos keep, and write the crops if there is a folder for them."""
     from distill.claims import claim
     from distill.evaluation.crop_scores import compare_crops, crop_table
@@ -89,7 +91,7 @@ def reframe_data(
         out = path_inside(arguments.out, video.name, arguments.video, suffix=".mp4") if arguments.out else None
         if out is not None and out.exists() and not arguments.overwrite:
             raise UserError(f"{out}: the cropped video already exists; {REMEDY}")
-        plan = plan_crop(model.network, video.path, arguments.aspect, settings)
+        plan = plan_crop(running.network, video.path, arguments.aspect, running.settings)
         kept[video.name] = compare_crops(plan, video)
         if out is not None:
             with claim(out, "the cropped video", overwrite=arguments.overwrite, remedy=REMEDY):

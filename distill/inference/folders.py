@@ -9,6 +9,8 @@ Several devices or machines can run the same command and share the work. After a
 and folders of maps appear complete or not at all, and existing ones are skipped.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,9 +20,11 @@ from distill.data.sets.images import find_images
 from distill.data.text import plural
 from distill.data.video.image_folder import frame_files
 from distill.data.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, describe, natural
+from distill.data.video.open import open_size
 from distill.errors import UserError
 from distill.inference.outputs import OutputSettings, Targets
 from distill.inference.predict import write_prediction
+from distill.inference.runtime import run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.shared_work import WorkSummary, check_record, process_missing
 from distill.models.loaded import LoadedModel
@@ -98,7 +102,8 @@ def predict_folder(
         for name in media
     }
     _check(source, folders, results, unit)
-    record = {"model": model.reference, "weights": weights_fingerprint(model.network)}
+    running = run_in(model, settings, frames=_count_frames(media), example=next(iter(media.values())))
+    record = {"model": model.reference, "weights": weights_fingerprint(model.network), "runtime": running.runtime}
     record |= {key: getattr(settings, key) for key in RECORDED}
     for what, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +113,7 @@ def predict_folder(
     def process(name: str, missing: list[Path]) -> int:
         targets = Targets(**{what: path for what, path in results[name].items() if path in missing})
         each = progress and not stills
-        done = write_prediction(model.network, media[name], settings, targets, outputs, progress=each)
+        done = write_prediction(running.network, media[name], running.settings, targets, outputs, progress=each)
         bar.update()
         return done.frames
 
@@ -116,12 +121,22 @@ def predict_folder(
         summary = process_missing(
             {name: list(paths.values()) for name, paths in results.items()}, process, unit=unit
         )
+    summary.runtime = running.runtime if summary.made else ""
     if summary.failed:
         raise UserError(
             f"{source}: {len(summary.failed)} of {len(media)} {unit}s could not be predicted: "
             f"{', '.join(summary.failed)}; first error: {next(iter(summary.failed.values()))}"
         )
     return summary
+
+
+def _count_frames(media: Mapping[str, Path]) -> int:
+    """Return the number of frames of all videos or images that can be read."""
+    total = 0
+    for path in media.values():
+        with suppress(UserError):  # reported when its turn comes
+            total += open_size(path)[0]
+    return total
 
 
 def _check(source: Path, folders: dict[str, Path], results: dict[str, dict[str, Path]], unit: str) -> None:

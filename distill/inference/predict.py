@@ -11,7 +11,7 @@ import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Prediction:
         seconds: duration.
         targets: the paths written.
         rows: rows of the table, one per frame; empty if no table was requested.
+        runtime: name of the runtime that the network ran in.
     """
 
     frames: int
@@ -50,12 +51,14 @@ class Prediction:
     seconds: float
     targets: Targets
     rows: list[dict[str, float]] = field(default_factory=list)
+    runtime: str = ""
 
     def __str__(self) -> str:
         targets = self.targets
         places = " and ".join(str(place) for place in (targets.out, targets.maps, targets.csv) if place)
         rate = self.frames / max(self.seconds, 1e-9)
-        done = f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} per second)"
+        runtime = f", {self.runtime}" if self.runtime else ""
+        done = f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} per second{runtime})"
         return f"{done}: {places}" if places else done
 
 
@@ -70,6 +73,7 @@ def predict(
     outputs: OutputSettings = OutputSettings(),
     overwrite: bool = False,
     table: bool = False,
+    runtime: str = "",
     progress: bool = True,
 ) -> Prediction:
     """Predict every frame of a video, and write an overlay video, the maps, a table, or several of them.
@@ -89,6 +93,7 @@ def predict(
         outputs: how the results are written.
         overwrite: replace an existing `out` and `csv`, and existing files in `maps`.
         table: return the table's rows, whether a table is written or not.
+        runtime: name of the runtime that the network runs in, for the result.
         progress: show a progress bar.
 
     Raises:
@@ -102,9 +107,10 @@ def predict(
     with ExitStack() as claims:
         for path, what in targets.named(source, outputs):
             claims.enter_context(claim(path, what, overwrite=overwrite, remedy=remedy))
-        return write_prediction(
+        done = write_prediction(
             network, source, settings, targets, outputs, overwrite=overwrite, table=table, progress=progress
         )
+        return replace(done, runtime=runtime)
 
 
 def write_prediction(
