@@ -1,10 +1,12 @@
 """Run an exported student without PyTorch, with numpy, onnxruntime, and PyAV or OpenCV for videos and cameras.
 
-    python edge.py student.onnx VIDEO|FOLDER|CAMERA [-o overlay.mp4] [--show] [--maps FOLDER] [--threads N]
+    python edge.py student.onnx VIDEO|FOLDER|CAMERA [-o overlay.mp4] [--show] [--maps FOLDER] [--csv FILE] ...
     python student/edge.py student/pretrained/stream-small.onnx video.mp4 -o overlay.mp4      # a pretrained student
 
     CAMERA   a number (0), a device (/dev/video0) or an address (rtsp://...). Frames that arrive while another one
              is being processed are dropped and counted. `--live` treats a file the same way.
+    --csv    one row per frame, written while it runs: frame (from 1), seconds, the numbers of `describe`, and cut
+             (1 at a scene cut, else 0)
 
 This file is self-contained: copy it to the device together with the .onnx file. In a program:
 
@@ -13,13 +15,14 @@ This file is self-contained: copy it to the device together with the .onnx file.
         saliency = stream(frame)      # (h, w) float32 in [0, 1] with a maximum of 1
 
 The sections follow the data: reading frames, resizing and scene cuts, the model, the stream with its state, heat
-maps, output to a file or window, and the command.
+maps, output to a file or window, numbers of a map, and the command.
 
 The .onnx file describes itself (mode, sizes, inputs, outputs and state) in JSON under the metadata key
 "saldistill"; student/README.md documents the keys for implementations in other languages.
 """
 
 import argparse
+import csv
 import hashlib
 import importlib
 import json
@@ -37,7 +40,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import onnxruntime
@@ -982,6 +985,92 @@ class Window:
         self._cv2.destroyAllWindows()
 
 
+# ----------------------------------------------------------------------------------------------- numbers of a map
+
+
+def describe(saliency: np.ndarray, size: tuple[int, int]) -> dict[str, float]:
+    """Return numbers of a map (h, w) of a frame of `size`, (height, width) in pixels.
+
+    They are those of the density: the map divided by its sum, uniform if all values are 0. Its pixels count as
+    points at their centres, which are measured in pixels of the frame from its left and upper edge.
+
+    Returns:
+        peak_x, peak_y: the pixel with the maximum, the first one in reading order if there are several.
+        centre_x, centre_y: the centre of mass.
+        spread: square root of the summed variances along x and y, in pixels of the frame.
+        entropy: in bits; 0 for a single pixel, log2(h * w) for a uniform map.
+        share_1_1 to share_3_3: the probability in each cell (row, column) of a 3x3 grid. Pixels that belong to
+            several cells are split in proportion to the overlap, so that the shares sum to 1.
+    """
+    density = np.maximum(saliency, 0).astype(np.float64)
+    total = density.sum()
+    density = density / total if total > 0 else np.full(density.shape, 1 / density.size)
+    h, w = density.shape
+    y, x = (np.arange(h) + 0.5) * size[0] / h, (np.arange(w) + 0.5) * size[1] / w
+    of_rows, of_columns = density.sum(axis=1), density.sum(axis=0)
+    row, column = divmod(int(density.argmax()), w)
+    centre_y, centre_x = of_rows @ y, of_columns @ x
+    variance = of_rows @ (y - centre_y) ** 2 + of_columns @ (x - centre_x) ** 2
+    positive = density[density > 0]
+    shares = _thirds(h) @ density @ _thirds(w).T
+    return {
+        "peak_x": float(x[column]),
+        "peak_y": float(y[row]),
+        "centre_x": float(centre_x),
+        "centre_y": float(centre_y),
+        "spread": math.sqrt(variance),
+        "entropy": abs(float(positive @ np.log2(positive))),
+        **{f"share_{i + 1}_{j + 1}": float(shares[i, j]) for i in range(3) for j in range(3)},
+    }
+
+
+def _thirds(length: int) -> np.ndarray:
+    """Return the share (3, length) of each pixel of an axis that lies in each third of the axis."""
+    pixels, thirds = (
+        3 * np.arange(length),
+        length * np.arange(3)[:, None],
+    )  # where they start; the axis has 3 * length
+    overlap = np.minimum(pixels + 3, thirds + length) - np.maximum(pixels, thirds)
+    shares: np.ndarray = np.maximum(overlap, 0) / 3
+    return shares
+
+
+class Table:
+    """Writer of a CSV file with one row per frame, which is on disk before the next frame is processed.
+
+    Args:
+        path: the file, which is created with the first row.
+        fps: frames per second of the video.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path, self._fps = path, fps
+        self._file: TextIO | None = None
+        self._cuts = 0
+
+    def write(self, saliency: np.ndarray, size: tuple[int, int], number: int, cuts: int) -> None:
+        """Write one row.
+
+        Args:
+            saliency: map (h, w).
+            size: (height, width) of the frame.
+            number: index of the frame.
+            cuts: number of scene cuts up to this frame.
+        """
+        numbers = {name: round(value, 6) for name, value in describe(saliency, size).items()}
+        cut, self._cuts = int(cuts > self._cuts), cuts
+        row = {"frame": number + 1, "seconds": round(number / self._fps, 6), **numbers, "cut": cut}
+        if self._file is None:
+            self._file = self._path.open("x", newline="", encoding="utf-8", buffering=1)  # flushes each row
+            csv.writer(self._file, lineterminator="\n").writerow(row)
+        csv.writer(self._file, lineterminator="\n").writerow(row.values())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+
+
 # ---------------------------------------------------------------------------------------------------- the command
 
 
@@ -1064,6 +1153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("video", help="video file, folder of images, or camera (number, device or address)")
     parser.add_argument("-o", "--out", type=Path, help="overlay video to write (.mp4)")
     parser.add_argument("--maps", type=Path, help="folder to write every map to, as (h, w) float32 .npy")
+    parser.add_argument("--csv", type=Path, help="table to write, one row per frame: peak, centre, spread, ...")
     parser.add_argument("--show", action="store_true", help="show the overlay in a window; q closes it")
     parser.add_argument("--live", action="store_true", help="play a file at its frame rate and drop frames")
     parser.add_argument("--threads", type=int, help="threads of the network (default: ONNX Runtime's choice)")
@@ -1107,7 +1197,7 @@ def _with_progress(video: Iterable[tuple[int, np.ndarray]], figures: Figures) ->
 
 def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> None:
     """Run the command with parsed options."""
-    for path in (options.out, options.maps):
+    for path in (options.out, options.maps, options.csv):
         if path and path.exists():
             raise ValueError(f"{path}: already exists; choose another name or remove it")
         if path and not path.parent.is_dir():
@@ -1129,7 +1219,11 @@ def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> Non
     if options.show:
         sinks.append(stack.enter_context(closing(Window(f"{model.path.name}: {options.video}"))))
 
+    table = stack.enter_context(closing(Table(options.csv, fps))) if options.csv else None
+
     def show(frame: np.ndarray, saliency: np.ndarray, number: int) -> None:
+        if table:
+            table.write(saliency, (frame.shape[0], frame.shape[1]), number, stream.resets)
         if options.maps:
             options.maps.mkdir(exist_ok=True)  # here, so that a model without a valid map writes nothing
             np.save(options.maps / f"{number:06d}.npy", saliency)
@@ -1140,7 +1234,7 @@ def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> Non
         for sink in sinks:
             sink.write(painted, number)
 
-    wanted = options.out or options.show or options.maps
+    wanted = options.out or options.show or options.maps or options.csv
     run(stream, _with_progress(video, figures), show if wanted else None, figures)
     if not figures.frames:
         raise ValueError(f"{options.video}: no frames found; expected a video, a folder of images or a camera")

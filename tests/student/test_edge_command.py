@@ -253,6 +253,8 @@ def test_command_invalid_input_is_rejected(
         ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4"), "mine.mp4: already exists"),
         ((exported, REAL_VIDEO, "--maps", tmp_path / "empty"), "empty: already exists"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "nodir" / "x.mp4"), "does not exist; create it"),
+        ((exported, REAL_VIDEO, "--csv", tmp_path / "mine.mp4"), "mine.mp4: already exists"),
+        ((exported, REAL_VIDEO, "--csv", tmp_path / "nodir" / "x.csv"), "does not exist; create it"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "mine.mp4" / "x.mp4"), "does not exist; create it"),
         ((exported, REAL_VIDEO, "-o", tmp_path / "o.strange"), "o.strange: cannot be written as a video"),
         ((exported, REAL_VIDEO, "--stride", 0), "stride: expected a positive number of frames"),
@@ -270,7 +272,13 @@ def test_command_invalid_input_is_rejected(
         ((exported, tmp_path / "bomb"), "1.png: frames of 9000x9000 pixels are over the limit of 67108864 pixels"),
         ((typed, REAL_VIDEO), "size: expected two integers from 1 to 8192; export the model again"),
         (
-            (broken, REAL_VIDEO, "-o", tmp_path / "o.mp4", "--maps", tmp_path / "maps"),
+            (
+                broken,
+                REAL_VIDEO,
+                *("-o", tmp_path / "o.mp4", "--maps", tmp_path / "maps"),
+                "--csv",
+                tmp_path / "t.csv",
+            ),
             "frame 1: broken.onnx: the map contains NaN or infinity; its weights are damaged",
         ),
         ((exported, REAL_VIDEO, "--cuts", "often"), "--cuts often: expected a number such as 0.1, or off"),
@@ -284,6 +292,7 @@ def test_command_invalid_input_is_rejected(
     assert not (tmp_path / "maps").exists()
     assert (tmp_path / "mine.mp4").read_bytes() == b"mine"
     assert not (tmp_path / "o.mp4").exists()
+    assert not (tmp_path / "t.csv").exists()
 
 
 def test_window_without_display_is_rejected(
