@@ -8,7 +8,7 @@ from distill.files import write_text
 from distill.reports.charts import linear_scale, round_ticks
 from distill.reports.templating import render
 
-WIDTH, LEFT, RIGHT, PANEL, GAP, TOP = 900, 70, 20, 150, 46, 50
+WIDTH, LEFT, RIGHT, PANEL, GAP, TOP = 900, 70, 20, 150, 46, 60
 """Sizes in SVG units: the picture's width, its margins, the height of a panel, the space below it and above all."""
 
 POINTS = 2000
