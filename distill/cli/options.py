@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distill.errors import UserError, shorten
 from distill.limits import MAX_BATCH_SIZE, MAX_DIGITS, MAX_FRAMES, MAX_MAP_PIXELS, MAX_ROUNDS, MAX_SIDE, MAX_THREADS
+from distill.runtimes.names import RUNTIMES
 from distill.stride import Stride, read_stride
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ def add_every(parser: argparse.ArgumentParser) -> None:
 
 def add_runtime(parser: argparse.ArgumentParser, network: str = "the network") -> None:
     """Add --runtime; `network` says what runs in it."""
-    from distill.inference.settings import RUNTIMES
-
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
