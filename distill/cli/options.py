@@ -16,6 +16,7 @@ from distill.limits import (
     MAX_SIDE,
     MAX_THREADS,
 )
+from distill.runtimes.names import RUNTIMES
 from distill.stride import Stride, read_stride
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ def add_every(parser: argparse.ArgumentParser) -> None:
 
 def add_runtime(parser: argparse.ArgumentParser, network: str = "the network") -> None:
     """Add --runtime; `network` says what runs in it."""
-    from distill.inference.settings import RUNTIMES
-
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,

@@ -20,11 +20,9 @@ from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import Network, SaliencyModel
 from distill.runtimes.graph_cache import Example, cached_graph, graph_path
+from distill.runtimes.names import TITLES
 
 log = logging.getLogger(__name__)
-
-TITLES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-"""Runtime -> its name in results."""
 
 MIN_FRAMES = 200
 """Maps from which `auto` exports a network: an export takes about 5 s, and ONNX Runtime saves 30 ms of each 43 ms

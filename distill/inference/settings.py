@@ -7,13 +7,11 @@ import torch
 from distill.errors import UserError
 from distill.models.device import check_precision, resolve_device
 from distill.models.loaded import LoadedModel
+from distill.runtimes.names import RUNTIMES
 from distill.stride import Stride, read_stride, step_of
 
 FIRST_FRAMES = ("repeat", "flip")
 """How a clip that starts before the video is filled: with the first frame, or with the next frames in reverse."""
-
-RUNTIMES = ("auto", "pytorch", "onnx", "openvino")
-"""What runs a network, see `inference.runtime`; `auto` means ONNX Runtime on a CPU and PyTorch on a GPU."""
 
 
 @dataclass(frozen=True)

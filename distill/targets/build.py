@@ -98,7 +98,14 @@ def build(
     if store.complete:
         log.info("%s: already complete, %d maps", store.path, store.plan.num_records)
         return store
-    running = running or run()
+    fill_with_progress(store, running or run(), by_name, progress=progress)
+    return store
+
+
+def fill_with_progress(
+    store: TargetStore, running: Running, videos: Mapping[str, Video], *, progress: bool
+) -> None:
+    """Compute the missing maps, see `fill`, with a progress bar that includes those of other processes."""
     if running.settings.device is not None:
         running.network.to(running.settings.device)
     bar = tqdm(
@@ -110,9 +117,9 @@ def build(
     )
     shard = None
     try:
-        with bar, closing(fill(store, running.network, by_name, running.settings)) as filled:
+        with bar, closing(fill(store, running.network, videos, running.settings)) as filled:
             for batch in filled:
-                if batch.shard != shard:  # include the progress of other processes
+                if batch.shard != shard:
                     shard, bar.n = batch.shard, store.count_committed()
                 bar.update(len(batch.frames))
             bar.n = store.count_committed()
@@ -121,7 +128,6 @@ def build(
         raise
     if not store.complete:
         log.info("%s: other processes are still writing the rest", store.path)
-    return store
 
 
 def fill(

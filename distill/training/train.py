@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -23,16 +23,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from distill.data.clips import Video
 from distill.data.loader import make_loader
 from distill.errors import RunError, Terminated, UserError
-from distill.evaluation.evaluate import evaluate
-from distill.evaluation.map_sources import model_maps
-from distill.evaluation.scores import Scores
 from distill.files import write_json
-from distill.inference.runtime import run_in
-from distill.inference.settings import InferenceSettings
-from distill.models.loaded import LoadedModel
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import (
     LoopState,
@@ -47,6 +40,7 @@ from distill.training.encoder_layers import train_mode
 from distill.training.objective import ClipBatch, StepLoss
 from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
+from distill.training.validation import check_runtime, validate
 
 Stop = Callable[[int, int], bool]
 T = TypeVar("T")
@@ -86,19 +80,6 @@ def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = 
             summary = run_folder.summary(out, parts.steps, loop.state.seconds, accelerator.device)
             write_json(out / "summary.json", summary)
     return out
-
-
-def check_runtime(config: RunConfig, runtime: str | None) -> None:
-    """Check at the start of a run that the runtime named for its validation supports its precision.
-
-    Raises:
-        UserError: it does not.
-    """
-    if runtime in ("onnx", "openvino") and config.training.precision != "fp32":
-        raise UserError(
-            f"--runtime {runtime}: exported networks run in fp32, and training.precision is "
-            f"{config.training.precision}; use --runtime auto"
-        )
 
 
 @dataclass
@@ -360,22 +341,6 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
     for batch in range(done * accumulate, steps * accumulate):
         first = (batch * accelerator.num_processes + accelerator.process_index) * size
         yield list(range(first, first + size))
-
-
-def validate(
-    config: RunConfig, model: LoadedModel, videos: list[Video], device: torch.device, runtime: str | None = None
-) -> Scores:
-    """Return the validation scores; `how` names the runtime, which is PyTorch unless the run is in fp32."""
-    metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
-    settings = InferenceSettings(
-        batch_size=config.training.batch_size,
-        stride=config.data.stride,
-        device=device,
-        runtime=runtime if config.training.precision == "fp32" else None,
-    )
-    running = run_in(model, settings, frames=sum(len(video.frames) for video in videos), example=videos[0].path)
-    scores = evaluate(model_maps(running.network, running.settings), videos, metrics=metrics, progress=False)
-    return replace(scores, how=scores.how | {"runtime": running.runtime})
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:

@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -295,3 +297,25 @@ def test_command_writes_the_scored_split(tmp_path: Path, sample: Path, capsys: p
     assert tree(tmp_path / "one") == ["0002/0001.png", "0002/0002.png", "0002/0003.png"]
     assert main.main(["submit", "frame-difference", *command[2:]]) == 2
     assert "contains results of centre-prior" in capsys.readouterr().err
+
+
+def test_submission_may_resume_in_another_runtime(
+    tmp_path: Path, graphs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "DHF1K", tmp_path / "ours"
+    (root / "video").mkdir(parents=True)
+    with VideoWriter(root / "video/701.mp4", (36, 64), 30.0) as writer:
+        writer.write(np.zeros((3, 36, 64, 3), dtype=np.uint8))
+    (root / "video/702.mp4").write_bytes((root / "video/701.mp4").read_bytes())
+    command = ["submit", "student/stream:micro", f"dhf1k:{root}", "--to", "dhf1k", "-o", str(out)]
+    command += ["--videos", "701,702", "--device", "cpu", "--runtime"]
+    assert main.main([*command, "onnx"]) == 0
+    assert json.loads((tmp_path / "ours.json").read_text())["runtime"] == "ONNX Runtime"
+    printed = capsys.readouterr().out
+    assert re.search(r"2 videos processed \(6 frames, [0-9.]+ per second in ONNX Runtime\)", printed)
+    (out / "0702" / "0002.png").rename(tmp_path / "0002.png")
+    shutil.rmtree(out / "0702")
+    assert main.main([*command, "pytorch"]) == 0
+    assert "1 video processed (3 frames" in capsys.readouterr().out
+    pictures = [np.asarray(Image.open(path), dtype=int) for path in (out / "0702/0002.png", tmp_path / "0002.png")]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1

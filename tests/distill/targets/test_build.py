@@ -14,6 +14,7 @@ from distill.data.sets import synthetic
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
+from distill.models.references import load_model
 from distill.targets.build import build
 from distill.targets.fingerprint import fingerprint
 from distill.targets.info import info
@@ -211,7 +212,25 @@ def test_verify_with_another_teacher_raises(tmp_path, videos):
 
 def test_distill_accept_option_overrides_the_config(monkeypatch):
     seen = []
-    monkeypatch.setattr("distill.training.train.train", lambda config: seen.append(config.teacher.accept))
+    monkeypatch.setattr("distill.training.train.train", lambda config, **_: seen.append(config.teacher.accept))
     for words in ([], ["--accept"]):
         assert main(["distill", str(REPOSITORY / "configs" / "distill" / "demo.yaml"), *words]) == 0
     assert seen == [False, True]
+
+
+def test_stores_of_both_runtimes_have_one_fingerprint_and_the_same_maps(tmp_path, videos, graphs):
+    model, stores = load_model("student/stream:micro"), []
+    for runtime in ("pytorch", "onnx"):
+        settings = InferenceSettings(batch_size=4, runtime=runtime)
+        stores.append(build(model, videos, tmp_path / runtime, settings, codec="exact", progress=False))
+    pytorch, onnx = stores
+    assert [store.notes["runtime"] for store in stores] == ["PyTorch", "ONNX Runtime"]
+    assert pytorch.fingerprint == onnx.fingerprint
+    for frame in videos[0].frames:
+        np.testing.assert_allclose(
+            pytorch.read("one", frame), onnx.read("one", frame), atol=2e-3, rtol=0
+        )  # float16
+    assert verify(onnx.path, model, videos, sample=8).ok  # recomputed in PyTorch
+    assert "runtime    ONNX Runtime" in info(onnx.path)
+    again = build(model, videos, tmp_path / "onnx", InferenceSettings(batch_size=4), codec="exact", progress=False)
+    assert again.notes["runtime"] == "ONNX Runtime"

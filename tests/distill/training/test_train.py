@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distill.errors import RunError, UserError
+from distill.models.references import load_model
 from distill.models.registry import create_model
-from distill.models.weight_files import save_model
+from distill.models.weight_files import save_model, weights_fingerprint
 from distill.training.checkpoint import newest_checkpoint
 from distill.training.losses import LOSSES
 from distill.training.run_folder import best_notes, keep_best
@@ -227,3 +228,26 @@ def test_teacher_trains_without_the_student_package(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert len(losses(tmp_path / "run")) == STEPS
+
+
+def test_only_the_last_validation_runs_in_the_named_runtime(tmp_path: Path, graphs: Path) -> None:
+    often = config(tmp_path / "onnx", training={"steps": 2, "batch_size": 2, "validate_every": 1})
+    train(often, runtime="onnx")
+    train(often.model_copy(update={"out": str(tmp_path / "pytorch")}))
+    (first, last), (_, expected) = (
+        [line for line in read_log(tmp_path / name / "log.jsonl") if line["kind"] == "validation"]
+        for name in ("onnx", "pytorch")
+    )
+    assert [line["runtime"] for line in (first, last, expected)] == ["PyTorch", "ONNX Runtime", "PyTorch"]
+    assert last["scores"] == pytest.approx(expected["scores"], abs=1e-4)
+    assert len(list(graphs.glob("*.onnx"))) >= 1
+    assert weights_fingerprint(load_model(tmp_path / "onnx").network) == weights_fingerprint(
+        load_model(tmp_path / "pytorch").network
+    )
+
+
+def test_runtime_of_the_validation_is_checked_against_the_precision_at_the_start(tmp_path: Path) -> None:
+    half = config(tmp_path / "run", training={"steps": 1, "precision": "bf16"})
+    with pytest.raises(UserError, match=r"exported networks run in fp32, and training\.precision is bf16"):
+        train(half, runtime="onnx")
+    assert not (tmp_path / "run").exists()
