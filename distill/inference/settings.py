@@ -20,7 +20,7 @@ class InferenceSettings:
     Attributes:
         stride: distance of a clip's frames in the video, in frames (2) or as a rate ("30fps"). None means the
             training stride of the model, see `for_model`.
-        batch_size: maps computed at a time; for a streaming model also the most frames of one call of `steps`.
+        batch_size: maps computed at a time; for a streaming model also the limit of frames per call.
         device: device to run on, `auto` for a GPU if there is one; None means the network's device.
         precision: name in PRECISIONS.
         first_frames: name in FIRST_FRAMES.

@@ -23,7 +23,7 @@ from distill.data.video.protocol import VideoReader
 from distill.data.windows import ClipFrames, stream_parents, stream_window, window_of
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
-from distill.inference.streaming import StreamBatch, StreamStates, plan_chunks
+from distill.inference.streaming import CPU_CHUNK, StreamBatch, StreamStates, plan_chunks
 from distill.models.device import PRECISIONS, device_of
 from distill.models.protocols import SaliencyModel, is_streaming
 
@@ -63,8 +63,8 @@ def slide(
     computed. For ascending `frames` about (T - 1) * stride + batch_size frames are kept in memory.
 
     A streaming model's window is the `reach` frames that a map depends on. For ascending `frames` every frame of
-    the video is encoded at most once, in chunks of up to batch_size frames (`steps`); the lengths of the chunks
-    affect the rounding of the maps.
+    the video is encoded at most once, in chunks (`steps`) of up to batch_size frames on a GPU and CPU_CHUNK on a
+    CPU; the lengths of the chunks affect the rounding of the maps.
 
     Frames fill the input as the network's `fit` says (`distill/data/fit.py`); the maps are those of whole frames.
 
@@ -92,7 +92,8 @@ def slide(
     if not is_streaming(network):
         ClipSpec.of(network).check_batch(min(size, len(frames)), "batch size")
     batches = [frames[start : start + size] for start in range(0, len(frames), size)]
-    work, maps_of = _divide(network, batches, reader.num_frames, step, settings)
+    chunk = min(size, CPU_CHUNK) if device.type == "cpu" else size
+    work, maps_of = _divide(network, batches, reader.num_frames, step, settings.first_frames, chunk)
     fit = fit_of(network)
     box = None if fit == "stretch" else torch.tensor([fit_box(fit, reader.size, network.size)])
     with _evaluating(network), closing(_read(reader, work, network, device, flipped)) as pixels:
@@ -117,17 +118,18 @@ def _divide(
     batches: Sequence[Sequence[int]],
     num_frames: int,
     step: float,
-    settings: InferenceSettings,
+    first: str,
+    chunk: int,
 ) -> tuple[Sequence[Work], Callable[[Any, Frames], Tensor]]:
     """Return the work of each batch of requested frames, and the function that computes its maps (n, h, w)."""
-    length, targets, first = network.num_frames, network.target_frames, settings.first_frames
+    length, targets = network.num_frames, network.target_frames
     if is_streaming(network):
         length, parents = network.reach, stream_parents(num_frames, step)
         streams = [
             [stream_window(frame, parents, length=length, stride=step, first_frames=first) for frame in batch]
             for batch in batches
         ]
-        return plan_chunks(streams, settings.batch_size), StreamStates(network).maps
+        return plan_chunks(streams, chunk), StreamStates(network).maps
     clips = [
         [window_of(frame, num_frames, targets, length=length, stride=step, first_frames=first) for frame in batch]
         for batch in batches

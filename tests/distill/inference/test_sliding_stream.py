@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.data.windows import stream_parents, stream_window
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
-from distill.inference.streaming import plan_chunks
+from distill.inference.streaming import CPU_CHUNK, plan_chunks
 from distill.models.references import load_model
 from distill.runtimes.export import export
 from distill.stride import step_of
@@ -106,17 +106,31 @@ def test_slide_of_streaming_model_encodes_every_frame_at_most_once(stride: int |
         for frame in stream_window(requested, parents, length=model.reach).frames
     }
     assert sum(model.encoded) == len(needed)
-    assert max(model.encoded) <= 5  # the batch size bounds the memory
+    assert max(model.encoded) <= min(5, CPU_CHUNK)
     assert list(maps) == list(range(0, FRAMES, every))
     for frame, found in maps.items():
         torch.testing.assert_close(found, by_window(model, video, frame, step), atol=1e-5, rtol=0)
 
 
-def test_slide_of_streaming_model_takes_one_call_per_batch_and_state() -> None:
-    for stride, calls in ((1, [8] * 5), (2, [1, 3, 4, *[4] * 8])):  # two states alternate from the first frame's
-        model = Counted().eval()
-        list(slide(model, Noise(), range(FRAMES), InferenceSettings(stride=stride)))
-        assert model.encoded == calls
+@pytest.mark.parametrize(
+    ("stride", "batch_size", "calls"),
+    [
+        (1, 8, [4] * 10),
+        (1, 3, [3] * 13 + [1]),
+        (1, 1, [1] * 40),
+        (2, 8, [1, 3, 4] + [4] * 8),  # two states alternate from the first frame's
+    ],
+)
+def test_slide_of_streaming_model_calls_steps_with_chunks(stride: int, batch_size: int, calls: list[int]) -> None:
+    model = Counted().eval()
+    list(slide(model, Noise(), range(FRAMES), InferenceSettings(stride=stride, batch_size=batch_size)))
+    assert model.encoded == calls
+
+
+def test_plan_chunks_of_a_gpu_are_as_long_as_the_batch() -> None:
+    windows = [stream_window(frame, stream_parents(80, 1), length=7) for frame in range(80)]
+    plan = plan_chunks([windows[:32], windows[32:64], windows[64:]], 32)
+    assert [[len(chunk.nodes) for chunk in batch.chunks] for batch in plan] == [[32], [32], [16]]
 
 
 def test_slide_of_streaming_model_skips_gaps_and_restarts_after_long_ones() -> None:
