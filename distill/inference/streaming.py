@@ -16,9 +16,11 @@ from distill.data.windows import ClipFrames
 from distill.models.protocols import StreamingModel
 
 CPU_CHUNK = 4
-"""Maximum number of frames of a chunk on a CPU, where longer ones are slower. On one thread `small` took 56 ms per
-frame in single steps, and 61, 76 and 150 ms in chunks of 4, 8 and 16; `nano` 21 ms, and 14, 18 and 36 ms (best of six
-interleaved rounds on a machine that was also busy with other work)."""
+"""Maximum number of frames of a chunk on a CPU, where longer ones are slower.
+
+On one thread `small` took 56 ms per frame in single steps, and 61, 76 and 150 ms in chunks of 4, 8 and 16; `nano`
+21 ms, and 14, 18 and 36 ms (best of six interleaved rounds, on a machine that was also busy with other work).
+"""
 
 Node = tuple[int, int]
 """(run, frame): a frame of one run of windows, see `number_runs`."""
