@@ -288,7 +288,7 @@ def export_and_run(student: Path, onnx: Path, video: Video, overlay: Path) -> di
     onnx.unlink(missing_ok=True)  # of an earlier student
     check = export(load_model(student), onnx, frames=video.path)
     print(check)
-    prediction = predict(load_model(onnx).network, video.path, out=overlay, overwrite=True)
+    prediction = predict(load_model(onnx), video.path, out=overlay, overwrite=True)
     print(prediction)
     costs = measure_costs({"student": student, "exported": onnx}, "cpu")
     return {"export": check.as_dict(), "costs": costs, "frames": prediction.frames, "seconds": prediction.seconds}

@@ -8,6 +8,7 @@ overlay can be faster. The network alone runs on frames in memory, at its own si
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from distill.inference.predict import write_prediction
 from distill.inference.runtime import Running, run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
+from distill.models.loaded import LoadedModel
 from distill.models.pretrained import pretrained_models
 from distill.models.references import load_model
 
@@ -88,7 +90,7 @@ def benchmark_prediction(
             running = run_in(model, settings.for_model(model), frames=frames.num_frames, example=path)
             cases.append(("network", reference, running.runtime, network_work(running, path), FRAMES))
             for work in OUTPUTS:
-                call = prediction_work(running, path, work, Path(folder))
+                call = prediction_work(model, running, path, work, Path(folder))
                 cases.append((work, reference, running.runtime, call, frames.num_frames))
         times = interleave([timed(call) for *_, call, _ in cases], rounds, progress=progress)
         rows: list[dict[str, Any]] = [
@@ -141,12 +143,14 @@ def network_work(running: Running, source: Path) -> Callable[[], object]:
     return work
 
 
-def prediction_work(running: Running, source: Path, work: str, folder: Path) -> Callable[[], object]:
+def prediction_work(
+    model: LoadedModel, running: Running, source: Path, work: str, folder: Path
+) -> Callable[[], object]:
     """Return the work of `saldistill predict` for one kind of output, which replaces the last call's results."""
-    what, outputs = OUTPUTS[work]
+    model, (what, outputs) = replace(model, network=running.network), OUTPUTS[work]
     targets = Targets(**{what: folder / NAMES[what]})
     return lambda: write_prediction(
-        running.network, source, running.settings, targets, outputs, overwrite=True, progress=False
+        model, source, running.settings, targets, outputs, overwrite=True, progress=False
     )
 
 
@@ -157,7 +161,7 @@ def memory_work(work: str, reference: str, source: Path, settings: InferenceSett
 
     def predict() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            prediction_work(running, source, work, Path(folder))()
+            prediction_work(model, running, source, work, Path(folder))()
 
     return predict
 

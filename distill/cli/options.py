@@ -95,7 +95,11 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         help="step between the frames of a clip, or a frame rate, e.g. 30fps (default: as in training)",
     )
     parser.add_argument(
-        "--batch-size", type=count(MAX_BATCH_SIZE), default=8, metavar="N", help="clips per forward pass"
+        "--batch-size",
+        type=count(MAX_BATCH_SIZE),
+        default=8,
+        metavar="N",
+        help="clips per forward pass, or frames of a streaming model",
     )
 
 

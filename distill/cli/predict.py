@@ -12,7 +12,8 @@ from distill.errors import UserError
 if TYPE_CHECKING:
     from distill.inference.outputs import OutputSettings
     from distill.inference.predict import Prediction
-    from distill.inference.runtime import Running
+    from distill.inference.settings import InferenceSettings
+    from distill.models.loaded import LoadedModel
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +70,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from distill.data.video.open import open_size
     from distill.inference.folders import is_folder_of_videos, predict_folder
-    from distill.inference.runtime import run_in
     from distill.models.pretrained import DEFAULT_MODEL
     from distill.models.references import load_model, load_pretrained
 
@@ -100,12 +99,15 @@ def _run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{arguments.video}: --plot draws one video, and this is a folder of several")
         print(predict_folder(model, arguments.video, settings, **results, outputs=outputs, stills=arguments.stills))
         return
-    running = run_in(model, settings, frames=open_size(arguments.video)[0], example=Path(arguments.video))
-    print(predict_one(running, arguments, outputs, results))
+    print(predict_one(model, arguments, settings, outputs, results))
 
 
 def predict_one(
-    running: "Running", arguments: argparse.Namespace, outputs: "OutputSettings", results: dict[str, str | None]
+    model: "LoadedModel",
+    arguments: argparse.Namespace,
+    settings: "InferenceSettings",
+    outputs: "OutputSettings",
+    results: dict[str, str | None],
 ) -> "Prediction":
     """Predict one video or image into the paths in `results`, and draw the plot."""
     from distill.claims import claim
@@ -120,16 +122,15 @@ def predict_one(
             remedy = "choose another name, or pass --overwrite to replace it"
             claims.enter_context(claim(plot, "the plot", overwrite=overwrite, remedy=remedy))
         done = predict(
-            running.network,
+            model,
             arguments.video,
-            running.settings,
+            settings,
             out=results["out"],
             maps=results["maps"],
             csv=results["csv"],
             outputs=outputs,
             overwrite=overwrite,
             table=plot is not None,
-            runtime=running.runtime,
         )
         if plot is not None:
             plot_peaks(plot, done.rows, done.size, title=Path(arguments.video).name, overwrite=overwrite)

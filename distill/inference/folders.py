@@ -11,6 +11,7 @@ and folders of maps appear complete or not at all, and existing ones are skipped
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -103,6 +104,7 @@ def predict_folder(
     }
     _check(source, folders, results, unit)
     running = run_in(model, settings, frames=_count_frames(media), example=next(iter(media.values())))
+    ready = replace(model, network=running.network)
     record = {"model": model.reference, "weights": weights_fingerprint(model.network), "runtime": running.runtime}
     record |= {key: getattr(settings, key) for key in RECORDED}
     for what, folder in folders.items():
@@ -113,7 +115,7 @@ def predict_folder(
     def process(name: str, missing: list[Path]) -> int:
         targets = Targets(**{what: path for what, path in results[name].items() if path in missing})
         each = progress and not stills
-        done = write_prediction(running.network, media[name], running.settings, targets, outputs, progress=each)
+        done = write_prediction(ready, media[name], running.settings, targets, outputs, progress=each)
         bar.update()
         return done.frames
 

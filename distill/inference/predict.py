@@ -11,7 +11,7 @@ import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from distill.data.video.names import is_image
 from distill.data.video.writer import Timing
 from distill.errors import UserError
 from distill.inference.outputs import MAP_VIDEOS, OutputSettings, Sink, Table, Targets, map_sink, overlay_sink
+from distill.inference.runtime import run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.edge import CutReader
-from distill.models.protocols import SaliencyModel
+from distill.models.loaded import LoadedModel
 from distill.saliency import peak_map
 
 log = logging.getLogger(__name__)
@@ -42,28 +43,27 @@ class Prediction:
         size: (height, width) of the frames.
         seconds: duration.
         targets: the paths written.
-        rows: rows of the table, one per frame; empty if no table was requested.
         runtime: name of the runtime that the network ran in.
+        rows: rows of the table, one per frame; empty if no table was requested.
     """
 
     frames: int
     size: tuple[int, int]
     seconds: float
     targets: Targets
+    runtime: str
     rows: list[dict[str, float]] = field(default_factory=list)
-    runtime: str = ""
 
     def __str__(self) -> str:
         targets = self.targets
         places = " and ".join(str(place) for place in (targets.out, targets.maps, targets.csv) if place)
         rate = self.frames / max(self.seconds, 1e-9)
-        runtime = f", {self.runtime}" if self.runtime else ""
-        done = f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} per second{runtime})"
+        done = f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} per second, {self.runtime})"
         return f"{done}: {places}" if places else done
 
 
 def predict(
-    network: SaliencyModel,
+    model: LoadedModel,
     source: str | Path,
     settings: InferenceSettings = InferenceSettings(),
     *,
@@ -73,7 +73,6 @@ def predict(
     outputs: OutputSettings = OutputSettings(),
     overwrite: bool = False,
     table: bool = False,
-    runtime: str = "",
     progress: bool = True,
 ) -> Prediction:
     """Predict every frame of a video, and write an overlay video, the maps, a table, or several of them.
@@ -82,9 +81,9 @@ def predict(
     leaves nothing.
 
     Args:
-        network: the network; it is moved to the device of the settings.
+        model: the model; its network is moved to the device of the settings.
         source: a video file, a folder of image frames, or a still image.
-        settings: how the network runs.
+        settings: how the model runs.
         out: overlay video to write: H.264, with the size, timestamps, colours and sound of the source, upright; a
             picture for a still image.
         maps: folder for one file per frame, 0001.png first, or a video; see `outputs.MAP_FORMS`.
@@ -93,7 +92,6 @@ def predict(
         outputs: how the results are written.
         overwrite: replace an existing `out` and `csv`, and existing files in `maps`.
         table: return the table's rows, whether a table is written or not.
-        runtime: name of the runtime that the network runs in, for the result.
         progress: show a progress bar.
 
     Raises:
@@ -107,14 +105,13 @@ def predict(
     with ExitStack() as claims:
         for path, what in targets.named(source, outputs):
             claims.enter_context(claim(path, what, overwrite=overwrite, remedy=remedy))
-        done = write_prediction(
-            network, source, settings, targets, outputs, overwrite=overwrite, table=table, progress=progress
+        return write_prediction(
+            model, source, settings, targets, outputs, overwrite=overwrite, table=table, progress=progress
         )
-        return replace(done, runtime=runtime)
 
 
 def write_prediction(
-    network: SaliencyModel,
+    model: LoadedModel,
     source: Path,
     settings: InferenceSettings,
     targets: Targets,
@@ -127,18 +124,19 @@ def write_prediction(
     """Predict every frame of a video into targets that are checked and claimed; see `predict`.
 
     Args:
-        network: see `predict`, as all others.
+        model: the model.
         source: a video file, a folder of frames, or a still image.
-        settings: how the network runs.
+        settings: how the model runs.
         targets: the paths to write.
         outputs: how the results are written.
         overwrite: replace existing results.
         table: return the table's rows even if no table is written.
         progress: show a progress bar.
     """
-    if settings.device is not None:
-        network.to(settings.device)
     frames, started = open_frames(source), time.perf_counter()
+    running = run_in(model, settings, frames=frames.num_frames, example=source)
+    if running.settings.device is not None:
+        running.network.to(running.settings.device)
     timing = Timing.of_file(source, frames.stamps) if source.is_file() else None
     kept = KeepingReader(frames, keep=targets.out is not None)
     reader = CutReader(kept) if table or targets.csv else kept
@@ -156,7 +154,7 @@ def write_prediction(
         )
         writing = stack.enter_context(ThreadPoolExecutor(1))
         written: Future[None] | None = None
-        for batch, log_saliency in slide(network, reader, range(frames.num_frames), settings):
+        for batch, log_saliency in slide(running.network, reader, range(frames.num_frames), running.settings):
             if written:
                 written.result()
             written = writing.submit(_write, batch, log_saliency.numpy(), sinks)
@@ -170,7 +168,8 @@ def write_prediction(
             "%s: %d of %d frames damaged; the decoder filled in missing parts", source, damaged, frames.num_frames
         )
     seconds = time.perf_counter() - started
-    return Prediction(frames.num_frames, frames.size, seconds, targets, numbers.rows if numbers else [])
+    rows = numbers.rows if numbers else []
+    return Prediction(frames.num_frames, frames.size, seconds, targets, running.runtime, rows)
 
 
 def _write(batch: list[int], log_saliency: np.ndarray, sinks: list[Sink]) -> None:

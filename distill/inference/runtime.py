@@ -35,7 +35,7 @@ class Running:
 
     Attributes:
         network: the network to run.
-        settings: the settings to run it with: on the CPU, unless PyTorch runs it.
+        settings: the settings to run it with: on the CPU, unless PyTorch runs it, and without a runtime to choose.
         runtime: name of the runtime in results, one of the values of TITLES.
     """
 
@@ -66,21 +66,21 @@ def run_in(
     if isinstance(model.network, OnnxModel):
         return _run_file(model.network, settings)
     if name in (None, "pytorch") or (name == "auto" and not _pays_off(model, settings, frames)):
-        return Running(model.network, settings, TITLES["pytorch"])
+        return Running(model.network, replace(settings, runtime=None), TITLES["pytorch"])
     try:
         return _run_graph(model, settings, example)
     except UserError as error:
         if name != "auto":
             raise
         log.warning("%s: runs in PyTorch, because ONNX Runtime cannot run it: %s", model.reference, error)
-        return Running(model.network, settings, TITLES["pytorch"])
+        return Running(model.network, replace(settings, runtime=None), TITLES["pytorch"])
 
 
 def _run_file(network: OnnxModel, settings: InferenceSettings) -> Running:
     """Return an .onnx file in ONNX Runtime or OpenVINO."""
     if settings.runtime == "pytorch":
         raise UserError(f"{network.path}: an .onnx file cannot run in PyTorch; expected runtime auto or onnx")
-    on_cpu = replace(settings, device="cpu")
+    on_cpu = replace(settings, device="cpu", runtime=None)
     if settings.runtime == "openvino":
         from distill.runtimes.openvino_runtime import load_in_openvino
 
@@ -93,7 +93,7 @@ def _run_graph(model: LoadedModel, settings: InferenceSettings, example: Example
     """Return the exported graph of a network in ONNX Runtime or OpenVINO."""
     if settings.precision != "fp32":
         raise UserError(f"precision: exported networks run in fp32, got {settings.precision}; use runtime pytorch")
-    on_cpu = replace(settings, device="cpu")
+    on_cpu = replace(settings, device="cpu", runtime=None)
     if settings.runtime != "openvino":
         return Running(cached_graph(model, example), on_cpu, TITLES["onnx"])
     from distill.runtimes.openvino_runtime import OpenVinoSession, check_installed

@@ -113,7 +113,7 @@ def test_everything_agrees_on_an_upright_video(files: dict[str, Path], upright: 
     for _, found, wanted in zip(range(FRAMES), (each for _, each in evaluated), expected, strict=True):
         np.testing.assert_allclose(found / found.max(), wanted, atol=1e-4)
 
-    predict(model.network, upright.path, maps=tmp_path / "maps", progress=False)
+    predict(model, upright.path, maps=tmp_path / "maps", progress=False)
     for number, wanted in enumerate(expected, 1):
         found = np.asarray(Image.open(tmp_path / "maps" / f"{number:04d}.png")) / 255
         assert np.abs(found - resize_map(wanted, upright.size)).max() < 0.5 / 255 + 1e-4

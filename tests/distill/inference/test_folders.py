@@ -86,7 +86,7 @@ def test_predict_folder_equals_predict_of_each_video(videos: Path, tmp_path: Pat
     assert (done.frames, done.skipped, done.elsewhere, done.failed) == (21, [], [], {})
     assert [path for path in tree(tmp_path) if not path.startswith("videos/")] == expected_tree()
     predict(
-        model,
+        loaded(model),
         videos / "deep/a.mp4",
         InferenceSettings(first_frames="flip"),
         maps=tmp_path / "alone",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.model_cases import loaded
 from helpers.models import Brightness
 from helpers.video_files import encode, moving_square, real_file
 from PIL import Image
@@ -41,7 +42,9 @@ def expected_maps(video: Path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("form", "top"), [("png", 255), ("png16", 65535)])
 def test_maps_as_pictures_have_the_size_of_the_video(tmp_path: Path, video: Path, form: str, top: int) -> None:
-    predict(Brightness(), video, maps=tmp_path / "maps", outputs=OutputSettings(map_form=form), progress=False)
+    predict(
+        loaded(Brightness()), video, maps=tmp_path / "maps", outputs=OutputSettings(map_form=form), progress=False
+    )
     for number, saliency in enumerate(expected_maps(video)):
         with Image.open(tmp_path / "maps" / f"{number + 1:04d}.png") as image:
             assert image.mode == {255: "L", 65535: "I;16"}[top]
@@ -49,7 +52,9 @@ def test_maps_as_pictures_have_the_size_of_the_video(tmp_path: Path, video: Path
 
 
 def test_maps_as_arrays_are_the_models_own(tmp_path: Path, video: Path) -> None:
-    predict(Brightness(), video, maps=tmp_path / "maps", outputs=OutputSettings(map_form="npy"), progress=False)
+    predict(
+        loaded(Brightness()), video, maps=tmp_path / "maps", outputs=OutputSettings(map_form="npy"), progress=False
+    )
     for number, saliency in enumerate(expected_maps(video)):
         found = np.load(tmp_path / "maps" / f"{number + 1:04d}.npy")
         assert found.dtype == np.float32
@@ -59,7 +64,13 @@ def test_maps_as_arrays_are_the_models_own(tmp_path: Path, video: Path) -> None:
 @pytest.mark.parametrize("size", [(48, 80), (33, 51)])
 def test_maps_as_video_are_read_like_a_folder_of_maps(tmp_path: Path, size: tuple[int, int]) -> None:
     video = real_file(tmp_path / "a.mkv", size=size, codec="ffv1", pix_fmt="yuv444p")
-    predict(Brightness(), video, maps=tmp_path / "m.mp4", outputs=OutputSettings(map_form="video"), progress=False)
+    predict(
+        loaded(Brightness()),
+        video,
+        maps=tmp_path / "m.mp4",
+        outputs=OutputSettings(map_form="video"),
+        progress=False,
+    )
     found = list(read_maps(tmp_path / "m.mp4", range(12)))
     for levels, saliency in zip(found, expected_maps(video), strict=True):
         shown = resize_map(saliency, size)
@@ -74,7 +85,7 @@ def test_table_has_the_square_and_the_cut(tmp_path: Path) -> None:
         image[10:20, 60:70] = 255
         images.append(image)
     video = encode(tmp_path / "a.mp4", images, codec="libx264", rate=25)
-    done = predict(Brightness(), video, csv=tmp_path / "t.csv", progress=False)
+    done = predict(loaded(Brightness()), video, csv=tmp_path / "t.csv", progress=False)
     with (tmp_path / "t.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(done.rows) == 20

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers.model_cases import loaded
 from helpers.places import REPOSITORY
 from PIL import Image
 from torch import Tensor, nn
@@ -268,7 +269,7 @@ def decode(path: Path) -> np.ndarray:
 def test_predict_writes_every_frame_to_video_and_maps(tmp_path: Path, frames_folder: Path) -> None:
     model = SmallModel()
     done = predict(
-        model,
+        loaded(model),
         frames_folder,
         InferenceSettings(batch_size=4),
         out=tmp_path / "o.mp4",
@@ -288,7 +289,7 @@ def test_predict_writes_every_frame_to_video_and_maps(tmp_path: Path, frames_fol
 
 def test_predict_on_real_video_writes_every_map(tmp_path: Path) -> None:
     done = predict(
-        SmallModel(), REAL_VIDEO, InferenceSettings(batch_size=64), maps=tmp_path / "maps", progress=False
+        loaded(SmallModel()), REAL_VIDEO, InferenceSettings(batch_size=64), maps=tmp_path / "maps", progress=False
     )
     assert done.frames == 783
     assert grey(tmp_path / "maps" / "0783.png").shape == (360, 640)
@@ -298,14 +299,14 @@ def test_predict_keeps_existing_outputs_without_overwrite(tmp_path: Path, frames
     out, maps = tmp_path / "o.mp4", tmp_path / "maps"
     out.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"o\.mp4: the overlay video already exists; .*--overwrite"):
-        predict(SmallModel(), frames_folder, out=out, progress=False)
+        predict(loaded(SmallModel()), frames_folder, out=out, progress=False)
     maps.mkdir()
     (maps / "0001.png").write_bytes(b"mine")
     (maps / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="maps: the folder of maps already exists"):
-        predict(SmallModel(), frames_folder, maps=maps, progress=False)
+        predict(loaded(SmallModel()), frames_folder, maps=maps, progress=False)
     assert out.read_bytes() == (maps / "0001.png").read_bytes() == b"mine"
-    predict(SmallModel(), frames_folder, out=out, maps=maps, overwrite=True, progress=False)
+    predict(loaded(SmallModel()), frames_folder, out=out, maps=maps, overwrite=True, progress=False)
     assert len(decode(out)) == 9
     assert grey(maps / "0001.png").shape == (37, 51)
     assert (maps / "notes.txt").read_text() == "mine"
@@ -327,7 +328,7 @@ def test_predict_interrupted_leaves_no_output(
     monkeypatch.setattr(model, "forward", stopping)
     with pytest.raises(stop):
         predict(
-            model,
+            loaded(model),
             frames_folder,
             InferenceSettings(batch_size=3),
             out=tmp_path / "o.mp4",
@@ -347,9 +348,9 @@ def test_predict_with_invalid_input_is_refused(tmp_path: Path, frames_folder: Pa
         ({"maps": tmp_path / "maps", "out": tmp_path / "maps" / "o.mp4"}, "is inside .*maps, the folder for maps"),
     ):
         with pytest.raises(UserError, match=message):
-            predict(SmallModel(), frames_folder, progress=False, **arguments)
+            predict(loaded(SmallModel()), frames_folder, progress=False, **arguments)
     with pytest.raises(UserError, match="nowhere"):
-        predict(SmallModel(), tmp_path / "nowhere.mp4", out=tmp_path / "o.mp4", progress=False)
+        predict(loaded(SmallModel()), tmp_path / "nowhere.mp4", out=tmp_path / "o.mp4", progress=False)
     assert names(tmp_path) == ["frames"]
 
 

@@ -63,7 +63,7 @@ def tree(folder: Path) -> list[str]:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
 def test_prediction_of_an_image_is_a_picture_and_one_map(stills: Path, tmp_path: Path, suffix: str) -> None:
     out, maps = tmp_path / f"out{suffix}", tmp_path / "maps"
-    done = predict(Brightness(), stills / "b.png", out=out, maps=maps, progress=False)
+    done = predict(loaded(Brightness()), stills / "b.png", out=out, maps=maps, progress=False)
     assert done.frames == 1
     assert tree(maps) == ["0001.png"]
     with Image.open(maps / "0001.png") as image:
@@ -76,21 +76,21 @@ def test_prediction_of_an_image_is_a_picture_and_one_map(stills: Path, tmp_path:
         drawn = np.asarray(image).astype(int)
     assert np.abs(drawn - expected).mean() < (2 if suffix == ".png" else 6)
     with pytest.raises(UserError, match=r"out\..*: the overlay picture already exists; .*--overwrite"):
-        predict(Brightness(), stills / "b.png", out=out, progress=False)
+        predict(loaded(Brightness()), stills / "b.png", out=out, progress=False)
 
 
 @pytest.mark.parametrize("out", ["out.mp4", "out", "out.webp"])
 def test_overlay_of_an_image_is_no_video(stills: Path, tmp_path: Path, out: str) -> None:
     with pytest.raises(UserError, match=r"unsupported picture format; expected a name ending in \.png, \.jpg"):
-        predict(Brightness(), stills / "a.png", out=tmp_path / out, progress=False)
+        predict(loaded(Brightness()), stills / "a.png", out=tmp_path / out, progress=False)
     assert tree(tmp_path) == [f"photos/{name}" for name in tree(stills)]
 
 
 def test_overlay_is_neither_the_input_nor_a_folder(stills: Path) -> None:
     with pytest.raises(UserError, match="is the input image; choose another name"):
-        predict(Brightness(), stills / "a.png", out=stills / "a.png", overwrite=True, progress=False)
+        predict(loaded(Brightness()), stills / "a.png", out=stills / "a.png", overwrite=True, progress=False)
     with pytest.raises(UserError, match=r"is a folder; expected the name of a file, e\.g\. .*overlay\.png"):
-        predict(Brightness(), stills / "a.png", out=stills, progress=False)
+        predict(loaded(Brightness()), stills / "a.png", out=stills, progress=False)
 
 
 def test_images_of_a_folder_are_found_by_name(stills: Path) -> None:
@@ -122,7 +122,7 @@ def test_folder_of_stills_equals_prediction_of_each(
     assert str(done).startswith("5 images processed (")
     assert tree(tmp_path / "out") == sorted([RECORD, *(f"{name}.png" for name in NAMES)])
     assert tree(tmp_path / "maps") == sorted([RECORD, *(f"{name}/0001.png" for name in NAMES)])
-    predict(model, stills / "more/1.JPG", out=tmp_path / "one.png", progress=False)
+    predict(loaded(model), stills / "more/1.JPG", out=tmp_path / "one.png", progress=False)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "out/more/1.png").read_bytes()
     caplog.set_level(logging.INFO, logger="distill")
     again = predict_folder(loaded(model), stills, stills=True, progress=False, **results)
@@ -141,7 +141,7 @@ def test_image_that_cannot_be_read_does_not_stop_the_others(stills: Path, tmp_pa
 
 def test_folder_of_images_of_several_sizes_is_no_video(stills: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"all frames must have the same size; .*saldistill predict --stills"):
-        predict(Brightness(), stills / "more", maps=tmp_path / "maps", progress=False)
+        predict(loaded(Brightness()), stills / "more", maps=tmp_path / "maps", progress=False)
     problems = check(stills / "more", progress=False).problems
     assert problems == [f"{stills}/more: its images are read as one video; --dataset images reads separate ones"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from helpers.model_cases import loaded
 from helpers.models import Brightness
 from helpers.video_files import moving_square, real_file, turn_upright
 from PIL import Image
@@ -29,7 +30,7 @@ def cache(empty_cache: Path) -> Path:
 
 
 def run(source: Path, out: Path, outputs: OutputSettings = PLAIN, **options: object) -> Path:
-    predict(Brightness(), source, out=out, outputs=outputs, progress=False, **options)
+    predict(loaded(Brightness()), source, out=out, outputs=outputs, progress=False, **options)
     return out
 
 
