@@ -444,6 +444,7 @@ class EdgeModel:
         threads: threads per call; defaults to ONNX Runtime's choice.
         providers: ONNX Runtime execution providers, in order of preference; defaults to the CPU.
         check: raise an error for a map that contains NaN or infinity; otherwise it has NaN there.
+        spinning: let waiting threads spin, which takes processor time from other work of the program.
 
     Attributes:
         mode: "clip", or "step" for a streaming model, which takes one frame and a state at a time.
@@ -470,12 +471,14 @@ class EdgeModel:
         providers: Sequence[str] | None = None,
         *,
         check: bool = True,
+        spinning: bool = True,
     ) -> None:
         self.path, self._check = Path(path), check
         if not self.path.is_file():
             raise ValueError(f"{path}: no such file; expected an exported .onnx model")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # only errors: warnings are about ONNX Runtime's graph optimiser
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         if threads is not None:
             if not 1 <= threads <= MAX_THREADS:
                 raise ValueError(f"threads: expected a number from 1 to {MAX_THREADS}, got {threads}")

@@ -34,13 +34,12 @@ from distill.benchmark.rows import (
     interleave,
     summarise,
     timed,
-    torch_threads,
     wait,
 )
 from distill.errors import UserError
 from distill.limits import MAX_BATCH_BYTES, check_limit
 from distill.models.cost import count_weights, gflops_if_known
-from distill.models.device import PRECISIONS, check_precision, resolve_device
+from distill.models.device import PRECISIONS, check_precision, resolve_device, torch_threads
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import SaliencyModel, is_streaming
 from distill.models.references import load_model

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from distill.benchmark.process import memory_growth
-from distill.benchmark.rows import Table, environment, interleave, summarise, timed, torch_threads
+from distill.benchmark.rows import Table, environment, interleave, summarise, timed
 from distill.data.video.array_reader import ArrayReader
 from distill.data.video.canvas import Canvas
 from distill.data.video.frames import open_frames
@@ -26,6 +26,7 @@ from distill.inference.predict import write_prediction
 from distill.inference.runtime import Running, run_in
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
+from distill.models.device import torch_threads
 from distill.models.loaded import LoadedModel
 from distill.models.pretrained import pretrained_models
 from distill.models.references import load_model

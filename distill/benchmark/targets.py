@@ -24,7 +24,7 @@ import torch
 from distill.benchmark import target_tables as tables
 from distill.benchmark.data import UncachedClips
 from distill.benchmark.process import memory_growth
-from distill.benchmark.rows import Call, Tables, device_name, environment, interleave, timed, torch_threads, wait
+from distill.benchmark.rows import Call, Tables, device_name, environment, interleave, timed, wait
 from distill.data import clip_reader
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clip_reader import FrameCache
@@ -34,7 +34,7 @@ from distill.data.video.writer import VideoWriter
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
-from distill.models.device import resolve_device
+from distill.models.device import resolve_device, torch_threads
 from distill.models.loaded import LoadedModel
 from distill.models.protocols import SaliencyModel
 from distill.models.references import load_model

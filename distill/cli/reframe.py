@@ -31,7 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from distill.data.video.open import open_size
-    from distill.inference.runtime import run_in
+    from distill.inference.runtime import run_in, threads_of
     from distill.models.pretrained import DEFAULT_MODEL
     from distill.models.references import load_model, load_pretrained
 
@@ -42,10 +42,11 @@ def _run(arguments: argparse.Namespace) -> None:
     paths = [Path(arguments.video)] if videos is None else [video.path for video in videos]
     frames = sum(open_size(path)[0] for path in paths)
     running = run_in(model, settings.for_model(model), frames=frames, example=paths[0])
-    if videos is None:
-        reframe_video(running, arguments)
-    else:
-        reframe_data(running, videos, arguments)
+    with threads_of(running):
+        if videos is None:
+            reframe_video(running, arguments)
+        else:
+            reframe_data(running, videos, arguments)
 
 
 def videos_to_crop(arguments: argparse.Namespace) -> "list[Video] | None":

@@ -112,7 +112,7 @@ class Painter:
 
     settings: DrawSettings = DrawSettings()
     _tables: dict[Colour | None, list[np.ndarray]] = field(default_factory=dict)
-    _scaler: av.video.reformatter.VideoReformatter = field(default_factory=av.video.reformatter.VideoReformatter)
+    _scalers: dict[tuple[int, ...], av.video.reformatter.VideoReformatter] = field(default_factory=dict)
 
     def __call__(self, canvas: Canvas, saliency: np.ndarray) -> Canvas:
         """Return a picture with a map (h, w) in [0, 1] drawn on it; the given picture is not changed."""
@@ -134,7 +134,8 @@ class Painter:
         if levels.shape == shape:
             return levels
         grey = av.VideoFrame.from_ndarray(levels, format="gray")
-        scaled = self._scaler.reformat(grey, width=shape[1], height=shape[0], interpolation="BILINEAR")
+        scaler = self._scalers.setdefault(shape, av.video.reformatter.VideoReformatter())  # keeps one size's tables
+        scaled = scaler.reformat(grey, width=shape[1], height=shape[0], interpolation="BILINEAR", threads=1)
         resized: np.ndarray = scaled.to_ndarray()
         return resized
 

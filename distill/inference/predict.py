@@ -24,7 +24,7 @@ from distill.data.video.names import is_image
 from distill.data.video.writer import Timing
 from distill.errors import UserError
 from distill.inference.outputs import MAP_VIDEOS, OutputSettings, Sink, Table, Targets, map_sink, overlay_sink
-from distill.inference.runtime import run_in
+from distill.inference.runtime import run_in, threads_of
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.edge import CutReader
@@ -142,6 +142,7 @@ def write_prediction(
     reader = CutReader(kept) if table or targets.csv else kept
     numbers = Table(frames.size, frames.fps, timing, reader.cuts) if isinstance(reader, CutReader) else None
     with ExitStack() as stack:
+        stack.enter_context(threads_of(running))
         sinks: list[Sink] = [numbers.write] if numbers else []
         if targets.maps:
             sink = map_sink(targets.maps, frames.size, frames.fps, outputs, overwrite=overwrite)

@@ -8,6 +8,7 @@ identities and fingerprints are computed from it, so that results do not record 
 """
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from distill.errors import UserError, reason_of
 from distill.inference.settings import InferenceSettings
 from distill.limits import MAX_GRAPH_BYTES
-from distill.models.device import device_of
+from distill.models.device import device_of, torch_threads
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import Network, SaliencyModel
@@ -24,9 +25,9 @@ from distill.runtimes.names import TITLES
 
 log = logging.getLogger(__name__)
 
-MIN_FRAMES = 600
-"""Maps from which `auto` exports a network: for stream-small, on one core, an export takes 17 s, and ONNX Runtime
-saves 26 to 30 ms per map, so that the first run is no slower and later ones are faster."""
+MIN_FRAMES = 200
+"""Maps from which `auto` exports a network. For stream-small an export takes about 13 s, and ONNX Runtime saves about
+25 ms of each 40 ms: it pays off with the second or third such video."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ def run_in(
             raise
         log.warning("%s: runs in PyTorch, because ONNX Runtime cannot run it: %s", model.reference, error)
         return Running(model.network, replace(settings, runtime=None), TITLES["pytorch"])
+
+
+def threads_of(running: Running) -> AbstractContextManager[int]:
+    """Return a context in which PyTorch runs in one thread, unless it runs the network.
+
+    Otherwise its idle threads, which spin for a while, take time from the network, the decoder and the encoder.
+    """
+    return torch_threads(1 if isinstance(running.network, OnnxModel) else None)
 
 
 def _run_file(network: OnnxModel, settings: InferenceSettings) -> Running:

@@ -1,4 +1,7 @@
-"""Devices and precisions by name."""
+"""Devices, precisions and threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,3 +40,14 @@ def device_of(network: Network) -> torch.device:
     for tensor in (*network.parameters(), *network.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """Set the number of PyTorch's CPU threads within a block, and yield it; None leaves it unchanged."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield count or before
+    finally:
+        torch.set_num_threads(before)

@@ -183,6 +183,8 @@ class LogEdge:
 def load_onnx(path: str | Path, *, threads: int | None = None, exact: bool = False) -> OnnxModel:
     """Load an exported model in clip or step mode.
 
+    Its waiting threads do not spin, which would slow down decoding and drawing in the same program.
+
     Args:
         path: the .onnx file.
         threads: CPU threads; defaults to the choice of ONNX Runtime.
@@ -192,7 +194,7 @@ def load_onnx(path: str | Path, *, threads: int | None = None, exact: bool = Fal
         UserError: if the file is missing, damaged, or not an exported model.
     """
     with _user_errors():
-        edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads, check=False)
+        edge = importlib.import_module("student.edge").EdgeModel(path, threads=threads, check=False, spinning=False)
     if not edge.has_checksum:
         log.info("%s: has no checksum (an earlier version or another program wrote it), so it is not checked", path)
     edge = LogEdge(edge) if exact else edge

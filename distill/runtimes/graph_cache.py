@@ -45,6 +45,11 @@ Example = VideoReader | str | Path
 """A video on whose first frames a new graph is compared with PyTorch."""
 
 
+def network_threads() -> int:
+    """Return the threads of a network in ONNX Runtime: PyTorch's number, less one for decoding and drawing."""
+    return max(1, torch.get_num_threads() - 1)
+
+
 def graph_path(model: LoadedModel) -> Path:
     """Return the path at which a network's graph is cached, whether it is there or not.
 
@@ -66,7 +71,7 @@ def graph_path(model: LoadedModel) -> Path:
 def cached_graph(model: LoadedModel, example: Example | None = None) -> OnnxModel:
     """Return a network's graph in ONNX Runtime; export it if it is not cached or if the cached file is damaged.
 
-    One process exports while others wait for it. The graph has PyTorch's number of threads and returns the exact
+    One process exports while others wait for it. The graph runs in `network_threads` threads and returns the exact
     log-saliency.
 
     Args:
@@ -95,7 +100,7 @@ def _load(path: Path) -> OnnxModel | None:
     if not path.is_file():
         return None
     try:
-        found = load_onnx(path, threads=torch.get_num_threads(), exact=True)
+        found = load_onnx(path, threads=network_threads(), exact=True)
     except UserError as error:
         log.info("%s; exporting the network again", error)
         return None
@@ -118,7 +123,7 @@ def _export(model: LoadedModel, path: Path, example: Example | None) -> OnnxMode
         raise
     except Exception as error:  # PyTorch's exporter raises errors of many types
         raise UserError(f"{model.reference}: the network cannot be exported to ONNX: {reason_of(error)}") from error
-    found = load_onnx(path, threads=torch.get_num_threads(), exact=True)
+    found = load_onnx(path, threads=network_threads(), exact=True)
     _remove_old(path)
     return found
 

@@ -48,7 +48,7 @@ def _filter(source: Size, layout: str, colours: tuple[int, int], size: Size) -> 
             f"video_size={source[0]}x{source[1]}:pix_fmt={layout}:time_base=1/30:colorspace={colours[0]}:"
             f"range={colours[1]}",
         ),
-        graph.add("scale", f"{size[1]}:{size[0]}:flags=bicubic"),
+        graph.add("scale", f"{size[1]}:{size[0]}:flags=bicubic:threads=1"),
         graph.add("format", "rgb24"),
         graph.add("buffersink"),
     ]
