@@ -26,8 +26,8 @@ from distill.runtimes.names import TITLES
 log = logging.getLogger(__name__)
 
 MIN_FRAMES = 200
-"""Maps from which `auto` exports a network. For stream-small an export takes about 13 s, and ONNX Runtime saves about
-25 ms of each 40 ms: it pays off with the second or third such video."""
+"""Maps from which `auto` exports a network. For stream-small an export takes about 13 s, and ONNX Runtime saves
+about 25 ms of each 40 ms: it pays off with the second or third such video."""
 
 
 @dataclass(frozen=True)
