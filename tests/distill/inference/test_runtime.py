@@ -63,7 +63,8 @@ def onnx_file(graphs: Path, model: LoadedModel, tmp_path: Path) -> Path:
 )
 def test_runs_in_pytorch(model: LoadedModel, settings: InferenceSettings, frames: int) -> None:
     running = run_in(model, settings, frames=frames)
-    assert (running.network, running.settings, running.runtime) == (model.network, settings, "PyTorch")
+    assert (running.network, running.runtime) == (model.network, "PyTorch")
+    assert running.settings == replace(settings, runtime=None)  # it is chosen
 
 
 @pytest.mark.usefixtures("never_exports", "empty_cache")
@@ -84,7 +85,7 @@ def test_auto_exports_for_many_frames_and_reuses_the_graph_for_few(
     monkeypatch.setattr("distill.runtimes.export.export", lambda _, path, **options: shutil.copy(exported, path))
     assert run_in(model, AUTO, frames=1).runtime == "PyTorch"
     many = run_in(model, AUTO, frames=MIN_FRAMES, example=sample / "video" / "002.AVI")
-    assert (many.runtime, many.settings) == ("ONNX Runtime", replace(AUTO, device="cpu"))
+    assert (many.runtime, many.settings) == ("ONNX Runtime", replace(AUTO, device="cpu", runtime=None))
     assert isinstance(many.network, OnnxModel)
     assert run_in(model, AUTO, frames=1).runtime == "ONNX Runtime"
     assert not isinstance(model.network, OnnxModel)  # fingerprints are computed from it
