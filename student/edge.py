@@ -25,6 +25,7 @@ import argparse
 import csv
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
@@ -1229,7 +1230,9 @@ def _run(options: argparse.Namespace, figures: Figures, stack: ExitStack) -> Non
             table.write(saliency, (frame.shape[0], frame.shape[1]), number, stream.resets)
         if options.maps:
             options.maps.mkdir(exist_ok=True)  # here, so that a model without a valid map writes nothing
-            np.save(options.maps / f"{number:06d}.npy", saliency)
+            content = io.BytesIO()  # numpy turns a Ctrl-C while it writes to a file into a TypeError
+            np.save(content, saliency)
+            (options.maps / f"{number:06d}.npy").write_bytes(content.getvalue())
         if options.out and not any(isinstance(sink, Writer) for sink in sinks):
             writer = Writer(options.out, (frame.shape[0], frame.shape[1]), fps)
             sinks.insert(0, stack.enter_context(closing(writer)))

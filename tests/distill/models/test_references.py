@@ -186,7 +186,7 @@ def test_load_model_of_onnx_file_behaves_like_a_network(tmp_path: Path, monkeypa
         has_checksum, fit = True, "stretch"
         metadata: ClassVar[dict] = {"notes": {"stride": 2}}
 
-        def __init__(self, path: Path, threads: int | None = None, check: bool = True) -> None:
+        def __init__(self, path: Path, threads: int | None = None, **_: bool) -> None:
             self.path = path
 
         def __call__(self, clip: np.ndarray) -> np.ndarray:

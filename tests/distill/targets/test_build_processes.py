@@ -81,7 +81,7 @@ def test_concurrent_processes_write_the_bytes_of_one(tmp_path: Path, start, monk
     monkeypatch.chdir(tmp_path)
     save_model(create_model("student/thtdnet:micro"), tmp_path / "teacher.safetensors")
     save_config(config(tmp_path), tmp_path / "run.yaml")
-    setup.build_store(config(tmp_path))
+    setup.build_store(config(tmp_path), runtime="auto")  # as on the command line
     alone = content(tmp_path / "store")
     assert len(alone) == 1 + 5
     shutil.rmtree(tmp_path / "store")
@@ -107,10 +107,10 @@ def test_build_on_sigterm_keeps_committed_maps_and_resumes(tmp_path: Path, monke
     assert "Traceback" not in errors
     kept = TargetStore.open(tmp_path / "store")
     assert 0 < kept.count_committed() < kept.plan.num_records
-    setup.build_store(config(tmp_path))
+    setup.build_store(config(tmp_path), runtime="auto")  # as on the command line
     resumed = content(tmp_path / "store")
     shutil.rmtree(tmp_path / "store")
-    setup.build_store(config(tmp_path))
+    setup.build_store(config(tmp_path), runtime="auto")  # as on the command line
     assert resumed == content(tmp_path / "store")
 
 
