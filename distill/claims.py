@@ -13,6 +13,9 @@ from distill.files import clear_leftovers, refuse_existing
 
 log = logging.getLogger(__name__)
 
+OVERWRITE = "choose another name, or pass --overwrite to replace it"
+"""The remedy for an existing output of a command that has --overwrite."""
+
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 

@@ -110,7 +110,7 @@ def add_list(parser: argparse.ArgumentParser, title: str, entries: dict[str, str
 
 
 def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32") -> "InferenceSettings":
-    """Return the settings that the arguments of `add_inference` describe."""
+    """Return the settings that the arguments of `add_inference` and `add_runtime` describe."""
     from distill.inference.settings import InferenceSettings
 
     return InferenceSettings(
@@ -119,7 +119,7 @@ def inference_settings(arguments: argparse.Namespace, *, precision: str = "fp32"
         device=arguments.device,
         precision=precision,
         first_frames=arguments.first_frames,
-        runtime=getattr(arguments, "runtime", None),  # not every verb has the option
+        runtime=arguments.runtime,
     )
 
 

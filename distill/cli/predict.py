@@ -110,7 +110,7 @@ def predict_one(
     results: dict[str, str | None],
 ) -> "Prediction":
     """Predict one video or image into the paths in `results`, and draw the plot."""
-    from distill.claims import claim
+    from distill.claims import OVERWRITE, claim
     from distill.inference.predict import predict
     from distill.reports.peaks import plot_peaks
 
@@ -119,8 +119,7 @@ def predict_one(
         raise UserError(f"{plot}: expected the name of a picture, ending in .svg")
     with ExitStack() as claims:
         if plot is not None:
-            remedy = "choose another name, or pass --overwrite to replace it"
-            claims.enter_context(claim(plot, "the plot", overwrite=overwrite, remedy=remedy))
+            claims.enter_context(claim(plot, "the plot", overwrite=overwrite, remedy=OVERWRITE))
         done = predict(
             model,
             arguments.video,

@@ -1,6 +1,7 @@
 """`saldistill reframe`: crop videos to another aspect ratio, following what people look at."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,6 @@ from distill.errors import UserError
 if TYPE_CHECKING:
     from distill.data.clips import Video
     from distill.inference.runtime import Running
-
-REMEDY = "choose another name, or pass --overwrite to replace it"
-"""End of the message on an existing output."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,11 +67,11 @@ def videos_to_crop(arguments: argparse.Namespace) -> "list[Video] | None":
 
 def reframe_video(running: "Running", arguments: argparse.Namespace) -> None:
     """Crop one video, and print what the crop keeps."""
-    from distill.claims import claim
+    from distill.claims import OVERWRITE, claim
     from distill.evaluation.crop_scores import compare_crops, crop_table
     from distill.inference.reframe import plan_crop, write_crop
 
-    with claim(Path(arguments.out), "the cropped video", overwrite=arguments.overwrite, remedy=REMEDY):
+    with claim(Path(arguments.out), "the cropped video", overwrite=arguments.overwrite, remedy=OVERWRITE):
         plan = plan_crop(running.network, arguments.video, arguments.aspect, running.settings)
         done = write_crop(plan, arguments.out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
     print(crop_table({Path(arguments.video).name: compare_crops(plan)}))
@@ -82,7 +80,7 @@ def reframe_video(running: "Running", arguments: argparse.Namespace) -> None:
 
 def reframe_data(running: "Running", videos: "list[Video]", arguments: argparse.Namespace) -> None:
     """Print what crops of a data set's videos keep, and write the crops if there is a folder for them."""
-    from distill.claims import claim
+    from distill.claims import OVERWRITE, claim
     from distill.evaluation.crop_scores import compare_crops, crop_table
     from distill.inference.reframe import plan_crop, write_crop
     from distill.paths import path_inside
@@ -90,12 +88,14 @@ def reframe_data(running: "Running", videos: "list[Video]", arguments: argparse.
     kept = {}
     for video in videos:
         out = path_inside(arguments.out, video.name, arguments.video, suffix=".mp4") if arguments.out else None
-        if out is not None and out.exists() and not arguments.overwrite:
-            raise UserError(f"{out}: the cropped video already exists; {REMEDY}")
-        plan = plan_crop(running.network, video.path, arguments.aspect, running.settings)
-        kept[video.name] = compare_crops(plan, video)
-        if out is not None:
-            with claim(out, "the cropped video", overwrite=arguments.overwrite, remedy=REMEDY):
+        with ExitStack() as claims:
+            if out is not None:
+                claims.enter_context(
+                    claim(out, "the cropped video", overwrite=arguments.overwrite, remedy=OVERWRITE)
+                )
+            plan = plan_crop(running.network, video.path, arguments.aspect, running.settings)
+            kept[video.name] = compare_crops(plan, video)
+            if out is not None:
                 write_crop(plan, out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
     print(crop_table(kept))
 

@@ -87,7 +87,14 @@ Sink = Callable[[int, np.ndarray], None]
 
 @contextmanager
 def overlay_sink(
-    path: Path, source: Path, frames: Frames, reader: KeepingReader, settings: OutputSettings, *, overwrite: bool
+    path: Path,
+    source: Path,
+    frames: Frames,
+    reader: KeepingReader,
+    timing: Timing | None,
+    settings: OutputSettings,
+    *,
+    overwrite: bool,
 ) -> Iterator[Sink]:
     """Yield the sink of an overlay, which takes its pictures from a reader that keeps them."""
     painter = Painter(settings.draw)
@@ -99,9 +106,7 @@ def overlay_sink(
 
             yield write_picture
         return
-    is_file = source.is_file()
-    timing = Timing.of_file(source, frames.stamps) if is_file else None
-    sound = source if is_file and settings.sound else None
+    sound = source if settings.sound and source.is_file() else None
     size = settings.draw.size(frames.size)
     with VideoWriter(path, size, frames.fps, timing=timing, sound=sound, overwrite=overwrite) as video:
 

@@ -28,7 +28,7 @@ CONTOURS = {0.25: 0.5, 0.5: 0.75, 0.75: 1.0}
 """Levels of the contour lines, relative to the map's maximum, and their places in the colour map."""
 
 THIN = 360
-"""Picture height per pixel of line width."""
+"""Picture height at which lines are two pixels wide."""
 
 BAND = 128
 """Rows that are drawn at a time: they stay in the processor's cache, and whole 8K frames would take gigabytes."""
@@ -118,13 +118,14 @@ class Painter:
         """Return a picture with a map (h, w) in [0, 1] drawn on it; the given picture is not changed."""
         levels = np.rint(np.clip(saliency, 0.0, 1.0) * 255).astype(np.uint8)
         by_shape = {shape: self._resize(levels, shape) for shape in {plane.shape for plane in canvas.planes}}
+        if self.settings.style == "contour":
+            by_shape = {shape: contour_lines(at) for shape, at in by_shape.items()}
         drawn = []
         for plane, table in zip(canvas.planes, self._tables_for(canvas), strict=True):
             at = by_shape[plane.shape]
             if self.settings.style == "side-by-side":
                 drawn.append(np.hstack([plane, table[:, 0].take(at)]))
             else:
-                at = at if self.settings.style == "heat" else contour_lines(at, canvas.size[0])
                 drawn.append(look_up(table, at, plane))
         wide = self.settings.style == "side-by-side"
         return canvas.with_planes(tuple(drawn), (canvas.size[0], drawn[0].shape[1] if wide else canvas.size[1]))
@@ -167,17 +168,16 @@ def look_up(table: np.ndarray, levels: np.ndarray, plane: np.ndarray) -> np.ndar
     return drawn
 
 
-def contour_lines(levels: np.ndarray, height: int) -> np.ndarray:
+def contour_lines(levels: np.ndarray) -> np.ndarray:
     """Return the contour lines of a map: the place in the colour map at its lines, and 0 elsewhere.
 
     Args:
-        levels: (H, W) uint8, the map.
-        height: height of the picture, which the line width is in proportion to.
+        levels: (H, W) uint8, the map; the line width is in proportion to its height.
 
     Returns:
         (H, W) uint8.
     """
-    width = max(1, round(2 * height / THIN * len(levels) / height))
+    width = max(1, round(2 * len(levels) / THIN))
     steps = np.searchsorted(np.rint(np.array([*CONTOURS]) * 255), np.arange(256), side="right").astype(np.uint8)
     region = steps.take(levels)  # 0 outside all contours
     padded = np.pad(region, ((0, width), (0, width)), mode="edge")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from distill.claims import claim
+from distill.claims import OVERWRITE, claim
 from distill.data.video.damage import damaged_frames_read
 from distill.data.video.frames import KeepingReader, open_frames
 from distill.data.video.names import is_image
@@ -101,10 +101,9 @@ def predict(
     source = Path(source)
     targets = Targets(*(Path(path) if path else None for path in (out, maps, csv)))
     _check_targets(source, targets, outputs, table=table)
-    remedy = "choose another name, or pass --overwrite to replace it"
     with ExitStack() as claims:
         for path, what in targets.named(source, outputs):
-            claims.enter_context(claim(path, what, overwrite=overwrite, remedy=remedy))
+            claims.enter_context(claim(path, what, overwrite=overwrite, remedy=OVERWRITE))
         return write_prediction(
             model, source, settings, targets, outputs, overwrite=overwrite, table=table, progress=progress
         )
@@ -137,7 +136,7 @@ def write_prediction(
     running = run_in(model, settings, frames=frames.num_frames, example=source)
     if running.settings.device is not None:
         running.network.to(running.settings.device)
-    timing = Timing.of_file(source, frames.stamps) if source.is_file() else None
+    timing = Timing.of_file(source, frames.stamps)
     kept = KeepingReader(frames, keep=targets.out is not None)
     reader = CutReader(kept) if table or targets.csv else kept
     numbers = Table(frames.size, frames.fps, timing, reader.cuts) if isinstance(reader, CutReader) else None
@@ -148,7 +147,7 @@ def write_prediction(
             sink = map_sink(targets.maps, frames.size, frames.fps, outputs, overwrite=overwrite)
             sinks.append(stack.enter_context(sink))
         if targets.out:
-            sink = overlay_sink(targets.out, source, frames, kept, outputs, overwrite=overwrite)
+            sink = overlay_sink(targets.out, source, frames, kept, timing, outputs, overwrite=overwrite)
             sinks.append(stack.enter_context(sink))
         bar = stack.enter_context(
             tqdm(total=frames.num_frames, unit="frame", desc=source.name, disable=not progress)

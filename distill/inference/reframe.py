@@ -6,7 +6,6 @@ The video is read twice: for its maps, of which only the distribution along the 
 then for the pictures.
 """
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from distill.inference.sliding_window import slide
 from distill.models.edge import CutReader
 from distill.models.protocols import SaliencyModel
 from distill.saliency import density
-
-log = logging.getLogger(__name__)
 
 STILL = 1e-3
 """Movement in pixels per frame below which the camera stands still."""
@@ -127,15 +124,14 @@ def write_crop(
     out, started = Path(out), time.perf_counter()
     if out.resolve() == plan.source.resolve():
         raise UserError(f"{out}: is the input video; choose another name for the result")
-    frames, window, is_file = open_frames(plan.source), plan.window, plan.source.is_file()
-    timing = Timing.of_file(plan.source, frames.stamps) if is_file else None
+    frames, window = open_frames(plan.source), plan.window
     with (
         VideoWriter(
             out,
             window.size,
             frames.fps,
-            timing=timing,
-            sound=plan.source if is_file and sound else None,
+            timing=Timing.of_file(plan.source, frames.stamps),
+            sound=plan.source if sound and plan.source.is_file() else None,
             overwrite=overwrite,
         ) as writer,
         tqdm(total=frames.num_frames, unit="frame", desc=out.name, disable=not progress) as bar,
