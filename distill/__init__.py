@@ -5,20 +5,49 @@
     model = distill.load("stream-small")
     maps = model.predict("video.mp4")  # (frames, h, w), float32 in [0, 1]
 
-`import distill` itself imports nothing: PyTorch is loaded when one of these names is first used (PEP 562).
+The names below are the stable Python interface; distill/api.py documents its functions. `import distill` itself
+imports nothing: PyTorch is loaded when one of these names is first used (PEP 562).
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.inference.predictor import Predictor, load
+    from distill.api import build_targets, evaluate, export, list_models, load, predict, train
+    from distill.errors import RunError, UserError
+    from distill.inference.predictor import Predictor
 
-__all__ = ["Predictor", "load"]
+__version__ = "0.2.0"
+
+__all__ = [
+    "Predictor",
+    "RunError",
+    "UserError",
+    "__version__",
+    "build_targets",
+    "evaluate",
+    "export",
+    "list_models",
+    "load",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from distill.inference import predictor
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("RunError", "UserError"):
+        from distill import errors
 
-        return getattr(predictor, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(errors, name)
+    if name == "Predictor":
+        from distill.inference.predictor import Predictor
+
+        return Predictor
+    from distill import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

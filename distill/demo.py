@@ -1,8 +1,8 @@
 """The full pipeline on one real video: teacher, target store, student, scores, export and report.
 
-    ./scripts/demo            or, from the repository's folder:    saldistill demo
+    saldistill demo
 
-Runs configs/teacher/demo.yaml and configs/distill/demo.yaml with the functions behind the verbs. Every step records
+Runs @teacher/demo and @distill/demo with the functions behind the verbs. Every step records
 its result in OUT/results.json. Finished steps are skipped, and an interrupted training or store resumes.
 """
 
@@ -50,8 +50,8 @@ from distill.training.step_log import read_log
 from distill.training.train import train
 from distill.validation import read_json
 
-TEACHER = Path("configs/teacher/demo.yaml")
-STUDENT = Path("configs/distill/demo.yaml")
+TEACHER = "@teacher/demo"
+STUDENT = "@distill/demo"
 
 LOSS_TOLERANCE = 1e-3
 """Largest accepted relative difference between the losses with stored maps and with the teacher online."""
@@ -61,11 +61,9 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     """Run all steps that are not finished yet and return the path of the report.
 
     Raises:
-        UserError: the working directory is not the repository's folder, or `out` contains runs of other configs.
+        UserError: `out` contains runs of other configs.
     """
     out = Path(out)
-    if not (TEACHER.is_file() and STUDENT.is_file()):
-        raise UserError(f"{Path.cwd()}: {TEACHER} and {STUDENT} not found; run the demo in the repository's folder")
     teacher, student, store = out / "teacher", out / "student", out / "targets"
     onnx, overlay, report = out / "student.onnx", out / "overlay.mp4", out / "report.html"
     common = ["resume=auto", f"device={quoted(device)}"]

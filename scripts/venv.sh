@@ -45,7 +45,7 @@ make_environment() {
     [ "${CI:-}" = true ] && quiet=(--quiet --progress-bar off)
     echo "Installing the requirements into .venv (takes minutes the first time) ..."
     "$python" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} \
-        -c constraints.txt -e '.[dev,tracking,imagenet,opencv]' || {
+        -c constraints.txt -e '.[dev,imagenet,opencv]' || {
         echo "Installation failed, see pip's output above. Run the same command to retry." >&2
         exit 1
     }

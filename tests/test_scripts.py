@@ -11,7 +11,7 @@ from helpers.places import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
 SHELL = [
-    *(f"scripts/{name}" for name in ("attack", "demo", "test", "check", "slurm_cache", "build_browser_page")),
+    *(f"scripts/{name}" for name in ("attack", "demo", "test", "check", "slurm_cache")),
     ".ci/run",
 ]
 TOOLS = [

@@ -168,7 +168,7 @@ BENCHMARK = Verb(
         "saldistill benchmark --of data VIDEO.mp4",
         "saldistill benchmark --of predict VIDEO.mp4 stream-nano",
         "saldistill benchmark --of cache runs/demo/teacher",
-        "saldistill benchmark --of cache configs/distill/demo.yaml --json cache.json",
+        "saldistill benchmark --of cache @distill/demo --json cache.json",
     ),
     _add_arguments,
     _run,

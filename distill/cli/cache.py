@@ -40,8 +40,8 @@ BUILD = Verb(
     "several shells or as a SLURM array (scripts/slurm_cache). `saldistill "
     "benchmark --of cache CONFIG` measures the codecs on your own teacher.",
     (
-        "saldistill cache build configs/distill/demo.yaml",
-        "saldistill cache build configs/distill/demo.yaml teacher.codec=exact teacher.store=runs/exact",
+        "saldistill cache build @distill/demo",
+        "saldistill cache build @distill/demo teacher.codec=exact teacher.store=runs/exact",
     ),
     _add_build_arguments,
     _run_build,

@@ -29,7 +29,7 @@ CHECK = Verb(
     "Detect the data set by the layout of the folder, and report its videos, frames, sizes, splits and ground "
     "truth, everything that is missing or damaged, and what training and evaluation would use. Inspections are "
     "cached until a file changes. The exit code is 2 if nothing can be used.",
-    ("saldistill data check tests/data/dhf1k", "saldistill data check DHF1K --thorough"),
+    ("saldistill data check @sample", "saldistill data check DHF1K --thorough"),
     _add_check_arguments,
     _run_check,
 )

@@ -33,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     from distill.evaluation.protocols import PROTOCOLS
 
     parser.add_argument("models", nargs="+", metavar="MODEL", help="what to score (see: saldistill --help)")
-    add_data(parser, "DATASET:ROOT, e.g. dhf1k:tests/data/dhf1k, or CONFIG.yaml for its test videos")
+    add_data(parser, "DATASET:ROOT, e.g. dhf1k:@sample, or CONFIG.yaml for its test videos")
     parser.add_argument(
         "--frames", type=frame_range, metavar="FIRST-LAST", help="use only these frames, counted from 1"
     )
@@ -148,8 +148,8 @@ EVALUATE = Verb(
     "for the first frame, or DIR/VIDEO.mp4), a baseline, or `observers`: how "
     "well one half of the observers predicts the other half.",
     (
-        "saldistill evaluate runs/demo/student configs/distill/demo.yaml",
-        "saldistill evaluate centre-prior runs/demo/teacher runs/demo/student dhf1k:tests/data/dhf1k "
+        "saldistill evaluate runs/demo/student @distill/demo",
+        "saldistill evaluate centre-prior runs/demo/teacher runs/demo/student dhf1k:@sample "
         "--videos 002 --frames 601-783 --every 4",
         "saldistill evaluate runs/demo/student dhf1k:DHF1K --split validation -o scores",
         "saldistill evaluate maps dhf1k:DHF1K --split validation --protocol dhf1k",

@@ -16,16 +16,33 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
-from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, reframe, submit, train
+from distill import __version__
+from distill.cli import (
+    benchmark,
+    cache,
+    configs,
+    data,
+    demo,
+    evaluate,
+    export,
+    models,
+    page,
+    predict,
+    reframe,
+    submit,
+    train,
+)
 from distill.cli.verb import Group, HelpFormatter, Verb
 from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
+from distill.extras import extras_named
+from distill.shipped import shipped_argument
 
 COMMANDS: tuple[Verb | Group, ...] = (
     demo.DEMO,
     data.DATA,
     models.MODELS,
+    configs.CONFIGS,
     train.TRAIN,
     cache.CACHE,
     train.DISTILL,
@@ -35,6 +52,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     submit.SUBMIT,
     export.EXPORT,
     export.QUANTIZE,
+    page.PAGE,
     benchmark.BENCHMARK,
 )
 """All verbs, in the order of the help."""
@@ -53,8 +71,12 @@ MODEL is one of
   student.onnx               an exported model
   teacher/salfom:tiny        a network and its variant, with random weights (list: saldistill models)
 
-CONFIG is a YAML file that describes one run; key=value arguments override single settings:
-  saldistill train configs/teacher/demo.yaml training.steps=50 losses.0.weight=2 out=runs/short
+CONFIG is a YAML file that describes one run, or the name of one that comes with saldistill (list: saldistill
+configs list); key=value arguments override single settings:
+  saldistill train @teacher/demo training.steps=50 losses.0.weight=2 out=runs/short
+
+@ at the start of a path stands for what comes with saldistill: configs, and @sample, a folder in DHF1K's layout
+  saldistill evaluate stream-small dhf1k:@sample --videos 002 --frames 601-783
 
 exit codes
   0    success
@@ -99,21 +121,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="saldistill", description=DESCRIPTION, epilog=EPILOG, formatter_class=HelpFormatter
     )
-    parser.add_argument("-V", "--version", action="version", version=f"saldistill {installed_version()}")
+    parser.add_argument("-V", "--version", action="version", version=f"saldistill {__version__}")
     parsers = parser.add_subparsers(
         title="verbs, in the order of a typical workflow", metavar="VERB", required=True
     )
     for command in COMMANDS:
         command.add_to(parsers, list(argv))
-    return parser.parse_args(argv)
-
-
-def installed_version() -> str:
-    """Return the installed version, or `(not installed)` in a bare source tree."""
-    try:
-        return version("saldistill")
-    except PackageNotFoundError:
-        return "(not installed)"
+    return parser.parse_args([shipped_argument(argument) for argument in argv])
 
 
 def run_guarded(work: Callable[[], object]) -> int:
@@ -123,7 +137,7 @@ def run_guarded(work: Callable[[], object]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for file names that are not valid Unicode
     try:
-        with sigterm_as_exception():
+        with sigterm_as_exception(), extras_named():
             work()
     except UserError as error:
         return print_error(error, 2)

@@ -50,9 +50,9 @@ TRAIN = Verb(
     "Run a config. The run folder receives the resolved config, log.jsonl, the best weights and checkpoints. "
     "Ctrl-C and SIGTERM save a checkpoint; the same command with resume=auto resumes.",
     (
-        "saldistill train configs/teacher/demo.yaml",
-        "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000",
-        "saldistill train configs/teacher/demo.yaml out=runs/longer training.steps=2000 resume=auto",
+        "saldistill train @teacher/demo",
+        "saldistill train @teacher/demo out=runs/longer training.steps=2000",
+        "saldistill train @teacher/demo out=runs/longer training.steps=2000 resume=auto",
     ),
     _add_train_arguments,
     _run_train,
@@ -63,8 +63,8 @@ DISTILL = Verb(
     "train a student from a teacher",
     "Same as train, but a config without a section `teacher` is an error.",
     (
-        "saldistill distill configs/distill/demo.yaml",
-        "saldistill distill configs/distill/demo.yaml out=runs/online teacher.source=online",
+        "saldistill distill @distill/demo",
+        "saldistill distill @distill/demo out=runs/online teacher.source=online",
     ),
     _add_distill_arguments,
     _run_distill,

@@ -9,12 +9,12 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-import h5py
 import numpy as np
 from scipy.io import loadmat, whosmat
 
 from distill.data.pictures import read_image, to_grey
 from distill.errors import UserError, reading
+from distill.extras import extras_named
 from distill.limits import MAX_PICTURE_PIXELS, MAX_POINTS_BYTES, check_limit
 from distill.paths import require_file
 from distill.validation import read_json
@@ -131,6 +131,8 @@ def read_mat(path: Path, name: str = "I") -> np.ndarray:
 
 
 def _read_hdf5(path: Path, name: str) -> np.ndarray:
+    with extras_named():
+        import h5py
     with h5py.File(path) as file:
         variable = file.get(name)
         if not isinstance(variable, h5py.Dataset):

@@ -23,6 +23,7 @@ from distill.data.video.names import is_image
 from distill.data.video.probe_cache import Inspection, inspect_all
 from distill.data.video.still_probe import StillProbe
 from distill.errors import UserError
+from distill.shipped import shipped_path
 
 MAX_LISTED = 50
 """Maximum number of videos that are listed one per line by default."""
@@ -151,7 +152,7 @@ def check(root: str | Path, dataset: str | None = None, *, thorough: bool = Fals
     Raises:
         UserError: if there is no such folder or data set.
     """
-    root = Path(root)
+    root = shipped_path(root)
     selected = recognise_any(root) if dataset is None else get_dataset(dataset)
     scan = selected.scan(root, progress=progress)
     report = Report(root, scan, thorough, problems=list(scan.layout.remarks))

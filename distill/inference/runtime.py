@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from distill.errors import UserError, reason_of
+from distill.extras import EXPORTER, extras_named, install_line, is_installed
 from distill.inference.settings import InferenceSettings
 from distill.limits import MAX_GRAPH_BYTES
 from distill.models.device import device_of, torch_threads
@@ -69,7 +70,8 @@ def run_in(
     if name in (None, "pytorch") or (name == "auto" and not _pays_off(model, settings, frames)):
         return Running(model.network, replace(settings, runtime=None), TITLES["pytorch"])
     try:
-        return _run_graph(model, settings, example)
+        with extras_named():
+            return _run_graph(model, settings, example)
     except UserError as error:
         if name != "auto":
             raise
@@ -125,6 +127,9 @@ def _pays_off(model: LoadedModel, settings: InferenceSettings, frames: int) -> b
             size / 2**20,
             MAX_GRAPH_BYTES / 2**20,
         )
+        return False
+    if frames >= MIN_FRAMES and not is_installed(EXPORTER):
+        log.info("%s: runs in PyTorch; ONNX Runtime is faster, see: %s", model.reference, install_line(EXPORTER))
         return False
     try:
         return frames >= MIN_FRAMES or graph_path(model).is_file()

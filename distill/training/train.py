@@ -1,6 +1,6 @@
 """The training loop, for teachers, students and distillation, on one process or several (accelerate).
 
-    saldistill train configs/teacher/demo.yaml
+    saldistill train @teacher/demo
     accelerate launch scripts/train_teacher.py configs/teacher/demo.yaml
 
 All randomness of a step (clips, their positions, mirroring, stochastic depth) is a function of the seed and the

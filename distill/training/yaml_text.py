@@ -12,6 +12,7 @@ import yaml
 
 from distill.errors import UserError, shorten
 from distill.limits import MAX_DIGITS, MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES
+from distill.shipped import shipped_path
 
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 """Tags of `tag:yaml.org,2002:` that may occur; all others would build Python objects, such as sets and bytes."""
@@ -147,12 +148,14 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         UserError: the file is missing, unreadable, not UTF-8, or as `parse_yaml`.
     """
-    path = Path(path)
+    path = shipped_path(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"{path}: config file not found; configs/ has examples to start from") from None
+        raise UserError(
+            f"{path}: config file not found; `saldistill configs list` prints examples to start from"
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot read the config ({reason}); expected a UTF-8 text file") from None

@@ -64,7 +64,7 @@ async function loadDefaultModel() {
   const answer = await fetch(name);
   if (!answer.ok) {
     throw new UserError(
-      `${name} is missing: rebuild the page with scripts/build_browser_page, or choose a model below.`,
+      `${name} is missing: rebuild the page with saldistill page, or choose a model below.`,
     );
   }
   await loadModel(new Uint8Array(await answer.arrayBuffer()), name);

@@ -11,6 +11,7 @@ from distill import demo
 from distill.errors import UserError
 from distill.models import pretrained
 from distill.reports.demo import describe_shipped, format_duration, score_table, text_table, verdict_of
+from distill.shipped import shipped_path
 
 
 class Work:
@@ -168,9 +169,9 @@ def test_text_table_aligns_columns() -> None:
     assert lines[2].endswith("-")
 
 
-def tiny(source: Path, target: Path) -> Path:
+def tiny(source: str, target: Path) -> Path:
     """Copy a demo config and shrink it to seconds."""
-    config = yaml.safe_load(source.read_text())
+    config = yaml.safe_load(shipped_path(source).read_text())
     config["model"] |= {"variant": "micro", "arguments": {"size": [32, 64]}}
     config["training"] |= {"steps": 4, "validate_every": 2}
     config["data"]["workers"] = 0

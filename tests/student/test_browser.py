@@ -1,12 +1,13 @@
 """The browser page: its maps in WebAssembly equal those of student/edge.py, and the page shows them.
 
-The tests run the output of `scripts/build_browser_page` in Node and in headless Chromium. They are skipped if
+The tests run the output of `saldistill page` in Node and in headless Chromium. They are skipped if
 either is not installed or onnxruntime-web is missing (`npm ci` in student/browser). No test uses the network.
 """
 
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def page(step_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not fetched.exists() or json.loads(fetched.read_text())["version"] != wanted:
         pytest.skip(f"onnxruntime-web {wanted} was not fetched: run `npm ci` in student/browser")
     folder = tmp_path_factory.mktemp("built") / "page"
-    assert build(step_file, folder).returncode == 0
+    assert build(folder, "--model", step_file).returncode == 0
     return folder
 
 
@@ -63,12 +64,9 @@ def opened(page: Path, browser: Chromium) -> Iterator[Chromium]:
         browser.open("about:blank#done")
 
 
-DEFAULT_PAGE_MODEL = ROOT / "student" / "pretrained" / "stream-small.onnx"
-
-
-def build(*arguments: Path) -> "subprocess.CompletedProcess[str]":
-    command = [str(ROOT / "scripts" / "build_browser_page"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def build(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "distill.cli.main", "page", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def node(script: str) -> Any:
@@ -452,20 +450,18 @@ def test_is_due_keeps_training_stride(stride: int | str, fps: int, taken: list[i
     assert found == taken
 
 
-def test_build_script_invalid_input_is_rejected(page: Path, step_file: Path, tmp_path: Path) -> None:
+def test_page_command_invalid_input_is_rejected(page: Path, step_file: Path, tmp_path: Path) -> None:
     (tmp_path / "words.onnx").write_text("no model")
     for arguments, said in (
-        ((), "expected the folder to create, or"),
-        ((step_file,), "is a model, and the folder to create is missing"),
-        ((page,), "already exists" if DEFAULT_PAGE_MODEL.exists() else "stream-small.onnx: no such file"),
-        ((tmp_path / "none.onnx", tmp_path / "new"), "no such file"),
-        ((tmp_path / "words.onnx", tmp_path / "new"), "not an ONNX file"),
-        ((step_file, page), "already exists"),
+        ((page,), "already exists"),
+        ((tmp_path / "new", "--model", tmp_path / "none.onnx"), "no such file"),
+        ((tmp_path / "new", "--model", tmp_path / "words.onnx"), "not an ONNX file"),
+        ((page, "--model", step_file), "already exists"),
     ):
         done = build(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert said in done.stderr
-        assert done.stderr.startswith("build_browser_page: ")
+        assert done.stderr.startswith("saldistill: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["words.onnx"]
 
 

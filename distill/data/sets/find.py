@@ -20,6 +20,7 @@ from distill.data.sets.synthetic import SYNTHETIC
 from distill.data.text import plural
 from distill.data.video.names import describe
 from distill.errors import UserError
+from distill.shipped import shipped_path
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def find_videos(
     selected = get_dataset(dataset)
     if videos is not None and not videos:
         raise UserError(f"{root}: videos: the list is empty; name at least one, or leave it out to use all")
-    scan = selected.scan(Path(root), split=split, names=videos, progress=progress)
+    scan = selected.scan(shipped_path(root), split=split, names=videos, progress=progress)
     where = f"{root} ({dataset}, split {split})" if split else f"{root} ({dataset})"
     if videos is not None:
         _require(scan, videos, where)

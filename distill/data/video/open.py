@@ -12,6 +12,7 @@ from distill.data.video.protocol import VideoReader
 from distill.data.video.pyav_reader import AvReader
 from distill.data.video.synthetic import PREFIX, SyntheticReader
 from distill.errors import UserError
+from distill.shipped import shipped_path
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def open_video(path: str | Path) -> VideoReader:
     """
     if str(path).startswith(PREFIX):
         return SyntheticReader(str(path))
-    path = Path(path)
+    path = shipped_path(path)
     if path.is_dir():
         return FolderReader(path)
     if not path.exists():
