@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distill.api import build_targets, evaluate, export, list_models, load, predict, train
     from distill.errors import RunError, UserError
     from distill.inference.predictor import Predictor
+    from distill.shipped import shipped_path
 
 __version__ = "0.2.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "list_models",
     "load",
     "predict",
+    "shipped_path",
     "train",
 ]
 
@@ -40,6 +42,10 @@ def __getattr__(name: str) -> Any:
         from distill import errors
 
         return getattr(errors, name)
+    if name == "shipped_path":
+        from distill.shipped import shipped_path
+
+        return shipped_path
     if name == "Predictor":
         from distill.inference.predictor import Predictor
 
