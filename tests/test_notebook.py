@@ -22,5 +22,7 @@ def test_quickstart_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     assert "fine-tuned" in printed
     assert (tmp_path / "student.onnx").is_file()
-    errors = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    errors = [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"
+    ]
     assert not errors

@@ -104,6 +104,7 @@ def of_runs(material: Material, runner: Runner, chance: random.Random, number: i
                 train_command(material),
                 flipped(run, "out", name, chance),
                 same_run(expected, lines, name),
+                lists=name == "config.yaml",  # a damaged key is an unknown one and a missing one
             )
     for name, content in torn_logs((run / "log.jsonl").read_bytes()).items():
         yield Case(

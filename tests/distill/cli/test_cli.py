@@ -324,7 +324,7 @@ INVALID = [
     ("export nobody -o out.onnx", "nobody"),
     ("export student/thtdnet:micro -o out.txt", "out.txt"),
     ("benchmark nobody", "nobody"),
-    ("demo", "repository"),
+    ("train @teacher/none", "configs list"),
 ]
 
 

@@ -40,7 +40,7 @@ def head_of(path: Path) -> str:
 
 def runs_of(path: Path) -> list[list[str]]:
     """Return the overrides of each train or distill command in the head."""
-    command = rf"saldistill (?:train|distill) {re.escape(str(path.relative_to(REPOSITORY)))}(.*)"
+    command = rf"saldistill (?:train|distill) @{re.escape(name_of(path))}(.*)"
     return [shlex.split(settings, comments=True) for settings in re.findall(command, head_of(path))]
 
 
@@ -65,8 +65,7 @@ def tiny(config: RunConfig, folder: Path) -> RunConfig:
 @each_config
 def test_head_has_requirements_and_command(path: Path) -> None:
     head = head_of(path)
-    assert f"saldistill {'distill' if load_config(path).teacher else 'train'} configs/" in head
-    assert str(path.relative_to(REPOSITORY)) in head
+    assert f"saldistill {'distill' if load_config(path).teacher else 'train'} @{name_of(path)}" in head
     assert [] in runs_of(path)
     assert "What must exist" in head
 
