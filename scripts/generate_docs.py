@@ -1,4 +1,4 @@
-"""Write the tables that come from code into README.md and docs/, and the cards of the pretrained models.
+"""Write what comes from code into README.md and docs/: tables, the command line, the cards of pretrained models.
 
 python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->` and the cards
 python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 # The repository's root comes first: distill.py in this folder would hide the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cli_reference import command_line
 
 import distill.limits
 from distill.evaluation.metrics import METRICS
@@ -138,8 +140,23 @@ def limits() -> str:
     return table(("limit", "value", "of what, and why"), rows, "lr")
 
 
+def configs() -> str:
+    """Return the table of the configs that come with the project: each name with the first sentence of its head."""
+    rows = []
+    for path in sorted((REPOSITORY / "configs").rglob("*.yaml")):
+        head = itertools.takewhile(
+            lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
+        )
+        first = re.split(r"[.?;]\s", " ".join(line[2:] for line in head).rstrip(".") + ". ", maxsplit=1)[0]
+        name = path.relative_to(REPOSITORY / "configs").with_suffix("").as_posix()
+        rows.append((f"`@{name}`", first))
+    return table(("config", "run"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "command_line": command_line,
     "config": config_keys,
+    "configs": configs,
     "losses": losses,
     "metrics": metrics,
     "protocols": protocols,
@@ -152,7 +169,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def pages() -> Iterator[tuple[Path, str, str]]:
     """Yield each generated page or card with its current and its new text."""
-    for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
+    for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         yield page, text, BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
     for name, record in pretrained_models().items():
@@ -166,7 +183,7 @@ def write(*, check: bool) -> int:
     for page, text, new in pages():
         if new == text:
             continue
-        outdated.append(page.name)
+        outdated.append(str(page.relative_to(REPOSITORY)))
         if check:
             sys.stderr.writelines(
                 difflib.unified_diff(text.splitlines(True), new.splitlines(True), page.name, "new", n=0)

@@ -18,7 +18,7 @@ The sections follow the data: reading frames, resizing and scene cuts, the model
 maps, output to a file or window, numbers of a map, and the command.
 
 The .onnx file describes itself (mode, sizes, inputs, outputs and state) in JSON under the metadata key
-"saldistill"; student/README.md documents the keys for implementations in other languages.
+"saldistill"; docs/reference/onnx-metadata.md documents the keys for implementations in other languages.
 """
 
 import argparse

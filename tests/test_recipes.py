@@ -62,4 +62,4 @@ def test_recipe_followed_to_the_letter_works(title: str, copy: Path) -> None:
     if "generate_docs" in text:
         added = re.search(r'^(?:LOSSES|METRICS|CODECS)\["(\w+)"\]', text, flags=re.MULTILINE)
         assert added
-        assert any(f"`{added[1]}`" in page.read_text(encoding="utf-8") for page in (copy / "docs").glob("*.md"))
+        assert any(f"`{added[1]}`" in page.read_text(encoding="utf-8") for page in (copy / "docs").rglob("*.md"))

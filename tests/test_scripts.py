@@ -15,10 +15,12 @@ SHELL = [
     ".ci/run",
 ]
 TOOLS = [
+    "cli_reference.py",
     "experiment.py",
     "generate_docs.py",
     "readme_picture.py",
     "ship_pretrained.py",
+    "site_hooks.py",
     "soak.py",
     "update_readme_table.py",
 ]  # scripts with their own work

@@ -122,7 +122,7 @@ def test_stream_after_scene_cut_equals_new_video(exported: Path, step_file: Path
 
 
 def test_metadata_suffices_to_run_file(step_file: Path) -> None:
-    """Run the file as student/README.md describes for other languages: with ONNX Runtime and the metadata only."""
+    """Run the file as docs/reference/onnx-metadata.md describes: with ONNX Runtime and the metadata only."""
     session = onnxruntime.InferenceSession(str(step_file))
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["saldistill"])
     names = [each["input"] for each in metadata["state"]]

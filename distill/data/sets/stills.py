@@ -45,7 +45,7 @@ def find(root: Path) -> Layout:
     if named and not any(_has_fixations(stills) for stills in sets.values()):
         raise UserError(
             f"{root}: has {plural(len(named), 'image')} but no fixation on any; expected fixations under the "
-            "images' names; see docs/datasets.md for the layouts"
+            "images' names; see docs/how-to/datasets.md for the layouts"
         )
     return Layout(
         _title(sets),
