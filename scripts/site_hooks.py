@@ -4,6 +4,7 @@
 file of the repository that a page links to is copied to files/ in the site.
 """
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ PAGES = {
     "reference/teachers.md": "teacher/README.md",
     "models/stream-nano.md": "student/pretrained/stream-nano.md",
     "models/stream-small.md": "student/pretrained/stream-small.md",
+    "tutorials/quickstart.md": "docs/tutorials/quickstart.ipynb",
 }
 """Pages of the site whose text lies outside docs/: name in the site -> file of the repository."""
 
@@ -30,8 +32,31 @@ SCHEME = re.compile(r"[a-z]+:")
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages whose text lies outside docs/."""
     for page, source in PAGES.items():
-        files.append(File.generated(config, page, content=(REPOSITORY / source).read_text(encoding="utf-8")))
+        text = (REPOSITORY / source).read_text(encoding="utf-8")
+        content = notebook_page(text, source) if source.endswith(".ipynb") else text
+        files.append(File.generated(config, page, content=content))
     return files
+
+
+def notebook_page(text: str, source: str) -> str:
+    """Return a notebook as Markdown: its text, its code, and what the code printed and drew when it was saved."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        content = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(content)
+            continue
+        parts.append(f"```python\n{content}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                parts.append(f"![](data:image/png;base64,{data['image/png'].strip()})")
+            elif output.get("name") != "stderr":
+                printed = "".join(data.get("text/plain", output.get("text", "")))
+                parts.append(f"```text\n{printed.rstrip()}\n```")
+    title, *rest = parts
+    download = f'<a href="{posixpath.basename(source)}" download>Download this notebook</a>'
+    return "\n\n".join([title, download, *rest])
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -53,11 +78,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 def site_uri(target: str, config: Any, files: Files) -> str:
     """Return where a file of the repository is in the site, and add it if it is not there yet."""
-    if target.startswith("docs/"):
-        return target.removeprefix("docs/")
     for page, source in PAGES.items():
         if target == source:
             return page
+    if target.startswith("docs/"):
+        return target.removeprefix("docs/")
     uri = f"files/{target}"
     if files.get_file_from_path(uri) is None:
         files.append(File.generated(config, uri, content=(REPOSITORY / target).read_bytes()))

@@ -53,7 +53,7 @@ EXPORT = Verb(
     "export a model to a verified ONNX file",
     "Export a model, check the file with onnx.checker and compare ONNX Runtime with PyTorch; a failed check "
     "leaves no file. A streaming student is exported in step mode: one frame and the state in, one map and the "
-    "next state out. `python student/edge.py FILE VIDEO` runs the file without PyTorch.",
+    "next state out. `python -m student.edge FILE VIDEO` runs the file without PyTorch.",
     (
         "saldistill export runs/demo/student -o student.onnx",
         "saldistill export runs/demo/student -o student.onnx --on VIDEO.mp4 --licence CC-BY-4.0",
