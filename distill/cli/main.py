@@ -18,7 +18,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, reframe, submit, train
+from distill.cli import (
+    benchmark,
+    cache,
+    data,
+    demo,
+    evaluate,
+    export,
+    models,
+    predict,
+    reframe,
+    submit,
+    train,
+    view,
+)
 from distill.cli.verb import Group, HelpFormatter, Verb
 from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
 
@@ -32,6 +45,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     evaluate.EVALUATE,
     predict.PREDICT,
     reframe.REFRAME,
+    view.VIEW,
     submit.SUBMIT,
     export.EXPORT,
     export.QUANTIZE,
