@@ -27,7 +27,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="also show the maps of this model, folder of maps or baseline (for a video, in place of stream-small)",
+        action="append",
+        default=[],
+        help="also show the maps of this model, folder of maps or baseline (for a video, in place of "
+        "stream-small); may be repeated",
     )
     parser.add_argument(
         "--data",
@@ -54,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from distill.viewer.server import serve
     from distill.viewer.sources import open_view
 
-    view = open_view(arguments.path, model=arguments.model, data=arguments.data, device=arguments.device)
+    view = open_view(arguments.path, models=arguments.model, data=arguments.data, device=arguments.device)
     serve(view, port=arguments.port, browser=not arguments.no_browser)
 
 

@@ -23,8 +23,8 @@ frame on are computed."""
 NEAR = 24
 """Frames from the predicting thread's to the viewer's beyond which the thread jumps to the viewer's."""
 
-STOP_SECONDS = 2.0
-"""Time that a thread gets to finish its batch when the viewer ends."""
+LEAD = 48
+"""Maps ahead of the viewed frame before the processor is spent on scores: two seconds of video."""
 
 
 class Layer(Protocol):
@@ -54,12 +54,20 @@ class Layer(Protocol):
         """Return the number of a video's frames that need not be waited for."""
         ...
 
+    def is_behind(self, shown: ShownVideo, place: int) -> bool:
+        """Return whether maps of the next LEAD frames are still being computed."""
+        ...
+
     def want(self, shown: ShownVideo, place: int) -> None:
         """Tell which frame is being viewed."""
         ...
 
-    def close(self) -> None:
-        """End the layer's thread."""
+    def stop(self) -> None:
+        """Tell the layer's thread to end."""
+        ...
+
+    def join(self, seconds: float) -> bool:
+        """Return whether the layer's thread has ended, after waiting up to some seconds."""
         ...
 
 
@@ -70,11 +78,19 @@ class _ReadLayer:
         """See `Layer.ready`."""
         return len(shown.frames)
 
+    def is_behind(self, shown: ShownVideo, place: int) -> bool:
+        """See `Layer.is_behind`."""
+        return False
+
     def want(self, shown: ShownVideo, place: int) -> None:
         """See `Layer.want`."""
 
-    def close(self) -> None:
-        """See `Layer.close`."""
+    def stop(self) -> None:
+        """See `Layer.stop`."""
+
+    def join(self, seconds: float) -> bool:
+        """See `Layer.join`."""
+        return True
 
 
 class TruthLayer(_ReadLayer):
@@ -150,6 +166,13 @@ class PredictedLayer:
         with self._changed:
             return len(shown.frames) if shown in self._failed else len(self._kept.get(shown, {}))
 
+    def is_behind(self, shown: ShownVideo, place: int) -> bool:
+        """See `Layer.is_behind`."""
+        coming = range(place, min(len(shown.frames), place + LEAD))
+        with self._changed:
+            kept = self._kept.get(shown, {})
+            return shown not in self._failed and any(each not in kept for each in coming)
+
     def want(self, shown: ShownVideo, place: int) -> None:
         """See `Layer.want`."""
         with self._changed:
@@ -157,12 +180,16 @@ class PredictedLayer:
                 self._viewed = (shown, place)
                 self._changed.notify_all()
 
-    def close(self) -> None:
-        """See `Layer.close`; a batch that takes longer than STOP_SECONDS is abandoned."""
+    def stop(self) -> None:
+        """See `Layer.stop`; the thread finishes its batch."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._thread.join(STOP_SECONDS)
+
+    def join(self, seconds: float) -> bool:
+        """See `Layer.join`."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:

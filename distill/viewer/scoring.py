@@ -11,7 +11,7 @@ from distill.errors import UserError, reason_of
 from distill.evaluation.frame_scorer import FrameScorer
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.scores import Scores
-from distill.viewer.layers import STOP_SECONDS, Layer
+from distill.viewer.layers import Layer
 from distill.viewer.shown import ShownVideo
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ POLL_SECONDS = 0.3
 
 WORST = 12
 """Frames in the list of the worst ones."""
+
+APART = 10
+"""Distance of the worst frames of a video: next to a bad frame there are more of the same kind."""
 
 Values = Mapping[str, float]
 """Metric -> score of one frame; empty for a frame that cannot be scored."""
@@ -65,8 +68,12 @@ class FileScores:
     def want(self, shown: ShownVideo, place: int) -> None:
         """Nothing needs to be computed."""
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """There is no thread."""
+
+    def join(self, seconds: float) -> bool:
+        """There is no thread."""
+        return True
 
 
 class ComputedScores:
@@ -108,12 +115,16 @@ class ComputedScores:
                 self._viewed = (shown, place)
                 self._changed.notify_all()
 
-    def close(self) -> None:
-        """End the thread."""
+    def stop(self) -> None:
+        """Tell the thread to end."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._thread.join(STOP_SECONDS)
+
+    def join(self, seconds: float) -> bool:
+        """Return whether the thread has ended, after waiting up to some seconds."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:
@@ -122,13 +133,16 @@ class ComputedScores:
                 if self._stopped:
                     return
             worked = False
-            if viewed is not None and viewed[0].has_truth:
+            if viewed is not None and viewed[0].has_truth and not self._is_behind(*viewed):
                 for layer in self._layers:
                     worked |= self._score_some(layer, *viewed)
             if not worked:
                 with self._changed:
                     if not self._stopped:
                         self._changed.wait(POLL_SECONDS)
+
+    def _is_behind(self, shown: ShownVideo, place: int) -> bool:
+        return any(layer.is_behind(shown, place) for layer in self._layers)
 
     def _score_some(self, layer: Layer, shown: ShownVideo, at: int) -> bool:
         """Score up to CHUNK maps of a layer, from the viewed frame on; return whether there were any."""
@@ -180,7 +194,7 @@ def columns(scores: FileScores | ComputedScores, shown: ShownVideo) -> list[dict
 def worst(
     scores: FileScores | ComputedScores, videos: Sequence[ShownVideo], metric: str, series: str
 ) -> list[dict[str, object]]:
-    """Return the WORST scored frames of all videos, the worst first."""
+    """Return the WORST scored frames of all videos, the worst first, at least APART frames from each other."""
     sign = 1 if METRICS[metric].higher_is_better else -1
     found = [
         (sign * value, number, place, value)
@@ -188,10 +202,17 @@ def worst(
         for place, row in scores.of(shown, series).items()
         if math.isfinite(value := row.get(metric, math.nan))
     ]
-    return [
-        {"video": number, "place": place, "frame": videos[number].frames[place] + 1, "value": _rounded(value)}
-        for _, number, place, value in sorted(found)[:WORST]
-    ]
+    chosen: list[dict[str, object]] = []
+    near: set[tuple[int, int]] = set()
+    for _, number, place, value in sorted(found):
+        frame = videos[number].frames[place]
+        if (number, frame) in near:
+            continue
+        near |= {(number, each) for each in range(frame - APART + 1, frame + APART)}
+        chosen.append({"video": number, "place": place, "frame": frame + 1, "value": _rounded(value)})
+        if len(chosen) == WORST:
+            break
+    return chosen
 
 
 def _rounded(value: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
@@ -9,7 +10,7 @@ import webbrowser
 
 import uvicorn
 
-from distill.errors import RunError, UserError
+from distill.errors import RunError, Terminated, UserError
 from distill.viewer.app import make_app
 from distill.viewer.view import View
 
@@ -65,10 +66,26 @@ def serve(view: View, *, port: int | None = None, browser: bool = True) -> None:
             while thread.is_alive():
                 thread.join(0.5)
             raise RunError("the server ended unexpectedly")
+        except KeyboardInterrupt as error:
+            ended = stop(server, thread, view)
+            if not ended:  # a batch of a large network, in whose code Python's orderly exit would crash
+                print(
+                    "saldistill: " + ("terminated" if isinstance(error, Terminated) else "interrupted"),
+                    file=sys.stderr,
+                )
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+            raise
         finally:
-            server.should_exit = True
-            thread.join(STOP_SECONDS)
-            view.close()
+            stop(server, thread, view)
+
+
+def stop(server: uvicorn.Server, thread: threading.Thread, view: View) -> bool:
+    """End the server and the view; return whether all threads have ended."""
+    server.should_exit = True
+    thread.join(STOP_SECONDS)
+    return view.close() and not thread.is_alive()
 
 
 def listen(port: int | None) -> socket.socket:

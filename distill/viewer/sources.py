@@ -31,16 +31,19 @@ log = logging.getLogger(__name__)
 MOST_SOURCES = 3
 """Sources of scores whose maps are computed, so that the panels fit on a page."""
 
+BATCH = 4
+"""Maps computed at a time; with more, the viewer waits longer after a jump."""
+
 DATA = "data"
 """Key in `Scores.how` of the data that were scored."""
 
 
-def open_view(path: str, *, model: str | None = None, data: str | None = None, device: str = "auto") -> View:
+def open_view(path: str, *, models: Sequence[str] = (), data: str | None = None, device: str = "auto") -> View:
     """Open a run folder, scores, a target store, a video, or a folder of videos for viewing.
 
     Args:
         path: what to view.
-        model: a model, folder of maps or baseline to show in addition; for a video, in place of `stream-small`.
+        models: models, folders of maps or baselines to show in addition; for a video, in place of `stream-small`.
         data: DATASET:ROOT with the videos and the ground truth; by default what the path refers to.
         device: device to predict on.
 
@@ -53,12 +56,12 @@ def open_view(path: str, *, model: str | None = None, data: str | None = None, d
     if place.name in ("store.json", "scores.json", "scores.csv", "videos.csv") and place.is_file():
         place = place.parent
     if kind == "target store":
-        return _open_store(place, model, data, load)
+        return _open_store(place, models, data, load)
     if kind == "scores":
-        return _open_scores(place, model, data, load)
+        return _open_scores(place, models, data, load)
     if kind == "run folder":
-        return _open_run(place, model, data, load)
-    return _open_videos(path, model, data, load)
+        return _open_run(place, models, data, load)
+    return _open_videos(path, models, data, load)
 
 
 Load = Callable[..., PredictedLayer]
@@ -94,16 +97,19 @@ def _score_folders(path: Path) -> list[Path]:
 
 def _predicted(reference: str, title: str, videos: Sequence[Video] = (), *, device: str) -> PredictedLayer:
     """Return a layer of the maps of a model, a folder of maps or a baseline."""
-    settings = InferenceSettings(stride=None, device=device, runtime="auto")
+    settings = InferenceSettings(stride=None, batch_size=BATCH, device=device, runtime="auto")
     return PredictedLayer(resolve_source(reference, settings, videos=videos).maps, title)
 
 
-def _model_layers(model: str | None, load: Load, taken: Sequence[Layer]) -> list[Layer]:
-    """Return the layer of `--model`, if it is given."""
-    if model is None:
-        return []
-    titles = [layer.title for layer in taken]
-    return [load(model, model if model not in titles else f"{model} (--model)")]
+def _model_layers(
+    models: Sequence[str], load: Load, taken: Sequence[Layer], videos: Sequence[Video] = ()
+) -> list[Layer]:
+    """Return the layers of `--model`, titled by the shortest unique ends of their names."""
+    titles = {layer.title for layer in taken}
+    return [
+        load(model, f"{title} (--model)" if title in titles else title, videos)
+        for model, title in zip(models, short_names(models), strict=True)
+    ]
 
 
 def _labelled(data: str | None) -> dict[str, Video]:
@@ -131,7 +137,7 @@ def _view(
 # ----------------------------------------------------------------------------------------------- videos
 
 
-def _open_videos(path: str, model: str | None, data: str | None, load: Load) -> View:
+def _open_videos(path: str, models: Sequence[str], data: str | None, load: Load) -> View:
     """Open a video, a folder of frames, or a folder of videos."""
     place = Path(path)
     if not path.startswith(PREFIX) and is_folder_of_videos(place):
@@ -159,8 +165,7 @@ def _open_videos(path: str, model: str | None, data: str | None, load: Load) -> 
     truth = any(each.has_truth for each in videos)
     if data and not truth:
         notes.append(f"{data}: has no ground truth of {path}")
-    reference = model or DEFAULT_MODEL
-    layers = [load(reference, reference, [videos[0].video])]
+    layers = _model_layers(models or [DEFAULT_MODEL], load, [], [videos[0].video])
     kind = "video" if len(videos) == 1 else "videos"
     return _view(path, kind, videos, layers, truth=truth, notes=notes)
 
@@ -168,7 +173,7 @@ def _open_videos(path: str, model: str | None, data: str | None, load: Load) -> 
 # ----------------------------------------------------------------------------------------------- target stores
 
 
-def _open_store(path: Path, model: str | None, data: str | None, load: Load) -> View:
+def _open_store(path: Path, models: Sequence[str], data: str | None, load: Load) -> View:
     """Open a target store with the videos that it was built from."""
     store, labelled = TargetStore.open(path), _labelled(data)
     places = {name: Path(note["path"]) for name, note in store.notes.get("videos", {}).items()}
@@ -186,7 +191,7 @@ def _open_store(path: Path, model: str | None, data: str | None, load: Load) -> 
     if not store.complete:
         notes.append(f"{path}: has {store.count_committed()} of {store.plan.num_records} maps")
     layers: list[Layer] = [StoredLayer(store)]
-    layers += _model_layers(model, load, layers)
+    layers += _model_layers(models, load, layers)
     truth = any(each.name in labelled for each in videos)
     return _view(str(path), "target store", videos, layers, truth=truth, notes=notes)
 
@@ -194,7 +199,7 @@ def _open_store(path: Path, model: str | None, data: str | None, load: Load) -> 
 # ----------------------------------------------------------------------------------------------- run folders
 
 
-def _open_run(path: Path, model: str | None, data: str | None, load: Load) -> View:
+def _open_run(path: Path, models: Sequence[str], data: str | None, load: Load) -> View:
     """Open a run: its validation and test videos, its teacher's maps and its model's."""
     config_file = path / "config.yaml"
     notes: list[str] = []
@@ -217,7 +222,7 @@ def _open_run(path: Path, model: str | None, data: str | None, load: Load) -> Vi
         layers.append(load(str(path), "this run", [videos[0].video]))
     except UserError as error:
         notes.append(str(error))  # it has no weights yet
-    layers += _model_layers(model, load, layers)
+    layers += _model_layers(models, load, layers)
     truth = any(each.has_truth for each in videos)
     return _view(str(path), "run folder", videos, layers, truth=truth, notes=notes)
 
@@ -264,7 +269,7 @@ def _covers(store: TargetStore, video: ShownVideo) -> bool:
 # ----------------------------------------------------------------------------------------------- scores
 
 
-def _open_scores(path: Path, model: str | None, data: str | None, load: Load) -> View:
+def _open_scores(path: Path, models: Sequence[str], data: str | None, load: Load) -> View:
     """Open the scores of one or several models, with the data that they name."""
     folders = _score_folders(path)
     if not folders:
@@ -289,7 +294,7 @@ def _open_scores(path: Path, model: str | None, data: str | None, load: Load) ->
     videos = [ShownVideo(name, frames, partial(find, name)) for name, frames in scores.frames().items()]
     pictures = any(each.name in labelled for each in videos)
     layers: list[Layer] = _layers_of_scores(named, load, notes) if pictures else []
-    layers += _model_layers(model, load, layers) if pictures else []
+    layers += _model_layers(models, load, layers) if pictures else []
     if pictures:
         layers = [TruthLayer(), *layers]
     return View(str(path), "scores", videos, layers, scores, pictures=pictures, notes=notes)

@@ -4,6 +4,7 @@ view = open_view("runs/demo/student")     # sources.py
 view.picture(0, 41, 1, draw="overlay", gaze=True)
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,9 @@ DRAWINGS = {
     "map": None,
 }
 """Name -> how a map is drawn on its frame; None for the map alone."""
+
+STOP_SECONDS = 2.0
+"""Time that threads get to finish their batches when the viewer ends."""
 
 COLOURS = "inferno"
 """Colour map of maps alone; the overlay's, too."""
@@ -147,10 +151,12 @@ class View:
             picture = mark_points(picture, truth.points(frame) * (np.array(size) / shown.video.size))
         return jpeg(picture, SIDE)
 
-    def close(self) -> None:
-        """End all threads."""
-        for part in (*self.layers, *([self.scores] if self.scores else [])):
-            part.close()
+    def close(self, seconds: float = STOP_SECONDS) -> bool:
+        """End all threads; return whether they have ended in time."""
+        parts, end = (*self.layers, *([self.scores] if self.scores else [])), time.monotonic() + seconds
+        for part in parts:
+            part.stop()
+        return all(part.join(max(0.0, end - time.monotonic())) for part in parts)
 
 
 def _enlarged(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -269,11 +269,11 @@ function updateProgress() {
   const { ready, total, series } = state.scores;
   const parts = [];
   ready.forEach((count, index) => {
-    if (count < total) parts.push(`${state.view.panels[index + 1]}: ${count} of ${total} maps`);
+    const name = state.view.panels[index + 1];
+    const scored = state.info.truth ? series.find((each) => each.name === name)?.scored ?? total : total;
+    if (Math.min(count, scored) === total) return;
+    parts.push(`${name}: ${count} of ${total} maps${scored < total ? `, ${scored} scored` : ""}`);
   });
-  if (state.info.truth) {
-    for (const each of series) if (each.scored < total) parts.push(`${each.name}: ${each.scored} of ${total} scored`);
-  }
   $("progress").textContent = state.scores.done ? "" : parts.join(" · ");
 }
 
@@ -328,6 +328,8 @@ function arrange() {
   if (columns > 2 && count > columns) columns = Math.ceil(count / Math.ceil(count / columns)); // rows of equal length
   if (count === 4 && columns === 3) columns = 2;
   $("panels").style.setProperty("--columns", columns);
+  const alone = columns === 2 && count % 2 === 1; // the first panel fills a row
+  figures.forEach((figure, index) => figure.node.classList.toggle("wide", alone && index === visible()[0]));
 }
 
 function buildVideos() {
