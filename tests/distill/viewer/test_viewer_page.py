@@ -17,8 +17,8 @@ from distill.viewer.view import View
 
 SOURCE = "document.querySelectorAll('#panels img')[{}].src"
 LOADED = (
-    "[...document.querySelectorAll('#panels figure')].every("
-    "figure => figure.querySelector('p').hidden && figure.querySelector('img').naturalWidth === 128)"
+    "[...document.querySelectorAll('#panels figure')].filter("
+    "figure => figure.querySelector('p').hidden && figure.querySelector('img').naturalWidth === 128).length === 3"
 )
 
 
