@@ -44,7 +44,7 @@ def test_command_serves_until_it_is_signalled(tmp_path: Path, number: int, code:
     process.send_signal(number)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert error.splitlines()[-1] == f"saldistill: {text}"
+    assert error.splitlines()[-1] == f"saldistill: {text}", error
     assert "Traceback" not in error
 
 
