@@ -323,7 +323,7 @@ function arrange() {
   const count = Math.max(1, visible().length);
   const width = $("panels").clientWidth;
   const upright = state.info?.size && state.info.size[0] > state.info.size[1];
-  const most = Math.max(1, Math.floor(width / (width < 700 ? 160 : upright ? 220 : 330)));
+  const most = Math.max(1, Math.floor(width / (width < 700 ? 160 : upright ? 220 : 290)));
   let columns = Math.min(count, most);
   if (columns > 2 && count > columns) columns = Math.ceil(count / Math.ceil(count / columns)); // rows of equal length
   if (count === 4 && columns === 3) columns = 2;
