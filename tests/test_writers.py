@@ -130,7 +130,7 @@ WRITERS = {
     "distill.release.ship.write_onnx": GIVEN,
     "distill.release.ship.write_weights": GIVEN,
     "distill.reports.demo.write_demo_report": FIXED,
-    "distill.reports.page.picture_uri": NOTHING,
+    "distill.reports.page.jpeg": NOTHING,
     "distill.reports.page.write_report": GIVEN,
     "distill.reports.peaks.plot_peaks": GIVEN,
     "distill.reports.scores.report_scores": GIVEN,

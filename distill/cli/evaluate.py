@@ -3,6 +3,7 @@
 import argparse
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from distill.cli.options import (
@@ -111,6 +112,7 @@ def evaluate_models(arguments: argparse.Namespace, folders: list[Path]) -> None:
             seed=arguments.seed,
             workers=arguments.workers or cores(),
         )
+        scores = replace(scores, how=scores.how | {"data": arguments.data})  # `saldistill view` shows its frames
         print(("\n" if index else "") + scores.table(), flush=True)
         if folders:
             scores.save(folders[index])

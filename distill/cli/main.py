@@ -32,6 +32,7 @@ from distill.cli import (
     reframe,
     submit,
     train,
+    view,
 )
 from distill.cli.verb import Group, HelpFormatter, Verb
 from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
@@ -49,6 +50,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     evaluate.EVALUATE,
     predict.PREDICT,
     reframe.REFRAME,
+    view.VIEW,
     submit.SUBMIT,
     export.EXPORT,
     export.QUANTIZE,

@@ -213,13 +213,18 @@ def examples(rows: Sequence[tuple[str, Sequence[Picture]]], *, side: int = 400) 
 
 def picture_uri(picture: np.ndarray, side: int) -> str:
     """Return an image (H, W, 3) uint8 as a JPEG data URI, shrunk if its longer side exceeds `side` pixels."""
+    return _data_uri("image/jpeg", jpeg(picture, side))
+
+
+def jpeg(picture: np.ndarray, side: int) -> bytes:
+    """Return an image (H, W, 3) uint8 as JPEG, shrunk if its longer side exceeds `side` pixels."""
     image = Image.fromarray(picture)
     if max(image.size) > side:
         height, width = fit((image.height, image.width), side)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=86)
-    return _data_uri("image/jpeg", stream.getvalue())
+    return stream.getvalue()
 
 
 def _data_uri(kind: str, content: bytes) -> str:
