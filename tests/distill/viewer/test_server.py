@@ -77,10 +77,11 @@ def test_impossible_port_is_a_usage_error(port: str, capsys: pytest.CaptureFixtu
 def test_missing_package_is_one_sentence_with_the_pip_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delitem(sys.modules, "distill.viewer.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main.main(["view", "synthetic:0-48x72x128"]) == 2
     assert capsys.readouterr().err == (
-        "saldistill: saldistill view needs the package uvicorn; install it with: pip install 'saldistill[view]'\n"
+        "saldistill: uvicorn: not installed, and this needs it; install it with: pip install 'saldistill[view]'\n"
     )
 
 
