@@ -15,10 +15,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, nullcontext
 
 from distill.cli import benchmark, cache, data, demo, evaluate, export, models, predict, reframe, submit, train
+from distill.cli.output import PACKAGES, output_of
 from distill.cli.verb import Group, HelpFormatter, Verb
 from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
 
@@ -64,6 +64,9 @@ exit codes
   141  standard output was closed, e.g. by `| head`
   143  terminated with SIGTERM, e.g. by a cluster; handled like Ctrl-C
 
+results go to standard output, with --json as one JSON document; messages and progress bars,
+which -q leaves out, to standard error
+
 start with:  saldistill predict VIDEO        help on a verb:  saldistill VERB --help
 """
 
@@ -91,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_verb(argv: Sequence[str]) -> None:
     """Parse a command line and run its verb."""
     arguments = parse(argv)
-    arguments.verb.run(arguments)
+    with output_of(arguments):
+        arguments.verb.run(arguments)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -99,7 +103,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="saldistill", description=DESCRIPTION, epilog=EPILOG, formatter_class=HelpFormatter
     )
-    parser.add_argument("-V", "--version", action="version", version=f"saldistill {installed_version()}")
+    parser.add_argument("-V", "--version", action=ShowVersion, nargs=0, help="show the version and exit")
     parsers = parser.add_subparsers(
         title="verbs, in the order of a typical workflow", metavar="VERB", required=True
     )
@@ -108,8 +112,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+class ShowVersion(argparse.Action):
+    """Print the version and exit; it is looked up only then, which takes a moment."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
+        print(f"saldistill {installed_version()}")
+        parser.exit()
+
+
 def installed_version() -> str:
     """Return the installed version, or `(not installed)` in a bare source tree."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("saldistill")
     except PackageNotFoundError:
@@ -176,10 +191,20 @@ def sigterm_as_exception() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+class AboveBars(logging.StreamHandler):
+    """Handler that writes log lines above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        tqdm = sys.modules.get("tqdm")  # if it is not imported, there are no bars
+        with tqdm.tqdm.external_write_mode(self.stream) if tqdm else nullcontext():
+            super().emit(record)
+
+
 def setup_logging() -> None:
     """Log plain messages to stderr: from INFO for the project's packages, from WARNING for libraries."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for package in ("distill", "teacher", "student"):
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[AboveBars()])
+    for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO)
 
 
