@@ -317,10 +317,10 @@ def test_progress_bar_ends_with_one_line(tmp_path: Path, caplog: pytest.LogCaptu
 def test_sigterm_to_a_command_with_workers_saves_the_state(to_group: bool, tmp_path: Path) -> None:
     process = start_long_run(tmp_path)
     (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert "Traceback" not in err
-    assert "to resume, add resume=auto" in out
+    assert "to resume, add resume=auto" in err
     newest = newest_checkpoint(tmp_path / "run")
     assert newest is not None
     assert newest.name == f"step-{losses(tmp_path / 'run')[-1][0]:06d}"
