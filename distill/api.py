@@ -45,8 +45,9 @@ def list_models() -> list[str]:
     >>> distill.list_models()[:2]
     ['stream-nano', 'stream-small']
     """
+    from distill.models.networks import list_models
     from distill.models.pretrained import pretrained_models
-    from distill.models.registry import list_models, list_variants
+    from distill.models.registry import list_variants
 
     networks = [f"{name}:{variant}" for name in list_models() for variant in list_variants(name)]
     return [*pretrained_models(), *networks]

@@ -1,6 +1,7 @@
-"""Write what comes from code into README.md and docs/: tables, the command line, the cards of pretrained models.
+"""Write what comes from code: tables and the command line in README.md and docs/, cards and costs of the models.
 
-python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->` and the cards
+python scripts/generate_docs.py              rewrite the blocks marked `<!-- generated: NAME -->`, the cards,
+                                             and distill/models/costs.json
 python scripts/generate_docs.py --check      exit with 1 and name the pages that are out of date
 """
 
@@ -12,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,11 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cli_reference import command_line
 
 import distill.limits
+from distill.cli.configs import summary_of
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.protocols import PROTOCOLS
+from distill.models import stored_costs
+from distill.models.cost import costs_of
+from distill.models.networks import list_models, source_hash
 from distill.models.pretrained import pretrained_folder, pretrained_models
 from distill.reports.model_card import markdown_table as table
 from distill.reports.model_card import model_card, zoo, zoo_scores
+from distill.shipped import config_names
 from distill.targets.codec import CODECS
 from distill.training.config import RunConfig
 from distill.training.losses import LOSSES
@@ -142,15 +149,18 @@ def limits() -> str:
 
 def configs() -> str:
     """Return the table of the configs that come with the project: each name with the first sentence of its head."""
-    rows = []
-    for path in sorted((REPOSITORY / "configs").rglob("*.yaml")):
-        head = itertools.takewhile(
-            lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
-        )
-        first = re.split(r"[.?;]\s", " ".join(line[2:] for line in head).rstrip(".") + ". ", maxsplit=1)[0]
-        name = path.relative_to(REPOSITORY / "configs").with_suffix("").as_posix()
-        rows.append((f"`@{name}`", first))
-    return table(("config", "run"), rows)
+    return table(("config", "run"), [(f"`{name}`", summary_of(name)) for name in config_names()])
+
+
+def costs() -> str:
+    """Return the costs of the variants of all networks as JSON, computed for networks that changed since."""
+    stored, parts = stored_costs.stored_costs(), []
+    for name in list_models():
+        rows = stored.get(name) or costs_of(name)
+        lines = ",\n".join(f"   {json.dumps(variant)}: {json.dumps(asdict(row))}" for variant, row in rows.items())
+        source = json.dumps(source_hash(name))
+        parts.append(f' {json.dumps(name)}: {{\n  "source": {source},\n  "variants": {{\n{lines}\n  }}\n }}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -168,10 +178,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def pages() -> Iterator[tuple[Path, str, str]]:
-    """Yield each generated page or card with its current and its new text."""
+    """Yield each generated file with its current and its new text."""
     for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         yield page, text, BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+    yield stored_costs.FILE, stored_costs.FILE.read_text(encoding="utf-8"), costs()
     for name, record in pretrained_models().items():
         card = pretrained_folder() / f"{name}.md"
         yield card, card.read_text(encoding="utf-8") if card.exists() else "", model_card(name, record)

@@ -5,7 +5,7 @@ r"""Turn the folder of a finished run into a pretrained model in student/pretrai
         --int8 ntire:data/hevc-gaze --int8-split train --validate stills:data/stills
     saldistill evaluate stream-small centre-prior observers ntire:data/hevc-gaze --split public_test --every 8 \
         -o scores
-    saldistill benchmark mobilenetv2_100.onnx student/pretrained/stream-small.onnx --json cost.json --threads 2
+    saldistill benchmark mobilenetv2_100.onnx student/pretrained/stream-small.onnx -o cost.json --threads 2
     python scripts/ship_pretrained.py --name stream-small --scores public_test=scores --benchmark cost.json
 
 Of several RUNs of one config that differ in their seed, the mean of their weights is shipped. They are stored in
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
         metavar="KEY=DIR,DIR",
         help="folders of `saldistill evaluate -o` or of an experiment, for a key of facts.yaml",
     )
-    parser.add_argument("--benchmark", metavar="FILE", help="file of `saldistill benchmark --json`")
+    parser.add_argument("--benchmark", metavar="FILE", help="file of `saldistill benchmark -o`")
     parser.add_argument(
         "--also-called", action="append", default=[], metavar="NAME", help="reference in scores and benchmark"
     )

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from distill.benchmark.process import memory_growth
 from distill.benchmark.rows import Call, Table, environment, interleave, summarise, timed
@@ -28,6 +27,7 @@ from distill.data.augment import Crop, Jitter
 from distill.data.clip_dataset import ClipDataset, ClipSource
 from distill.data.clips import ClipSpec, Video
 from distill.data.loader import make_loader
+from distill.data.progress import ProgressBar
 from distill.data.video.decord_reader import load_decord
 from distill.data.video.open import open_size, open_video
 from distill.errors import UserError
@@ -171,7 +171,7 @@ def _measure(source: Clips, rounds: int, *, memory: bool, progress: bool) -> tup
 def extract(path: Path, folder: Path, number: int, *, progress: bool) -> None:
     """Write a video's first frames as PNG files, starting with 0001.png, at the video's size."""
     reader = open_video(path)
-    for frame in tqdm(range(number), "extracting PNG files", unit="frame", disable=not progress, leave=False):
+    for frame in ProgressBar("extracting PNG files", "frame", range(number), shown=progress):
         Image.fromarray(reader.read([frame])[0]).save(folder / f"{frame + 1:04d}.png")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from distill.data.progress import ProgressBar
 from distill.files import write_json
 
 ROUND_SECONDS = 0.5
@@ -94,9 +94,13 @@ class Tables(dict[str, Table]):
     def __str__(self) -> str:
         return "\n\n".join(f"{title}\n{table}" for title, table in self.items())
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return every table under its title as plain values for JSON."""
+        return {title: table.as_dict() for title, table in self.items()}
+
     def save(self, path: str | Path) -> None:
         """Write every table under its title as JSON, atomically; as `Table.save`."""
-        write_json(path, {title: table.as_dict() for title, table in self.items()}, overwrite=False)
+        write_json(path, self.as_dict(), overwrite=False)
 
 
 def interleave(calls: Sequence[Call], rounds: int, *, progress: bool) -> list[list[float]]:
@@ -113,7 +117,7 @@ def interleave(calls: Sequence[Call], rounds: int, *, progress: bool) -> list[li
         For each call, the seconds of each time it ran.
     """
     seconds: list[list[float]] = [[] for _ in calls]
-    with tqdm(total=(rounds + 1) * len(calls), unit="round", desc="timing", disable=not progress) as bar:
+    with ProgressBar("timing", "measurement", total=(rounds + 1) * len(calls), shown=progress, result=False) as bar:
         counts = []
         for call in calls:
             usual = min(call(), call())

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from distill.cli.options import add_device, add_rounds, add_threads, counts, input_shape, some_of
+from distill.cli.options import add_device, add_output, add_rounds, add_threads, counts, input_shape, some_of
+from distill.cli.output import print_result
 from distill.cli.verb import Verb
 from distill.errors import UserError
 from distill.limits import MAX_BATCH_SIZE
@@ -59,9 +60,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layers", action="store_true", help="also time operators and modules in ONNX Runtime")
     add_device(parser)
-    parser.add_argument(
-        "-o", "--out", "--json", dest="out", metavar="FILE", help="also write the measurements to this JSON file"
-    )
+    add_output(parser, "FILE", "also write the measurements to this JSON file", required=False)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -69,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     with claim(arguments.out, "the file of measurements") if arguments.out else nullcontext():
         measured = BENCHMARKS[arguments.of](arguments)
-        print(measured)
+        print_result(arguments, measured)
         if arguments.out:
             measured.save(arguments.out)
 
@@ -163,13 +162,14 @@ BENCHMARK = Verb(
         "saldistill benchmark student/stream:nano student/stream:small student/thtdnet --runtime pytorch,onnx "
         "--threads 2",
         "saldistill benchmark student.onnx theirs.onnx --shape image=1x3x224x384 --layers",
-        "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 --json salfom.json",
+        "saldistill benchmark teacher/salfom --batch-size 1,2,4 --precision fp32,bf16 -o salfom.json",
         "saldistill benchmark --of metrics",
         "saldistill benchmark --of data VIDEO.mp4",
         "saldistill benchmark --of predict VIDEO.mp4 stream-nano",
         "saldistill benchmark --of cache runs/demo/teacher",
-        "saldistill benchmark --of cache @distill/demo --json cache.json",
+        "saldistill benchmark --of cache @distill/demo -o cache.json",
     ),
     _add_arguments,
     _run,
+    "setting and rows; if there are several tables, their titles, each with setting and rows",
 )

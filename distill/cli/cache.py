@@ -3,9 +3,15 @@
 import argparse
 
 from distill.cli.options import add_config, add_device, add_list, add_output, add_runtime, count, map_size
+from distill.cli.output import print_json, print_result, print_text
 from distill.cli.verb import Group, Verb
 from distill.errors import RunError
 from distill.limits import MAX_FRAMES
+
+INFO_KEYS = (
+    "store, teacher, input, runtime, videos, frames, views, maps, planned, map_size, codec, bytes, shards and "
+    "planned_shards"
+)
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +33,11 @@ def _run_build(arguments: argparse.Namespace) -> None:
     from distill.training.config import load_config
     from distill.training.setup import build_stores
 
-    for store in build_stores(load_config(arguments.config, arguments.overrides), runtime=arguments.runtime):
-        print(info(store))
+    stores = build_stores(load_config(arguments.config, arguments.overrides), runtime=arguments.runtime)
+    summaries = [info(store) for store in stores]
+    for summary in summaries:
+        print_text(arguments, summary)
+    print_json(arguments, {"stores": [summary.as_dict() for summary in summaries]})
 
 
 BUILD = Verb(
@@ -45,13 +54,14 @@ BUILD = Verb(
     ),
     _add_build_arguments,
     _run_build,
+    f"stores: a list of objects with the keys {INFO_KEYS}",
 )
 
 
 def _run_info(arguments: argparse.Namespace) -> None:
     from distill.targets.info import info
 
-    print(info(arguments.store))
+    print_result(arguments, info(arguments.store))
 
 
 INFO = Verb(
@@ -61,6 +71,7 @@ INFO = Verb(
     ("saldistill cache info runs/demo/targets",),
     _add_store,
     _run_info,
+    INFO_KEYS,
 )
 
 
@@ -79,7 +90,7 @@ def _run_verify(arguments: argparse.Namespace) -> None:
     report = verify_store(
         arguments.store, teacher=arguments.teacher, sample=arguments.sample, device=arguments.device
     )
-    print(report)
+    print_result(arguments, report)
     if not report.ok:
         raise RunError(
             f"{arguments.store}: the target store is damaged or was built by another teacher; remove and rebuild it"
@@ -96,6 +107,7 @@ VERIFY = Verb(
     ),
     _add_verify_arguments,
     _run_verify,
+    "damage, committed, planned, errors, tolerance, kl_max and ok",
 )
 
 
@@ -113,7 +125,8 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_export(arguments: argparse.Namespace) -> None:
     from distill.targets.exporter import export_maps
 
-    print(export_maps(arguments.store, arguments.out, form=arguments.form, view=arguments.view))
+    maps = export_maps(arguments.store, arguments.out, form=arguments.form, view=arguments.view)
+    print_result(arguments, maps)
 
 
 EXPORT = Verb(
@@ -128,6 +141,7 @@ EXPORT = Verb(
     ),
     _add_export_arguments,
     _run_export,
+    "out, maps, videos, mean_cc and min_cc",
 )
 
 
@@ -158,7 +172,7 @@ def _run_import(arguments: argparse.Namespace) -> None:
     store = import_maps(
         arguments.maps, arguments.out, mean=arguments.mean, codec=arguments.codec, map_size=arguments.size
     )
-    print(info(store))
+    print_result(arguments, info(store))
 
 
 IMPORT = Verb(
@@ -172,6 +186,7 @@ IMPORT = Verb(
     ),
     _add_import_arguments,
     _run_import,
+    INFO_KEYS,
 )
 
 CACHE = Group("cache", "build, inspect and convert target stores", (BUILD, INFO, VERIFY, EXPORT, IMPORT))

@@ -3,6 +3,7 @@
 import argparse
 
 from distill.cli.options import add_output
+from distill.cli.output import print_json, print_text
 from distill.cli.verb import Group, Verb
 from distill.errors import UserError
 
@@ -10,8 +11,10 @@ from distill.errors import UserError
 def _run_list(arguments: argparse.Namespace) -> None:
     from distill.shipped import config_names
 
-    for name in config_names():
-        print(f"{name:<42}{summary_of(name)}".rstrip())
+    summaries = {name: summary_of(name) for name in config_names()}
+    for name, summary in summaries.items():
+        print_text(arguments, f"{name:<42}{summary}".rstrip())
+    print_json(arguments, {"configs": summaries})
 
 
 def summary_of(name: str) -> str:
@@ -58,6 +61,7 @@ CONFIGS = Group(
             ("saldistill configs list",),
             lambda parser: None,
             _run_list,
+            keys="configs",
         ),
         Verb(
             "copy",

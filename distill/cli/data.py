@@ -3,6 +3,7 @@
 import argparse
 
 from distill.cli.options import add_output
+from distill.cli.output import print_json, print_result, print_text
 from distill.cli.verb import Group, Verb
 
 
@@ -19,7 +20,8 @@ def _run_check(arguments: argparse.Namespace) -> None:
     from distill.data.check import check
 
     report = check(arguments.root, arguments.dataset, thorough=arguments.thorough)
-    print(report.table(every_video=arguments.videos), flush=True)
+    print_text(arguments, report.table(every_video=arguments.videos))
+    print_json(arguments, report.as_dict())
     report.require_usable()
 
 
@@ -32,6 +34,7 @@ CHECK = Verb(
     ("saldistill data check @sample", "saldistill data check DHF1K --thorough"),
     _add_check_arguments,
     _run_check,
+    "root, dataset, layout, thorough, videos, splits, broken and problems",
 )
 
 
@@ -44,7 +47,7 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_import(arguments: argparse.Namespace) -> None:
     from distill.data.gaze_table import import_gaze
 
-    print(import_gaze(arguments.videos, arguments.table, arguments.out))
+    print_result(arguments, import_gaze(arguments.videos, arguments.table, arguments.out))
 
 
 IMPORT = Verb(
@@ -56,6 +59,7 @@ IMPORT = Verb(
     ("saldistill data import VIDEOS fixations.csv -o data/own-gaze",),
     _add_import_arguments,
     _run_import,
+    "out, points, outside and after_end",
 )
 
 DATA = Group("data", "inspect a data set before using it, or make one from your own gaze data", (CHECK, IMPORT))

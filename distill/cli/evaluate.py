@@ -20,6 +20,7 @@ from distill.cli.options import (
     seed,
     some_of,
 )
+from distill.cli.output import print_json, print_text
 from distill.cli.verb import Verb
 from distill.errors import UserError
 from distill.limits import MAX_WORKERS
@@ -113,19 +114,23 @@ def evaluate_models(arguments: argparse.Namespace, folders: list[Path]) -> None:
             workers=arguments.workers or cores(),
         )
         scores = replace(scores, how=scores.how | {"data": arguments.data})  # `saldistill view` shows its frames
-        print(("\n" if index else "") + scores.table(), flush=True)
+        print_text(arguments, ("\n" if index else "") + scores.table())
         if folders:
             scores.save(folders[index])
         results.append((scores, maps))
+    differences = []
     for index, (scores, _) in enumerate(results[1:], 1):
         difference = compare_scores(results[0][0], scores)
-        print(f"\n{difference}", flush=True)
+        differences.append(difference)
+        print_text(arguments, f"\n{difference}")
         if folders:
             difference.save(folders[index] / "difference.json")
-    if folders:
-        report = Path(arguments.out) / "report.html"
+    report = Path(arguments.out) / "report.html" if folders else None
+    if report is not None:
         report_scores(report, results, videos)
         log.info("report: %s", report)
+    content = {"scores": [scores.as_dict() for scores, _ in results], "report": report}
+    print_json(arguments, content | {"differences": [each.as_dict() for each in differences]})
 
 
 def score_folders(models: list[str], out: str | None) -> list[Path]:
@@ -158,4 +163,5 @@ EVALUATE = Verb(
     ),
     _add_arguments,
     _run,
+    "scores (a list as in scores.json), differences from the first model and report",
 )

@@ -4,6 +4,7 @@ import argparse
 from contextlib import nullcontext
 
 from distill.cli.options import add_every, add_output, add_rounds, add_threads, count, fraction, some_of
+from distill.cli.output import print_result
 from distill.cli.verb import Verb
 from distill.limits import MAX_CALIBRATION_FRAMES
 
@@ -45,7 +46,7 @@ def _run_export(arguments: argparse.Namespace) -> None:
         notes=notes_with_run(model),
         licence=arguments.licence,
     )
-    print(report)
+    print_result(arguments, report)
 
 
 EXPORT = Verb(
@@ -61,6 +62,7 @@ EXPORT = Verb(
     ),
     _add_export_arguments,
     _run_export,
+    "path, megabytes, opset, operators, sha256, frames, checks and metadata",
 )
 
 
@@ -104,7 +106,7 @@ def _add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--openvino", action="store_true", help="also run all files in OpenVINO, if installed")
     add_threads(parser, "one per CPU core")
     add_rounds(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write the measurements to this file")
+    parser.add_argument("--measurements", metavar="FILE", help="also write the measurements to this JSON file")
 
 
 def _run_quantize(arguments: argparse.Namespace) -> None:
@@ -113,7 +115,8 @@ def _run_quantize(arguments: argparse.Namespace) -> None:
 
     if arguments.openvino:
         check_installed()
-    with claim(arguments.json, "the file of measurements") if arguments.json else nullcontext():
+    file = arguments.measurements
+    with claim(file, "the file of measurements") if file else nullcontext():
         quantize_and_compare(arguments)
 
 
@@ -143,9 +146,9 @@ def quantize_and_compare(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         rounds=arguments.rounds,
     )
-    print(table)
-    if arguments.json:
-        table.save(arguments.json)
+    print_result(arguments, table)
+    if arguments.measurements:
+        table.save(arguments.measurements)
 
 
 QUANTIZE = Verb(
@@ -158,9 +161,10 @@ QUANTIZE = Verb(
     (
         "saldistill quantize student.onnx --on VIDEO.mp4",
         "saldistill quantize student.onnx --to fp16,int8 --on ntire:hevc-gaze --on-split train "
-        "--score ntire:hevc-gaze --score-split public_test --json quantized.json",
+        "--score ntire:hevc-gaze --score-split public_test --measurements quantized.json",
         "saldistill quantize student.onnx -o small.onnx --on VIDEOS --max-loss 0.005 --openvino",
     ),
     _add_quantize_arguments,
     _run_quantize,
+    "setting and rows",
 )

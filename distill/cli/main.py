@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from distill import __version__
 from distill.cli import (
@@ -34,6 +34,7 @@ from distill.cli import (
     train,
     view,
 )
+from distill.cli.output import PACKAGES, output_of
 from distill.cli.verb import Group, HelpFormatter, Verb
 from distill.errors import NO_SPACE, NOT_ALLOWED, RunError, Terminated, UserError
 from distill.extras import extras_named
@@ -88,6 +89,9 @@ exit codes
   141  standard output was closed, e.g. by `| head`
   143  terminated with SIGTERM, e.g. by a cluster; handled like Ctrl-C
 
+results go to standard output, with --json as one JSON document; messages and progress bars,
+which -q leaves out, to standard error
+
 start with:  saldistill predict VIDEO        help on a verb:  saldistill VERB --help
 """
 
@@ -115,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_verb(argv: Sequence[str]) -> None:
     """Parse a command line and run its verb."""
     arguments = parse(argv)
-    arguments.verb.run(arguments)
+    with output_of(arguments):
+        arguments.verb.run(arguments)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -192,10 +197,20 @@ def sigterm_as_exception() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+class AboveBars(logging.StreamHandler):
+    """Handler that writes log lines above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        tqdm = sys.modules.get("tqdm")  # if it is not imported, there are no bars
+        with tqdm.tqdm.external_write_mode(self.stream) if tqdm else nullcontext():
+            super().emit(record)
+
+
 def setup_logging() -> None:
     """Log plain messages to stderr: from INFO for the project's packages, from WARNING for libraries."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for package in ("distill", "teacher", "student"):
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[AboveBars()])
+    for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO)
 
 

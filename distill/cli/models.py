@@ -4,14 +4,18 @@ import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from distill.claims import claim
+from distill.cli.output import print_json, print_result, print_text
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from distill.models.loaded import LoadedModel
+    from distill.models.pretrained import PretrainedModel
+    from distill.models.stored_costs import VariantCost
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,39 +39,51 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.convert:
-        print(convert_weights(arguments.name, *arguments.convert))
+        print_result(arguments, convert_weights(arguments.name, *arguments.convert))
     elif arguments.to_published:
-        print(publish_weights(arguments.name, *arguments.to_published))
+        print_result(arguments, publish_weights(arguments.name, *arguments.to_published))
     else:
-        for line in list_all(arguments.name):
-            print(line, flush=True)
+        list_all(arguments)
 
 
-def list_all(name: str | None = None) -> Iterator[str]:
-    """Yield the lines of the tables of pretrained models and of networks; of one of them if a name is given."""
+def list_all(arguments: argparse.Namespace) -> None:
+    """Print the tables of pretrained models and of networks; of one of them if a name is given.
+
+    Raises:
+        UserError: no model has the given name.
+    """
     from distill.models.pretrained import pretrained_models
 
-    pretrained = pretrained_models()
-    if name is None or name in pretrained:
-        yield from describe_pretrained(name)
+    name: str | None = arguments.name
+    pretrained = {each: record for each, record in pretrained_models().items() if name in (None, each)}
+    if pretrained:
+        for line in describe_pretrained(pretrained, paths=name is not None):
+            print_text(arguments, line)
+    networks: dict[str, VariantCost] = {}
     if name is None and pretrained:
-        yield ""
-    if name not in pretrained:
-        yield from describe_models(name)
+        print_text(arguments, "")
+    if name is None or not pretrained:
+        for reference, cost in variant_costs(name):
+            if not networks:
+                print_text(arguments, NETWORKS_HEADER)
+            networks[reference] = cost
+            print_text(arguments, describe_variant(reference, cost))
+    content = {
+        "pretrained": {each: record.model_dump(mode="json") for each, record in pretrained.items()},
+        "networks": {reference: cost.as_dict() for reference, cost in networks.items()},
+    }
+    print_json(arguments, content)
 
 
-def describe_pretrained(name: str | None = None) -> Iterator[str]:
-    """Yield the lines of a table of the pretrained models, and the paths of the files of a chosen one."""
-    from distill.models.pretrained import pretrained_folder, pretrained_models
+def describe_pretrained(models: "Mapping[str, PretrainedModel]", *, paths: bool) -> Iterator[str]:
+    """Yield the lines of a table of pretrained models, with `paths` also those of the files of the first one."""
+    from distill.models.pretrained import pretrained_folder
 
-    chosen = {each: record for each, record in pretrained_models().items() if name in (None, each)}
-    if not chosen:
-        return
     yield (
         f"{'pretrained':<16}{'network':<24}{'NSS':>7}{'CC':>7}{'weights':>12}{'GMACs':>8}{'ms':>7}{'MB':>7}"
         f"{'input':>20}{'map':>10}"
     )
-    for each, record in chosen.items():
+    for each, record in models.items():
         means = record.scores[0].rows[0].means if record.scores else {}
         cost = record.cost
         figures = [f"{means.get(metric) or math.nan:>7.{digits}f}" for metric, digits in (("nss", 2), ("cc", 3))]
@@ -77,50 +93,74 @@ def describe_pretrained(name: str | None = None) -> Iterator[str]:
             f"{cost.gmacs or math.nan:>8.2f}{cost.milliseconds or math.nan:>7.1f}{record.weights.bytes / 1e6:>7.1f}"
             f"{f'{clip} {record.input.fit}':>20}{saliency:>10}"
         )
-    first = next(iter(chosen.values()))
+    name, first = next(iter(models.items()))
     notes = [f"NSS and CC on {table.title}" for table in first.scores[:1]]
     notes += [f"ms per map: {first.cost.how}"] * bool(first.cost.how)
     if notes:
         yield "; ".join(notes)
-    if name is not None:
+    if paths:
         for label, file in (("weights", first.weights.name), ("ONNX", first.onnx.name), ("card", f"{name}.md")):
             yield f"{label + ':':<9}{pretrained_folder() / file}"
 
 
-def describe_models(name: str | None = None) -> Iterator[str]:
-    """Yield the lines of a table with the size and cost of each variant, of one model or of all."""
-    import torch
+NETWORKS_HEADER = (
+    f"{'model':<36}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}{'fit':>11}"
+)
 
-    from distill.data.fit import fit_of
-    from distill.models.cost import count_weights, gflops_per_map
-    from distill.models.registry import create_model, list_models, list_variants
 
+def variant_costs(name: str | None = None) -> "Iterator[tuple[str, VariantCost]]":
+    """Yield MODEL:VARIANT and the cost of each variant, of one model or of all.
+
+    Stored costs need no PyTorch; those of a network that was added or changed are computed.
+    """
+    from distill.models.networks import list_models
+    from distill.models.stored_costs import stored_costs
+
+    stored = stored_costs()
     chosen, _, variant = (name or "").partition(":")
-    pairs = [
-        (model, each)
-        for model in ([chosen] if chosen else list_models())
-        for each in ([variant] if variant else list_variants(model))
-    ]
-    for index, (model, each) in enumerate(pairs):
-        with torch.device("meta"):  # neither memory nor time
-            created = create_model(model, variant=each)
-        network = created.network
-        if index == 0:
-            header = f"{'model':<36}{'weights':>12}{'GFLOPs per map':>16}{'frames':>8}{'clip':>10}{'map':>10}"
-            yield f"{header}{'fit':>11}"
-        clip, saliency = ("x".join(map(str, size)) for size in (network.size, network.map_size))
-        yield (
-            f"{model + ':' + each:<36}{count_weights(network):>12,}{gflops_per_map(created):>16,.2f}"
-            f"{network.num_frames:>8}{clip:>10}{saliency:>10}{fit_of(network):>11}"
-        )
+    for model in [chosen] if chosen else list_models():
+        costs = stored.get(model, {})
+        if variant:
+            costs = {variant: costs[variant]} if variant in costs else {}
+        if not costs:
+            from distill.models.cost import costs_of
+
+            costs = costs_of(model, variant or None)
+        for each, cost in costs.items():
+            yield f"{model}:{each}", cost
 
 
-def convert_weights(name: str | None, source: str, out: str) -> str:
-    """Load published weights into a model and save them in this project's format; return a one-line summary.
+def describe_variant(reference: str, cost: "VariantCost") -> str:
+    """Return the line of a variant in the table of networks."""
+    clip, saliency = ("x".join(map(str, size)) for size in (cost.size, cost.map_size))
+    return (
+        f"{reference:<36}{cost.weights:>12,}{cost.gflops_per_map:>16,.2f}{cost.num_frames:>8}{clip:>10}"
+        f"{saliency:>10}{cost.fit:>11}"
+    )
+
+
+class Converted(NamedTuple):
+    """Weights that were converted: a sentence on what was loaded, the file, and what is special about it."""
+
+    loaded: str
+    out: str
+    keys: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.loaded}; written to {self.out}{self.keys}"
+
+    def as_dict(self) -> dict[str, str]:
+        """Return plain values for JSON."""
+        return {"out": self.out, "loaded": self.loaded}
+
+
+def convert_weights(name: str | None, source: str, out: str) -> Converted:
+    """Load published weights into a model and save them in this project's format.
 
     Raises:
         UserError: no model is named, the file does not fit it, or `out` exists or is not a .safetensors file.
     """
+    from distill.claims import claim
     from distill.models.registry import create_model
     from distill.models.weight_files import save_model
 
@@ -128,11 +168,11 @@ def convert_weights(name: str | None, source: str, out: str) -> str:
     with claim(out, "the weight file"):
         model = create_model(name, weights=source)
         save_model(model, out, notes={"converted_from": Path(source).name}, overwrite=False)
-    return f"{model.loaded}; written to {out}"
+    return Converted(model.loaded, out)
 
 
-def publish_weights(name: str | None, source: str, out: str) -> str:
-    """Write a model's weights with the keys of its authors' code; return a one-line summary.
+def publish_weights(name: str | None, source: str, out: str) -> Converted:
+    """Write a model's weights with the keys of its authors' code.
 
     Args:
         name: the model; a run folder or weight file of this project must contain the same one.
@@ -143,13 +183,14 @@ def publish_weights(name: str | None, source: str, out: str) -> str:
         UserError: no model is named, the source contains another model or does not fit, `out` exists or has another
             suffix, or the authors have no keys for the model.
     """
+    from distill.claims import claim
     from distill.models.references import save_published
 
     name = check_conversion(name, source, out, "--to-published", (".pth", ".safetensors"))
     with claim(out, "the weight file"):
         model, loaded = load_for_publication(name, source)
         save_published(model, out)
-    return f"{loaded}; written to {out} with the authors' keys"
+    return Converted(loaded, out, " with the authors' keys")
 
 
 def load_for_publication(name: str, source: str) -> "tuple[LoadedModel, str]":
@@ -194,4 +235,5 @@ MODELS = Verb(
     ),
     _add_arguments,
     _run,
+    "pretrained and networks; with --convert and --to-published: out and loaded",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.cli.options import add_inference, add_list, add_output, add_runtime, inference_settings, share
+from distill.cli.output import print_result
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
@@ -97,9 +98,11 @@ def _run(arguments: argparse.Namespace) -> None:
     if is_folder:
         if arguments.plot:
             raise UserError(f"{arguments.video}: --plot draws one video, and this is a folder of several")
-        print(predict_folder(model, arguments.video, settings, **results, outputs=outputs, stills=arguments.stills))
+        stills = arguments.stills
+        work = predict_folder(model, arguments.video, settings, **results, outputs=outputs, stills=stills)
+        print_result(arguments, work)
         return
-    print(predict_one(model, arguments, settings, outputs, results))
+    print_result(arguments, predict_one(model, arguments, settings, outputs, results))
 
 
 def predict_one(
@@ -156,8 +159,8 @@ def check_is_video(argument: str) -> None:
         UserError: it is a model, so that the video is missing.
     """
     from distill.evaluation.references import RUN_FILES
+    from distill.models.networks import PACKAGES
     from distill.models.pretrained import is_pretrained
-    from distill.models.registry import PACKAGES
 
     path = Path(argument)
     is_run = path.is_dir() and any((path / name).exists() for name in RUN_FILES)
@@ -199,4 +202,6 @@ PREDICT = Verb(
     ),
     _add_arguments,
     _run,
+    "frames, size, seconds, runtime, out, maps and csv; for a folder: seconds, frames, made, skipped, elsewhere, "
+    "failed, unit and runtime",
 )

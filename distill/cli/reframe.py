@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.cli.options import add_inference, add_runtime, aspect_ratio, inference_settings, names
+from distill.cli.output import print_json, print_text
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from distill.data.clips import Video
+    from distill.evaluation.crop_scores import Kept
+    from distill.inference.reframe import Reframed
     from distill.inference.runtime import Running
 
 
@@ -74,8 +79,10 @@ def reframe_video(running: "Running", arguments: argparse.Namespace) -> None:
     with claim(Path(arguments.out), "the cropped video", overwrite=arguments.overwrite, remedy=OVERWRITE):
         plan = plan_crop(running.network, arguments.video, arguments.aspect, running.settings)
         done = write_crop(plan, arguments.out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
-    print(crop_table({Path(arguments.video).name: compare_crops(plan)}))
-    print(f"{done}, maps by {running.runtime}")
+    kept = {Path(arguments.video).name: compare_crops(plan)}
+    print_text(arguments, crop_table(kept))
+    print_text(arguments, f"{done}, maps by {running.runtime}")
+    print_crops(arguments, kept, {Path(arguments.video).name: done}, running.runtime)
 
 
 def reframe_data(running: "Running", videos: "list[Video]", arguments: argparse.Namespace) -> None:
@@ -85,7 +92,7 @@ def reframe_data(running: "Running", videos: "list[Video]", arguments: argparse.
     from distill.inference.reframe import plan_crop, write_crop
     from distill.paths import path_inside
 
-    kept = {}
+    kept, written = {}, {}
     for video in videos:
         out = path_inside(arguments.out, video.name, arguments.video, suffix=".mp4") if arguments.out else None
         with ExitStack() as claims:
@@ -96,8 +103,28 @@ def reframe_data(running: "Running", videos: "list[Video]", arguments: argparse.
             plan = plan_crop(running.network, video.path, arguments.aspect, running.settings)
             kept[video.name] = compare_crops(plan, video)
             if out is not None:
-                write_crop(plan, out, sound=not arguments.no_sound, overwrite=arguments.overwrite)
-    print(crop_table(kept))
+                sound = not arguments.no_sound
+                written[video.name] = write_crop(plan, out, sound=sound, overwrite=arguments.overwrite)
+    print_text(arguments, crop_table(kept))
+    print_crops(arguments, kept, written, running.runtime)
+
+
+def print_crops(
+    arguments: argparse.Namespace,
+    kept: "Mapping[str, tuple[Kept, Kept]]",
+    written: "Mapping[str, Reframed]",
+    runtime: str,
+) -> None:
+    """Print what the crops of videos keep and the files that were written, with --json."""
+    videos = {
+        name: {
+            "camera": vars(camera),
+            "centre": vars(centre),
+            "file": written[name].as_dict() if name in written else None,
+        }
+        for name, (camera, centre) in kept.items()
+    }
+    print_json(arguments, {"videos": videos, "runtime": runtime})
 
 
 REFRAME = Verb(
@@ -114,4 +141,5 @@ REFRAME = Verb(
     ),
     _add_arguments,
     _run,
+    "videos (for each, what the camera and the centre keep, and the file) and runtime",
 )

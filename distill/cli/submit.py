@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.cli.options import add_data, add_inference, add_output, add_runtime, inference_settings
+from distill.cli.output import print_result
 from distill.cli.verb import Verb
 from distill.errors import UserError
 
@@ -29,7 +30,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     submission = write_submission(arguments)
-    print(submission)
+    print_result(arguments, submission)
     if submission.problems:
         raise UserError(
             f"{arguments.out}: the submission is invalid; fix the problems listed above and run the command again"
@@ -76,4 +77,5 @@ SUBMIT = Verb(
     ),
     _add_arguments,
     _run,
+    "out, outcome, videos, frames and problems",
 )

@@ -1,10 +1,18 @@
 """`saldistill train` and `saldistill distill`: run a config."""
 
 import argparse
+import os
+from typing import TYPE_CHECKING, Any
 
 from distill.cli.options import add_config, add_runtime
+from distill.cli.output import print_json, print_text
 from distill.cli.verb import Verb
 from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEYS = "run, steps, seconds, device, best, peak_memory_mib, and on a GPU peak_gpu_memory_mib"
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
@@ -12,7 +20,16 @@ def _run_train(arguments: argparse.Namespace) -> None:
     from distill.training.train import train
 
     config = load_config(arguments.config, arguments.overrides)
-    print(f"done: {train(config, runtime=arguments.runtime)}")
+    print_run(arguments, train(config, runtime=arguments.runtime))
+
+
+def print_run(arguments: argparse.Namespace, run: "Path") -> None:
+    """Print the folder of a finished run, with --json also its summary; only the main process has a result."""
+    from distill.validation import read_json
+
+    print_text(arguments, f"done: {run}")
+    if arguments.json and os.environ.get("RANK", "0") == "0":
+        print_json(arguments, {"run": run, **read_json(run / "summary.json", dict[str, Any], "a run's summary")})
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +58,7 @@ def _run_distill(arguments: argparse.Namespace) -> None:
             f"{arguments.config}: no section 'teacher' to distil from; add one, or use `saldistill train` to train "
             "on ground truth only"
         )
-    print(f"done: {train(config, runtime=arguments.runtime)}")
+    print_run(arguments, train(config, runtime=arguments.runtime))
 
 
 TRAIN = Verb(
@@ -56,6 +73,7 @@ TRAIN = Verb(
     ),
     _add_train_arguments,
     _run_train,
+    KEYS,
 )
 
 DISTILL = Verb(
@@ -68,4 +86,5 @@ DISTILL = Verb(
     ),
     _add_distill_arguments,
     _run_distill,
+    KEYS,
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from distill.data.clips import Video
 from distill.data.pictures import conversion_remarks
@@ -58,6 +59,30 @@ class Report:
         if not self.scan.videos:
             broken = f"; {plural(len(self.scan.broken), 'video')} broken" if self.scan.broken else ""
             raise UserError(f"{self.root}: no usable video of {self.scan.dataset.name}{broken}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, with every video."""
+        scan = self.scan
+        videos = {
+            video.name: {
+                "path": str(video.path),
+                "frames": video.num_frames,
+                "size": list(video.size),
+                "fps": video.fps,
+                "fixated_frames": None if video.truth is None else self.labelled([video]),
+            }
+            for video in scan.videos
+        }
+        return {
+            "root": str(self.root),
+            "dataset": scan.dataset.name,
+            "layout": scan.layout.title,
+            "thorough": self.thorough,
+            "videos": videos,
+            "splits": {split: list(names) for split, names in scan.layout.members.items()},
+            "broken": {str(name): str(error) for name, error in scan.broken.items()},
+            "problems": list(self.problems),
+        }
 
     def table(self, *, every_video: bool = False) -> str:
         """Return the report as text: summary, splits, videos, then everything missing or broken.

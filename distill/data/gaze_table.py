@@ -19,8 +19,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from distill.claims import claim
 from distill.data.sets.dataset import files_named
@@ -46,6 +47,10 @@ class ImportedGaze:
     points: dict[str, int] = field(default_factory=dict)
     outside: int = 0
     after_end: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; `points` are the fixations in frames of each video."""
+        return {**asdict(self), "out": str(self.out)}
 
     def __str__(self) -> str:
         total = sum(self.points.values())

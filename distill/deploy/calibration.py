@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from distill.data.clips import Video
 from distill.data.fit import read_placed
+from distill.data.progress import ProgressBar
 from distill.data.sets.find import find_videos
 from distill.data.video.names import is_image
 from distill.data.video.open import open_size, open_video
@@ -87,7 +87,7 @@ def read_calibration_clips(
         )
     read = [
         read_placed(open_video(video.path), numbers, model.fit, model.size).contiguous().numpy()
-        for video, numbers in tqdm(places, desc="reading frames", unit="clip", disable=not progress)
+        for video, numbers in ProgressBar("reading calibration frames", "clip", places, shown=progress)
     ]
     held_out = set(range(HELD_OUT - 1, len(read), HELD_OUT)) or {len(read) - 1}
     return CalibrationClips(

@@ -22,8 +22,8 @@ from onnxruntime.quantization import (
     QuantType,
     create_calibrator,
 )
-from tqdm import tqdm
 
+from distill.data.progress import ProgressBar
 from distill.deploy.calibration import run_calls
 from distill.errors import UserError
 from distill.runtimes.onnx_check import open_session
@@ -132,7 +132,7 @@ class Int8Graph:
             raise UserError("this file has no layer that can be quantized to INT8; use fp16")
         if loss(self.quantized(self.layers)) <= max_loss:
             return [], {}
-        bar = tqdm(self.layers, desc="loss of each layer", unit="layer", disable=not progress)
+        bar = ProgressBar("measuring the loss of each layer", "layer", self.layers, shown=progress)
         own = {layer: loss(self.quantized([layer])) for layer in bar}
         worst = sorted(self.layers, key=lambda layer: -own[layer])
         too_few, enough = 0, len(worst)
@@ -183,7 +183,7 @@ class _Feeds(CalibrationDataReader):
     def __init__(self, edge: Any, clips: Sequence[np.ndarray], *, progress: bool) -> None:
         total = sum(1 if edge.mode == "clip" else len(clip) for clip in clips)
         feeds = (feed for clip in clips for feed, _ in run_calls(edge, clip))
-        self.feeds = iter(tqdm(feeds, total=total, desc="calibrating", unit="call", disable=not progress))
+        self.feeds = iter(ProgressBar("calibrating", "call", feeds, total=total, shown=progress))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next inputs; None after the last."""

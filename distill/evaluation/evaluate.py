@@ -18,9 +18,9 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from distill.data.clips import Video
+from distill.data.progress import ProgressBar
 from distill.data.text import plural
 from distill.data.video.damage import damaged_frames_read
 from distill.errors import RunError, UserError
@@ -166,7 +166,7 @@ def _score(
     workers = max(1, min(workers, total // MIN_FRAMES_PER_WORKER))
     rows: list[Row] = []
     with (
-        tqdm(total=total, desc=name, unit="frame", disable=not progress) as bar,
+        ProgressBar(f"scoring {name}", "frame", total=total, shown=progress, result=False) as bar,
         worker_pool(workers, [__name__]) as pool,
     ):
         try:

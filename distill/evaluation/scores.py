@@ -194,17 +194,17 @@ class Scores:
         )
         _write_csv(folder / "scores.csv", ["video", "frame", *self.metrics], frames)
         _write_csv(folder / "videos.csv", ["video", "recording", "frames", *self.metrics], videos)
-        write_json(
-            folder / "scores.json",
-            {
-                "name": self.name,
-                **self.summary(),
-                "average": self.average,
-                "frames_without_fixations": self.frames_without_fixations,
-                "videos_without_truth": self.videos_without_truth,
-            },
-            overwrite=False,
-        )
+        write_json(folder / "scores.json", self.as_dict(), overwrite=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, the content of scores.json."""
+        return {
+            "name": self.name,
+            **self.summary(),
+            "average": self.average,
+            "frames_without_fixations": self.frames_without_fixations,
+            "videos_without_truth": self.videos_without_truth,
+        }
 
     def summary(self) -> dict[str, Any]:
         """Return means, intervals, counts and methods as JSON data."""
@@ -301,8 +301,11 @@ class Comparison:
             UserError: if the file exists.
         """
         refuse_existing(path, "a comparison")
-        content = {"first": self.first, "second": self.second, **self.difference.summary()}
-        write_json(path, content, overwrite=False)
+        write_json(path, self.as_dict(), overwrite=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, the content of difference.json."""
+        return {"first": self.first, "second": self.second, **self.difference.summary()}
 
 
 def compare_scores(first: Scores, second: Scores) -> Comparison:

@@ -17,18 +17,18 @@ instead of the 36 KB of lossless.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from distill.data.clips import Video
 from distill.data.map_files import write_map_video
 from distill.data.pictures import picture_size
+from distill.data.progress import ProgressBar
 from distill.data.sets import dhf1k, ntire
 from distill.data.text import plural, ranges
 from distill.data.video.open import open_size
@@ -79,6 +79,10 @@ class Submission:
     frames: int
     problems: list[str] = field(default_factory=list)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "out": str(self.out)}
+
     def __str__(self) -> str:
         lines = [str(self.outcome), *self.problems]
         if self.outcome.elsewhere:
@@ -126,7 +130,9 @@ def submit(
     done = sum(by_name[name].num_frames for name, path in places.items() if exists(path))
     resize = PROTOCOLS[form.protocol].resize
 
-    with tqdm(total=frames, initial=done, desc=out.name, unit="frame", disable=not progress) as bar:
+    with ProgressBar(
+        f"writing {out.name}", "frame", total=frames, initial=done, shown=progress, result=False
+    ) as bar:
 
         def make(name: str, missing: list[Path]) -> int:
             video = by_name[name]
@@ -168,7 +174,7 @@ def _record(out: Path, record: dict[str, Any]) -> None:
 
 
 def _resized_maps(
-    maps: MapSource, video: Video, resize: Callable[[np.ndarray, Size], np.ndarray], bar: tqdm
+    maps: MapSource, video: Video, resize: Callable[[np.ndarray, Size], np.ndarray], bar: ProgressBar
 ) -> Iterator[np.ndarray]:
     """Yield every map of a video, in order, at its size; a thread resizes while the next are computed."""
     calls = (partial(resize, saliency, video.size) for saliency in _every_map(maps, video))
@@ -199,7 +205,7 @@ def _problems(
     """Return what is wrong with the submission: missing videos, frames or sizes, and other files."""
     found = [f"{name}: not written: {why}" for name, why in outcome.failed.items()]
     checked = [video for video in videos if video.name not in {*outcome.failed, *outcome.elsewhere}]
-    for video in tqdm(checked, desc="checking", unit="video", disable=not progress, leave=False):
+    for video in ProgressBar(f"checking {out.name}", "video", checked, shown=progress, result=False):
         found += form.check(out / form.place(video.name), video)
     names = {video.name for video in videos}
     if absent := [name for name in expected if name not in names]:

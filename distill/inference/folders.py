@@ -9,13 +9,13 @@ Several devices or machines can run the same command and share the work. After a
 and folders of maps appear complete or not at all, and existing ones are skipped.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
+from distill.data.progress import ProgressBar
 from distill.data.sets.folder import find_media
 from distill.data.sets.images import find_images
 from distill.data.text import plural
@@ -31,6 +31,8 @@ from distill.inference.shared_work import WorkSummary, check_record, process_mis
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
 from distill.paths import path_inside
+
+log = logging.getLogger(__name__)
 
 RECORD = "predicted_by.json"
 """File in each folder of results that records the model and its settings."""
@@ -117,9 +119,13 @@ def predict_folder(
         each = progress and not stills
         done = write_prediction(ready, media[name], running.settings, targets, outputs, progress=each)
         bar.update()
+        if each:
+            log.info("%s: %s", name, done)
         return done.frames
 
-    with tqdm(total=len(media), unit="image", desc=source.name, disable=not (progress and stills)) as bar:
+    with ProgressBar(
+        f"predicting {source.name}", "image", total=len(media), shown=progress and stills, result=False
+    ) as bar:
         summary = process_missing(
             {name: list(paths.values()) for name, paths in results.items()}, process, unit=unit
         )

@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from distill.claims import OVERWRITE, claim
+from distill.data.progress import ProgressBar
 from distill.data.video.damage import damaged_frames_read
 from distill.data.video.frames import KeepingReader, open_frames
 from distill.data.video.names import is_image
@@ -53,6 +54,17 @@ class Prediction:
     targets: Targets
     runtime: str
     rows: list[dict[str, float]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the table."""
+        paths = {name: str(path) if path else None for name, path in vars(self.targets).items()}
+        return {
+            "frames": self.frames,
+            "size": list(self.size),
+            "seconds": self.seconds,
+            "runtime": self.runtime,
+            **paths,
+        }
 
     def __str__(self) -> str:
         targets = self.targets
@@ -150,7 +162,7 @@ def write_prediction(
             sink = overlay_sink(targets.out, source, frames, kept, timing, outputs, overwrite=overwrite)
             sinks.append(stack.enter_context(sink))
         bar = stack.enter_context(
-            tqdm(total=frames.num_frames, unit="frame", desc=source.name, disable=not progress)
+            ProgressBar(f"predicting {source.name}", "frame", total=frames.num_frames, shown=progress, result=False)
         )
         writing = stack.enter_context(ThreadPoolExecutor(1))
         written: Future[None] | None = None

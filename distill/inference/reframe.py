@@ -8,12 +8,13 @@ then for the pictures.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from distill.data.progress import ProgressBar
 from distill.data.video.canvas import Canvas
 from distill.data.video.frames import KeepingReader, open_frames
 from distill.data.video.names import is_image
@@ -82,7 +83,7 @@ def plan_crop(
     window = largest_window(frames.size, aspect)
     reader = CutReader(KeepingReader(frames, keep=False))
     parts = []
-    with tqdm(total=frames.num_frames, unit="frame", desc=source.name, disable=not progress) as bar:
+    with ProgressBar(f"predicting {source.name}", "frame", total=frames.num_frames, shown=progress) as bar:
         for batch, log_saliency in slide(network, reader, range(frames.num_frames), settings):
             parts.append(marginals(density(log_saliency).numpy(), window.axis))
             bar.update(len(batch))
@@ -99,6 +100,10 @@ class Reframed:
     size: tuple[int, int]
     frames: int
     seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "out": str(self.out)}
 
     def __str__(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
@@ -134,7 +139,7 @@ def write_crop(
             sound=plan.source if sound and plan.source.is_file() else None,
             overwrite=overwrite,
         ) as writer,
-        tqdm(total=frames.num_frames, unit="frame", desc=out.name, disable=not progress) as bar,
+        ProgressBar(f"cropping {out.name}", "frame", total=frames.num_frames, shown=progress, result=False) as bar,
     ):
         for number, start in enumerate(plan.starts):
             canvas = Canvas.of_frame(frames.frame(number), frames.turn)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class WorkSummary:
     failed: dict[str, str] = field(default_factory=dict)
     unit: str = "video"
     runtime: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
 
     def __str__(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)

@@ -3,11 +3,13 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill.data.fit import fit_of
 from distill.errors import UserError
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import Network, is_streaming
-from distill.models.registry import rebuild
+from distill.models.registry import create_model, list_variants, rebuild
+from distill.models.stored_costs import VariantCost
 
 
 def count_weights(model: Network) -> int:
@@ -42,3 +44,25 @@ def gflops_per_map(model: LoadedModel, *, mode: str | None = None) -> float:
 def gflops_if_known(model: LoadedModel, *, mode: str | None = None) -> float | None:
     """Return `gflops_per_map`, or None for a network that `create_model` did not build."""
     return gflops_per_map(model, mode=mode) if "variant" in model.identity else None
+
+
+def costs_of(name: str, variant: str | None = None) -> dict[str, VariantCost]:
+    """Return variant -> cost of a network, computed on the meta device; of one variant if it is named.
+
+    Raises:
+        UserError: if the network or variant is unknown.
+    """
+    found = {}
+    for each in [variant] if variant else list_variants(name):
+        with torch.device("meta"):  # neither memory nor time
+            model = create_model(name, variant=each)
+        network = model.network
+        found[each] = VariantCost(
+            weights=count_weights(network),
+            gflops_per_map=gflops_per_map(model),
+            num_frames=network.num_frames,
+            size=network.size,
+            map_size=network.map_size,
+            fit=fit_of(network),
+        )
+    return found

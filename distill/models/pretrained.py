@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
 from distill.errors import UserError
 from distill.files import file_hash
-from distill.models.weight_files import Identity
+from distill.models.identity import Identity
 from distill.stride import Stride
 from distill.validation import read_json
 

@@ -12,9 +12,10 @@ import torch
 from distill.errors import UserError
 from distill.files import atomic_path, file_hash
 from distill.models.loaded import LoadedModel
+from distill.models.networks import PACKAGES, list_models
 from distill.models.onnx import load_onnx
 from distill.models.pretrained import checked_file, is_pretrained, pretrained_model, pretrained_models
-from distill.models.registry import PACKAGES, _module, create_model, list_models, rebuild
+from distill.models.registry import _module, create_model, rebuild
 from distill.models.tensor_files import save_tensors
 from distill.models.weight_files import _identity_text, check_fit, load_weights_into, read_header
 

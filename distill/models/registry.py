@@ -1,9 +1,7 @@
-"""Registry of models: list and create the networks of `teacher/` and `student/` by name."""
+"""Registry of models: create the networks of `teacher/` and `student/` by name."""
 
-import ast
 import difflib
 import importlib
-import importlib.util
 import inspect
 import json
 import types
@@ -18,22 +16,11 @@ from torch import nn
 
 from distill.errors import UserError, reason_of
 from distill.models.loaded import LoadedModel
+from distill.models.networks import list_models
 from distill.models.pretrained import PRETRAINED, checked_file, is_pretrained, misfit, pretrained_for
 from distill.models.protocols import check_model
 from distill.models.published_weights import load_published_weights
 from distill.models.weight_files import fits, is_saldistill_file, load_weights_into
-
-PACKAGES = ("teacher", "student")
-
-
-def list_models() -> list[str]:
-    """Return the names of all models, such as `teacher/salfom`, sorted."""
-    names = []
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            names += [f"{package}/{file.stem}" for file in Path(folder).glob("*.py") if _is_model(file)]
-    return sorted(names)
 
 
 def list_variants(name: str) -> list[str]:
@@ -129,18 +116,6 @@ def _build(name: str, variant: str | None, arguments: Mapping[str, Any]) -> Load
     check_model(network)
     identity = {"name": name, "variant": variant, "arguments": json.loads(json.dumps(given))}
     return LoadedModel(network, identity, reference)
-
-
-def _is_model(file: Path) -> bool:
-    """Return whether a file defines VARIANTS and Model, from its source, without importing it."""
-    names = set()
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return {"VARIANTS", "Model"} <= names
 
 
 def _module(name: str) -> types.ModuleType:

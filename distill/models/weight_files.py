@@ -3,13 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from distill.errors import UserError
-from distill.limits import MAX_ARGUMENT_LENGTH, MAX_MODEL_ARGUMENT, check_limit
+from distill.models.identity import Identity
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
 from distill.models.protocols import Network
@@ -31,31 +31,6 @@ HALF_FROM = 32768
 """Numbers in a tensor from which it is stored in float16. Smaller tensors take little of a file, but rounding them
 causes most of the maps' error: stream-small takes 7.1 MB with a largest difference of 8e-4, and 6.6 MB with 1.6e-3
 from 4096 numbers on."""
-
-Name = Annotated[str, Field(pattern=r"^[!-~]{1,100}$")]
-Number = bool | int | FiniteFloat
-Argument = Number | Name | list[Number]
-"""A model argument in a file: plain values only, which the model's signature must declare (`create_model`)."""
-
-
-class Identity(BaseModel):
-    """The model that a file holds: what `rebuild` builds it from."""
-
-    name: Name
-    variant: Name
-    arguments: dict[Name, Argument]
-
-    @field_validator("arguments")
-    @classmethod
-    def _bounded(cls, arguments: dict[str, Argument]) -> dict[str, Argument]:
-        for key, value in arguments.items():
-            if isinstance(value, list):
-                check_limit(len(value), MAX_ARGUMENT_LENGTH, f"length of {key}")
-            numbers = value if isinstance(value, list) else [value]
-            for number in numbers:
-                if not isinstance(number, str):
-                    check_limit(abs(number), MAX_MODEL_ARGUMENT, key)
-        return arguments
 
 
 class Spec(BaseModel):

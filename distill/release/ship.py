@@ -23,6 +23,7 @@ from distill.files import file_hash, put_in_place, temporary_folder, write_json
 from distill.inference.settings import InferenceSettings
 from distill.inference.sliding_window import slide
 from distill.models.cost import count_weights, gflops_if_known
+from distill.models.identity import Identity
 from distill.models.loaded import LoadedModel
 from distill.models.pretrained import (
     RECORDS,
@@ -36,7 +37,7 @@ from distill.models.pretrained import (
 )
 from distill.models.protocols import is_streaming
 from distill.models.references import load_mean, load_model, notes_with_run
-from distill.models.weight_files import Identity, save_model
+from distill.models.weight_files import save_model
 from distill.paths import path_inside
 from distill.release.facts import Facts, read_facts
 from distill.release.records import read_cost, read_score_table, read_training

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
-from tqdm import tqdm
 
 from distill.data.clips import Video
+from distill.data.progress import ProgressBar
 from distill.data.video.open import open_video
 from distill.evaluation.baselines import BASELINES
 from distill.evaluation.map_sources import MapSource
@@ -93,7 +93,7 @@ def report_scores(
         frames_per_sheet=FRAMES,
         sheets=[
             _sheet(name, by_name[name], named, metric)
-            for name in tqdm(_ends(ranking, SHEETS), desc="pictures", unit="video", disable=not progress)
+            for name in ProgressBar("drawing pictures", "video", _ends(ranking, SHEETS), shown=progress)
         ],
         num_curves=CURVES,
         over_time=[

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from distill.data.clips import Video
+from distill.data.progress import ProgressBar
 from distill.errors import UserError
 from distill.inference.runtime import Running, run_in
 from distill.inference.settings import InferenceSettings
@@ -108,12 +108,12 @@ def fill_with_progress(
     """Compute the missing maps, see `fill`, with a progress bar that includes those of other processes."""
     if running.settings.device is not None:
         running.network.to(running.settings.device)
-    bar = tqdm(
+    bar = ProgressBar(
+        f"caching {store.path.name}",
+        "map",
         total=store.plan.num_records,
         initial=store.count_committed(),
-        unit="map",
-        desc=f"caching {store.path.name}",
-        disable=not progress,
+        shown=progress,
     )
     shard = None
     try:

@@ -6,14 +6,16 @@ Every exported map is read back and compared with the store, and the correlation
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from distill.claims import claim
 from distill.data.map_files import read_maps, write_map_video
+from distill.data.progress import ProgressBar
 from distill.data.video.image_folder import FOLDER_FPS
 from distill.data.video.open import open_size
 from distill.errors import UserError
@@ -31,6 +33,27 @@ FORMS = {
 """Export formats and their descriptions."""
 
 
+@dataclass(frozen=True)
+class ExportedMaps:
+    """Result of `export_maps`: the folder, what it contains, and the CC of each map with that of the store."""
+
+    out: Path
+    maps: int
+    videos: int
+    mean_cc: float
+    min_cc: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "out": str(self.out)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.out}: {self.maps} maps of {self.videos} videos; mean CC with the target store "
+            f"{self.mean_cc:.6f} (at least {self.min_cc:.6f})"
+        )
+
+
 def export_maps(
     store: TargetStore | str | Path,
     out: str | Path,
@@ -38,7 +61,7 @@ def export_maps(
     form: str = "png",
     view: str = "plain",
     progress: bool = True,
-) -> str:
+) -> ExportedMaps:
     """Write a store's maps as 8-bit PNG files, or as lossless grey H.264 videos with 10 or 8 bits.
 
     PNG maps are divided by their maximum. Video maps are min-max normalised, as in the challenges; a video has one
@@ -46,7 +69,7 @@ def export_maps(
     opened (otherwise 30 fps). Nothing is written to `out` before all maps are exported.
 
     Returns:
-        One line with the number of maps and their CC with those of the store.
+        The number of maps and their CC with those of the store.
 
     Raises:
         UserError: `out` exists or is being written by another process, `form` is unknown, the store is incomplete,
@@ -65,7 +88,7 @@ def export_maps(
     with (
         claim(out, "the folder of maps"),
         atomic_folder(out) as folder,
-        tqdm(total=total, unit="map", disable=not progress) as bar,
+        ProgressBar(f"exporting {store.path.name}", "map", total=total, shown=progress, result=False) as bar,
     ):
         for video, frames in store.plan.videos.items():
             target = path_inside(folder, video, store.path, suffix="" if form == "png" else ".mp4")
@@ -79,10 +102,7 @@ def export_maps(
                 correlations.append(correlation(levels, peak_map(store.read(video, frame, view))))
                 bar.update()
     store.close()
-    return (
-        f"{out}: {total} maps of {len(store.plan.videos)} videos; mean CC with the target store "
-        f"{np.mean(correlations):.6f} (at least {min(correlations):.6f})"
-    )
+    return ExportedMaps(out, total, len(store.plan.videos), float(np.mean(correlations)), float(min(correlations)))
 
 
 def _write_pngs(store: TargetStore, video: str, view: str, folder: Path) -> None:

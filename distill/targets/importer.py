@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from distill.claims import claim
 from distill.data.map_files import files_of, find_maps, frames_of, read_maps
+from distill.data.progress import ProgressBar
 from distill.errors import UserError
 from distill.files import atomic_folder
 from distill.saliency import log_density, peak_map
@@ -165,7 +165,10 @@ def _write_import(
             codec=codec,
             notes={"imported": [str(source) for source in sources], "mean": mean},
         )
-        with store, tqdm(total=store.plan.num_records, unit="map", desc="importing", disable=not progress) as bar:
+        with (
+            store,
+            ProgressBar(f"importing {out.name}", "map", total=store.plan.num_records, shown=progress) as bar,
+        ):
             for batches in store.missing():
                 for batch, maps in mean_maps(opened_sources, mean, batches, map_size):
                     store.commit(batch, maps)

@@ -6,9 +6,10 @@ Maps are recomputed with the teacher, or read again from their source if they we
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,10 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether nothing is damaged and every recomputed map matches."""
         return not self.damage and self.kl_max <= self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "kl_max": self.kl_max, "ok": self.ok}
 
     def __str__(self) -> str:
         lines = [f"damaged: {each}" for each in self.damage] or ["all checksums match"]

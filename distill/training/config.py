@@ -24,7 +24,8 @@ from distill.data.sets.find import DATASETS
 from distill.errors import shorten
 from distill.evaluation.metrics import METRICS
 from distill.files import write_text
-from distill.models.registry import list_models, list_variants
+from distill.models.networks import list_models
+from distill.models.registry import list_variants
 from distill.training import config_errors
 from distill.training.config_errors import (
     BatchSize,

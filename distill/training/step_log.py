@@ -9,13 +9,14 @@ import json
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
-from tqdm import tqdm
 
+from distill.data.progress import ProgressBar, bars_are_hidden
 from distill.data.text import plural
 from distill.errors import UserError
 from distill.files import atomic_path, finite
@@ -53,7 +54,7 @@ class StepLog:
         if not quiet:
             keep_until(self.path, start)
             self._tensorboard = _tensorboard(run / "tensorboard", start)
-        self.bar = tqdm(total=steps, initial=start, unit="step", disable=quiet, dynamic_ncols=True, desc="train")
+        self.bar = ProgressBar(f"training {run.name}", "step", total=steps, initial=start, shown=not quiet)
 
     def __enter__(self) -> Self:
         """Return the log itself."""
@@ -71,7 +72,8 @@ class StepLog:
         """Log one training step and advance the bar."""
         self._write({"kind": "train", **record})
         self.bar.set_postfix_str(
-            f"loss {record['loss']:.4f}, lr {record['lr']:.1e}, {record['clips_per_second']:.1f} clips/s"
+            f"loss {record['loss']:.4f}, lr {record['lr']:.1e}, {record['clips_per_second']:.1f} clips/s",
+            refresh=False,  # with the next update, at most ten times per second
         )
         self.bar.update()
 
@@ -86,9 +88,9 @@ class StepLog:
         self.message(f"step {record['step']}: validation {scores}{runtime}")
 
     def message(self, text: str) -> None:
-        """Print a line above the bar."""
-        if not self.quiet:
-            self.bar.write(text)
+        """Print a line to stderr, above the bar."""
+        if not (self.quiet or bars_are_hidden()):
+            self.bar.write(text, file=sys.stderr)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.quiet:

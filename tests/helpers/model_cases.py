@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.loaded import LoadedModel
-from distill.models.registry import create_model, list_models, list_variants
+from distill.models.networks import list_models
+from distill.models.registry import create_model, list_variants
 
 MODELS = list_models()
 ALL = [f"{name}:{variant}" for name in MODELS for variant in list_variants(name)]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
-from tqdm import tqdm
 
+from distill.data.progress import ProgressBar
 from distill.data.video.guard import CALLS_PER_PROCESS, Call, CallFailure, guarded
 from distill.errors import UserError
 from distill.files import write_text
@@ -164,7 +164,7 @@ def inspect_all(inspections: Sequence[Inspection], *, progress: str | None = Non
     """
     results = [PROBE_CACHE.get(inspection) for inspection in inspections]
     pending = [number for number, result in enumerate(results) if result is None]
-    bar = tqdm(total=len(pending), desc=progress, disable=progress is None, leave=False, delay=1, unit="video")
+    bar = ProgressBar(progress or "", "video", total=len(pending), shown=progress is not None, delay=1)
     attempt = 0
     try:
         while pending:

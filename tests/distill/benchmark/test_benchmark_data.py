@@ -142,7 +142,7 @@ def test_data_video_shorter_than_clip_is_rejected(tmp_path):
 def test_data_command_prints_table_and_writes_json(moving, small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "memory_growth", lambda *case: 12.3)
     out = tmp_path / "reader.json"
-    assert main(["benchmark", "--of", "data", str(moving), "--rounds", "1", "--json", str(out)]) == 0
+    assert main(["benchmark", "--of", "data", str(moving), "--rounds", "1", "-o", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "frames/s" in printed
     assert "bar.mp4 (48x64), 20 frames" in printed

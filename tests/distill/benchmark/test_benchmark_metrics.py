@@ -84,7 +84,7 @@ def test_metrics_command_prints_and_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "benchmark_metrics", partial(benchmark_metrics, **SMALL, progress=False))
-    assert main(["benchmark", "--of", "metrics", "--rounds", "1", "--json", str(tmp_path / "m.json")]) == 0
+    assert main(["benchmark", "--of", "metrics", "--rounds", "1", "-o", str(tmp_path / "m.json")]) == 0
     printed = capsys.readouterr().out
     saved = json.loads((tmp_path / "m.json").read_text())
     assert len(saved["rows"]) == 14

@@ -186,7 +186,7 @@ def test_models_command_takes_lists_and_writes_json(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "_cpu_memory", lambda *case: len(case))  # each costs a process
     out = tmp_path / "m.json"
     words = ["benchmark", "student/thtdnet:micro", "--device", "cpu", "--rounds", "1", "--threads", "1"]
-    assert main([*words, "--batch-size", "1,2", "--precision", "fp32,bf16", "--json", str(out)]) == 0
+    assert main([*words, "--batch-size", "1,2", "--precision", "fp32,bf16", "-o", str(out)]) == 0
     saved = json.loads(out.read_text())
     assert [(row["precision"], row["batch_size"]) for row in saved["rows"]] == [
         (precision, size) for precision in ("fp32", "bf16") for size in (1, 2)

@@ -286,7 +286,7 @@ def test_models_command_takes_shapes_and_prints_layers(
     monkeypatch.setattr(module, "_cpu_memory", lambda *case: 5.0)  # costs a process
     convolution(Path("theirs.onnx"), [1, 3, "h", "w"])
     words = ["benchmark", "theirs.onnx", "--rounds", "1", "--threads", "1", "--device", "cpu", "--layers"]
-    assert main([*words, "--shape", "image=1x3x8x8", "--json", "out.json"]) == 0
+    assert main([*words, "--shape", "image=1x3x8x8", "-o", "out.json"]) == 0
     printed = capsys.readouterr().out
     assert "theirs.onnx: by operator" in printed
     assert "each item of a batch counts as one map" in printed
@@ -294,7 +294,7 @@ def test_models_command_takes_shapes_and_prints_layers(
     assert list(saved) == ["models", "theirs.onnx: by operator", "theirs.onnx: by module"]
     [row] = saved["models"]["rows"]
     assert (row["memory_mb"], row["gmacs"]) == (5.0, pytest.approx(1e-9 * 4 * 64 * 27))
-    assert main([*words, "--json", "other.json"]) == 2
+    assert main([*words, "-o", "other.json"]) == 2
     assert "--shape image=1x3x224x224" in capsys.readouterr().err
     for wrong in ("image", "image=", "image=1x0", "=1x3"):
         with pytest.raises(SystemExit):

@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_targets_command_prints_and_saves_three_tables(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames = clip_reader.FRAME_CACHE
-    assert main(["benchmark", "--of", "cache", "--rounds", "1", "--device", "cpu", "--json", "cache.json"]) == 0
+    assert main(["benchmark", "--of", "cache", "--rounds", "1", "--device", "cpu", "-o", "cache.json"]) == 0
     saved = json.loads((small / "cache.json").read_text())
     assert [path.name for path in small.iterdir()] == ["cache.json"]  # stores and videos are gone
     assert clip_reader.FRAME_CACHE is frames

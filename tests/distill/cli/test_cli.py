@@ -109,13 +109,24 @@ def test_examples_parse_and_name_existing_files(example: str) -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["models", "--help"], ["train"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    slow = ["torch", "numpy", "pydantic", "yaml", "matplotlib", "tqdm", "dataclasses", "inspect", "hashlib"]
+    slow += ["importlib.metadata"] if words == ["--help"] else []
     done = run_python(
         "import sys; from distill.cli.main import main\n"
         f"try: main({words})\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'numpy', 'pydantic', 'matplotlib') if m in sys.modules])"
+        f"print([m for m in {slow} if m in sys.modules])"
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "stream-small"], ["models", "teacher/salfom", "--json"]])
+def test_listing_models_imports_no_network(words: list[str]) -> None:
+    done = run_python(
+        f"import sys; from distill.cli.main import main; assert main({words}) == 0\n"
+        "print([m for m in ('torch', 'numpy', 'timm', 'onnx', 'safetensors', 'yaml') if m in sys.modules])"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 # ----------------------------------------------------------------------------------------------- exit codes

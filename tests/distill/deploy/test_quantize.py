@@ -342,7 +342,7 @@ def test_quantize_command_writes_and_compares_files(
         "--max-loss",
         "0.5",
     ]
-    assert main([*words, "--rounds", "1", "--threads", "1", "--json", str(tmp_path / "t.json")]) == 0
+    assert main([*words, "--rounds", "1", "--threads", "1", "--measurements", str(tmp_path / "t.json")]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].split()[:3] == ["file", "precision", "runtime"]
     assert [line.split()[:2] for line in table[1:4]] == [

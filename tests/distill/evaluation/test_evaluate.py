@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.bars import closed_bars
 from helpers.fake_gaze import LONG, ONE, SIZE, gaze, noisy, video
 
 from distill.data.clips import Video
@@ -224,15 +225,17 @@ def test_brightness_model_beats_centre_prior() -> None:
     assert model["cc"] > prior["cc"]
 
 
-def test_evaluate_progress_shows_bar_and_logs_speed(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_evaluate_progress_counts_frames_and_logs_speed(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bars = closed_bars(monkeypatch)
     with caplog.at_level("INFO"):
         score(noisy, [ONE])
     assert capsys.readouterr().err == caplog.text == ""
+    assert bars == []
     with caplog.at_level("INFO"):
         evaluate(noisy, [ONE], name="noise")
-    assert "noise: 100%" in capsys.readouterr().err
+    assert bars == [(10, 10)]
     assert re.search(r"noise: 10 frames in \d+\.\d s, \d+\.\d per second, scored by 1 process", caplog.text)
 
 

@@ -70,7 +70,7 @@ def test_build_resumes_after_ctrl_c_with_identical_bytes(tmp_path, videos, caplo
     batches = [batch for batch in store.plan if store.has(batch.video, batch.frames[0])]
     assert len(batches) == call - 1
     assert not store.complete
-    assert f"missing    {23 - store.count_committed()} maps" in info(store)
+    assert f"missing    {23 - store.count_committed()} maps" in str(info(store))
     again = TinyTeacher()
     assert build_small(tmp_path / "store", videos, again).complete
     assert again.calls == 7 - len(batches)
@@ -145,7 +145,7 @@ def test_build_of_two_videos_with_one_name_raises(tmp_path, videos):
 
 
 def test_info_describes_teacher_videos_and_progress(tmp_path, videos):
-    text = info(build_small(tmp_path / "store", videos))
+    text = str(info(build_small(tmp_path / "store", videos)))
     for part in ("teacher/tiny:base", "3 frames of 24x32, stride 1, fp32", "2, 23 frames; views: plain"):
         assert part in text
     for part in ("23 of 23, 12x16", "log8: 8 bits", "4 of 4 full", "bytes per pixel"):
@@ -231,6 +231,6 @@ def test_stores_of_both_runtimes_have_one_fingerprint_and_the_same_maps(tmp_path
             pytorch.read("one", frame), onnx.read("one", frame), atol=2e-3, rtol=0
         )  # float16
     assert verify(onnx.path, model, videos, sample=8).ok  # recomputed in PyTorch
-    assert "runtime    ONNX Runtime" in info(onnx.path)
+    assert "runtime    ONNX Runtime" in str(info(onnx.path))
     again = build(model, videos, tmp_path / "onnx", InferenceSettings(batch_size=4), codec="exact", progress=False)
     assert again.notes["runtime"] == "ONNX Runtime"

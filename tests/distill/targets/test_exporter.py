@@ -19,7 +19,7 @@ def listed(folder: Path) -> list[str]:
 
 def test_png_export_scales_the_maximum_to_255(tmp_path, videos):
     store = build_small(tmp_path / "store", videos, codec="exact")
-    summary = export_maps(store, tmp_path / "maps", progress=False)
+    summary = str(export_maps(store, tmp_path / "maps", progress=False))
     assert "23 maps of 2 videos" in summary
     assert listed(tmp_path / "maps") == [f"{v.name}/{frame + 1:04d}.png" for v in videos for frame in v.frames]
     with Image.open(tmp_path / "maps" / "one" / "0006.png") as picture:
@@ -33,7 +33,7 @@ def test_png_export_scales_the_maximum_to_255(tmp_path, videos):
 @pytest.mark.parametrize(("form", "levels"), [("video", 1023), ("video8", 255)])
 def test_video_export_is_min_max_normalised_within_half_a_level(tmp_path, videos, form, levels):
     store = build_small(tmp_path / "store", videos, codec="exact", views=("plain", "flipped"))
-    summary = export_maps(store, tmp_path / "maps", form=form, view="flipped", progress=False)
+    summary = str(export_maps(store, tmp_path / "maps", form=form, view="flipped", progress=False))
     assert listed(tmp_path / "maps") == ["one.mp4", "two.mp4"]
     for video in videos:
         place = find_maps(tmp_path / "maps")[video.name]

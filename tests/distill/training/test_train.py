@@ -70,7 +70,7 @@ def test_ctrl_c_saves_and_prints_how_to_resume(
 
     with pytest.raises(KeyboardInterrupt):
         train(config(tmp_path / "run"), stop=press_ctrl_c)
-    assert "stopped after step 2 of 5; to resume, add resume=auto" in capsys.readouterr().out
+    assert "stopped after step 2 of 5; to resume, add resume=auto" in capsys.readouterr().err
     train(config(tmp_path / "run", resume="auto"))
     assert_same_run(straight, tmp_path / "run")
 
