@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, whosmat
 
 from distill.data.pictures import read_image, to_grey
 from distill.errors import UserError, reading
@@ -144,6 +143,8 @@ def _read_hdf5(path: Path, name: str) -> np.ndarray:
 
 
 def _read_version_5(path: Path, name: str) -> np.ndarray:
+    from scipy.io import loadmat, whosmat  # here, because its import takes a quarter of a second
+
     found = {each: (shape, kind) for each, shape, kind in whosmat(path)}  # reads headers only
     if name not in found:
         raise _no_map(path, name, "none")

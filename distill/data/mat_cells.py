@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from distill.data.annotation import MAT, as_pixels, check_expansion, mat_version
 from distill.data.video.guard import call_guarded
@@ -125,6 +124,8 @@ def _check_file(path: Path) -> None:
 
 def _load(path: Path, name: str, expected: str) -> Any:
     """Return a variable, with structures as objects and arrays without sides of length 1."""
+    from scipy.io import loadmat
+
     with reading(path, MAT):
         variables = loadmat(path, variable_names=[name], squeeze_me=True, struct_as_record=False)
     if name not in variables:

@@ -16,6 +16,7 @@ from distill.models.networks import PACKAGES, list_models
 from distill.models.onnx import load_onnx
 from distill.models.pretrained import checked_file, is_pretrained, pretrained_model, pretrained_models
 from distill.models.registry import _module, create_model, rebuild
+from distill.models.startup import InitialWeightsSkipped
 from distill.models.tensor_files import save_tensors
 from distill.models.weight_files import _identity_text, check_fit, load_weights_into, read_header
 
@@ -123,21 +124,28 @@ def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> LoadedM
     Raises:
         UserError: if there is no such model, or its file is missing or changed.
     """
-    model = _load_file(checked_file(pretrained_model(name).weights))
+    model = _read_file(checked_file(pretrained_model(name).weights))
     model.network.to(device).eval()
     return replace(model, reference=name)
 
 
 def _load_file(path: Path) -> LoadedModel:
-    header = read_header(path)
-    identity = header.identity.model_dump()
+    """Return the model of a weight file, whose header may claim anything."""
+    identity = read_header(path).identity.model_dump()
     try:
-        with torch.device("meta"):  # takes no memory, whatever sizes the header claims
+        with InitialWeightsSkipped(), torch.device("meta"):  # takes no memory, whatever sizes the header claims
             model = rebuild(identity)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     check_fit(model, path)
-    model = rebuild(identity)
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> LoadedModel:
+    """Return the model of a weight file that is known to be valid."""
+    header = read_header(path)
+    with InitialWeightsSkipped():
+        model = rebuild(header.identity.model_dump())
     load_weights_into(model, path)
     return replace(model, notes=header.notes.model_dump(exclude_unset=True))
 

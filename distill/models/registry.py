@@ -20,6 +20,7 @@ from distill.models.networks import list_models
 from distill.models.pretrained import PRETRAINED, checked_file, is_pretrained, misfit, pretrained_for
 from distill.models.protocols import check_model
 from distill.models.published_weights import load_published_weights
+from distill.models.startup import compiler_postponed
 from distill.models.weight_files import fits, is_saldistill_file, load_weights_into
 
 
@@ -122,7 +123,8 @@ def _module(name: str) -> types.ModuleType:
     """Import the file of a model."""
     if name not in (models := list_models()):
         raise UserError(f"no model '{name}'{_suggest(name, models)}")
-    return importlib.import_module(name.replace("/", "."))
+    with compiler_postponed():
+        return importlib.import_module(name.replace("/", "."))
 
 
 def _check_arguments(where: str, model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
