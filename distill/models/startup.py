@@ -1,7 +1,7 @@
 """Shortcuts on the way to the first map: networks without PyTorch's compiler, and without initial weights.
 
-The compiler (torch._dynamo, with SymPy and more) takes more than half as long to import as PyTorch itself. Predictions
-never use it, but torchvision and timm import it, for one function and one decorator.
+The compiler (torch._dynamo, with SymPy and more) takes more than half as long to import as PyTorch itself.
+Predictions never use it, but torchvision and timm import it, for one function and one decorator.
 """
 
 import sys
