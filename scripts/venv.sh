@@ -2,7 +2,6 @@
 # repository's root and sets $python to the environment's interpreter. Used by scripts/demo, test and check.
 #
 #   PYTHON=/path/to/python3.12   interpreter for a new .venv (3.11 or newer)
-#   CI=true                      pip prints errors only
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python=.venv/bin/python
@@ -25,8 +24,17 @@ find_python() {
     return 2
 }
 
+# Show the minutes and the size of .venv while the process $1 runs.
+show_time() {
+    local seconds=0
+    while sleep 5 && kill -0 "$1" 2> /dev/null; do
+        seconds=$((seconds + 5))
+        printf '\r  %d:%02d min, %s installed ' $((seconds / 60)) $((seconds % 60)) "$(du -sh .venv | cut -f1)"
+    done
+}
+
 make_environment() {
-    local base stamp wanted quiet=()
+    local base stamp wanted ticker failed=false log=.venv/install.log
     if ! is_new_enough "$python"; then
         base=$(find_python) || exit 2
         echo "Creating .venv with $("$base" --version) ..."
@@ -42,13 +50,18 @@ make_environment() {
         echo "Using the packages installed in .venv."
         return
     fi
-    [ "${CI:-}" = true ] && quiet=(--quiet --progress-bar off)
-    echo "Installing the requirements into .venv (takes minutes the first time) ..."
-    "$python" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} \
-        -c constraints.txt -e '.[dev,imagenet,opencv]' || {
-        echo "Installation failed, see pip's output above. Run the same command to retry." >&2
+    echo "Installing the requirements into .venv (several GB, minutes the first time); pip's output is in $log ..."
+    [ ! -t 1 ] || show_time $$ &
+    ticker=$!
+    "$python" -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,imagenet,opencv]' \
+        > "$log" 2>&1 || failed=true
+    kill "$ticker" 2> /dev/null || true
+    [ ! -t 1 ] || echo
+    if [ "$failed" = true ]; then
+        tail -n 15 "$log" >&2
+        echo "Installation failed, see the end of pip's output above. Run the same command to retry." >&2
         exit 1
-    }
+    fi
     echo "$wanted" > "$stamp"
 }
 
