@@ -33,7 +33,14 @@ def config_names() -> list[str]:
 
 
 def shipped_path(path: str | Path) -> Path:
-    """Return the file or folder that a path names; one without `@` is returned as it is.
+    """Return the file or folder that a path names.
+
+    Args:
+        path: `@sample`, a file in it such as `@sample/video/068.AVI`, or the name of a config, `@teacher/demo`; any
+            other path is returned as it is.
+
+    Returns:
+        A path of the file system; do not write to it.
 
     Raises:
         UserError: nothing of that name comes with saldistill.

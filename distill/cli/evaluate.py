@@ -3,7 +3,6 @@
 import argparse
 import logging
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from distill.cli.options import (
@@ -89,6 +88,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def evaluate_models(arguments: argparse.Namespace, folders: list[Path]) -> None:
     """Score the models, compare them, and write the results if there are folders for them."""
+    from dataclasses import replace
+
     from distill.data.video.guard import cores
     from distill.evaluation.references import same_scene, score
     from distill.evaluation.scores import compare_scores

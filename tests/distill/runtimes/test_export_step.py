@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -222,9 +224,12 @@ def test_gflops_of_streaming_student_counts_one_step() -> None:
 
 def test_export_command_passes_licence_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict = {}
-    monkeypatch.setattr(
-        "distill.runtimes.export.export", lambda model, out, **options: asked.update(options, out=out)
-    )
+
+    def export(model: LoadedModel, out: str, **options: Any) -> Any:
+        asked.update(options, out=out)
+        return SimpleNamespace(as_dict=dict)
+
+    monkeypatch.setattr("distill.runtimes.export.export", export)
     monkeypatch.setattr("distill.models.references.load_model", lambda path: replace(streaming(), reference=path))
     (tmp_path / "config.yaml").write_text("steps: 1\n")
     words = [
