@@ -121,8 +121,9 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     )
     steps.run(
         "g",
-        "Export the student to ONNX, compare it with PyTorch, and draw the overlay video with the exported file.",
-        lambda: export_and_run(student, onnx, test_videos[0], overlay),
+        f"Export the student to ONNX, compare it with PyTorch, and draw the overlay of video {videos[-1].name} with "
+        "the exported file.",
+        lambda: export_and_run(student, onnx, videos[-1], overlay),
         output=overlay,
     )
 
@@ -284,7 +285,7 @@ def measure_costs(references: dict[str, str | Path], device: str) -> dict[str, d
 def export_and_run(student: Path, onnx: Path, video: Video, overlay: Path) -> dict[str, Any]:
     """Export the student, verify the file on real frames, and draw the whole video with it."""
     onnx.unlink(missing_ok=True)  # of an earlier student
-    check = export(load_model(student), onnx, frames=video.path)
+    check = export(load_model(student), onnx, frames=video.path, batches=(1, 2))
     print(check)
     prediction = predict(load_model(onnx), video.path, out=overlay, overwrite=True)
     print(prediction)

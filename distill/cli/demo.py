@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 DEMO = Verb(
     "demo",
-    "run the full pipeline on one real video (5 to 10 minutes)",
+    "run the full pipeline on one real video (4 to 5 minutes)",
     "Train a small teacher on a video with eye-tracking data, store its maps, distil a student, compare both "
     "with a centre prior, export the student and run it. Finished steps are reused. The results are "
     "OUT/report.html and OUT/demo.json.",
