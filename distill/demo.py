@@ -121,8 +121,8 @@ def run_demo(out: str | Path = "runs/demo", *, device: str = "auto") -> Path:
     )
     steps.run(
         "g",
-        f"Export the student to ONNX, compare it with PyTorch, and draw the overlay of video {videos[-1].name} with "
-        "the exported file.",
+        "Export the student to ONNX, compare it with PyTorch, and draw the overlay of video "
+        f"{videos[-1].name} with the exported file.",
         lambda: export_and_run(student, onnx, videos[-1], overlay),
         output=overlay,
     )
