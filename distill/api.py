@@ -37,13 +37,14 @@ def _public(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def list_models() -> list[str]:
-    """Return the names of all models, pretrained ones first, e.g. `stream-small` and `teacher/salfom:vit_l`.
+    """Return the names of all models, pretrained ones first, e.g. `stream-small` and `teacher/salfom:base`.
 
     Every name is a model for `load`, `predict`, `evaluate` and `export`. Networks with a variant have random
     weights.
 
-    >>> distill.list_models()[:2]
-    ['stream-nano', 'stream-small']
+    Examples:
+        >>> distill.list_models()[:2]
+        ['stream-nano', 'stream-small']
     """
     from distill.models.networks import list_models
     from distill.models.pretrained import pretrained_models
@@ -68,10 +69,11 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str = "auto") -> "Predict
     Raises:
         UserError: there is no such model or device.
 
-    >>> model = distill.load("stream-nano")
-    >>> maps = model.predict(np.zeros((2, 90, 160, 3), np.uint8))
-    >>> maps.shape, maps.dtype
-    ((2, 40, 64), dtype('float32'))
+    Examples:
+        >>> model = distill.load("stream-nano")
+        >>> maps = model.predict(np.zeros((2, 90, 160, 3), np.uint8))
+        >>> maps.shape, maps.dtype
+        ((2, 40, 64), dtype('float32'))
     """
     from distill.inference import predictor
 
@@ -108,9 +110,10 @@ def predict(
     Raises:
         UserError: no output is named, an output exists, or the video or the model cannot be read.
 
-    >>> done = distill.predict("@sample/video/068.AVI", "stream-nano", csv="068.csv")
-    >>> done.frames, done.size
-    (540, (360, 640))
+    Examples:
+        >>> done = distill.predict("@sample/video/068.AVI", "stream-nano", csv="068.csv")
+        >>> done.frames, done.size
+        (540, (360, 640))
     """
     from distill.inference.outputs import MAP_VIDEOS, OutputSettings
     from distill.inference.predict import predict
@@ -165,9 +168,10 @@ def evaluate(
     Raises:
         UserError: an argument is invalid, or the data has no ground truth.
 
-    >>> scores = distill.evaluate("centre-prior", "dhf1k:@sample", videos=["002"], frames=(601, 783), every=20)
-    >>> len(scores.rows), round(scores.pooled["nss"], 1)
-    (10, 2.9)
+    Examples:
+        >>> scores = distill.evaluate("centre-prior", "dhf1k:@sample", videos=["002"], frames=(601, 783), every=20)
+        >>> len(scores.rows), round(scores.pooled["nss"], 1)
+        (10, 2.9)
     """
     from distill.data.video.guard import cores
     from distill.evaluation.references import score
@@ -197,9 +201,10 @@ def train(config: str | Path, overrides: Mapping[str, Any] | None = None) -> Pat
         UserError: the config is invalid; the message lists every mistake.
         RunError: the loss became NaN.
 
-    >>> short = {"out": "runs/short", "training.steps": 1, "training.batch_size": 1}
-    >>> distill.train("@teacher/demo", {**short, "training.validate_every": None, "data.validation": []})
-    PosixPath('runs/short')
+    Examples:
+        >>> short = {"out": "runs/short", "training.steps": 1, "training.batch_size": 1}
+        >>> distill.train("@teacher/demo", {**short, "training.validate_every": None, "data.validation": []})
+        PosixPath('runs/short')
     """
     from distill.training.config import load_config
     from distill.training.train import train

@@ -61,7 +61,7 @@ VIEW = Verb(
         "saldistill view VIDEO.mp4",
         "saldistill view VIDEO.mp4 --model stream-nano --data dhf1k:@sample",
         "saldistill view runs/demo/student",
-        "saldistill view runs/demo/store --model runs/demo/student --data dhf1k:@sample",
+        "saldistill view runs/demo/targets --model runs/demo/student --data dhf1k:@sample",
         "saldistill view scores --port 8080 --no-browser",
     ),
     _add_arguments,
