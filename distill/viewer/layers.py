@@ -12,6 +12,7 @@ from distill.evaluation.map_sources import MapSource
 from distill.reports.page import fit
 from distill.saliency import peak_map, to_peak
 from distill.targets.store import TargetStore
+from distill.viewer.follower import Follower
 from distill.viewer.shown import SIDE, ShownVideo
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class StoredLayer(_ReadLayer):
         return saliency if self._view == "plain" else saliency[:, ::-1]
 
 
-class PredictedLayer:
+class PredictedLayer(Follower):
     """Maps of a model, computed by a thread: from the viewed frame to the end of its video, then the frames before.
 
     Args:
@@ -145,13 +146,9 @@ class PredictedLayer:
     def __init__(self, maps: MapSource, title: str, *, most_bytes: int = MAX_MAP_BYTES) -> None:
         self.title = title
         self._maps, self._most_bytes, self._map_bytes = maps, most_bytes, 0
-        self._changed = threading.Condition()
         self._kept: dict[ShownVideo, dict[int, np.ndarray]] = {}
         self._failed: dict[ShownVideo, str] = {}
-        self._viewed: tuple[ShownVideo, int] | None = None
-        self._stopped = False
-        self._thread = threading.Thread(target=self._work, name=f"predict {title}", daemon=True)
-        self._thread.start()
+        super().__init__(f"predict {title}")
 
     def get(self, shown: ShownVideo, place: int) -> np.ndarray | None:
         """See `Layer.get`."""
@@ -172,24 +169,6 @@ class PredictedLayer:
         with self._changed:
             kept = self._kept.get(shown, {})
             return shown not in self._failed and any(each not in kept for each in coming)
-
-    def want(self, shown: ShownVideo, place: int) -> None:
-        """See `Layer.want`."""
-        with self._changed:
-            if self._viewed != (shown, place):
-                self._viewed = (shown, place)
-                self._changed.notify_all()
-
-    def stop(self) -> None:
-        """See `Layer.stop`; the thread finishes its batch."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def join(self, seconds: float) -> bool:
-        """See `Layer.join`."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from distill.errors import UserError, reason_of
 from distill.evaluation.frame_scorer import FrameScorer
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.scores import Scores
+from distill.viewer.follower import Follower
 from distill.viewer.layers import Layer
 from distill.viewer.shown import ShownVideo
 
@@ -76,7 +76,7 @@ class FileScores:
         return True
 
 
-class ComputedScores:
+class ComputedScores(Follower):
     """Scores of maps against ground truth, computed by a thread as the maps arrive.
 
     A score is that of `saldistill evaluate` with the protocol `official`.
@@ -89,12 +89,8 @@ class ComputedScores:
     def __init__(self, layers: Sequence[Layer], metrics: Sequence[str] = COMPUTED) -> None:
         self.series, self.metrics = [layer.title for layer in layers], tuple(metrics)
         self._layers, self._scorer = list(layers), FrameScorer(self.metrics)
-        self._changed = threading.Condition()
         self._found: dict[tuple[ShownVideo, str], dict[int, Values]] = {}
-        self._viewed: tuple[ShownVideo, int] | None = None
-        self._stopped = False
-        self._thread = threading.Thread(target=self._work, name="score", daemon=True)
-        self._thread.start()
+        super().__init__("score")
 
     def of(self, shown: ShownVideo, series: str) -> dict[int, Values]:
         """Return the scores so far by place."""
@@ -107,24 +103,6 @@ class ComputedScores:
             return True
         with self._changed:
             return all(len(self._found.get((shown, each), {})) >= len(shown.frames) for each in self.series)
-
-    def want(self, shown: ShownVideo, place: int) -> None:
-        """Tell which frame is being viewed."""
-        with self._changed:
-            if self._viewed != (shown, place):
-                self._viewed = (shown, place)
-                self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Tell the thread to end."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def join(self, seconds: float) -> bool:
-        """Return whether the thread has ended, after waiting up to some seconds."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:
