@@ -115,14 +115,13 @@ def predict(
         >>> done.frames, done.size
         (540, (360, 640))
     """
-    from distill.inference.outputs import MAP_VIDEOS, OutputSettings
+    from distill.inference.outputs import OutputSettings, map_form_of
     from distill.inference.predict import predict
     from distill.inference.settings import InferenceSettings
     from distill.models.references import load_model
 
     settings = InferenceSettings(stride=None, device=device, runtime="auto")
     loaded = load_model(model, device=settings.device or "cpu")
-    is_video = maps is not None and Path(maps).suffix.lower() in MAP_VIDEOS
     return predict(
         loaded,
         shipped_path(video),
@@ -130,7 +129,7 @@ def predict(
         out=out,
         maps=maps,
         csv=csv,
-        outputs=OutputSettings(map_form="video" if is_video else "png"),
+        outputs=OutputSettings(map_form=map_form_of(maps)),
         overwrite=overwrite,
     )
 

@@ -141,13 +141,12 @@ def predict_one(
 
 def output_settings(arguments: argparse.Namespace) -> "OutputSettings":
     """Return how the results are written."""
-    from distill.inference.outputs import MAP_VIDEOS, OutputSettings
+    from distill.inference.outputs import OutputSettings, map_form_of
     from distill.inference.overlay import DrawSettings
 
-    is_video = arguments.maps is not None and Path(arguments.maps).suffix.lower() in MAP_VIDEOS
     return OutputSettings(
         draw=DrawSettings(style=arguments.style, colours=arguments.colours, opacity=arguments.opacity),
-        map_form=arguments.maps_as or ("video" if is_video else "png"),
+        map_form=arguments.maps_as or map_form_of(arguments.maps),
         sound=not arguments.no_sound,
     )
 

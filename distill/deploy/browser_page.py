@@ -10,7 +10,6 @@ import json
 import logging
 import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 from distill.claims import claim
@@ -57,7 +56,7 @@ def build_page(out: str | Path, model: str | Path = DEFAULT_MODEL) -> Path:
     for program, package in (("node", "nodejs"), ("npm", "npm")):
         if shutil.which(program) is None:
             raise UserError(f"{program}: not installed; on Debian and Ubuntu: apt install {package}")
-    file, sources = _file_of(model), _sources()
+    file, sources = _file_of(model), pretrained_folder().parent / "browser"
     with claim(out, "the page"):
         _check(file, sources)
         runtime = _runtime(sources)
@@ -77,14 +76,6 @@ def _file_of(model: str | Path) -> Path:
     if not file.exists():
         raise UserError(f"{file}: no such file; expected a student written by `saldistill export`")
     return file
-
-
-def _sources() -> Path:
-    """Return the folder student/browser."""
-    spec = find_spec("student")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations))) / "browser"
 
 
 def _check(file: Path, sources: Path) -> None:

@@ -36,6 +36,11 @@ SUFFIXES = {"png": ".png", "png16": ".png", "npy": ".npy"}
 MAP_VIDEOS = (".mp4", ".mkv")
 
 
+def map_form_of(maps: str | Path | None) -> str:
+    """Return the form of maps that a path asks for: `video` by its suffix, else `png`."""
+    return "video" if maps is not None and Path(maps).suffix.lower() in MAP_VIDEOS else "png"
+
+
 @dataclass(frozen=True)
 class OutputSettings:
     """How results are written.
