@@ -15,6 +15,15 @@ EXTRAS = {
     "starlette": "view",
     "uvicorn": "view",
     "openvino": "openvino",
+    "nncf": "openvino",
+    "litert_torch": "litert",
+    "ai_edge_quantizer": "litert",
+    "ai_edge_litert": "litert",
+    "executorch": "executorch",
+    "torchao": "executorch",
+    "ncnn": "ncnn",
+    "pnnx": "ncnn",
+    "MNN": "mnn",
 }
 """Package -> the extra of saldistill that installs it."""
 

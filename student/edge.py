@@ -493,25 +493,46 @@ class EdgeModel:
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
         self.has_checksum = check_file(properties, self.path)
-        self.metadata = read_metadata(properties, self.path)
-        self.mode: str = self.metadata["mode"]
-        self.num_frames: int = self.metadata["frames"]
-        self.reach: int = self.metadata.get("reach", self.num_frames)
-        self.size: tuple[int, int] = tuple(self.metadata["size"])
-        self.target_frames: tuple[int, ...] = tuple(self.metadata["target_frames"])
-        self.map_size: tuple[int, int] = tuple(self.metadata["map_size"])
-        self.fit: str = self.metadata.get("fit", "stretch")
-        state = self.metadata.get("state", [])
-        self.state_shapes = {each["input"]: tuple(each["shape"][1:]) for each in state}
-        self._outputs = ["saliency", *(each["output"] for each in state)]
-        self._input_type = self.metadata["input"]["type"]
-        self._log = self.metadata["output"]["values"] == "log"
-        self.peaked = self.metadata["output"]["values"] != "sigmoid"
+        self._describe(read_metadata(properties, self.path))
         frame = ("clip", (3, self.num_frames, *self.size)) if self.mode == "clip" else ("frame", (3, *self.size))
         declared = dict([frame, *self.state_shapes.items()])
         inputs = {each.name: tuple(each.shape[1:]) for each in self.session.get_inputs()}
         if inputs != declared or {each.name for each in self.session.get_outputs()} != set(self._outputs):
             raise ValueError(f"{path}: inputs, outputs or state differ from the metadata; export the model again")
+
+    @classmethod
+    def from_session(
+        cls, path: str | Path, session: Any, metadata: dict[str, Any], *, check: bool = True
+    ) -> "EdgeModel":
+        """Return a model that another runtime runs.
+
+        Args:
+            path: the model's file, for messages.
+            session: has ONNX Runtime's `run(names, feed)`: names of outputs, and arrays by name of input.
+            metadata: from `read_metadata`.
+            check: as for `EdgeModel`.
+        """
+        model = cls.__new__(cls)
+        model.path, model._check, model.session, model.has_checksum = Path(path), check, session, True
+        model._describe(metadata)
+        return model
+
+    def _describe(self, metadata: dict[str, Any]) -> None:
+        """Set the attributes that the metadata define."""
+        self.metadata = metadata
+        self.mode: str = metadata["mode"]
+        self.num_frames: int = metadata["frames"]
+        self.reach: int = metadata.get("reach", self.num_frames)
+        self.size: tuple[int, int] = tuple(metadata["size"])
+        self.target_frames: tuple[int, ...] = tuple(metadata["target_frames"])
+        self.map_size: tuple[int, int] = tuple(metadata["map_size"])
+        self.fit: str = metadata.get("fit", "stretch")
+        state = metadata.get("state", [])
+        self.state_shapes = {each["input"]: tuple(each["shape"][1:]) for each in state}
+        self._outputs = ["saliency", *(each["output"] for each in state)]
+        self._input_type = metadata["input"]["type"]
+        self._log = metadata["output"]["values"] == "log"
+        self.peaked = metadata["output"]["values"] != "sigmoid"
 
     def __call__(self, clip: np.ndarray) -> np.ndarray:
         """Return the saliency maps of clips, in clip mode.
@@ -581,7 +602,7 @@ class EdgeModel:
         try:
             found: list[np.ndarray] = self.session.run(names, feed)
         except Exception as error:  # as above
-            raise ValueError(f"{self.path.name}: ONNX Runtime cannot run it: {_reason(error)}") from error
+            raise ValueError(f"{self.path.name}: the runtime cannot run it: {_reason(error)}") from error
         return found
 
     def _maps(self, maps: np.ndarray) -> np.ndarray:

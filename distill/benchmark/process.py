@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,13 +17,16 @@ PROGRAM = (
 )
 
 
-def run_fresh(function: Callable[..., Any], *arguments: object, env: Mapping[str, str] | None = None) -> Any:
+def run_fresh(
+    function: Callable[..., Any], *arguments: object, env: Mapping[str, str] | None = None, quiet: bool = False
+) -> Any:
     """Call a module-level function in a fresh process and return its result.
 
     Args:
         function: returns plain JSON values; standard error is passed through.
         arguments: its arguments, which must be picklable.
         env: environment variables to set in the process.
+        quiet: do not pass standard error through; its last line is the error's message.
 
     Raises:
         RuntimeError: the process failed.
@@ -31,9 +35,14 @@ def run_fresh(function: Callable[..., Any], *arguments: object, env: Mapping[str
         [sys.executable, "-c", PROGRAM],
         input=pickle.dumps((function, arguments)),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if quiet else None,
         env={**os.environ, **(env or {}), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         check=False,
     )
+    if done.returncode < 0 and quiet:
+        raise RuntimeError(f"crashed ({signal.strsignal(-done.returncode)})")
+    if done.returncode != 0 and quiet:
+        raise RuntimeError((done.stderr.decode(errors="replace").strip().splitlines() or ["failed"])[-1])
     if done.returncode != 0:
         raise RuntimeError(f"{function.__name__}{arguments}: failed in a fresh process; see its traceback above")
     return json.loads(done.stdout.splitlines()[-1])
@@ -56,10 +65,10 @@ def _measure_growth(prepare: Callable[..., Callable[[], object]], *arguments: ob
     work = prepare(*arguments)
     before = psutil.Process().memory_info().rss
     work()
-    return (_peak_resident() - before) / 1e6
+    return (peak_resident() - before) / 1e6
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Return the peak of this process's resident memory in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # not getrusage: on Linux a process inherits that peak from its parent

@@ -1,4 +1,4 @@
-"""`saldistill export` and `saldistill quantize`: write ONNX files for devices."""
+"""`saldistill export`, `saldistill quantize` and `saldistill conform`: write files for devices, and check them."""
 
 import argparse
 from contextlib import nullcontext
@@ -6,16 +6,33 @@ from contextlib import nullcontext
 from distill.cli.options import add_every, add_output, add_rounds, add_threads, count, fraction, some_of
 from distill.cli.output import print_result
 from distill.cli.verb import Verb
-from distill.limits import MAX_CALIBRATION_FRAMES
+from distill.limits import MAX_CALIBRATION_FRAMES, MAX_THREADS
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.deploy.formats.names import FORMAT_NAMES, PRECISIONS
     from distill.runtimes.export import INPUTS, MODES
     from distill.runtimes.onnx_graph import VALUES
 
     parser.add_argument("model", metavar="MODEL", help="model to export (see: saldistill --help)")
-    add_output(parser, "FILE", "the .onnx file to write; weights of 2 GB or more go to FILE.data")
-    parser.add_argument("--on", metavar="VIDEO", help="verify on frames of this video (default: synthetic frames)")
+    add_output(parser, "FILE", "the file to write, with the format's suffix, e.g. .onnx")
+    parser.add_argument(
+        "--format", choices=FORMAT_NAMES, default="onnx", help="file format; each has a runtime and a converter"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of formats other than onnx")
+    parser.add_argument(
+        "--on",
+        metavar="VIDEO",
+        help="verify on frames of this video, and calibrate int8 on it (default: synthetic frames; other formats: "
+        "the sample video)",
+    )
+    parser.add_argument(
+        "--kit",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="also write golden vectors for `saldistill conform` to this folder (default: FILE.kit)",
+    )
     parser.add_argument(
         "--mode",
         choices=MODES,
@@ -32,18 +49,19 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(arguments: argparse.Namespace) -> None:
-    from distill.models.references import load_model, notes_with_run
-    from distill.runtimes.export import export
+    from distill.deploy.export_format import export_model
 
-    model = load_model(arguments.model)
-    report = export(
-        model,
+    kit = arguments.kit if arguments.kit != "" else f"{arguments.out}.kit"
+    report = export_model(
+        arguments.model,
         arguments.out,
+        file_format=arguments.format,
+        precision=arguments.precision,
         mode=arguments.mode,
-        frames=arguments.on,
+        on=arguments.on,
+        kit=kit,
         input_type=arguments.input,
         values=arguments.values,
-        notes=notes_with_run(model),
         licence=arguments.licence,
     )
     print_result(arguments, report)
@@ -51,18 +69,69 @@ def _run_export(arguments: argparse.Namespace) -> None:
 
 EXPORT = Verb(
     "export",
-    "export a model to a verified ONNX file",
-    "Export a model, check the file with onnx.checker and compare ONNX Runtime with PyTorch; a failed check "
-    "leaves no file. A streaming student is exported in step mode: one frame and the state in, one map and the "
-    "next state out. `python -m student.edge FILE VIDEO` runs the file without PyTorch.",
+    "export a model to a verified file for ONNX Runtime or another runtime",
+    "Export a model to ONNX, check the file with onnx.checker and compare ONNX Runtime with PyTorch; a failed "
+    "check leaves no file. A streaming student is exported in step mode: one frame and the state in, one map and "
+    "the next state out. `python -m student.edge FILE VIDEO` runs the file without PyTorch. With --format, the "
+    "format's own tool converts the model, which is then compared with PyTorch in the format's runtime. --kit "
+    "writes golden vectors, with which `saldistill conform` checks any runtime.",
     (
         "saldistill export runs/demo/student -o student.onnx",
-        "saldistill export runs/demo/student -o student.onnx --on VIDEO.mp4 --licence CC-BY-4.0",
+        "saldistill export runs/demo/student -o student.onnx --on VIDEO.mp4 --licence CC-BY-4.0 --kit",
         "saldistill export student/stream:nano -o clip.onnx --mode clip --input float32 --values log",
+        "saldistill export stream-small --format litert --precision int8 --on VIDEO.mp4 -o small.tflite",
     ),
     _add_export_arguments,
     _run_export,
-    "path, megabytes, opset, operators, sha256, frames, checks and metadata",
+    "path, megabytes, frames and metadata; for onnx opset, operators, sha256 and checks; for other formats "
+    "format, runtime, files and replay",
+)
+
+
+def _add_conform_arguments(parser: argparse.ArgumentParser) -> None:
+    from distill.deploy.formats.names import RUNTIME_NAMES
+
+    parser.add_argument(
+        "model", metavar="FILE_OR_KIT", help="an exported file, or a kit, whose files are in it or next to it"
+    )
+    parser.add_argument(
+        "--kit", metavar="DIR", help="kit of the file (default: FILE.kit, or the folder of the file)"
+    )
+    parser.add_argument(
+        "--runtime",
+        type=some_of(RUNTIME_NAMES),
+        metavar="NAME,NAME",
+        help=f"runtimes, of {', '.join(RUNTIME_NAMES)} (default: all that are installed)",
+    )
+    parser.add_argument("--threads", type=count(MAX_THREADS), default=1, metavar="N", help="CPU threads per call")
+
+
+def _run_conform(arguments: argparse.Namespace) -> None:
+    from distill.benchmark.conform import conform
+    from distill.errors import RunError
+
+    found = conform(arguments.model, kit=arguments.kit, runtimes=arguments.runtime, threads=arguments.threads)
+    print_result(arguments, found)
+    if found.failed:
+        names = ", ".join(f"{row['file']} in {row['runtime']}" for row in found.failed)
+        raise RunError(f"maps differ from PyTorch's: {names}")
+
+
+CONFORM = Verb(
+    "conform",
+    "check exported files in every installed runtime against golden vectors",
+    "Replay the golden vectors of `saldistill export --kit` in every runtime that is installed, and print a table: "
+    "the largest difference from PyTorch's maps, their correlation, first and steady latency, file size, memory "
+    "and a verdict. The ONNX graph is also checked for what runtimes that cannot run here lack. The exit code is 1 "
+    "if a file fails.",
+    (
+        "saldistill conform student.onnx",
+        "saldistill conform small.tflite --kit small.onnx.kit --runtime litert --threads 2",
+        "saldistill conform small.onnx.kit --json",
+    ),
+    _add_conform_arguments,
+    _run_conform,
+    "setting, rows and findings",
 )
 
 

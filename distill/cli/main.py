@@ -55,6 +55,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     submit.SUBMIT,
     export.EXPORT,
     export.QUANTIZE,
+    export.CONFORM,
     page.PAGE,
     benchmark.BENCHMARK,
 )

@@ -1,11 +1,40 @@
-"""Numerics of student/edge.py that the toolkit shares: scene cuts, and the numbers that describe a map."""
+"""What the toolkit shares with student/edge.py: its model of an exported file, scene cuts, and numbers of a map."""
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from distill.data.video.protocol import VideoReader
+from distill.errors import UserError
+
+
+class Session(Protocol):
+    """A graph that is loaded in any runtime, with the method of ONNX Runtime's session that edge.py calls."""
+
+    def run(self, names: Sequence[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs with the given names; the arrays are not overwritten by later calls."""
+
+
+def check_metadata(text: str, path: str | Path) -> dict[str, Any]:
+    """Return the metadata of an exported file from their JSON text, with valid types and ranges.
+
+    Raises:
+        UserError: they are invalid, or of another version.
+    """
+    edge = importlib.import_module("student.edge")
+    try:
+        metadata: dict[str, Any] = edge.read_metadata({edge.METADATA_KEY: text}, Path(path))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return metadata
+
+
+def edge_model(path: str | Path, session: Session, metadata: dict[str, Any], *, check: bool = False) -> Any:
+    """Return a `student.edge.EdgeModel` that another runtime runs; see `EdgeModel.from_session`."""
+    return importlib.import_module("student.edge").EdgeModel.from_session(path, session, metadata, check=check)
 
 
 def describe_map(saliency: np.ndarray, size: tuple[int, int]) -> dict[str, float]:

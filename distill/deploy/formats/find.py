@@ -1,0 +1,33 @@
+"""The registry of file formats that models are exported to, next to ONNX.
+
+To add a format, write a file with a `Format` record and add the record to FORMATS.
+"""
+
+from pathlib import Path
+
+from distill.deploy.formats.executorch import EXECUTORCH
+from distill.deploy.formats.format import Format
+from distill.deploy.formats.litert import LITERT
+from distill.deploy.formats.mnn import MNN_FORMAT
+from distill.deploy.formats.ncnn import NCNN
+from distill.deploy.formats.openvino_ir import OPENVINO_IR
+from distill.errors import UserError
+
+FORMATS: dict[str, Format] = {each.name: each for each in (OPENVINO_IR, LITERT, EXECUTORCH, NCNN, MNN_FORMAT)}
+"""Formats by name, the values of `--format` except `onnx`."""
+
+
+def get_format(name: str) -> Format:
+    """Return a format by its name.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise UserError(f"format: expected one of onnx, {', '.join(FORMATS)}, got {name!r}")
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> Format | None:
+    """Return the format of a file by its suffix; None for ONNX and for other files."""
+    return next((each for each in FORMATS.values() if path.suffix == each.suffix), None)
