@@ -213,7 +213,9 @@ def read_kit(folder: str | Path) -> GoldenVectors:
             maps=arrays["maps"],
             states={name: arrays[name] for name in names},
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: is damaged; write the kit again with `saldistill export MODEL --kit`") from error
 
 

@@ -37,7 +37,15 @@ def quantized(program: Any, source: Source) -> Any:
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer().set_filter_function(in_network)
+    class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
+        """XNNPACK's quantizer, which also rounds after a ReLU6 rather than before it."""
+
+        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            annotated = super().annotate(model)
+            round_after_relu6(annotated.graph)
+            return annotated
+
+    quantizer = Quantizer().set_filter_function(in_network)
     quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(program.module(), quantizer)
     with torch.no_grad():
@@ -46,15 +54,31 @@ def quantized(program: Any, source: Source) -> Any:
     return convert_pt2e(prepared)
 
 
+def round_after_relu6(graph: torch.fx.Graph) -> None:
+    """Move the rounding of a convolution's output behind the ReLU6 that follows it, where the range is smaller."""
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+
+    key = "quantization_annotation"
+    for node in graph.nodes:
+        users = list(node.users)
+        if "conv2d" not in str(node.target) or len(users) != 1 or "hardtanh" not in str(users[0].target):
+            continue
+        annotation = node.meta.get(key)
+        if annotation is not None and annotation.output_qspec is not None:
+            users[0].meta[key] = QuantizationAnnotation(
+                input_qspec_map={}, output_qspec=annotation.output_qspec, _annotated=True
+            )
+            annotation.output_qspec = None
+
+
 def in_network(node: Any) -> bool:
     """Return whether a node is in the encoder or the decoder before its head.
 
     The 8 bits of the head would be those of the logarithm of the map.
     """
     modules = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-    return any("encoder" in name or "decoder" in name for name in modules) and not any(
-        name.endswith("head") for name in modules
-    )
+    inside = not modules or any("encoder" in name or "decoder" in name for name in modules)  # weights have none
+    return inside and not any(name.endswith("head") for name in modules)
 
 
 class ExecuTorchSession:
