@@ -16,6 +16,8 @@ from distill.models.pretrained import DEFAULT_MODEL
 from distill.shipped import shipped_argument, shipped_path
 
 if TYPE_CHECKING:
+    from distill.benchmark.conform import Conformance
+    from distill.deploy.export_format import FormatReport
     from distill.evaluation.scores import Scores
     from distill.inference.predict import Prediction
     from distill.inference.predictor import Predictor
@@ -232,26 +234,62 @@ def build_targets(config: str | Path, overrides: Mapping[str, Any] | None = None
 
 
 @_public
-def export(model: str | Path, out: str | Path, *, on: str | Path | None = None) -> "ExportReport":
-    """Write a model as an .onnx file, and compare it with PyTorch; the file appears only if it passes.
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    on: str | Path | None = None,
+    format: str = "onnx",
+    precision: str = "fp32",
+    kit: str | Path | None = None,
+) -> "ExportReport | FormatReport":
+    """Write a model as an .onnx file, or for another runtime, that appears only if its maps equal PyTorch's.
 
     Args:
         model: as for `load`, but not an .onnx file.
-        out: .onnx file to write.
-        on: video whose frames are compared; generated frames by default.
+        out: file to write, with the suffix of the format.
+        on: video whose frames are compared, and which int8 is calibrated on; by default generated frames for onnx,
+            the sample video for other formats.
+        format: `onnx`, `openvino`, `litert`, `executorch`, `ncnn` or `mnn`.
+        precision: `fp32`, or `fp16` or `int8` if the format has them.
+        kit: new folder for golden vectors, with which `conform` checks any export of the model.
 
     Returns:
-        The operators, size, hash and metadata of the file, and the largest difference at each batch size.
+        The files, their metadata, and the largest difference from PyTorch.
 
     Raises:
-        UserError: the file exists, or the exported model differs from PyTorch.
+        UserError: the file exists, the format or its packages lack something, or the maps differ from PyTorch's.
     """
-    from distill.models.references import load_model, notes_with_run
-    from distill.runtimes.export import export
+    from distill.deploy.export_format import export_model
 
-    loaded = load_model(model)
-    frames = None if on is None else shipped_path(on)
-    return export(loaded, out, frames=frames, notes=notes_with_run(loaded))
+    return export_model(model, out, file_format=format, precision=precision, on=on, kit=kit)
+
+
+@_public
+def conform(
+    model: str | Path,
+    *,
+    kit: str | Path | None = None,
+    runtimes: Sequence[str] | None = None,
+    threads: int = 1,
+) -> "Conformance":
+    """Replay golden vectors in every installed runtime that reads a file, and compare the maps with PyTorch's.
+
+    Args:
+        model: an exported file, or a kit, whose files are in it or next to it.
+        kit: kit of the file; defaults to `model` + ".kit", or the folder of the file.
+        runtimes: names of runtimes, of those of `saldistill conform --runtime`; defaults to all that are installed.
+        threads: CPU threads per call.
+
+    Returns:
+        A list of one dict per file and runtime, whose `verdict` is "pass" or "fail"; printed, it is a table.
+
+    Raises:
+        UserError: there is no kit, it belongs to another model, or a runtime is unknown or not installed.
+    """
+    from distill.benchmark.conform import conform
+
+    return conform(model, kit=kit, runtimes=runtimes, threads=threads)
 
 
 def _as_texts(overrides: Mapping[str, Any] | None) -> list[str]:

@@ -1,11 +1,12 @@
 """Run an exported student over many frames, and check for growing memory and changing maps.
 
     python scripts/soak.py student.onnx VIDEO -o soak [--frames 20000] [--threads 1]
+    python scripts/soak.py student.tflite VIDEO -o soak        # in the runtime of any format of `saldistill export`
 
-Plays the video through student/edge.py repeatedly, decoding included. The maps of every round must equal those of
-the first, bit for bit. Writes soak/soak.csv, one row per 100 frames (resident memory, latency), and soak/soak.html,
-the same as charts. Exits with 1 if maps differ, or if memory grows by more than 10 MB after the first tenth of the
-run, in which allocators and caches fill up.
+Plays the video through the stream of student/edge.py repeatedly, decoding included. The maps of every round must
+equal those of the first, bit for bit. Writes soak/soak.csv, one row per 100 frames (resident memory, latency), and
+soak/soak.html, the same as charts. Exits with 1 if maps differ, or if memory grows by more than 10 MB after the
+first tenth of the run, in which allocators and caches fill up.
 """
 
 import argparse
@@ -139,6 +140,18 @@ def soak(
     return Soak(rows, rounds, differing)
 
 
+def open_stream(path: str, video: str, threads: int) -> edge.Stream:
+    """Return a stream of a model of any format in its runtime, at the stride of its training if it can."""
+    fps = edge.open_video(video)[0]
+    if path.endswith(".onnx"):
+        return edge.Stream(edge.EdgeModel(path, threads), fps=fps)
+    from distill.deploy.formats.find import load_exported  # loads PyTorch, which an .onnx file does not need
+    from distill.deploy.formats.format import STATE_KEPT
+
+    model = load_exported(path, threads=threads)
+    return edge.Stream(model, 1 if model.metadata.get(STATE_KEPT) else None, fps)
+
+
 def write(result: Soak, folder: Path) -> None:
     """Write soak.csv and soak.html into a new folder."""
     from distill.reports.charts import Curve, line_chart  # after the run: they load PyTorch
@@ -182,8 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--frames {chosen.frames}: expected at least {10 * EVERY}")
         if chosen.out.exists():
             raise ValueError(f"{chosen.out}: already exists; choose another name or remove it")
-        stream = edge.Stream(edge.EdgeModel(chosen.model, chosen.threads), fps=edge.open_video(chosen.video)[0])
-        result = soak(stream, chosen.video, chosen.frames, progress=True)
+        result = soak(
+            open_stream(chosen.model, chosen.video, chosen.threads), chosen.video, chosen.frames, progress=True
+        )
         write(result, chosen.out)
     except ValueError as error:
         print(f"soak.py: {error}", file=sys.stderr)

@@ -99,8 +99,8 @@ def export_format(
 ) -> FormatReport:
     """Write a model in a format; `path` does not exist before every check has passed.
 
-    The model is exported to ONNX and compared with PyTorch there, then converted by the format's own tool, loaded in
-    its runtime, and compared with PyTorch again on golden vectors.
+    The model is exported to ONNX and compared with PyTorch, then converted by the format's own tool, loaded in its
+    runtime, and compared with PyTorch again on golden vectors.
 
     Args:
         model: the model; it is not changed.

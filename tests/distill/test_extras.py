@@ -27,7 +27,8 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 def test_every_optional_package_is_in_the_extra_that_is_named() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     for package, extra in EXTRAS.items():
-        assert any(each.startswith(package) for each in project["optional-dependencies"][extra]), package
+        name = package.lower().replace("_", "-")
+        assert any(each.startswith(name) for each in project["optional-dependencies"][extra]), package
         assert not any(each.startswith(package + ">") for each in project["dependencies"]), package
 
 

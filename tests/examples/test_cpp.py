@@ -6,20 +6,22 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from helpers.edge_models import small_stream, with_broken_weights, with_metadata
+from helpers.edge_models import SmallModel, small_stream, with_broken_weights, with_metadata
 from helpers.places import REPOSITORY
 
-from distill.data.fit import read_placed
 from distill.data.video.open import open_video
+from distill.deploy.export_format import graph_of
+from distill.deploy.formats import openvino_ir
+from distill.deploy.formats.format import Source
+from distill.deploy.golden_vectors import compute_vectors, write_kit
+from distill.models.onnx import load_onnx
 from distill.models.references import load_model
 from distill.runtimes.export import export
-from distill.runtimes.onnx_graph import StepGraph
+from distill.runtimes.onnx_graph import ClipGraph
 from student import edge
 
 pytestmark = pytest.mark.slow
@@ -27,60 +29,31 @@ pytestmark = pytest.mark.slow
 VIDEOS = REPOSITORY / "tests" / "data" / "dhf1k" / "video"
 
 
-def write_ir(source: Path, path: Path, section: str = "saldistill", **changes: str) -> Path:
+def write_ir(source: Path, path: Path, section: str = openvino_ir.SECTION, **changes: str) -> Path:
     """Convert an .onnx file in step mode to OpenVINO IR with internal state, and return the .xml file.
 
     Args:
         source: the .onnx file.
         path: the .xml file to write.
-        section: section of the metadata.
-        changes: metadata that differ from those of the .onnx file.
+        section: section of the metadata in the file.
+        changes: metadata in the file that differ from those of the .onnx file.
     """
-    ov = pytest.importorskip("openvino")
-    ops, passes = importlib.import_module("openvino.opset13"), importlib.import_module("openvino.passes")
     metadata = json.loads({each.key: each.value for each in onnx.load(source).metadata_props}["saldistill"])
-    model = ov.Core().read_model(source)
-    model.reshape({each.any_name: [1, *list(each.partial_shape)[1:]] for each in model.inputs})
-    # next_started is constant, and the CPU plugin never executes an assignment of a constant
-    (started,) = (each for each in model.inputs if each.any_name == "started")
-    (result,) = (each for each in model.results if "next_started" in each.output(0).names)
-    after = ops.clamp(ops.add(started, np.float32(1)), 0.0, 1.0)
-    result.input_value(0).set_names(set())
-    after.output(0).set_names({"next_started"})
-    result.input(0).replace_source_output(after.output(0))
-    manager = passes.Manager()
-    manager.register_pass(passes.MakeStateful({each["input"]: each["output"] for each in metadata["state"]}))
-    manager.run_passes(model)
-    entries = {
-        **{key: str(metadata[key]) for key in ("format", "mode", "fit", "reach")},
-        "values": metadata["output"]["values"],
-        "input_type": metadata["input"]["type"],
-        "stride": str(metadata["notes"].get("stride", 1)),
-        "metadata": json.dumps(metadata),
-    }
-    for key, value in {**entries, **changes}.items():
-        model.set_rt_info(value, [section, key])
-    ov.save_model(model, path, compress_to_fp16=False)
+    texts_of = openvino_ir.texts_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_ir, "SECTION", section)
+        patch.setattr(openvino_ir, "texts_of", lambda metadata: {**texts_of(metadata), **changes})
+        openvino_ir.convert(Source(ClipGraph(SmallModel(), values="peak"), (), source, metadata, []), path)
     return path
 
 
-def write_kit(folder: Path, name: str = "stream-nano") -> None:
-    """Write 24 calls of a pretrained student in PyTorch on real frames, with a reset in the middle."""
-    network: Any = load_model(name).network
-    reader = open_video(VIDEOS / "068.AVI")
-    frames = read_placed(reader, range(0, 36, 3), network.fit, network.size)
-    graph = StepGraph(network, values="peak").eval()
-    calls = np.array([(call % 14 == 0, call * 5 % 12) for call in range(24)], np.int32)
-    maps, state = [], list(network.initial_state(1).values())
-    with torch.inference_mode():
-        for reset, frame in calls:
-            if reset:
-                state = list(network.initial_state(1).values())
-            saliency, *state = graph(frames[frame][None], *state)
-            maps.append(saliency[0].numpy())
-    folder.mkdir()
-    for file, values in (("frames", frames.numpy()), ("calls", calls), ("maps", np.stack(maps))):
-        (folder / f"{file}.bin").write_bytes(values.tobytes())
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> Path:
+    """The golden vectors of `stream-nano`."""
+    folder, model = tmp_path_factory.mktemp("vectors") / "kit", load_model("stream-nano")
+    metadata = load_onnx(nano.with_suffix(".onnx")).edge.metadata
+    write_kit(compute_vectors(graph_of(model, metadata), metadata, model.network), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +118,8 @@ def expected_maps(model: Path, frames: np.ndarray, stride: int | None, cuts: flo
     return np.stack([stream(frame) for frame in frames])
 
 
-def test_kit_with_equal_maps_passes(program: Path, nano: Path, tmp_path: Path) -> None:
-    write_kit(tmp_path / "kit")
-    done = run(program, nano.with_suffix(".xml"), "--kit", tmp_path / "kit", "--threads", 1)
+def test_kit_with_equal_maps_passes(program: Path, nano: Path, kit: Path) -> None:
+    done = run(program, nano.with_suffix(".xml"), "--kit", kit, "--threads", 1)
     found = re.match(rb"24 calls; max error (\S+), lowest CC (\S+); latency first \S+ ms, then \S+ ms", done.stdout)
     assert (done.returncode, done.stderr) == (0, b"")
     assert found
@@ -155,8 +127,8 @@ def test_kit_with_equal_maps_passes(program: Path, nano: Path, tmp_path: Path) -
     assert float(found[2]) > 0.99999
 
 
-def test_kit_with_one_other_value_fails(program: Path, nano: Path, tmp_path: Path) -> None:
-    write_kit(tmp_path / "kit")
+def test_kit_with_one_other_value_fails(program: Path, nano: Path, kit: Path, tmp_path: Path) -> None:
+    shutil.copytree(kit, tmp_path / "kit")
     maps = np.fromfile(tmp_path / "kit" / "maps.bin", np.float32)
     maps[-1] += 0.01
     maps.tofile(tmp_path / "kit" / "maps.bin")

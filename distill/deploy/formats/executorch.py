@@ -37,7 +37,7 @@ def quantized(program: Any, source: Source) -> Any:
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
+    class Quantizer(XNNPACKQuantizer):
         """XNNPACK's quantizer, which also rounds after a ReLU6 rather than before it."""
 
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:

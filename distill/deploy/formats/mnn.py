@@ -3,7 +3,6 @@
 int8 stores the weights in 8 bits and computes in floating point; fp16 stores them in 16 bits.
 """
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ def convert(source: Source, path: Path) -> dict[str, Any]:
     blend_where(model.graph)
     blended = path.with_name("blended.onnx")
     onnx.save(model, str(blended))
-    # not MNN.tools.mnnconvert, which installs another package and reports each conversion to its authors
-    tools = importlib.import_module("_tools")
+    import _tools as tools  # not MNN.tools.mnnconvert, which installs a package that reports each conversion
+
     tools.mnnconvert(
         ["mnnconvert", "-f", "ONNX", "--modelFile", str(blended), "--MNNModel", str(path), "--bizCode", "none"]
         + STORED[source.precision]
@@ -85,5 +84,6 @@ MNN_FORMAT = Format(
     runners=("MNN",),
     precisions=("fp32", "fp16", "int8"),
     convert=convert,
+    modes=("step",),
     open=MnnSession,
 )

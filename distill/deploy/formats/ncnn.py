@@ -106,6 +106,7 @@ NCNN = Format(
     runners=("ncnn",),
     precisions=("fp32", "fp16"),
     convert=convert,
+    modes=("step",),
     open=NcnnSession,
     values="log",
     input_type="float32",

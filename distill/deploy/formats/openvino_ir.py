@@ -18,7 +18,7 @@ from distill.deploy.formats.rewrites import fixed_batch, started_from_input
 SECTION = "saldistill"
 """Section of the file's runtime information that holds the metadata, each key as text, and all of them as JSON."""
 
-KEYS = ("mode", "fit", "precision", "reach", "weights_sha256")
+KEYS = ("format", "mode", "fit", "precision", "reach", "weights_sha256")
 
 
 def convert(source: Source, path: Path) -> dict[str, Any]:
@@ -36,14 +36,21 @@ def convert(source: Source, path: Path) -> dict[str, Any]:
     if source.metadata["mode"] == "step":
         _keep_state(model, source.metadata["state"])
         changes = {"state": [], STATE_KEPT: True}
-    metadata = {**source.metadata, **changes}
-    described = {key: str(metadata[key]) for key in KEYS}
-    described |= {"values": metadata["output"]["values"], "input_type": metadata["input"]["type"]}
-    described |= {"stride": str((metadata.get("notes") or {}).get("stride", 1)), "metadata": json.dumps(metadata)}
-    for key, value in described.items():
+    for key, value in texts_of({**source.metadata, **changes}).items():
         model.set_rt_info(value, [SECTION, key])
     openvino.save_model(model, str(path), compress_to_fp16=source.precision == "fp16")
     return changes
+
+
+def texts_of(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata as texts for the file itself, for programs that read no JSON."""
+    return {
+        **{key: str(metadata[key]) for key in KEYS},
+        "values": metadata["output"]["values"],
+        "input_type": metadata["input"]["type"],
+        "stride": str((metadata.get("notes") or {}).get("stride", 1)),
+        "metadata": json.dumps(metadata),
+    }
 
 
 def quantized(model: Any, source: Source) -> Any:

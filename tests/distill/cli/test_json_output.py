@@ -14,6 +14,7 @@ import pytest
 from helpers.places import REPOSITORY, SAMPLE
 from helpers.writer_process import ARGUMENTS, fill
 
+from distill.benchmark.conform import Conformance
 from distill.benchmark.rows import Table
 from distill.cli import main
 from distill.cli.output import print_json
@@ -59,6 +60,7 @@ COMMANDS = {
     "reframe": "reframe video.mp4 1:1 -o square.mp4 --model student/stream:micro --device cpu",
     "submit": "submit centre-prior folder:videos --to dhf1k -o ours",
     "export": "export student/stream:micro -o out.onnx",
+    "conform": "conform student.onnx",
     "quantize": "quantize student.onnx --on video.mp4",
     "benchmark": "benchmark student.onnx",
 }
@@ -94,6 +96,7 @@ def run(
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     table = Table([{"model": "m", "milliseconds": float("nan")}], "model milliseconds", {"threads": 1})
+    conformance = Conformance([{"file": "student.onnx", "verdict": "pass"}], "file verdict", {"threads": 1})
     check = Check(batch=1, max_error=1e-6, cc=1.0)
     report = ExportReport(Path("out.onnx"), 0.1, 18, 9, "00", "frames", (check,), {"mode": "clip"})
 
@@ -116,7 +119,8 @@ def run(
         "distill.training.train.train": train,
         "distill.training.setup.build_stores": lambda *_, **__: [TargetStore.open("store")],
         "distill.targets.verify.verify_store": lambda path, **_: verify_store(path, sample=0),
-        "distill.runtimes.export.export": lambda *_, **__: SimpleNamespace(
+        "distill.benchmark.conform.conform": lambda *_, **__: conformance,
+        "distill.deploy.export_format.export_model": lambda *_, **__: SimpleNamespace(
             as_dict=report.as_dict, __str__=report.__str__
         ),
         "distill.deploy.quantize.quantize_files": lambda *_, **__: ([], None),

@@ -229,8 +229,10 @@ def test_export_command_passes_licence_and_run(tmp_path: Path, monkeypatch: pyte
         asked.update(options, out=out)
         return SimpleNamespace(as_dict=dict)
 
-    monkeypatch.setattr("distill.runtimes.export.export", export)
-    monkeypatch.setattr("distill.models.references.load_model", lambda path: replace(streaming(), reference=path))
+    monkeypatch.setattr("distill.deploy.export_format.export", export)
+    monkeypatch.setattr(
+        "distill.deploy.export_format.load_model", lambda path: replace(streaming(), reference=path)
+    )
     (tmp_path / "config.yaml").write_text("steps: 1\n")
     words = [
         "export",
@@ -245,7 +247,7 @@ def test_export_command_passes_licence_and_run(tmp_path: Path, monkeypatch: pyte
         "video.mp4",
     ]
     assert main(words) == 0
-    assert (asked["mode"], asked["licence"], asked["frames"], asked["values"]) == (
+    assert (asked["mode"], asked["licence"], str(asked["frames"]), asked["values"]) == (
         "step",
         "CC-BY-4.0",
         "video.mp4",
