@@ -5,8 +5,9 @@ saldistill conform small.onnx
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import numpy as np
 from distill.benchmark.process import peak_resident, run_fresh
 from distill.benchmark.rows import Table, environment
 from distill.data.progress import ProgressBar
+from distill.data.text import plural
+from distill.deploy.device_runtimes import DEVICE_RUNTIMES
 from distill.deploy.formats.find import FORMATS, format_of
 from distill.deploy.formats.format import files_of, load, read_metadata
 from distill.deploy.golden_vectors import INDEX, check_same_model, read_kit
+from distill.deploy.lint import Finding, lint
 from distill.deploy.replay import replay
 from distill.errors import UserError, reason_of
 from distill.extras import EXTRAS, install_line, is_installed
@@ -27,11 +31,13 @@ from distill.runtimes.openvino_runtime import load_in_openvino
 
 log = logging.getLogger(__name__)
 
-COLUMNS = "file precision runtime verdict max_error cc lowest_cc first_ms steady_ms file_mb memory_mb"
+COLUMNS = (
+    "file precision runtime loads unsupported verdict max_error cc lowest_cc first_ms steady_ms file_mb memory_mb"
+)
 
 HEADINGS = {"cc": "CC", "lowest_cc": "lowest CC", "first_ms": "first ms", "steady_ms": "steady ms"}
 
-PASS, FAIL = "pass", "fail"
+PASS, FAIL, NOT_RUN = "pass", "fail", "not run here"
 
 STEADY = 8
 """Calls at the end of the replay whose median is the steady latency."""
@@ -74,7 +80,17 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 class Conformance(Table):
-    """The table of a kit, and what the lint found in its ONNX graphs."""
+    """The table of a kit, and what the lint found in its ONNX graphs for runtimes that cannot run here.
+
+    Attributes:
+        findings: of `distill.deploy.lint`, in the order of the rows.
+    """
+
+    findings: tuple[Finding, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return setting, rows and findings as plain values for JSON."""
+        return {**super().as_dict(), "findings": [asdict(each) for each in self.findings]}
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -101,10 +117,13 @@ def conform(
         progress: show a progress bar.
 
     Returns:
-        One row per file and runtime. Keys: `file`, `precision`, `runtime`, `verdict` ("pass" or "fail"), `reason`
-        (why it failed), `max_error`, `cc` and `lowest_cc` (mean and lowest linear correlation with PyTorch's maps),
-        `state_error` (None where the runtime keeps the state), `load_ms`, `first_ms`, `steady_ms`, `file_mb` and
-        `memory_mb` (peak resident memory of the process beyond what it had before it loaded the runtime).
+        One row per file and runtime, and, unless runtimes are named, one per .onnx file and runtime of
+        `deploy.device_runtimes`. Keys: `file`, `precision`, `runtime`, `loads` ("yes" or "no"; "-" if it was not
+        tried), `unsupported` (operators that the runtime lacks; None if it publishes no list), `verdict` ("pass",
+        "fail" or "not run here"), `reason` (why it failed, or the number of findings), `max_error`, `cc` and
+        `lowest_cc` (mean and lowest linear correlation with PyTorch's maps), `state_error` (None where the runtime
+        keeps the state), `load_ms`, `first_ms`, `steady_ms`, `file_mb` and `memory_mb` (peak resident memory of the
+        process beyond what it had before it loaded the runtime).
 
     Raises:
         UserError: there is no kit or no file, the kit belongs to another model, a runtime is unknown or not
@@ -131,9 +150,44 @@ def conform(
         f"{len(vectors.calls)} calls on frames of {vectors.source}, {threads} CPU threads, batch 1, each row in a "
         "fresh process; max error: for maps whose maximum is 1"
     ]
-    notes += [f"{row['file']} in {row['runtime']}: {row['reason']}" for row in rows if row["reason"]]
+    findings = [(file, lint(file)) for file in files if file.suffix == ".onnx" and runtimes is None]
+    rows += [_device_row(file, name, found) for file, found in findings for name in DEVICE_RUNTIMES]
+    notes += [f"{row['file']} in {row['runtime']}: {row['reason']}" for row in rows if row["verdict"] == FAIL]
+    notes += [f"{file.name}: {each}" for file, found in findings for each in found]
     setting = {"kit": str(folder), "calls": len(vectors.calls), "threads": threads, **environment()}
-    return Conformance(rows, COLUMNS, setting, notes, HEADINGS)
+    table = Conformance(rows, COLUMNS, setting, notes, HEADINGS)
+    table.findings = tuple(each for _, found in findings for each in found)
+    return table
+
+
+def _device_row(file: Path, name: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the row of a runtime that cannot run here, from what the lint found."""
+    found = [each for each in findings if each.runtime == name]
+    unsupported = sum(each.where.startswith("operator ") for each in found)
+    return {
+        **_empty_row(file, load_onnx(file, threads=1).edge.metadata, DEVICE_RUNTIMES[name].title),
+        "loads": "-",
+        "unsupported": unsupported if DEVICE_RUNTIMES[name].operators is not None else None,
+        "verdict": NOT_RUN,
+        "reason": f"{plural(len(found), 'finding')} of the lint" if found else "",
+    }
+
+
+def _empty_row(file: Path, metadata: dict[str, Any], runtime: str) -> dict[str, Any]:
+    """Return the row of a file that could not be run."""
+    files = files_of(file) if format_of(file) else [file]
+    numbers = ("max_error", "cc", "lowest_cc", "state_error", "load_ms", "first_ms", "steady_ms", "memory_mb")
+    return {
+        "file": file.name,
+        "precision": str(metadata.get("precision", "fp32")),
+        "runtime": runtime,
+        "loads": "no",
+        "unsupported": None,
+        "verdict": FAIL,
+        "reason": "",
+        **dict.fromkeys(numbers, math.nan),
+        "file_mb": sum(each.stat().st_size for each in files) / 1e6,
+    }
 
 
 def _find(where: Path, kit: Path | None) -> tuple[Path, list[Path]]:
@@ -183,19 +237,7 @@ def _row(folder: Path, file: Path, name: str, threads: int) -> dict[str, Any]:
     kind = format_of(file)
     metadata = read_metadata(file) if kind else load_onnx(file, threads=1).edge.metadata
     check_same_model(read_kit(folder), metadata, file)
-    files = files_of(file) if kind else [file]
-    row = {
-        "file": file.name,
-        "precision": str(metadata.get("precision", "fp32")),
-        "runtime": RUNTIMES[name].title,
-        "verdict": FAIL,
-        "reason": "",
-        **dict.fromkeys(
-            ("max_error", "cc", "lowest_cc", "state_error", "load_ms", "first_ms", "steady_ms"), math.nan
-        ),
-        "file_mb": sum(each.stat().st_size for each in files) / 1e6,
-        "memory_mb": math.nan,
-    }
+    row = _empty_row(file, metadata, RUNTIMES[name].title)
     try:
         found = run_fresh(measure, folder, file, name, threads, quiet=True)
     except RuntimeError as error:
@@ -208,12 +250,17 @@ def measure(folder: Path, file: Path, name: str, threads: int) -> dict[str, Any]
     vectors = read_kit(folder)
     before = peak_resident()
     try:
+        started = time.perf_counter()
         edge = RUNTIMES[name].load(file, threads=threads)
+        load_ms = (time.perf_counter() - started) * 1000
         found = replay(edge, vectors)
     except ValueError as error:
         return {"reason": reason_of(error)}
     problem = found.problem(str(edge.metadata.get("precision", "fp32")))
     return {
+        "loads": "yes",
+        "unsupported": 0,
+        "load_ms": load_ms,
         "verdict": FAIL if problem else PASS,
         "reason": problem or "",
         "max_error": found.max_error,
