@@ -122,5 +122,6 @@ EXECUTORCH = Format(
     runners=("executorch",),
     precisions=("fp32", "int8"),
     convert=convert,
+    modes=("step",),
     open=ExecuTorchSession,
 )

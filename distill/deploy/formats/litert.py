@@ -80,5 +80,6 @@ LITERT = Format(
     runners=("ai_edge_litert",),
     precisions=("fp32", "int8"),
     convert=convert,
+    modes=("step",),
     open=LiteRtSession,
 )
