@@ -386,14 +386,26 @@ class RingMemory:
     def __call__(self, scale: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory`."""
         name, lag, T, (width, h, w) = f"past{scale}", self.lags[scale], self.num_frames, x.shape[1:]
+        if T == 1:
+            return self.step(name, lag, x), x
         now = x.reshape(-1, T, width, h * w)  # (B, steps, width, pixels)
-        first = now if T == 1 else now[:, :1]  # broadcasts to all `lag` steps
-        kept = torch.where(self.started, self.before[name].reshape(-1, lag, width, h * w), first)
+        before = self.before[name].reshape(-1, lag, width, h * w)
+        kept = torch.where(self.started, before, now[:, :1])  # the first step broadcasts to all `lag` steps
         extra = T - lag  # frames of the chunk whose steps are in the past of a later one only
         after = torch.cat([kept[:, T:], now[:, extra:] if extra > 0 else now], 1)
         self.after[name] = after.reshape(-1, lag * width, h, w)
         past = torch.cat([kept, now[:, :extra]], 1) if extra > 0 else kept[:, :T]
         return past.reshape(-1, width, h, w), x
+
+    def step(self, name: str, lag: int, x: Tensor) -> Tensor:
+        """Append one frame's step (B, width, h, w) to a state and return the step `lag` frames ago.
+
+        The tensors keep the state's shape: exported graphs copy it for every reshape.
+        """
+        width = x.shape[1]
+        kept = torch.where(self.started, self.before[name], x.repeat(1, lag, 1, 1) if lag > 1 else x)
+        self.after[name] = torch.cat([kept[:, width:], x], 1) if lag > 1 else x
+        return kept[:, :width] if lag > 1 else kept
 
 
 class Prior(nn.Module):

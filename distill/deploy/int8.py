@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -22,9 +23,12 @@ from onnxruntime.quantization import (
     QuantType,
     create_calibrator,
 )
+from onnxruntime.quantization.calibrate import TensorData
+from onnxscript import ir
 
 from distill.data.progress import ProgressBar
 from distill.deploy.calibration import run_calls
+from distill.deploy.int8_rewrites import PIXELS, ZERO, after, before
 from distill.errors import UserError
 from distill.runtimes.onnx_check import open_session
 
@@ -67,12 +71,12 @@ class Int8Graph:
         progress: bool = True,
     ) -> None:
         self.model = onnx.load(str(path))
-        weights = {each.name: list(each.dims) for each in self.model.graph.initializer}
-        self.layers = [
-            node.name
-            for node in self.model.graph.node
-            if node.op_type in LAYERS and _channels(node, weights) >= MIN_CHANNELS
-        ]
+        prepared = ir.from_proto(self.model)
+        self.stem = before(prepared)
+        self.prepared = ir.to_proto(prepared)
+        self.layers, self.narrow = sort_layers(self.prepared.graph)
+        path = folder / "prepared.onnx"
+        onnx.save(self.prepared, str(path))
         watched = folder / "calibration.onnx"  # outputs the minimum and maximum of each tensor
         calibrator = create_calibrator(
             str(path),
@@ -84,11 +88,12 @@ class Int8Graph:
         calibrator.infer_session = open_session(watched, threads=threads or 0)
         calibrator.collect_data(_Feeds(edge, clips, progress=progress))
         self.ranges = calibrator.compute_data()
+        self._adjust_ranges()
 
     def quantized(self, layers: Collection[str]) -> onnx.ModelProto:
         """Return the graph with the given layers, and the operators between them, in INT8."""
         model = onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model.CopyFrom(self.prepared if self.stem in layers else self.model)
         if not layers:
             return model
         quantizer = QDQQuantizer(
@@ -98,15 +103,31 @@ class Int8Graph:
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=self.ranges,
-            nodes_to_quantize=[*layers, *between(self.model.graph, layers)],
+            nodes_to_quantize=[*layers, *between(model.graph, layers, self.narrow)],
             nodes_to_exclude=[],
             op_types_to_quantize=[*LAYERS, *ACTIVATIONS, *JOINS],
             extra_options={"MatMulConstBOnly": True},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()  # the quantizer appends new nodes at the end
-        quantized: onnx.ModelProto = quantizer.model.model
-        return quantized
+        quantized = ir.from_proto(quantizer.model.model)
+        after(quantized)
+        return ir.to_proto(quantized)
+
+    def _adjust_ranges(self) -> None:
+        """Give pixels their whole range, and the inputs and the output of each Concat one range.
+
+        ONNX Runtime then reads pixels without conversion, and copies the values of a Concat without rescaling them.
+        """
+        graph, ranges = self.prepared.graph, self.ranges
+        for zero in (numpy_helper.to_array(each).item() for each in graph.initializer if each.name == ZERO):
+            ranges[PIXELS] = TensorData(lowest=np.float32(-zero), highest=np.float32(255 - zero))
+        for node in graph.node:
+            names = [*node.input, *node.output]
+            if node.op_type == "Concat" and all(name in ranges for name in names):
+                lows, highs = zip(*(ranges[name].range_value for name in names), strict=True)
+                for name in names:
+                    ranges[name] = TensorData(lowest=min(lows), highest=max(highs))
 
     def choose(
         self, loss: Callable[[onnx.ModelProto], float], max_loss: float, *, progress: bool = True
@@ -149,20 +170,58 @@ class Int8Graph:
         return worst[:enough], own
 
 
-def between(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[str]:
-    """Yield the names of nodes without weights to quantize along with the given layers."""
-    layers = set(layers)
+def sort_layers(graph: onnx.GraphProto) -> tuple[list[str], set[str]]:
+    """Return the layers to quantize, in data-flow order, and those that stay in floating point.
+
+    These are layers with too few channels, and depth-wise convolutions whose values reach no other layer than
+    these: ONNX Runtime's depth-wise INT8 convolution of few channels is slower than in floating point, so that it
+    does not pay to return to INT8 just before the map.
+    """
+    weights = {each.name: list(each.dims) for each in graph.initializer}
+    layers: list[str] = []
+    floating: set[str] = set()
+    readers: dict[str, set[str]] = {}  # value -> the layers that it reaches first
+    for node in reversed(graph.node):
+        reached = set().union(*(readers.get(name, set()) for name in node.output))
+        if node.op_type in LAYERS and (channels := _channels(node, weights)):
+            depthwise = weights[node.input[1]][1] == 1 and channels > 1
+            if channels < MIN_CHANNELS or (depthwise and reached and reached <= floating):
+                floating.add(node.name)
+            else:
+                layers.insert(0, node.name)
+            reached = {node.name}
+        for name in node.input:
+            readers.setdefault(name, set()).update(reached)
+    return layers, floating
+
+
+def between(graph: onnx.GraphProto, layers: Collection[str], narrow: Collection[str] = ()) -> Iterator[str]:
+    """Yield the names of nodes without weights to quantize along with the given layers.
+
+    Args:
+        graph: the graph in floating point.
+        layers: names of the quantized layers.
+        narrow: names of layers that always stay in floating point, and may read what quantized layers write.
+    """
+    layers, narrow = set(layers), set(narrow)
     made_by = {output: node for node in graph.node for output in node.output}
+
+    def sources(node: onnx.NodeProto) -> set[str]:
+        return {made_by[name].name for name in node.input if name in made_by}
+
     behind: set[str] = set()  # nodes with a quantized input
+    floating: set[str] = set()  # nodes with an input that a narrow layer made
     for node in graph.node:
-        sources = {made_by[name].name for name in node.input if name in made_by}
-        if node.op_type in (*ACTIVATIONS, *JOINS) and sources & (layers | behind):
+        if node.op_type in (*ACTIVATIONS, *JOINS) and sources(node) & (layers | behind):
             behind.add(node.name)
-    before: set[str] = set()  # those of them that also feed a quantized node
+        if node.op_type not in LAYERS and sources(node) & (narrow | floating):
+            floating.add(node.name)
+    before: set[str] = set()  # those of them that also feed a quantized node, or a narrow layer from quantized ones
     for node in reversed(graph.node):
         if node.name in layers | before:
-            sources = {made_by[name].name for name in node.input if name in made_by}
-            before |= {name for name in sources if name in behind}
+            before |= sources(node) & behind
+        elif node.name in narrow:
+            before |= sources(node) & behind - floating
     for node in graph.node:
         if node.name in behind and (node.op_type in ACTIVATIONS or node.name in before):
             yield node.name

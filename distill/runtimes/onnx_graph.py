@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from distill.models.onnx import CHECKSUM_KEY, UNSEALED, seal
 from distill.models.protocols import SaliencyModel
+from distill.runtimes.onnx_rewrites import simplify
 
 METADATA_KEY = "saldistill"
 
@@ -107,6 +108,7 @@ def write(graph: ClipGraph, path: Path, inputs: Sequence[Tensor], metadata: Mapp
         )
         assert program is not None
         model = rewrite(program.model, [NORMALISATION])
+        simplify(model)
         name_by_module(model)
         model.metadata_props[METADATA_KEY] = json.dumps(metadata)
         model.metadata_props[CHECKSUM_KEY] = UNSEALED

@@ -100,7 +100,8 @@ def test_int8_has_scale_per_channel_and_keeps_narrow_layers_map_and_state(files:
             weights = values[node.input[1]]
             assert weights.dtype == np.float32
             groups = next(each.i for each in node.attribute if each.name == "group")
-            assert min(weights.shape[0], weights.shape[1] * groups) < 4, node.name
+            narrow = min(weights.shape[0], weights.shape[1] * groups) < 4
+            assert narrow or node.name == "decoder.reduce.2.space.0.1/Conv"  # depth-wise, just before the map
         else:
             weights, scale = (values[name] for name in source.input[:2])
             assert source.op_type == "DequantizeLinear"
@@ -110,8 +111,9 @@ def test_int8_has_scale_per_channel_and_keeps_narrow_layers_map_and_state(files:
             assert activations.op_type == "DequantizeLinear"
             assert values[activations.input[2]].dtype == np.uint8
         kinds[weights.dtype.name] += 1
-    assert kinds == {"int8": 27, "float32": 2}
-    rounded = {made_by[node.input[0]].op_type for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert kinds == {"int8": 24, "float32": 3}
+    inputs = [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"]
+    rounded = {made_by[name].op_type for name in inputs if name in made_by}
     assert not rounded & {"LogSoftmax", "Exp", "Sub"}
     assert made_by["next_past0"].op_type != "DequantizeLinear"  # the state is not rounded
 
@@ -120,7 +122,7 @@ def test_int8_layer_with_large_loss_stays_in_floating_point(files: dict[str, Pat
     source = spoil(files["fp32"], tmp_path / "spoilt.onnx")
     report = quantize(source, tmp_path / "q.onnx", SPOTS, **SETTINGS)
     assert report.kept == (SPOILT,)
-    assert report.layers == 27
+    assert report.layers == 24
     others = [loss for layer, loss in report.losses.items() if layer != SPOILT]
     assert report.losses[SPOILT] > 5 * max(others)
     assert 1 - report.cc[0] <= 0.02
@@ -280,7 +282,7 @@ def test_quantize_with_large_loss_leaves_no_file(
     def broken(trial: Trial) -> Converted:
         converted = to_fp16(trial)
         for each in converted.graph.graph.initializer:
-            if each.name.endswith("head.weight"):
+            if "head.weight" in each.name:
                 each.CopyFrom(onnx.numpy_helper.from_array(np.full(each.dims, np.nan, np.float16), each.name))
         return converted
 
