@@ -4,8 +4,9 @@ Static quantization in QDQ format: int8 weights with one scale per channel, uint
 observed on real frames. Quantized are the layers (convolutions and products with constant weights) and what
 connects them: Relu and Clip, which the rounding absorbs, Add, Concat and Resize.
 
-Some parts always stay in floating point because INT8 gains nothing there (measured in ONNX Runtime on x86): layers
-with fewer than four channels on either side, such as the first and the last, and everything that computes the map
+The first convolution reads the pixels themselves if its channels share mean and standard deviation. Some parts
+always stay in floating point because INT8 gains nothing there (measured in ONNX Runtime on x86): other layers with
+fewer than four channels on either side, the depth-wise layer before the map, and everything that computes the map
 and the state, which would only be rounded.
 """
 
@@ -31,6 +32,7 @@ from distill.deploy.calibration import run_calls
 from distill.deploy.int8_rewrites import PIXELS, ZERO, after, before
 from distill.errors import UserError
 from distill.runtimes.onnx_check import open_session
+from distill.runtimes.onnx_rewrites import select_states
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that have weights."""
@@ -70,8 +72,9 @@ class Int8Graph:
         threads: int | None = None,
         progress: bool = True,
     ) -> None:
-        self.model = onnx.load(str(path))
-        prepared = ir.from_proto(self.model)
+        prepared = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(str(path))))
+        select_states(prepared)
+        self.model = ir.to_proto(prepared)
         self.stem = before(prepared)
         self.prepared = ir.to_proto(prepared)
         self.layers, self.narrow = sort_layers(self.prepared.graph)

@@ -1,6 +1,7 @@
 """Rewrites of exported graphs that save operators and passes over memory; the maps keep their values.
 
-They follow the costs of ONNX Runtime on a CPU: its Where takes three passes, Concat and GatherND one each.
+`simplify` is for every runtime. `select_states` follows the costs of ONNX Runtime on a CPU, whose Where takes three
+passes while Concat and GatherND take one each; other runtimes lack GatherND, so that it is for INT8 files only.
 """
 
 from typing import Any
@@ -11,13 +12,19 @@ from onnxscript import ir
 
 
 def simplify(model: ir.Model) -> None:
-    """Apply all rewrites of this file to a model."""
+    """Merge convolutions, and drop what cancels out."""
     for node in list(model.graph):
         if node.op_type == "Conv":
             merge_convolutions(model.graph, node)
         elif node.op_type == "Sub":
             drop_log_softmax(node)
-        elif node.op_type == "Where":
+    RemoveUnusedNodesPass()(model)
+
+
+def select_states(model: ir.Model) -> None:
+    """Choose states of several frames by channel, see `select_state`."""
+    for node in list(model.graph):
+        if node.op_type == "Where":
             select_state(model.graph, node)
     RemoveUnusedNodesPass()(model)
 

@@ -11,12 +11,18 @@ from helpers.quantized_files import stream, write
 from onnx import helper, numpy_helper
 from onnxscript import ir
 
-from distill.runtimes.onnx_rewrites import simplify
+from distill.runtimes.onnx_rewrites import select_states, simplify
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(stream(), tmp_path_factory.mktemp("rewrites") / "s.onnx")
+    """Return an exported student whose states are chosen by channel, as in INT8 files."""
+    path = write(stream(), tmp_path_factory.mktemp("rewrites") / "s.onnx")
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(str(path))))
+    select_states(model)
+    chosen = path.with_name("chosen.onnx")
+    onnx.save(ir.to_proto(model), str(chosen))
+    return chosen
 
 
 def test_restarted_state_is_not_read_and_each_video_restarts_alone(exported: Path) -> None:
