@@ -131,8 +131,10 @@ def export_format(
         plain = export(model, onnx, mode=mode, notes=notes, licence=licence, batches=(1,), **options)
         graph = graph_of(model, plain.metadata)
         vectors = compute_vectors(graph, plain.metadata, model.network, _video(on))
-        feeds = _calibration(onnx, on, frames, progress=progress) if precision == "int8" else []
-        metadata = {**plain.metadata, "precision": precision, CONVERTED: _converted(kind)}
+        calibrated = precision == "int8" and kind.calibrates
+        feeds = _calibration(onnx, on, frames, progress=progress) if calibrated else []
+        converted = {"format": kind.name, "with": versions_of(kind.tools(precision))}
+        metadata = {**plain.metadata, "precision": precision, CONVERTED: converted}
         log.info("converting with %s, which can take a minute", ", ".join(kind.converters))
         file = folder / path.name
         source = Source(graph, _example(vectors), onnx, metadata, feeds)
@@ -265,13 +267,9 @@ def _check(kind: Format, path: Path, precision: str, mode: str, on: str | Path |
             f"{kind.name}: takes streaming students in step mode, whose tensors have at most four dimensions; this "
             f"model is exported in {mode} mode, with five"
         )
-    if precision == "int8" and on is None and kind.name != "mnn":
+    if precision == "int8" and kind.calibrates and on is None:
         raise UserError("--on: INT8 needs real frames to calibrate on; name a video or a data set")
-    kind.check_installed([*kind.converters, *kind.runners])
-
-
-def _converted(kind: Format) -> dict[str, Any]:
-    return {"format": kind.name, "with": versions_of(list(dict.fromkeys([*kind.converters, *kind.runners])))}
+    kind.check_installed(kind.tools(precision))
 
 
 def _example(vectors: GoldenVectors) -> tuple[torch.Tensor, ...]:

@@ -79,8 +79,10 @@ class Format:
         convert: function from a source and the path of the file to the values of the metadata that it changes. It
             writes the file, and the second one next to it.
         open: function from a file, its metadata and a number of threads to a session.
+        quantizers: packages that int8 needs in addition.
         second: suffix of a second file, which holds the weights.
         modes: modes that it can express.
+        calibrates: whether int8 also rounds activations, whose ranges come from real frames.
         values: output values that it needs, if not all can be expressed.
         input_type: type of pixels that it needs, if not all can be expressed.
     """
@@ -93,10 +95,17 @@ class Format:
     precisions: tuple[str, ...]
     convert: Callable[[Source, Path], dict[str, Any]]
     open: Callable[[Path, dict[str, Any], int | None], Session]
+    quantizers: tuple[str, ...] = ()
     second: str = ""
     modes: tuple[str, ...] = ("step", "clip")
+    calibrates: bool = True
     values: str | None = None
     input_type: str | None = None
+
+    def tools(self, precision: str) -> list[str]:
+        """Return the packages that convert to a precision and run the file."""
+        quantizers = self.quantizers if precision == "int8" else ()
+        return list(dict.fromkeys([*self.converters, *quantizers, *self.runners]))
 
     def missing(self, packages: Sequence[str]) -> str | None:
         """Return the first of the packages that is not installed, or None."""

@@ -85,5 +85,6 @@ MNN_FORMAT = Format(
     precisions=("fp32", "fp16", "int8"),
     convert=convert,
     modes=("step",),
+    calibrates=False,
     open=MnnSession,
 )

@@ -123,9 +123,10 @@ OPENVINO_IR = Format(
     runtime="OpenVINO IR",
     suffix=".xml",
     second=".bin",
-    converters=("openvino", "nncf"),
+    converters=("openvino",),
     runners=("openvino",),
     precisions=("fp32", "fp16", "int8"),
+    quantizers=("nncf",),
     convert=convert,
     open=OpenVinoIrSession,
 )

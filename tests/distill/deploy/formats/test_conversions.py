@@ -32,7 +32,7 @@ MIN_CC = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.99}
 
 
 def skip_without(kind: Format) -> None:
-    if (package := kind.missing([*kind.converters, *kind.runners])) is not None:
+    if (package := kind.missing(kind.tools("int8"))) is not None:
         pytest.skip(f"{package} is not installed; scripts/formats makes an environment with all converters")
 
 

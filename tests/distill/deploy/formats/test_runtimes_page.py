@@ -37,7 +37,7 @@ def test_every_format_has_a_section_with_its_smallest_precision() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_commands_of_the_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = FORMATS[name]
-    if (package := kind.missing([*kind.converters, *kind.runners])) is not None:
+    if (package := kind.missing(kind.tools("int8"))) is not None:
         pytest.skip(f"{package} is not installed; scripts/formats makes an environment with all converters")
     monkeypatch.chdir(tmp_path)
     for words in commands(name):
