@@ -100,7 +100,9 @@ def test_installed_command_works_from_any_folder(installed: Path, tmp_path: Path
     assert "@teacher/demo" in saldistill(installed, "configs", "list", cwd=tmp_path).stdout
     saldistill(installed, "predict", "@sample/video/068.AVI", cwd=tmp_path)
     assert (tmp_path / "068-saliency.mp4").is_file()
-    saldistill(installed, "export", "stream-nano", "-o", "nano.onnx", "--on", "@sample/video/068.AVI", cwd=tmp_path)
+    on = ("--on", "@sample/video/068.AVI")
+    saldistill(installed, "export", "stream-nano", "-o", "nano.onnx", *on, "--kit", cwd=tmp_path)
+    assert " pass " in saldistill(installed, "conform", "nano.onnx", "--runtime", "onnx", cwd=tmp_path).stdout
     run(installed / "python", "-m", "student.edge", "nano.onnx", "068-saliency.mp4", "-o", "e.mp4", cwd=tmp_path)
     steps = ("training.steps=1", "training.validate_every=null", "data.validation=[]", "model.variant=micro")
     saldistill(installed, "train", "@teacher/demo", *steps, cwd=tmp_path)
