@@ -402,8 +402,8 @@ class RingMemory:
 
         The tensors keep the state's shape: exported graphs copy it for every reshape.
         """
-        width = x.shape[1]
-        kept = torch.where(self.started, self.before[name], x.repeat(1, lag, 1, 1) if lag > 1 else x)
+        width, filled = x.shape[1], torch.cat([x] * lag, 1) if lag > 1 else x  # LiteRT's converter rejects `repeat`
+        kept = torch.where(self.started, self.before[name], filled)
         self.after[name] = torch.cat([kept[:, width:], x], 1) if lag > 1 else x
         return kept[:, :width] if lag > 1 else kept
 

@@ -86,19 +86,19 @@ def drop_log_softmax(node: ir.Node) -> None:
 def select_state(graph: ir.Graph, node: ir.Node) -> None:
     """Replace the Where that keeps or restarts a state by a choice of channels, so that every value is copied once.
 
-        kept = Where(started, state (B, n * c, h, w), Tile(x (B, c, h, w)))
+        kept = Where(started, state (B, n * c, h, w), Concat(x (B, c, h, w), ..., x))
         past, next_state = kept[:, :c], Concat(kept[:, c:], x)
 
     becomes GatherND of Concat(state, x), whose indices are chosen by `started` instead of the values.
     """
-    started, state, tiled = node.inputs
-    x, repeats = (*inputs_of(tiled, "Tile"), None, None)[:2]
-    if started is None or state is None or x is None or shape(started)[1:] != (1, 1, 1):
+    started, state, filled = node.inputs
+    copies = inputs_of(filled, "Concat")
+    if started is None or state is None or shape(started)[1:] != (1, 1, 1) or len(set(copies)) != 1:
         return
-    times, c = constant(repeats), (shape(x) or (0, 0))[1]
-    if times is None or len(times) != 4 or np.delete(times, 1).tolist() != [1, 1, 1] or not isinstance(c, int):
+    x, n = copies[0], len(copies)
+    c = (shape(x) or (0, 0))[1]
+    if not isinstance(c, int):
         return
-    n = int(times[1])
     slices = {_channels(user): user for user, _ in node.outputs[0].uses()}
     if shape(state)[1:2] != (n * c,) or set(slices) != {(0, c), (c, n * c)}:
         return
