@@ -21,11 +21,11 @@ from distill.data.text import plural
 from distill.deploy.device_runtimes import DEVICE_RUNTIMES
 from distill.deploy.formats.find import FORMATS, format_of
 from distill.deploy.formats.format import files_of, load, read_metadata
-from distill.deploy.golden_vectors import INDEX, check_same_model, read_kit
+from distill.deploy.golden_vectors import INDEX, GoldenVectors, check_same_model, read_kit
 from distill.deploy.lint import Finding, lint
 from distill.deploy.replay import replay
 from distill.errors import UserError, reason_of
-from distill.extras import EXTRAS, install_line, is_installed
+from distill.extras import install_line, is_installed
 from distill.models.onnx import load_onnx
 from distill.runtimes.openvino_runtime import load_in_openvino
 
@@ -134,24 +134,19 @@ def conform(
     vectors = read_kit(folder)
     chosen = _choose(runtimes)
     jobs = [(file, name) for file in files for name in chosen if RUNTIMES[name].suffix == file.suffix]
+    skipped = [_not_run(file, chosen) for file in files if file not in {job[0] for job in jobs}]
     if not jobs:
-        reading = [each for each in RUNTIMES.values() if each.suffix == files[0].suffix]
-        raise UserError(
-            f"{files[0]}: {reading[0].title}, which reads it, is not among the runtimes; install it with: "
-            f"{install_line(reading[0].package)}"
-            if reading[0].package in EXTRAS
-            else f"{files[0]}: none of {', '.join(chosen)} reads it; expected {reading[0].title}"
-        )
-    rows = []
+        raise UserError(skipped[0])
+    metadata = {file: _metadata(file, vectors) for file, _ in jobs}
     bar = ProgressBar("replaying golden vectors", "file and runtime", jobs, shown=progress)
-    for file, name in bar:
-        rows.append(_row(folder, file, name, threads))
+    rows = [_row(folder, file, metadata[file], name, threads) for file, name in bar]
     notes = [
         f"{len(vectors.calls)} calls on frames of {vectors.source}, {threads} CPU threads, batch 1, each row in a "
         "fresh process; max error: for maps whose maximum is 1"
     ]
+    notes += skipped
     findings = [(file, lint(file)) for file in files if file.suffix == ".onnx" and runtimes is None]
-    rows += [_device_row(file, name, found) for file, found in findings for name in DEVICE_RUNTIMES]
+    rows += [_device_row(file, metadata[file], name, found) for file, found in findings for name in DEVICE_RUNTIMES]
     notes += [f"{row['file']} in {row['runtime']}: {row['reason']}" for row in rows if row["verdict"] == FAIL]
     notes += [f"{file.name}: {each}" for file, found in findings for each in found]
     setting = {"kit": str(folder), "calls": len(vectors.calls), "threads": threads, **environment()}
@@ -160,12 +155,27 @@ def conform(
     return table
 
 
-def _device_row(file: Path, name: str, findings: Sequence[Finding]) -> dict[str, Any]:
+def _metadata(file: Path, vectors: GoldenVectors) -> dict[str, Any]:
+    """Return the metadata of a file of the model of golden vectors."""
+    found: dict[str, Any] = read_metadata(file) if format_of(file) else load_onnx(file, threads=1).edge.metadata
+    check_same_model(vectors, found, file)
+    return found
+
+
+def _not_run(file: Path, chosen: Sequence[str]) -> str:
+    """Return why none of the chosen runtimes runs a file."""
+    reading = next(each for each in RUNTIMES.values() if each.suffix == file.suffix)
+    if is_installed(reading.package):
+        return f"{file}: none of the runtimes {', '.join(chosen)} reads it; expected {reading.title}"
+    return f"{file}: {reading.title}, which reads it, is not installed; {install_line(reading.package)}"
+
+
+def _device_row(file: Path, metadata: dict[str, Any], name: str, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the row of a runtime that cannot run here, from what the lint found."""
     found = [each for each in findings if each.runtime == name]
     unsupported = sum(each.where.startswith("operator ") for each in found)
     return {
-        **_empty_row(file, load_onnx(file, threads=1).edge.metadata, DEVICE_RUNTIMES[name].title),
+        **_empty_row(file, metadata, DEVICE_RUNTIMES[name].title),
         "loads": "-",
         "unsupported": unsupported if DEVICE_RUNTIMES[name].operators is not None else None,
         "verdict": NOT_RUN,
@@ -232,11 +242,8 @@ def _choose(names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _row(folder: Path, file: Path, name: str, threads: int) -> dict[str, Any]:
+def _row(folder: Path, file: Path, metadata: dict[str, Any], name: str, threads: int) -> dict[str, Any]:
     """Return the row of one file in one runtime."""
-    kind = format_of(file)
-    metadata = read_metadata(file) if kind else load_onnx(file, threads=1).edge.metadata
-    check_same_model(read_kit(folder), metadata, file)
     row = _empty_row(file, metadata, RUNTIMES[name].title)
     try:
         found = run_fresh(measure, folder, file, name, threads, quiet=True)

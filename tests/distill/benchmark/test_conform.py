@@ -51,6 +51,21 @@ def test_conform_of_kit_runs_files_in_it_and_next_to_it(folder: Path, tmp_path: 
     assert [row["verdict"] for row in conform(copied, runtimes=["onnx"], progress=False)] == ["pass"]
 
 
+def test_conform_names_files_whose_runtime_is_not_installed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (folder / "step.onnx.kit").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "step.tflite").write_bytes(b"")
+    monkeypatch.setattr(module, "is_installed", lambda package: package == "onnxruntime")
+    with pytest.raises(UserError, match=r"step\.tflite: LiteRT, which reads it, is not installed; pip install"):
+        conform(tmp_path / "step.tflite", progress=False)
+    (tmp_path / "step.onnx").symlink_to(folder / "step.onnx")
+    found = conform(tmp_path, progress=False)
+    assert "step.tflite: LiteRT, which reads it, is not installed" in str(found)
+    assert [row["verdict"] for row in found] == ["pass", *["not run here"] * 5]
+
+
 def test_conform_command_with_failing_file_exits_with_1(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
