@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 import torch
 from helpers.devices import DEVICES, cases
 from helpers.places import REPOSITORY
+from PIL import Image
 from torch import Tensor
 
 from distill.benchmark.models import benchmark_models
 from distill.cli.main import main
 from distill.data.clips import Video
 from distill.data.sets import synthetic
-from distill.data.video.open import open_video
 from distill.errors import RunError
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
@@ -99,7 +100,7 @@ def test_predict_command_writes_the_maps_of_the_cpu(device: str, tmp_path: Path)
         written.append(sorted(out.rglob("*.png")))
     assert len(written[0]) == len(written[1]) == 6
     for one, other in zip(*written, strict=True):
-        pixels = [open_video(path).read([0])[0].astype(int) for path in (one, other)]
+        pixels = [np.asarray(Image.open(path)).astype(int) for path in (one, other)]
         assert np.abs(pixels[0] - pixels[1]).max() <= 1  # of 255
 
 
@@ -110,9 +111,7 @@ def test_scores_are_those_of_the_cpu(device: str) -> None:
         settings = InferenceSettings(device=where, batch_size=4)
         source = model_maps(model.network.to(torch.device(where)), settings)
         found.append(evaluate(source, [video(12)], metrics=("nss", "cc", "sim", "auc_judd"), progress=False))
-    assert found[1].per_video.keys() == found[0].per_video.keys() if hasattr(found[0].per_video, "keys") else True
-    for name, value in found[0].overall.items():
-        assert found[1].overall[name] == pytest.approx(value, abs=1e-3)
+    assert found[1].pooled == pytest.approx(found[0].pooled, abs=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -160,8 +159,6 @@ def test_tensors_of_a_failed_call_are_released(device: str) -> None:
     alive: list[Callable[[], object]] = []
 
     def fail() -> None:
-        import weakref
-
         large = torch.ones(1000, device=device)
         alive.append(weakref.ref(large))
         torch.empty(2**50, dtype=torch.uint8, device=device)
