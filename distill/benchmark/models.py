@@ -259,10 +259,10 @@ def network_call(network: SaliencyModel, device: torch.device, batch_size: int, 
     return device_call(partial(network.step, images, state), device, precision)
 
 
-def matrix_call(device: torch.device, precision: str) -> Call:
-    """Return a call that multiplies two square matrices of normally distributed numbers."""
+def matrix_call(device: torch.device, precision: str, side: int | None = None) -> Call:
+    """Return a call that multiplies two square matrices of normally distributed numbers, MATRIX rows by default."""
     generator = torch.Generator(device).manual_seed(0)
-    shape = (MATRIX[device.type], MATRIX[device.type])
+    shape = (side or MATRIX[device.type], side or MATRIX[device.type])
     dtype = PRECISIONS[precision] or torch.float32
     a, b = (torch.randn(shape, device=device, generator=generator).to(dtype) for _ in range(2))
     return device_call(lambda: torch.mm(a, b), device)
