@@ -5,8 +5,8 @@
     scripts/gpu_report --device cpu --quick               proves the program without a GPU; its figures mean nothing
     scripts/gpu_report --compare one.json other.json
 
-Each part runs in a process of its own under its own time limit, so that neither a failure nor a part that runs out of
-time affects the others: its rows so far are kept, and a row names the reason.
+Each part runs in a process of its own under its own time limit, so that neither a failure nor a part that runs out
+of time affects the others: its rows so far are kept, and its status names the reason.
 """
 
 import argparse
@@ -14,10 +14,12 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,14 +147,20 @@ def _run(command: Sequence[str], log: Path, limit: float) -> str:
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, *command],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code = process.wait(timeout=max(limit, 1))
         except subprocess.TimeoutExpired:
             return f"stopped after {limit:.0f} s; what it had not measured is missing"
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers
             process.wait()
     if code == 0:
         return "finished"
