@@ -1,13 +1,12 @@
 """The online teacher on a GPU: its own stream, its own device, and agreement with a target store."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.devices import CUDA, DEVICES, NEEDS_CUDA
+from helpers.devices import CUDA, DEVICES, NEEDS_CUDA, no_host_sync
 
 from distill.benchmark.kernels import overlap, profile_kernels
 from distill.data.clip_dataset import ClipDataset, ClipSource
@@ -24,18 +23,6 @@ from distill.training.train import to_device
 
 WAIT = 300_000_000
 """Clock cycles of a kernel that only waits: about 0.2 s."""
-
-
-@contextmanager
-def no_host_sync(device: str) -> Iterator[None]:
-    """Raise an error if an operation within the block waits for the GPU."""
-    if device == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
 
 
 def teacher_on(device: str, **options: Any) -> OnlineTeacher:

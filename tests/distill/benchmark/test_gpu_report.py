@@ -140,12 +140,12 @@ def test_pytest_output_becomes_rows() -> None:
     assert gpu_report.test_rows("ERROR: no such file")[0]["note"] == "no test ran"
 
 
-def example(device: str, milliseconds: float, **more: Any) -> dict[str, Any]:
+def example(device: str, first: float, **more: Any) -> dict[str, Any]:
     row = {"part": "inference", "what": "forward", "model": "m", "precision": "bf16", "batch": 1}
     return {
         "setting": {"device": device, "quick": False},
         "parts": {"inference": {"title": "Teachers", "seconds": 1.0, "status": "finished"}},
-        "rows": [{**row, "milliseconds": milliseconds, "share": 0.5}, {**row, "batch": 64, **more}],
+        "rows": [{**row, "milliseconds": first, "share": 0.5}, {**row, "batch": 64, **more}],
     }
 
 
