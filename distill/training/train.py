@@ -68,8 +68,8 @@ def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = 
     accelerator = setup.build_accelerator(config)
     with ExitStack() as claims:  # until the run ends
         on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
-        what = f"training.batch_size {config.training.batch_size}"
-        claims.enter_context(memory_needed(what, accelerator.device, LESS_MEMORY))
+        size = f"training.batch_size {config.training.batch_size}"
+        claims.enter_context(memory_needed(size, accelerator.device, LESS_MEMORY))
         parts = setup.build_parts(config, accelerator)
         loop = prepare_loop(config, accelerator, parts, runtime=runtime)
         out = Path(config.out)
@@ -130,8 +130,8 @@ class Loop:
             if self.is_validated_after(done) and not run_folder.was_validated(out, done):
                 self.score(done, log, interruption)  # a crash may have prevented it
         numbers = clip_numbers(config, accelerator, done, steps)
-        pinned = accelerator.device.type == "cuda"
-        batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers, pin_memory=pinned))
+        pinned, workers = accelerator.device.type == "cuda", config.data.workers
+        batches = iter(make_loader(parts.clips, numbers, workers=workers, pin_memory=pinned))
         for step in range(done, steps):
             start = time.perf_counter()
             record, stopped = self.step(step, batches, interruption, stop)
@@ -314,7 +314,7 @@ def prepare_loop(
     if accelerator.scaler is not None and state.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
     learner = parts.learner if config.training.shard else accelerator.prepare(parts.learner)
-    # accelerate would move Adam's step counts to the GPU, too, and each step would then wait for every one of them
+    # otherwise it would move Adam's step counts to the GPU, and each step would wait for every one of them
     optimizer = accelerator.prepare(parts.optimizer, device_placement=[False])
     ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
     if ema is not None and checkpoint is not None:
