@@ -11,7 +11,7 @@ from helpers.places import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
 SHELL = [
-    *(f"scripts/{name}" for name in ("attack", "demo", "test", "check", "slurm_cache")),
+    *(f"scripts/{name}" for name in ("attack", "demo", "test", "check", "slurm_cache", "gpu_report", "gpu_wheels")),
     ".ci/run",
 ]
 TOOLS = [

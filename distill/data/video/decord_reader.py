@@ -58,9 +58,12 @@ def reader_class() -> Any:
 
 
 def decord_agrees(path: str, num_frames: int, size: tuple[int, int], *, every_frame: bool = False) -> bool:
-    """Return whether decord finds the same number of frames and decodes the first and last (or all) upright."""
-    decord = load_decord()
+    """Return whether decord finds the same number of frames and decodes the first and last (or all) upright.
+
+    A missing decord, or one that cannot be loaded, agrees with nothing, so that PyAV reads the file.
+    """
     try:
+        decord = load_decord()
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         for index in range(num_frames) if every_frame else (0, num_frames - 1):
             heartbeat()
