@@ -129,7 +129,7 @@ def benchmark_models(
         chosen = Settings(batch_size, precision, runtime, where, used, shapes or {})
         _check(references, rounds, threads, chosen)
         cases = list(_cases(references, chosen, Path(folder)))
-        calls = [case.call for case in cases] + [_matrix_call(where, each) for each in precision]
+        calls = [case.call for case in cases] + [matrix_call(where, each) for each in precision]
         times = interleave(calls, rounds, progress=progress)
         products = zip(precision, times[len(cases) :], strict=True)
         rates = {each: 2e-9 * MATRIX[where.type] ** 3 / float(np.median(own)) for each, own in products}
@@ -212,10 +212,10 @@ def _network_cases(reference: str | Path | LoadedModel, model: LoadedModel, chos
         "file_mb": None,
     }
     for precision, size in product(chosen.precisions, chosen.batch_sizes):
-        call = _network_call(network, device, size, precision)
+        call = network_call(network, device, size, precision)
         memory: Callable[[], float] | None = None
         if device.type == "cuda":
-            memory = partial(_gpu_memory, network, call, device)
+            memory = partial(gpu_memory, network, call, device)
         elif not isinstance(reference, LoadedModel):
             memory = partial(_cpu_memory, str(reference), size, chosen.threads, precision)
         maps = size if step else size * len(network.target_frames)
@@ -246,29 +246,29 @@ def _row(
     return row
 
 
-def _network_call(network: SaliencyModel, device: torch.device, batch_size: int, precision: str) -> Call:
+def network_call(network: SaliencyModel, device: torch.device, batch_size: int, precision: str) -> Call:
     """Return a call that runs one batch of clips, or of frames with the state before them."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 3, *([] if is_streaming(network) else [network.num_frames]), *network.size)
     check_limit(math.prod(shape), MAX_BATCH_BYTES, f"batch size {batch_size}: bytes of a batch")
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     if not is_streaming(network):
-        return _device_call(partial(network, images), device, precision)
+        return device_call(partial(network, images), device, precision)
     with torch.inference_mode():
         _, state = network.step(images, network.initial_state(batch_size))
-    return _device_call(partial(network.step, images, state), device, precision)
+    return device_call(partial(network.step, images, state), device, precision)
 
 
-def _matrix_call(device: torch.device, precision: str) -> Call:
+def matrix_call(device: torch.device, precision: str) -> Call:
     """Return a call that multiplies two square matrices of normally distributed numbers."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (MATRIX[device.type], MATRIX[device.type])
     dtype = PRECISIONS[precision] or torch.float32
     a, b = (torch.randn(shape, device=device, generator=generator).to(dtype) for _ in range(2))
-    return _device_call(lambda: torch.mm(a, b), device)
+    return device_call(lambda: torch.mm(a, b), device)
 
 
-def _device_call(work: Callable[[], object], device: torch.device, precision: str = "fp32") -> Call:
+def device_call(work: Callable[[], object], device: torch.device, precision: str = "fp32") -> Call:
     """Return a call that runs work on a device without gradients and waits until it is finished."""
     dtype = PRECISIONS[precision]
 
@@ -284,7 +284,7 @@ def _device_call(work: Callable[[], object], device: torch.device, precision: st
     return call
 
 
-def _gpu_memory(model: SaliencyModel, call: Call, device: torch.device) -> float:
+def gpu_memory(model: SaliencyModel, call: Call, device: torch.device) -> float:
     """Return the allocator's peak in MB during a call, without the weights of other models."""
     own = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     gc.collect()
@@ -311,6 +311,6 @@ def load_and_call(
         if is_onnx(reference):
             file = OnnxFile(reference, threads=threads, shapes=shapes)
             return file.seconds(file.draw(batch_size))
-        return _network_call(_load(reference, device).network, device, batch_size, precision)()
+        return network_call(_load(reference, device).network, device, batch_size, precision)()
 
     return work

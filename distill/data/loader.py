@@ -82,13 +82,16 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         sys.__excepthook__(kind, error, trace)
 
 
-def make_loader(dataset: Dataset[Any], batches: Iterable[list[int]], *, workers: int) -> Loader:
+def make_loader(
+    dataset: Dataset[Any], batches: Iterable[list[int]], *, workers: int, pin_memory: bool = False
+) -> Loader:
     """Return a loader of the given batches, in order and independent of the number of workers.
 
     Args:
         dataset: a map-style data set.
         batches: lists of sample indices; a generator can be iterated once.
         workers: decoding processes, each of which prefetches two batches; 0 decodes in the main process.
+        pin_memory: return batches in pinned memory, from which copies to a GPU do not block.
 
     Raises:
         UserError: during iteration, if a video or its ground truth cannot be read.
@@ -102,5 +105,5 @@ def make_loader(dataset: Dataset[Any], batches: Iterable[list[int]], *, workers:
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
     )

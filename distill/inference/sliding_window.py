@@ -24,7 +24,7 @@ from distill.data.windows import ClipFrames, stream_parents, stream_window, wind
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
 from distill.inference.streaming import CPU_CHUNK, StreamBatch, StreamStates, plan_chunks
-from distill.models.device import PRECISIONS, device_of
+from distill.models.device import PRECISIONS, device_of, memory_needed
 from distill.models.protocols import SaliencyModel, is_streaming
 
 Frames = Mapping[int, Tensor]
@@ -80,6 +80,7 @@ def slide(
 
     Raises:
         UserError: if a frame does not exist, or a map contains NaN or infinity.
+        RunError: a batch does not fit the device's memory.
     """
     step = settings.step(video.fps)
     reader = open_video(video.path) if isinstance(video, Video) else video
@@ -98,7 +99,11 @@ def slide(
     box = None if fit == "stretch" else torch.tensor([fit_box(fit, reader.size, network.size)])
     with _evaluating(network), closing(_read(reader, work, network, device, flipped)) as pixels:
         for batch, of_batch, pixels_of_batch in zip(batches, work, pixels, strict=True):
-            with torch.inference_mode(), _autocast(device, settings.precision):
+            with (
+                memory_needed(f"batch size {size}", device, "use a smaller batch size or precision bf16"),
+                torch.inference_mode(),
+                _autocast(device, settings.precision),
+            ):
                 maps = maps_of(of_batch, pixels_of_batch)
             maps = maps.clone()  # outside inference mode, so that autograd accepts the maps as targets
             maps = maps if box is None else unfit(maps[None], box)[0]

@@ -1,15 +1,19 @@
-"""Devices, precisions and threads."""
+"""Devices, precisions, threads, and running out of a device's memory."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from distill.errors import UserError
+from distill.errors import RunError, UserError
 from distill.models.protocols import Network
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision -> dtype of autocast; None computes in float32."""
+
+OUT_OF_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory")
+"""Texts of the RuntimeErrors that mean out of memory and are no torch.OutOfMemoryError."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -51,3 +55,40 @@ def torch_threads(count: int | None) -> Iterator[int]:
         yield count or before
     finally:
         torch.set_num_threads(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that a device's memory was not sufficient."""
+    known = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    return known or isinstance(error, torch.OutOfMemoryError)
+
+
+@contextmanager
+def memory_needed(what: str, device: torch.device, remedy: str) -> Iterator[None]:
+    """Turn running out of memory within a block into one sentence.
+
+    The tensors of the functions that failed are released, so that a caller can try again with a smaller batch.
+
+    Args:
+        what: the setting that determines the memory, with its value, e.g. "training.batch_size 8".
+        device: device of the work.
+        remedy: what to do, e.g. "use a smaller batch size".
+
+    Raises:
+        RunError: the block ran out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        raise RunError(f"{what}: out of memory on {_with_memory(device)}; {remedy}") from None
+
+
+def _with_memory(device: torch.device) -> str:
+    """Return a device's name for messages, with its memory if it is a GPU."""
+    if device.type != "cuda":
+        return f"the {device.type.upper()}"
+    found = torch.cuda.get_device_properties(device)
+    return f"{device} ({found.name}, {found.total_memory / 2**30:.0f} GiB)"

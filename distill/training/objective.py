@@ -53,12 +53,12 @@ class Objective:
         These are the numbers of labelled maps and of all maps, then `COUNTS` of each teacher.
         """
         labelled = batch["labelled"]
-        values = [labelled.sum(), labelled.numel()]
+        values = [labelled.sum(), torch.ones_like(labelled).sum()]
         for name in self.teachers:
             present = present_maps(batch, name)
             values += [_mask(present, unit).sum() for unit in ("maps", "pairs", "clips")]
             values.append((present & labelled).sum())
-        return torch.tensor(values, dtype=torch.float32, device=labelled.device)
+        return torch.stack(values).float()  # stays on the device, so that nothing waits for it
 
     def record(self, counts: Tensor) -> dict[str, int]:
         """Return for the log how many maps a step has, with ground truth and with a target of each teacher.

@@ -217,7 +217,8 @@ def _role(config: RunConfig, section: TeacherSection, taught: Mapping[int, ClipS
     """Return the role of a teacher, with its weight and its sources if they are not the defaults."""
     notes = [f"weight {section.weight:g}"] * (section.weight != 1)
     notes += [f"sources: {', '.join(section.sources)}"] if section.sources is not None else []
-    return Role(section.name, frozenset(taught), section.partial, tuple(notes))
+    sources = None if section.sources is None else frozenset(taught)
+    return Role(section.name, sources, section.partial, tuple(notes))
 
 
 def _online_teacher(

@@ -213,7 +213,8 @@ class OnlineTeacher:
                 current = torch.cuda.current_stream(self.device)
                 current.wait_stream(self.stream)
                 for tensor in (maps, *features.values(), present):
-                    tensor.record_stream(current)  # its memory must not be reused before the current stream is done
+                    if tensor.device == self.device:  # the flags may still lie on the student's device
+                        tensor.record_stream(current)  # keeps its memory until the current stream is done with it
             return TeacherOutput(
                 maps.to(clip.device),
                 {name: value.to(clip.device) for name, value in features.items()},
@@ -227,7 +228,7 @@ class OnlineTeacher:
         shape = (len(clip), len(self.spec.target_frames))
         present = batch.get(f"{self.role.name}_present", torch.ones(shape, dtype=torch.bool, device=clip.device))
         boxes, rows = [batch.get(key) for key in ("box", f"{self.role.name}_fit_box")], present.any(dim=1)
-        if rows.all():
+        if self.role.sources is None or rows.all():  # reading a value would wait for the GPU
             return TeacherOutput(*self._forward(clip, *boxes), present)
         maps = torch.zeros(*shape, *self.spec.map_size, device=self.device)
         if not rows.any():

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from distill.data.loader import make_loader
 from distill.errors import RunError, Terminated, UserError
 from distill.files import write_json
+from distill.models.device import memory_needed
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import (
     LoopState,
@@ -45,6 +46,8 @@ from distill.training.validation import check_runtime, validate
 Stop = Callable[[int, int], bool]
 T = TypeVar("T")
 
+LESS_MEMORY = "use a smaller batch with training.accumulate, training.recompute=true or training.precision=bf16"
+
 
 def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = None) -> Path:
     """Train as configured, resuming an interrupted run if `config.resume` is auto; return the run folder.
@@ -58,13 +61,15 @@ def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = 
 
     Raises:
         UserError: the config does not fit the machine, the data, the teacher, the folder or the runtime.
-        RunError: the loss or the gradient is not finite.
+        RunError: the loss or the gradient is not finite, or a batch does not fit the device's memory.
         KeyboardInterrupt: the run was stopped; its state is saved. Terminated if SIGTERM stopped it.
     """
     check_runtime(config, runtime)
     accelerator = setup.build_accelerator(config)
     with ExitStack() as claims:  # until the run ends
         on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
+        what = f"training.batch_size {config.training.batch_size}"
+        claims.enter_context(memory_needed(what, accelerator.device, LESS_MEMORY))
         parts = setup.build_parts(config, accelerator)
         loop = prepare_loop(config, accelerator, parts, runtime=runtime)
         out = Path(config.out)
@@ -125,7 +130,8 @@ class Loop:
             if self.is_validated_after(done) and not run_folder.was_validated(out, done):
                 self.score(done, log, interruption)  # a crash may have prevented it
         numbers = clip_numbers(config, accelerator, done, steps)
-        batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers))
+        pinned = accelerator.device.type == "cuda"
+        batches = iter(make_loader(parts.clips, numbers, workers=config.data.workers, pin_memory=pinned))
         for step in range(done, steps):
             start = time.perf_counter()
             record, stopped = self.step(step, batches, interruption, stop)
@@ -164,8 +170,14 @@ class Loop:
         for index, batch in enumerate(step_batches):
             last = index + 1 == len(step_batches)
             with nullcontext() if last else accelerator.no_sync(self.learner):
-                losses.append(self.backward(step, batch, counts))
+                losses.append(self.backward(batch, counts, self.progress(step)))
             stopped |= interruption.error is not None or (stop is not None and stop(step, index))
+        values = torch.stack(
+            [each.loss.detach() for each in losses]
+        ).tolist()  # waits for the device, once per step
+        for value, batch in zip(values, step_batches, strict=True):
+            if not math.isfinite(value):
+                self.fail(step, f"the loss is {value}", batch)
         norm = accelerator.clip_grad_norm_(self.learner.parameters(), config.training.clip_norm or math.inf)
         norm = float(sharding.unsharded(norm))
         scaled = accelerator.scaler is not None  # fp16's scaler skips steps with an infinite gradient
@@ -187,18 +199,13 @@ class Loop:
             record["teacher"] = {name: self.total([each.teacher[name] for each in losses]) for name in names}
         return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
 
-    def backward(self, step: int, batch: ClipBatch, counts: Tensor) -> StepLoss:
+    def backward(self, batch: ClipBatch, counts: Tensor, progress: float) -> StepLoss:
         """Run forward and backward passes of one batch, the teachers next to the student; return the loss."""
         finish = {teacher.role.name: teacher.begin(batch) for teacher in self.parts.teachers}
         with self.accelerator.autocast():
             log_saliency, heads = self.learner(batch["clip"], batch.get("fit_box"))
         teachers = {name: output() for name, output in finish.items()}
-        result = self.parts.objective(
-            batch, log_saliency, teachers, counts, heads=heads, progress=self.progress(step)
-        )
-        value = result.loss.item()
-        if not math.isfinite(value):
-            self.fail(step, f"the loss is {value}", batch)
+        result = self.parts.objective(batch, log_saliency, teachers, counts, heads=heads, progress=progress)
         # accelerate averages gradients over processes, but the terms are already divided by the counts of all
         self.accelerator.backward(result.loss * self.accelerator.num_processes)
         return result
@@ -293,6 +300,8 @@ def prepare_loop(
     """
     processes = accelerator.num_processes
     done, state = 0, LoopState(seconds=0.0, processes=processes)
+    if not config.training.shard:
+        parts.learner.to(accelerator.device)  # before the optimiser's state is restored, which follows the weights
     checkpoint = on_main(accelerator, lambda: newest_intact_checkpoint(Path(config.out)))
     if checkpoint is not None:
         restored = load_checkpoint(checkpoint, parts.model, parts.learner, parts.optimizer)
@@ -305,7 +314,8 @@ def prepare_loop(
     if accelerator.scaler is not None and state.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
     learner = parts.learner if config.training.shard else accelerator.prepare(parts.learner)
-    optimizer = accelerator.prepare(parts.optimizer)
+    # accelerate would move Adam's step counts to the GPU, too, and each step would then wait for every one of them
+    optimizer = accelerator.prepare(parts.optimizer, device_placement=[False])
     ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
     if ema is not None and checkpoint is not None:
         load_average(checkpoint, parts.model, parts.learner, ema)
