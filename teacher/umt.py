@@ -165,7 +165,9 @@ def for_convolutions(x: Tensor) -> Tensor:
     """Return features (B, C, T, h, w) in the memory layout for convolutions on their device.
 
     On a GPU that is channels last, the layout of its matrix units and of the encoder's tokens, from which it is no
-    copy. Elsewhere it is channels first: @CPU@
+    copy. Elsewhere it is channels first: in float32 on one CPU thread, a decoder of 768 channels, 8 frames and two
+    blocks per TCFE stage took 1.13 times as long in channels last (median of five interleaved rounds, on a machine
+    that was also busy with other work).
     """
     return x.contiguous(memory_format=torch.channels_last_3d if x.is_cuda else torch.contiguous_format)
 

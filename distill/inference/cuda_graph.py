@@ -64,6 +64,7 @@ def record(function: Function, inputs: tuple[Tensor, ...]) -> Function:
     Raises:
         RuntimeError: the call does what a graph cannot contain, such as waiting for the GPU.
     """
+    device = inputs[0].device
     own = tuple(value.clone() for value in inputs)
     graph = torch.cuda.CUDAGraph()
     # Other threads decode and copy frames meanwhile. Casts of weights that autocast keeps lie outside of the graph.
@@ -73,7 +74,12 @@ def record(function: Function, inputs: tuple[Tensor, ...]) -> Function:
         enabled=torch.is_autocast_enabled("cuda"),
         cache_enabled=False,
     )
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"), precision:
+    with (
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream(device)),  # restored even if recording fails
+        torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
+        precision,
+    ):
         outputs = function(*own)
 
     def replay(*values: Tensor) -> tuple[Tensor, ...]:

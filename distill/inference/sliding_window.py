@@ -25,7 +25,7 @@ from distill.inference.cuda_graph import Function, graphed
 from distill.inference.settings import InferenceSettings
 from distill.inference.streaming import CPU_CHUNK, StreamBatch, StreamStates, plan_chunks
 from distill.inference.transfer import Sender, ahead, receive
-from distill.models.device import PRECISIONS, device_of, memory_needed
+from distill.models.device import PRECISIONS, device_of, memory_needed, moved
 from distill.models.protocols import SaliencyModel, is_streaming
 
 Frames = Mapping[int, Tensor]
@@ -205,16 +205,11 @@ def _clip_maps(run: Function, batch: ClipBatch, frames: Frames) -> Tensor:
         clips.setdefault(window.frames, len(clips))
     place = {source: row for row, source in enumerate(batch.frames)}
     images = torch.stack([frames[source] for source in batch.frames])  # (U, 3, H, W)
-    rows = _indices([[place[source] for source in clip] for clip in clips], images.device)  # (B, T)
+    rows = moved(torch.tensor([[place[source] for source in clip] for clip in clips]), images.device)  # (B, T)
     [maps] = run(rearrange(images[rows], "b t c h w -> b c t h w").contiguous())  # (B, N, h, w)
     chosen = [clips[window.frames] for window in batch.windows], [window.target for window in batch.windows]
-    requested: Tensor = maps.float()[tuple(_indices(each, maps.device) for each in chosen)]
+    requested: Tensor = maps.float()[tuple(moved(torch.tensor(each), maps.device) for each in chosen)]
     return requested
-
-
-def _indices(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Return integers as a tensor on a device, without waiting for it."""
-    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distill import saliency
+from distill.models.device import moved
 from distill.training.losses import LOSSES
 from distill.training.teachers import TeacherOutput, present_maps
 from distill.training.terms import ALL, TEACHER, TRUTH, LossSection, Unit
@@ -131,7 +132,7 @@ class Objective:
             loss = loss + term.weight_at(progress) * share
             shares[term.label] = share.detach()
         for name, density in densities.items():
-            present = teachers[name].present.to(maps.device, non_blocking=True)
+            present = moved(teachers[name].present, maps.device)
             entropy = torch.special.entr(density) * present[..., None, None]
             teacher_shares[f"{_prefix(name)}entropy"] = entropy.sum() / count_of[name]["maps"]
         return StepLoss(loss, shares, teacher_shares)
@@ -141,7 +142,7 @@ class Objective:
         if term.teacher and term.teacher not in output.features:  # the teacher had no clip of this batch
             return predicted.float().sum() * 0
         values = term(predicted, output.features[term.teacher] if term.teacher else density)
-        return (values * _mask(output.present, term.unit).to(values.device, non_blocking=True)).sum()
+        return (values * moved(_mask(output.present, term.unit), values.device)).sum()
 
 
 def _places(flags: Tensor, device: torch.device) -> tuple[Tensor, ...]:
@@ -149,7 +150,7 @@ def _places(flags: Tensor, device: torch.device) -> tuple[Tensor, ...]:
 
     For flags on the host nothing waits for the device, as indexing with flags does.
     """
-    return tuple(index.to(device, non_blocking=True) for index in flags.nonzero(as_tuple=True))
+    return tuple(moved(index, device) for index in flags.nonzero(as_tuple=True))
 
 
 def _density(output: TeacherOutput, maps: Tensor) -> Tensor:

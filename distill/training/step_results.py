@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from distill.models.device import moved
 from distill.training import sharding
 from distill.training.objective import StepLoss
 
@@ -50,7 +51,7 @@ def read_results(
     own = torch.stack([each.loss.detach() for each in losses])
     shares = [torch.stack([each.terms[name] for each in losses]).sum() for name in terms]
     shares += [torch.stack([each.teacher[name] for each in losses]).sum() for name in teacher]
-    stop = torch.tensor(float(stopped)).to(own.device, non_blocking=True)
+    stop = moved(torch.tensor(float(stopped)), own.device)
     sums = accelerator.reduce(torch.stack([stop, own.sum(), *shares]))
     on_host = torch.cat([own, sharding.unsharded(norm)[None], counts, sums]).cpu()
     values, size, total_counts, totals = on_host.split([len(own), 1, len(counts), len(sums)])

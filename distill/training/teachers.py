@@ -30,7 +30,7 @@ from distill.data.clips import ClipSpec, Video, Window
 from distill.data.fit import unfit, unfit_features
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
-from distill.models.device import PRECISIONS, device_of
+from distill.models.device import PRECISIONS, device_of, moved
 from distill.models.loaded import LoadedModel
 from distill.targets.store import TargetStore, first_few
 from distill.training.heads import last_part
@@ -218,7 +218,7 @@ class OnlineTeacher:
             return TeacherOutput(
                 maps.to(clip.device),
                 {name: value.to(clip.device) for name, value in features.items()},
-                present.to(clip.device, non_blocking=True),
+                moved(present, clip.device),
             )
 
         return finish
@@ -233,9 +233,9 @@ class OnlineTeacher:
         maps = torch.zeros(*shape, *self.spec.map_size, device=self.device)
         if not rows.any():
             return TeacherOutput(maps, {}, present)
-        taught = rows.nonzero()[:, 0].to(clip.device, non_blocking=True)
+        taught = moved(rows.nonzero()[:, 0], clip.device)
         found, features = self._forward(clip[taught], *(None if each is None else each[taught] for each in boxes))
-        taught = taught.to(self.device, non_blocking=True)
+        taught = moved(taught, self.device)
         maps[taught] = found
         spread = {name: _spread(value, taught, len(clip)) for name, value in features.items()}
         return TeacherOutput(maps, spread, present)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from distill.data.loader import make_loader
 from distill.errors import RunError, Terminated, UserError
 from distill.files import write_json
-from distill.models.device import memory_needed
+from distill.models.device import memory_needed, moved
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import (
     LoopState,
@@ -166,7 +166,7 @@ class Loop:
         # not earlier: the loader draws random numbers when it starts, which in a resumed run is in this step
         torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
         own_counts = torch.stack([objective.counts(batch) for batch in step_batches]).sum(0)
-        counts = accelerator.reduce(own_counts.to(accelerator.device, non_blocking=True))
+        counts = accelerator.reduce(moved(own_counts, accelerator.device))
         losses: list[StepLoss] = []
         stopped = False
         for index, batch in enumerate(step_batches):
