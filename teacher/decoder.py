@@ -42,11 +42,20 @@ class TemporalWindowAttention(nn.Module):
         shift: shift of the windows in frames: 0, or half a window in every second block.
     """
 
+    distance: Tensor
+    """Row of the bias table for each pair of a window's tokens, (window, window)."""
+    apart: Tensor
+    """Mask of the window that the cyclic shift wraps, (window, window): 0, or -100 as in Swin."""
+
     def __init__(self, width: int, heads: int, *, window: int, shift: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"tcfe_heads {heads}: must divide the width of every TCFE stage, got {width}")
         self.heads, self.window, self.shift = heads, window, shift
+        place = torch.arange(window)
+        wrapped = place >= window - shift  # frames from the start of the clip
+        self.register_buffer("distance", place[:, None] - place[None] + window - 1, persistent=False)
+        self.register_buffer("apart", (wrapped[:, None] != wrapped[None]) * -100.0, persistent=False)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(2 * window - 1, heads))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -62,20 +71,35 @@ class TemporalWindowAttention(nn.Module):
         q, k, v = rearrange(
             self.qkv(x), "b p (n window) (qkv h c) -> qkv (b p) n h window c", window=window, qkv=3, h=self.heads
         )
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(T, window, shift).to(q.dtype))
+        x = attend(q, k, v, self.bias(T, window, shift).to(q.dtype), merge=q.is_cuda)
         x = self.proj(rearrange(x, "(b p) n h window c -> b p (n window) (h c)", b=B))
         return x.roll(shift, dims=2) if shift else x
 
     def bias(self, frames: int, window: int, shift: int) -> Tensor:
         """Return the attention bias (heads, window, window), or (T/window, heads, window, window) if shifted."""
-        place = torch.arange(window, device=self.relative_position_bias_table.device)
-        distance = place[:, None] - place[None] + self.window - 1  # index into the table, (window, window)
-        bias = self.relative_position_bias_table[distance].permute(2, 0, 1)
+        bias = self.relative_position_bias_table[self.distance[:window, :window]].permute(2, 0, 1)
         if not shift:
             return bias
-        wrapped = place >= window - shift  # in the last window: frames from the start of the clip
-        apart = (wrapped[:, None] != wrapped[None]).to(bias.dtype) * -100.0  # -100 as in Swin
-        return torch.cat((bias.expand(frames // window - 1, -1, -1, -1), (bias + apart)[None]))
+        return torch.cat((bias.expand(frames // window - 1, -1, -1, -1), (bias + self.apart)[None]))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, merge: bool) -> Tensor:
+    """Return the attention (P, n, heads, L, c) of queries, keys and values of that shape, P pixels with n windows.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        bias: (heads, L, L), or (n, heads, L, L).
+        merge: let the windows count as heads, because the fused kernels of a GPU take four dimensions; with five,
+            PyTorch computes attention in single operations and in float32. On a CPU only the rounding differs.
+    """
+    if not merge:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    windows, heads, length = q.shape[1:4]
+    bias = bias.expand(windows, heads, length, length).flatten(0, 1)[None]  # (1, n * heads, L, L)
+    merged = F.scaled_dot_product_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), attn_mask=bias)
+    return merged.unflatten(1, (windows, heads))
 
 
 class Stage(nn.Module):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -22,9 +21,11 @@ from distill.data.video.open import open_video
 from distill.data.video.protocol import VideoReader
 from distill.data.windows import ClipFrames, stream_parents, stream_window, window_of
 from distill.errors import UserError
+from distill.inference.cuda_graph import Function, graphed
 from distill.inference.settings import InferenceSettings
 from distill.inference.streaming import CPU_CHUNK, StreamBatch, StreamStates, plan_chunks
-from distill.models.device import PRECISIONS, device_of, memory_needed
+from distill.inference.transfer import Sender, ahead, receive
+from distill.models.device import PRECISIONS, device_of, memory_needed, moved
 from distill.models.protocols import SaliencyModel, is_streaming
 
 Frames = Mapping[int, Tensor]
@@ -60,7 +61,8 @@ def slide(
     A batch is `settings.batch_size` consecutive entries of `frames`, computed in one forward pass, so its maps do
     not depend on other batches. A model with N maps per clip wastes nothing if the batch size is a multiple of N
     times the stride. Each source frame is decoded, resized and sent to the device once, while the previous batch is
-    computed. For ascending `frames` about (T - 1) * stride + batch_size frames are kept in memory.
+    computed; a GPU starts a batch before the maps of the previous one are yielded. For ascending `frames` about
+    (T - 1) * stride + batch_size frames are kept in memory.
 
     A streaming model's window is the `reach` frames that a map depends on. For ascending `frames` every frame of
     the video is encoded at most once, in chunks (`steps`) of up to batch_size frames on a GPU and CPU_CHUNK on a
@@ -94,18 +96,22 @@ def slide(
         ClipSpec.of(network).check_batch(min(size, len(frames)), "batch size")
     batches = [frames[start : start + size] for start in range(0, len(frames), size)]
     chunk = min(size, CPU_CHUNK) if device.type == "cpu" else size
-    work, maps_of = _divide(network, batches, reader.num_frames, step, settings.first_frames, chunk)
+    work, maps_of = _divide(network, batches, reader.num_frames, step, settings.first_frames, chunk, device)
     fit = fit_of(network)
     box = None if fit == "stretch" else torch.tensor([fit_box(fit, reader.size, network.size)])
-    with _evaluating(network), closing(_read(reader, work, network, device, flipped)) as pixels:
-        for batch, of_batch, pixels_of_batch in zip(batches, work, pixels, strict=True):
-            with (
-                memory_needed(f"batch size {size}", device, "use a smaller batch size or precision bf16"),
-                torch.inference_mode(),
-                _autocast(device, settings.precision),
-            ):
-                maps = maps_of(of_batch, pixels_of_batch)
-            maps = maps.clone()  # outside inference mode, so that autograd accepts the maps as targets
+
+    def start(of_batch: Work, pixels_of_batch: Frames) -> Callable[[], Tensor]:
+        with (
+            memory_needed(f"batch size {size}", device, "use a smaller batch size or precision bf16"),
+            torch.inference_mode(),
+            _autocast(device, settings.precision),
+        ):
+            return receive(maps_of(of_batch, pixels_of_batch))
+
+    with _evaluating(network), closing(_read(reader, work, network, Sender(device), flipped)) as pixels:
+        started = map(start, work, pixels)
+        for batch, arrived in zip(batches, ahead(started, 1 if device.type == "cuda" else 0), strict=True):
+            maps = arrived().clone()  # outside inference mode, so that autograd accepts the maps as targets
             maps = maps if box is None else unfit(maps[None], box)[0]
             peaks = maps.amax(dim=(-2, -1))  # NaN if a map contains NaN
             if not torch.isfinite(peaks).all():
@@ -125,8 +131,12 @@ def _divide(
     step: float,
     first: str,
     chunk: int,
+    device: torch.device,
 ) -> tuple[Sequence[Work], Callable[[Any, Frames], Tensor]]:
-    """Return the work of each batch of requested frames, and the function that computes its maps (n, h, w)."""
+    """Return the work of each batch of requested frames, and the function that computes its maps (n, h, w).
+
+    The maps are float32, on the device.
+    """
     length, targets = network.num_frames, network.target_frames
     if is_streaming(network):
         length, parents = network.reach, stream_parents(num_frames, step)
@@ -134,39 +144,44 @@ def _divide(
             [stream_window(frame, parents, length=length, stride=step, first_frames=first) for frame in batch]
             for batch in batches
         ]
-        return plan_chunks(streams, chunk), StreamStates(network).maps
+        return plan_chunks(streams, chunk), StreamStates(network, device).maps
     clips = [
         [window_of(frame, num_frames, targets, length=length, stride=step, first_frames=first) for frame in batch]
         for batch in batches
     ]
-    return [ClipBatch(batch) for batch in clips], partial(_clip_maps, network)
+    run = graphed(lambda clip: (network(clip),), device)
+    return [ClipBatch(batch) for batch in clips], partial(_clip_maps, run)
 
 
 def _read(
     reader: VideoReader,
     work: Sequence[Work],
     network: SaliencyModel,
-    device: torch.device,
+    sender: Sender,
     flipped: bool,
 ) -> Generator[Frames, None, None]:
-    """Yield the frames that each batch uses; a thread decodes those of the next batch meanwhile."""
+    """Yield the frames that each batch uses; a thread decodes and sends those of the next batch meanwhile."""
     arriving, leaving = _first_and_last_uses([batch.frames for batch in work])
     frames: dict[int, Tensor] = {}
     fit = fit_of(network)
     size = network.size if fit == "stretch" else content_size(fit, reader.size, network.size)
 
-    def decode(index: int) -> np.ndarray | None:
-        return reader.read(arriving[index], size) if index < len(work) and arriving[index] else None
+    def arrange(images: Tensor) -> Tensor:
+        images = rearrange(images, "n h w c -> n c h w")
+        return place(images.flip(-1) if flipped else images, network.size)
+
+    def fetch(index: int) -> Callable[[], Tensor] | None:
+        if index == len(work) or not arriving[index]:
+            return None
+        return sender.send(torch.from_numpy(reader.read(arriving[index], size)), arrange)
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: Future[np.ndarray | None] = pool.submit(decode, 0)
+        next_frames: Future[Callable[[], Tensor] | None] = pool.submit(fetch, 0)
         for index in range(len(work)):
-            decoded = ahead.result()
-            ahead = pool.submit(decode, index + 1)
-            if decoded is not None:
-                images = rearrange(torch.from_numpy(decoded).to(device), "n h w c -> n c h w")
-                images = place(images.flip(-1) if flipped else images, network.size)
-                frames.update(zip(arriving[index], images, strict=True))
+            arrived = next_frames.result()
+            next_frames = pool.submit(fetch, index + 1)
+            if arrived is not None:
+                frames.update(zip(arriving[index], arrived(), strict=True))
             yield frames
             for frame in leaving[index]:
                 del frames[frame]
@@ -183,18 +198,18 @@ def _first_and_last_uses(used: Sequence[Sequence[int]]) -> tuple[list[list[int]]
     return arriving, leaving
 
 
-def _clip_maps(network: SaliencyModel, batch: ClipBatch, frames: Frames) -> Tensor:
-    """Compute the log-saliency (n, h, w) of n windows in one forward pass: float32, on the CPU."""
+def _clip_maps(run: Function, batch: ClipBatch, frames: Frames) -> Tensor:
+    """Compute the log-saliency (n, h, w) of n windows in one forward pass: float32, on the device."""
     clips: dict[tuple[int, ...], int] = {}  # the distinct clips of the windows -> row in the batch
     for window in batch.windows:
         clips.setdefault(window.frames, len(clips))
     place = {source: row for row, source in enumerate(batch.frames)}
     images = torch.stack([frames[source] for source in batch.frames])  # (U, 3, H, W)
-    rows = torch.tensor([[place[source] for source in clip] for clip in clips], device=images.device)  # (B, T)
-    maps = network(rearrange(images[rows], "b t c h w -> b c t h w").contiguous()).float()  # (B, N, h, w)
+    rows = moved(torch.tensor([[place[source] for source in clip] for clip in clips]), images.device)  # (B, T)
+    [maps] = run(rearrange(images[rows], "b t c h w -> b c t h w").contiguous())  # (B, N, h, w)
     chosen = [clips[window.frames] for window in batch.windows], [window.target for window in batch.windows]
-    requested: Tensor = maps[chosen]
-    return requested.cpu()
+    requested: Tensor = maps.float()[tuple(moved(torch.tensor(each), maps.device) for each in chosen)]
+    return requested
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.data.windows import ClipFrames
+from distill.inference.cuda_graph import graphed
 from distill.models.protocols import StreamingModel
 
 CPU_CHUNK = 4
@@ -116,15 +117,18 @@ class StreamStates:
 
     Args:
         network: the streaming model.
+        device: its device.
     """
 
-    def __init__(self, network: StreamingModel) -> None:
+    def __init__(self, network: StreamingModel, device: torch.device) -> None:
         self.network = network
+        self.names = tuple(network.state_shapes)
+        self.run = graphed(self._steps, device)
         self.states: dict[Node, dict[str, Tensor]] = {}
         self.uses: dict[Node, int] = {}  # of the kept states
 
     def maps(self, batch: StreamBatch, frames: Mapping[int, Tensor]) -> Tensor:
-        """Compute the requested log-saliency (n, h, w) of a batch: float32, on the CPU.
+        """Compute the requested log-saliency (n, h, w) of a batch: float32, on the device.
 
         Args:
             batch: the next batch of the plan.
@@ -133,11 +137,18 @@ class StreamStates:
         maps: dict[Node, Tensor] = {}
         for chunk in batch.chunks:
             clip = torch.stack([frames[frame] for _, frame in chunk.nodes], 1)[None]  # (1, 3, T, H, W)
-            log_saliency, state = self.network.steps(clip, self.before(chunk))
+            before = self.before(chunk)
+            log_saliency, *values = self.run(clip, *(before[name] for name in self.names))
+            state = dict(zip(self.names, values, strict=True))
             maps.update(zip(chunk.nodes, log_saliency[0].float(), strict=True))
             if chunk.uses:
                 self.states[chunk.nodes[-1]], self.uses[chunk.nodes[-1]] = state, chunk.uses
-        return torch.stack([maps[node] for node in batch.targets]).cpu()
+        return torch.stack([maps[node] for node in batch.targets])
+
+    def _steps(self, clip: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of a chunk, and the state after it in the order of `names`."""
+        maps, after = self.network.steps(clip, dict(zip(self.names, state, strict=True)))
+        return maps, *(after[name] for name in self.names)
 
     def before(self, chunk: Chunk) -> dict[str, Tensor]:
         """Return the state that a chunk continues, and forget it after its last use."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from distill.errors import RunError, UserError
 from distill.models.protocols import Network
@@ -44,6 +45,11 @@ def device_of(network: Network) -> torch.device:
     for tensor in (*network.parameters(), *network.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Return a small tensor on a device, such as indices; a copy from the host to a GPU waits for nothing."""
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 @contextmanager

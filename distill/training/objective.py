@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distill import saliency
+from distill.models.device import moved
 from distill.training.losses import LOSSES
 from distill.training.teachers import TeacherOutput, present_maps
 from distill.training.terms import ALL, TEACHER, TRUTH, LossSection, Unit
@@ -50,7 +51,8 @@ class Objective:
     def counts(self, batch: ClipBatch) -> Tensor:
         """Return what a batch adds to the denominators of the means, float32 (2 + 4 per teacher,).
 
-        These are the numbers of labelled maps and of all maps, then `COUNTS` of each teacher.
+        These are the numbers of labelled maps and of all maps, then `COUNTS` of each teacher, on the device of the
+        batch's flags: the loop keeps these on the host.
         """
         labelled = batch["labelled"]
         values = [labelled.sum(), torch.ones_like(labelled).sum()]
@@ -58,7 +60,7 @@ class Objective:
             present = present_maps(batch, name)
             values += [_mask(present, unit).sum() for unit in ("maps", "pairs", "clips")]
             values.append((present & labelled).sum())
-        return torch.stack(values).float()  # stays on the device, so that nothing waits for it
+        return torch.stack(values).float()
 
     def record(self, counts: Tensor) -> dict[str, int]:
         """Return for the log how many maps a step has, with ground truth and with a target of each teacher.
@@ -103,6 +105,7 @@ class Objective:
         """
         maps, heads = log_saliency.float(), heads or {}
         labelled = batch["labelled"]
+        chosen = _places(labelled, maps.device)
         labelled_count, _, *rest = counts.clamp_min(1)
         loss = maps.new_zeros(())
         shares, teacher_shares = {}, {}
@@ -114,11 +117,11 @@ class Objective:
         for term in self.terms:
             predicted = heads[term.head] if term.head else maps
             if term.against == TRUTH:
-                truth = batch[LOSSES[term.name].target][labelled]  # (M, h, w), the labelled maps only
-                share = term(predicted[labelled][None], truth[None]).sum() / labelled_count
+                truth = batch[LOSSES[term.name].target][chosen]  # (M, h, w), the labelled maps only
+                share = term(predicted[chosen][None], truth[None]).sum() / labelled_count
                 if not term.head:
                     for name, density in densities.items():
-                        both = labelled & teachers[name].present
+                        both = _places(labelled & present_maps(batch, name), maps.device)
                         log_teacher = density[both].clamp_min(torch.finfo(maps.dtype).tiny).log()
                         truth = batch[LOSSES[term.name].target][both]
                         values = term(log_teacher[None], truth[None])
@@ -129,7 +132,8 @@ class Objective:
             loss = loss + term.weight_at(progress) * share
             shares[term.label] = share.detach()
         for name, density in densities.items():
-            entropy = torch.special.entr(density) * teachers[name].present[..., None, None]
+            present = moved(teachers[name].present, maps.device)
+            entropy = torch.special.entr(density) * present[..., None, None]
             teacher_shares[f"{_prefix(name)}entropy"] = entropy.sum() / count_of[name]["maps"]
         return StepLoss(loss, shares, teacher_shares)
 
@@ -138,7 +142,15 @@ class Objective:
         if term.teacher and term.teacher not in output.features:  # the teacher had no clip of this batch
             return predicted.float().sum() * 0
         values = term(predicted, output.features[term.teacher] if term.teacher else density)
-        return (values * _mask(output.present, term.unit)).sum()
+        return (values * moved(_mask(output.present, term.unit), values.device)).sum()
+
+
+def _places(flags: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the indices of the set flags (B, N), on a device.
+
+    For flags on the host nothing waits for the device, as indexing with flags does.
+    """
+    return tuple(moved(index, device) for index in flags.nonzero(as_tuple=True))
 
 
 def _density(output: TeacherOutput, maps: Tensor) -> Tensor:

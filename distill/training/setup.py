@@ -82,7 +82,8 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     learner = build_learner(config, model, teachers, spec, sources)
     if config.training.shard:
         learner = sharding.shard(learner, accelerator.device, accelerator.num_processes)
-    optimizer = build_optimizer(config.optimizer, learner.model, learner.heads)
+    fused = accelerator.device.type == "cuda"
+    optimizer = build_optimizer(config.optimizer, learner.model, learner.heads, fused=fused)
     clips_per_step = config.training.batch_size * config.training.accumulate * accelerator.num_processes
     steps = config.training.steps
     if steps is None:
@@ -373,17 +374,19 @@ def build_learner(
 
 
 def build_optimizer(
-    section: OptimizerSection, model: SaliencyModel, heads: nn.Module | None = None
+    section: OptimizerSection, model: SaliencyModel, heads: nn.Module | None = None, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Return the optimiser of all trainable weights, those of the heads last.
 
-    With layer_decay, every group has a `scale`, by which the loop multiplies the learning rate.
+    With layer_decay, every group has a `scale`, by which the loop multiplies the learning rate. `fused` updates all
+    weights in one kernel, as suits a GPU; on a CPU the weights would differ in rounding.
     """
     weights: Any = [weight for weight in model.parameters() if weight.requires_grad]
     if section.layer_decay != 1:
         weights = encoder_layers.decayed_groups(model, section.layer_decay)
     settings: dict[str, Any] = {"lr": section.lr, "weight_decay": section.weight_decay}
     settings |= {"momentum": 0.9} if section.name == "sgd" else {}
+    settings |= {"fused": True} if fused else {}
     algorithm: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[section.name]
     optimizer: torch.optim.Optimizer = algorithm(weights, **settings)
     if heads is not None and (head_weights := list(heads.parameters())):

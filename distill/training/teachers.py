@@ -30,7 +30,7 @@ from distill.data.clips import ClipSpec, Video, Window
 from distill.data.fit import unfit, unfit_features
 from distill.errors import UserError
 from distill.inference.settings import InferenceSettings
-from distill.models.device import PRECISIONS, device_of
+from distill.models.device import PRECISIONS, device_of, moved
 from distill.models.loaded import LoadedModel
 from distill.targets.store import TargetStore, first_few
 from distill.training.heads import last_part
@@ -218,7 +218,7 @@ class OnlineTeacher:
             return TeacherOutput(
                 maps.to(clip.device),
                 {name: value.to(clip.device) for name, value in features.items()},
-                present.to(clip.device),
+                moved(present, clip.device),
             )
 
         return finish
@@ -226,17 +226,19 @@ class OnlineTeacher:
     def _taught(self, clip: Tensor, batch: Mapping[str, Any]) -> TeacherOutput:
         """Return the output of a batch; the network runs only on the clips that the teacher teaches."""
         shape = (len(clip), len(self.spec.target_frames))
-        present = batch.get(f"{self.role.name}_present", torch.ones(shape, dtype=torch.bool, device=clip.device))
+        present = batch.get(f"{self.role.name}_present", torch.ones(shape, dtype=torch.bool))
         boxes, rows = [batch.get(key) for key in ("box", f"{self.role.name}_fit_box")], present.any(dim=1)
-        if self.role.sources is None or rows.all():  # reading a value would wait for the GPU
+        if self.role.sources is None or rows.all():  # no wait for the GPU, because the loop keeps flags on the host
             return TeacherOutput(*self._forward(clip, *boxes), present)
         maps = torch.zeros(*shape, *self.spec.map_size, device=self.device)
         if not rows.any():
             return TeacherOutput(maps, {}, present)
-        found, features = self._forward(clip[rows], *(None if each is None else each[rows] for each in boxes))
-        rows = rows.to(self.device)
-        maps[rows] = found
-        return TeacherOutput(maps, {name: _spread(value, rows) for name, value in features.items()}, present)
+        taught = moved(rows.nonzero()[:, 0], clip.device)
+        found, features = self._forward(clip[taught], *(None if each is None else each[taught] for each in boxes))
+        taught = moved(taught, self.device)
+        maps[taught] = found
+        spread = {name: _spread(value, taught, len(clip)) for name, value in features.items()}
+        return TeacherOutput(maps, spread, present)
 
     def _forward(
         self, clip: Tensor, boxes: Tensor | None, fit_boxes: Tensor | None
@@ -381,9 +383,9 @@ def crop_features_like_clips(features: Tensor, boxes: Tensor | None) -> Tensor:
     return crop_values(planes, boxes).reshape(features.shape)
 
 
-def _spread(values: Tensor, rows: Tensor) -> Tensor:
-    """Return a batch (B, ...) with values (n, ...) in the n rows that are set in bool (B,), and zeros elsewhere."""
-    spread = values.new_zeros(len(rows), *values.shape[1:])
+def _spread(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Return a batch (size, ...) with values (n, ...) in the n rows of the given indices, and zeros elsewhere."""
+    spread = values.new_zeros(size, *values.shape[1:])
     spread[rows] = values
     return spread
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from distill.data.loader import make_loader
 from distill.errors import RunError, Terminated, UserError
 from distill.files import write_json
-from distill.models.device import memory_needed
+from distill.models.device import memory_needed, moved
 from distill.training import run_folder, setup, sharding
 from distill.training.checkpoint import (
     LoopState,
@@ -41,6 +41,7 @@ from distill.training.encoder_layers import train_mode
 from distill.training.objective import ClipBatch, StepLoss
 from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
+from distill.training.step_results import read_results
 from distill.training.validation import check_runtime, validate
 
 Stop = Callable[[int, int], bool]
@@ -164,7 +165,8 @@ class Loop:
         step_batches = [to_device(next(batches), accelerator.device) for _ in range(config.training.accumulate)]
         # not earlier: the loader draws random numbers when it starts, which in a resumed run is in this step
         torch.manual_seed(mix_seeds(config.seed, step, accelerator.process_index))
-        counts = accelerator.reduce(torch.stack([objective.counts(batch) for batch in step_batches]).sum(0))
+        own_counts = torch.stack([objective.counts(batch) for batch in step_batches]).sum(0)
+        counts = accelerator.reduce(moved(own_counts, accelerator.device))
         losses: list[StepLoss] = []
         stopped = False
         for index, batch in enumerate(step_batches):
@@ -172,32 +174,26 @@ class Loop:
             with nullcontext() if last else accelerator.no_sync(self.learner):
                 losses.append(self.backward(batch, counts, self.progress(step)))
             stopped |= interruption.error is not None or (stop is not None and stop(step, index))
-        values = torch.stack(
-            [each.loss.detach() for each in losses]
-        ).tolist()  # waits for the device, once per step
-        for value, batch in zip(values, step_batches, strict=True):
+        norm = accelerator.clip_grad_norm_(self.learner.parameters(), config.training.clip_norm or math.inf)
+        results = read_results(accelerator, losses, norm, counts, stopped=stopped)
+        for value, batch in zip(results.losses, step_batches, strict=True):
             if not math.isfinite(value):
                 self.fail(step, f"the loss is {value}", batch)
-        norm = accelerator.clip_grad_norm_(self.learner.parameters(), config.training.clip_norm or math.inf)
-        norm = float(sharding.unsharded(norm))
         scaled = accelerator.scaler is not None  # fp16's scaler skips steps with an infinite gradient
-        if not scaled and not math.isfinite(norm):
-            self.fail(step, f"the gradient's norm is {norm}", *step_batches)
+        if not scaled and not math.isfinite(results.norm):
+            self.fail(step, f"the gradient's norm is {results.norm}", *step_batches)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(step + 1)
 
-        record: dict[str, Any] = {"step": step + 1, "lr": rate, "gradient_norm": norm}
-        record["loss"] = self.total([each.loss.detach() for each in losses])
-        record["maps"] = objective.record(counts)
-        record["terms"] = {name: self.total([each.terms[name] for each in losses]) for name in losses[0].terms}
+        record: dict[str, Any] = {"step": step + 1, "lr": rate, "gradient_norm": results.norm}
+        record |= {"loss": results.loss, "maps": objective.record(results.counts), "terms": results.terms}
         if weights := objective.weights(self.progress(step)):
             record["weights"] = weights
         if self.parts.teachers:
-            names = losses[0].teacher
-            record["teacher"] = {name: self.total([each.teacher[name] for each in losses]) for name in names}
-        return record, self.total([torch.tensor(float(stopped), device=accelerator.device)]) > 0
+            record["teacher"] = results.teacher
+        return record, results.stopped
 
     def backward(self, batch: ClipBatch, counts: Tensor, progress: float) -> StepLoss:
         """Run forward and backward passes of one batch, the teachers next to the student; return the loss."""
@@ -213,10 +209,6 @@ class Loop:
     def progress(self, step: int) -> float:
         """Return the position in the run, from 0 (first step) to 1 (last step)."""
         return step / max(1, self.parts.steps - 1)
-
-    def total(self, shares: list[Tensor]) -> float:
-        """Return the sum of the shares of a mean over the step's batches and processes."""
-        return float(self.accelerator.reduce(torch.stack(shares).sum()))
 
     def fail(self, step: int, what: str, *batches: ClipBatch) -> NoReturn:
         """Raise a RunError, before an optimiser step would ruin the weights."""
@@ -354,11 +346,12 @@ def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: 
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
-    """Return a batch with its tensors on a device."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+    """Return a batch with its tensors on a device, except flags: which maps there are is decided on the host."""
+    return {key: value.to(device, non_blocking=True) if _is_data(value) else value for key, value in batch.items()}
+
+
+def _is_data(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype != torch.bool
 
 
 def clip_names(batch: ClipBatch) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from teacher.decoder import BRANCHES, Decoder, TemporalWindowAttention, upsample
+from teacher import umt
+from teacher.decoder import BRANCHES, Decoder, TemporalWindowAttention, attend, upsample
 from teacher.salfom import VARIANTS, Model
 from teacher.umt import Attention, resize_positions, sincos_positions
 from teacher.weights import to_published
@@ -203,3 +205,78 @@ def test_upsample_of_clip_equals_upsample_of_its_frames() -> None:
     x = torch.randn(2, 3, 4, 5, 6)
     each = torch.stack([upsample(x[:, :, t], 2) for t in range(4)], dim=2)
     torch.testing.assert_close(upsample(x, 2), each)
+
+
+# ---------------------------------------------------------------- for a GPU's fused kernels
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("length", [2, 4])
+def test_attention_with_windows_merged_into_heads_equals_attention_per_window(length: int, shifted: bool) -> None:
+    pixels, windows, heads = 6, 3, 4
+    q, k, v = torch.randn(3, pixels, windows, heads, length, 8, dtype=torch.float64).unbind()
+    bias = torch.randn(*([windows] if shifted else []), heads, length, length, dtype=torch.float64)
+    plain, merged = (attend(q, k, v, bias, merge=merge) for merge in (False, True))
+    torch.testing.assert_close(merged, plain, rtol=0, atol=1e-12)
+    without = attend(q, k, v, torch.zeros_like(bias), merge=True)
+    assert (merged - without).abs().max() > 0.1  # the bias counts
+
+
+def test_merged_attention_has_four_dimensions_for_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def spy(*values: Tensor, attn_mask: Tensor) -> Tensor:
+        shapes.append([tuple(each.shape) for each in (*values, attn_mask)])
+        return values[2]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    attend(*torch.zeros(3, 6, 3, 4, 2, 8).unbind(), torch.zeros(4, 2, 2), merge=True)
+    assert shapes == [[(6, 12, 2, 8)] * 3 + [(1, 12, 2, 2)]]
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name in COUNTS])
+def test_encoder_attention_has_heads_of_64_channels_in_one_row(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flash kernels take rows of any stride; queries, keys and values are views of one product."""
+    found = []
+
+    def spy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        found.append([(each.ndim, each.shape[-1], each.stride(-1)) for each in (q, k, v)])
+        return v
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    settings = {"width": 1024, "heads": 16, **VARIANTS[variant]}
+    with torch.device("meta"):
+        Attention(settings["width"], settings["heads"])(torch.empty(1, 5, settings["width"]))
+    assert found == [[(4, 64, 1)] * 3]
+
+
+@torch.no_grad()
+def test_encoder_tokens_are_channels_last_features_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(umt, "for_convolutions", lambda x: given.append(x) or x)
+    model = Model(**VARIANTS["micro"]).eval()
+    model.encoder(torch.zeros(2, 3, 16, 32, 48))
+    assert given[0].is_contiguous(memory_format=torch.channels_last_3d)
+    assert given[0]._base is not None  # a view of the tokens
+
+
+def test_masks_and_tables_of_windows_are_not_saved() -> None:
+    attention = TemporalWindowAttention(8, heads=2, window=2, shift=1)
+    assert set(dict(attention.named_buffers())) == {"distance", "apart"}
+    assert not {"distance", "apart"} & set(attention.state_dict())
+
+
+@torch.no_grad()
+def test_under_autocast_all_products_and_convolutions_are_in_half_precision() -> None:
+    model = Model(**VARIANTS["micro"]).eval()
+    found: dict[str, torch.dtype] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
+            module.register_forward_hook(lambda _, __, output, name=name: found.update({name: output.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = model(torch.zeros(1, 3, 16, 32, 48, dtype=torch.uint8))
+    assert len(found) > 40
+    assert set(found.values()) == {torch.bfloat16}
+    assert maps.dtype == torch.float32

@@ -397,6 +397,25 @@ def test_online_teacher_runs_only_on_the_clips_that_it_teaches(crop: Crop | None
     assert (no_clips, none.features, none.present.any().item()) == (0, {}, False)
 
 
+def test_online_teacher_chooses_its_clips_without_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on the device `meta` have no values, so that reading one is an error; the flags are on the host."""
+    teacher = OnlineTeacher(loaded(Counting()), features=("encoder",), role=Role(sources=frozenset({1})))
+    teacher.device = torch.device("meta")
+    ran = []
+
+    def forward(clip: Tensor, *boxes: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        ran.append(len(clip))
+        maps = torch.zeros(len(clip), len(SPEC.target_frames), *teacher.spec.map_size, device="meta")
+        return maps, {"encoder": torch.zeros(len(clip), 4, 2, 3, 3, device="meta")}
+
+    monkeypatch.setattr(teacher, "_forward", forward)
+    present = torch.tensor([[True], [False], [True]]).expand(-1, len(SPEC.target_frames))
+    batch = {"teacher_clip": torch.zeros(3, 3, 2, 8, 8, device="meta"), "teacher_present": present}
+    output = teacher.begin(batch)()
+    assert ran == [2]
+    assert (len(output.maps), len(output.features["encoder"])) == (3, 3)
+
+
 def test_clips_are_mirrored_only_if_every_teacher_can(
     tmp_path: Path, videos: list[Video], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -233,3 +233,26 @@ def test_zero_weight_leaves_the_gradient_bit_identical() -> None:
         objective(batch, prediction, teacher(maps(2)), counts).loss.backward()
         gradients.append(prediction.grad)
     assert torch.equal(*gradients)
+
+
+# ---------------------------------------------------------------- without waiting for the device
+
+
+def test_objective_reads_no_value_of_the_device() -> None:
+    """Tensors on the device `meta` have no values, so that reading one is an error; the flags are on the host."""
+    batch = make_batch(labelled=[[True, True], [False, False], [True, False]])
+    objective = Objective(EVERY_TERM)
+    counts = objective.counts(batch)
+    flags = batch["labelled"]
+    there = {key: value if value is flags else value.to("meta") for key, value in batch.items()}
+    output = TeacherOutput(
+        maps(2).to("meta"),
+        {name: value.to("meta") for name, value in FEATURES.items()},
+        torch.ones(B, N, dtype=bool),
+    )
+    heads = {name: value.to("meta") for name, value in HEADS.items()}
+    student = maps(1).to("meta").requires_grad_()
+    result = objective(there, student, {"teacher": output}, counts.to("meta"), heads=heads)
+    result.loss.backward()
+    assert result.loss.device.type == "meta"
+    assert len(result.terms) == len(EVERY_TERM)

@@ -14,7 +14,7 @@ from distill.errors import UserError
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.models.weight_files import read_notes
-from distill.training import encoder_layers
+from distill.training import checkpoint, encoder_layers
 from distill.training.checkpoint import newest_checkpoint
 from distill.training.config import OptimizerSection
 from distill.training.ema import Ema
@@ -122,6 +122,27 @@ def test_frozen_blocks_drop_no_paths() -> None:
     encoder_layers.freeze(model, "encoder")
     encoder_layers.train_mode(model)
     assert not model.encoder.blocks[1].drop_path.training
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_optimiser_state_loads_on_a_device_with_or_without_the_fused_kernel(name: str, fused: bool) -> None:
+    """A run may be resumed on another device; only a GPU uses the fused kernel."""
+    saved, loaded = (
+        build_optimizer(OptimizerSection(name=name), micro(), fused=each) for each in (fused, not fused)
+    )
+    for weight in saved.param_groups[0]["params"]:
+        weight.grad = torch.ones_like(weight)
+    saved.step()
+    tensors, groups = checkpoint._flatten(saved)
+    checkpoint._unflatten(loaded, tensors, groups)
+    assert bool(loaded.param_groups[0]["fused"]) is not fused
+    restored, _ = checkpoint._flatten(loaded)
+    assert tensors.keys() == restored.keys()
+    assert all(torch.equal(tensors[key].float(), restored[key]) for key in tensors)
+    for weight in loaded.param_groups[0]["params"]:
+        weight.grad = torch.ones_like(weight)
+    loaded.step()
 
 
 def test_layer_decay_scales_each_layers_learning_rate() -> None:
