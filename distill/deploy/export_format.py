@@ -4,11 +4,10 @@ saldistill export stream-small --format litert -o small.tflite
 saldistill export stream-small --format litert --precision int8 --on VIDEO -o small-int8.tflite
 """
 
-import copy
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,7 @@ from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
 from distill.models.protocols import is_streaming
 from distill.models.references import load_model, notes_with_run
-from distill.runtimes.export import ExportReport, export, staging_folder
-from distill.runtimes.onnx_graph import ClipGraph, StepGraph
+from distill.runtimes.export import ExportReport, export, graph_of, staging_folder
 from distill.shipped import shipped_path
 
 log = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ class FormatReport:
         path: the file that names the model.
         files: names of all files.
         megabytes: size of all files but the metadata.
-        graph_metadata: metadata of the graph that was converted, in which the state is an input and an output.
+        vectors: the golden vectors that were compared, with the metadata of the graph that was converted.
     """
 
     path: Path
@@ -64,13 +62,12 @@ class FormatReport:
     replay: Replay
     frames: str
     metadata: dict[str, Any]
-    graph_metadata: dict[str, Any] = field(repr=False)
+    vectors: GoldenVectors = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = {**asdict(self), "path": str(self.path)}
-        del values["graph_metadata"]
-        return values
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "vectors"}
+        return {**values, "path": str(self.path), "replay": asdict(self.replay)}
 
     def __str__(self) -> str:
         made = self.metadata[CONVERTED]["with"]
@@ -154,7 +151,7 @@ def export_format(
         replay=found,
         frames=vectors.source,
         metadata={**metadata, **changes},
-        graph_metadata=plain.metadata,
+        vectors=vectors,
     )
 
 
@@ -218,8 +215,12 @@ def export_model(
             progress=progress,
         )
     if kit is not None:
-        metadata = report.graph_metadata if isinstance(report, FormatReport) else report.metadata
-        write_kit(compute_vectors(graph_of(model, metadata), metadata, model.network, _video(on)), kit)
+        if isinstance(report, FormatReport):
+            vectors = report.vectors
+        else:
+            graph = graph_of(model, report.metadata)
+            vectors = compute_vectors(graph, report.metadata, model.network, _video(on))
+        write_kit(vectors, kit)
         log.info(
             "%s: golden vectors; check any export of this model with: saldistill conform FILE --kit %s", kit, kit
         )
@@ -229,13 +230,6 @@ def export_model(
 def _video(on: str | Path | None) -> Path | None:
     """Return the video of real frames, if it is one rather than a data set."""
     return Path(on) if on is not None and Path(on).is_file() else None
-
-
-def graph_of(model: LoadedModel, metadata: dict[str, Any]) -> ClipGraph:
-    """Return the graph of a copy of a network that a file with these metadata contains."""
-    twin = copy.deepcopy(model.network).to("cpu").float().eval()
-    kind = StepGraph if metadata["mode"] == "step" else ClipGraph
-    return kind(twin, values=metadata["output"]["values"]).eval()
 
 
 def check_reproduces(kind: Format, file: Path, vectors: GoldenVectors, precision: str) -> Replay:

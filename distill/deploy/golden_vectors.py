@@ -228,14 +228,6 @@ def _read_array(folder: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray
     return np.frombuffer(content, np.dtype(entry["type"]).newbyteorder("<")).reshape(entry["shape"])
 
 
-def peak_maps(maps: np.ndarray, values: str) -> np.ndarray:
-    """Return maps (..., h, w) in an output value of `onnx_graph.VALUES` as maps whose maximum is 1."""
-    peak = maps.max(axis=(-2, -1), keepdims=True)
-    if values == "log":
-        return np.exp(maps - peak)
-    return maps / np.maximum(peak, np.finfo(np.float32).tiny)
-
-
 def check_same_model(vectors: GoldenVectors, metadata: Mapping[str, Any], path: Path) -> None:
     """Raise a UserError unless a file has the weights, the mode and the sizes of the model of golden vectors."""
     keys: Sequence[str] = ("weights_sha256", "mode", "size", "map_size", "frames")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from distill.deploy.calibration import agreement
-from distill.deploy.golden_vectors import TOLERANCES, GoldenVectors, peak_maps
+from distill.deploy.golden_vectors import TOLERANCES, GoldenVectors
+from distill.runtimes.onnx_check import peak_maps
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from distill.files import file_hash, fsync, put_in_place, temporary_folder
 from distill.models.cost import count_weights, gflops_if_known
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel
-from distill.models.protocols import SaliencyModel, is_streaming
+from distill.models.protocols import is_streaming
 from distill.models.weight_files import weights_fingerprint
 from distill.runtimes.onnx_check import (
     MAX_ERROR,
@@ -139,10 +139,10 @@ def export(
         metadata = describe(
             model, mode=mode, input_type=input_type, values=values, opset=opset, notes=notes, licence=licence
         )
-        graph, example, clips, shown = _trace_inputs(model.network, metadata, frames)
+        graph, example, clips, shown = _trace_inputs(model, metadata, frames)
         with staging_folder(path) as folder:
             file = folder / path.name
-            write(graph.eval(), file, example, metadata)
+            write(graph, file, example, metadata)
             return ExportReport(
                 path=path,
                 operators=check_file(file),
@@ -155,20 +155,26 @@ def export(
             )
 
 
+def graph_of(model: LoadedModel, metadata: Mapping[str, Any]) -> ClipGraph:
+    """Return the graph, in PyTorch on the CPU, of the file of a model with these metadata; the model is copied."""
+    twin = copy.deepcopy(model.network).to("cpu").float().eval()
+    kind = StepGraph if metadata["mode"] == "step" else ClipGraph
+    return kind(twin, values=metadata["output"]["values"]).eval()
+
+
 def _trace_inputs(
-    network: SaliencyModel, metadata: Mapping[str, Any], frames: Tensor | np.ndarray | str | Path | None
+    model: LoadedModel, metadata: Mapping[str, Any], frames: Tensor | np.ndarray | str | Path | None
 ) -> tuple[ClipGraph, list[Tensor], Tensor, str]:
     """Return the graph of a copy of the network, example inputs, the clips to compare on, and their description."""
-    twin = copy.deepcopy(network).to("cpu").float().eval()
-    values = metadata["output"]["values"]
+    graph = graph_of(model, metadata)
+    twin = graph.model
     if metadata["mode"] == "step" and is_streaming(twin):
         length, _ = verification_steps(twin.reach)
         clips, shown = example_clips(twin, length, (length - 1,), frames)
-        graph: ClipGraph = StepGraph(twin, values=values)
         example: list[Tensor] = [clips[:2, :, 0], *twin.initial_state(2).values()]
     else:
-        clips, shown = example_clips(network, network.num_frames, network.target_frames, frames)
-        graph, example = ClipGraph(twin, values=values), [clips[:2]]
+        clips, shown = example_clips(twin, twin.num_frames, twin.target_frames, frames)
+        example = [clips[:2]]
     if metadata["input"]["type"] == "float32":
         example[0] = example[0].float() / 255
     return graph, example, clips, shown

@@ -166,11 +166,8 @@ def compare_with_network(
                 f"{path.name}: the exported graph returns maps of shape {found.shape} at batch {batch}; expected "
                 f"{expected.shape}, as from PyTorch; nothing was written"
             )
-        peak = expected.max(axis=(-2, -1), keepdims=True)
-        if metadata["output"]["values"] == "log":
-            expected, found = np.exp(expected - peak), np.exp(found - peak)
-        else:
-            expected, found = (maps / np.maximum(peak, np.finfo(np.float32).tiny) for maps in (expected, found))
+        values, peak = metadata["output"]["values"], expected.max(axis=(-2, -1), keepdims=True)
+        expected, found = (peak_maps(maps, values, peak) for maps in (expected, found))
         error = float(np.abs(found - expected).max())
         pairs = zip(found.reshape(-1, *found.shape[2:]), expected.reshape(-1, *found.shape[2:]), strict=True)
         correlation = min(_cc(a, b) for a, b in pairs)
@@ -180,6 +177,21 @@ def compare_with_network(
                 f"(at most {max_error}), CC {correlation:.6f} (at least {MIN_CC}); nothing was written"
             )
         yield Check(batch, error, correlation)
+
+
+def peak_maps(maps: np.ndarray, values: str, peak: np.ndarray | None = None) -> np.ndarray:
+    """Return maps (..., h, w) in an output value of `onnx_graph.VALUES` as maps whose maximum is 1.
+
+    Args:
+        maps: the maps.
+        values: a key of VALUES.
+        peak: values (..., 1, 1) that become 1; defaults to each map's own maximum.
+    """
+    if peak is None:
+        peak = maps.max(axis=(-2, -1), keepdims=True)
+    if values == "log":
+        return np.exp(maps - peak)
+    return maps / np.maximum(peak, np.finfo(np.float32).tiny)
 
 
 def graph_maps(call: Call, clips: np.ndarray, metadata: Mapping[str, Any]) -> np.ndarray:

@@ -14,13 +14,12 @@ from helpers.edge_models import SmallModel, small_stream, with_broken_weights, w
 from helpers.places import REPOSITORY
 
 from distill.data.video.open import open_video
-from distill.deploy.export_format import graph_of
 from distill.deploy.formats import openvino_ir
 from distill.deploy.formats.format import Source
 from distill.deploy.golden_vectors import compute_vectors, write_kit
 from distill.models.onnx import load_onnx
 from distill.models.references import load_model
-from distill.runtimes.export import export
+from distill.runtimes.export import export, graph_of
 from distill.runtimes.onnx_graph import ClipGraph
 from student import edge
 

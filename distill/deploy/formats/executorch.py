@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.deploy.formats.format import Format, Source
+from distill.deploy.formats.format import Format, Source, input_names, output_names
 
 
 def convert(source: Source, path: Path) -> dict[str, Any]:
@@ -95,23 +95,16 @@ class ExecuTorchSession:
         from executorch.runtime import Runtime
 
         if threads is not None:
-            set_threads(portable_lib, threads)
+            portable_lib._unsafe_reset_threadpool(threads)
         self._program = Runtime.get().load_program(str(path))
         self._method = self._program.load_method("forward")
-        state = metadata["state"]
-        self._inputs = [metadata["input"]["name"], *(each["input"] for each in state)]
-        self._outputs = [metadata["output"]["name"], *(each["output"] for each in state)]
+        self._inputs, self._outputs = input_names(metadata), output_names(metadata)
 
     def run(self, names: Sequence[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs with the given names."""
         found = self._method.execute([torch.from_numpy(np.ascontiguousarray(feed[name])) for name in self._inputs])
         by_name = dict(zip(self._outputs, found, strict=True))
         return [by_name[name].numpy().copy() for name in names]
-
-
-def set_threads(library: Any, threads: int) -> None:
-    """Set the threads of ExecuTorch's pool."""
-    library._unsafe_reset_threadpool(threads)
 
 
 EXECUTORCH = Format(

@@ -57,12 +57,7 @@ class Source:
     @property
     def input_names(self) -> list[str]:
         """Names of the inputs, in the graph's order."""
-        return [self.metadata["input"]["name"], *(each["input"] for each in self.metadata["state"])]
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of the outputs, in the graph's order."""
-        return [self.metadata["output"]["name"], *(each["output"] for each in self.metadata["state"])]
+        return input_names(self.metadata)
 
 
 @dataclass(frozen=True)
@@ -115,6 +110,16 @@ class Format:
         """Raise a UserError with the installation command unless the packages are installed."""
         if (package := self.missing(packages)) is not None:
             raise UserError(f"{self.runtime}: {package} is not installed; {install_line(package)}")
+
+
+def input_names(metadata: dict[str, Any]) -> list[str]:
+    """Return the names of a graph's inputs, in its order."""
+    return [metadata["input"]["name"], *(each["input"] for each in metadata["state"])]
+
+
+def output_names(metadata: dict[str, Any]) -> list[str]:
+    """Return the names of a graph's outputs, in its order."""
+    return [metadata["output"]["name"], *(each["output"] for each in metadata["state"])]
 
 
 def versions_of(packages: Sequence[str]) -> dict[str, str]:

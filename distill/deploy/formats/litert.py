@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.deploy.formats.format import Format, Source
+from distill.deploy.formats.format import Format, Source, input_names, output_names
 
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D", "RESIZE_BILINEAR")
 """Operators in INT8."""
@@ -62,9 +62,7 @@ class LiteRtSession:
 
         self._interpreter = Interpreter(str(path), num_threads=threads)
         self._runner = self._interpreter.get_signature_runner(SIGNATURE)
-        state = metadata["state"]
-        self._inputs = [metadata["input"]["name"], *(each["input"] for each in state)]
-        self._outputs = [metadata["output"]["name"], *(each["output"] for each in state)]
+        self._inputs, self._outputs = input_names(metadata), output_names(metadata)
 
     def run(self, names: Sequence[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs with the given names."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from distill.deploy.formats.format import Format, Source
+from distill.deploy.formats.format import Format, Source, input_names
 from distill.deploy.formats.rewrites import blend_where, fixed_batch, without_output
 
 
@@ -76,7 +76,7 @@ class NcnnSession:
         weights = path.with_suffix(".bin")
         if self._net.load_param(str(path)) or self._net.load_model(str(weights)):
             raise RuntimeError("load_param or load_model failed")
-        self._inputs = [metadata["input"]["name"], *(each["input"] for each in metadata["state"])]
+        self._inputs = input_names(metadata)
         self._blobs: dict[str, str] = metadata["blobs"]
 
     def run(self, names: Sequence[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -67,17 +67,6 @@ def fixed_batch(graph: onnx.GraphProto) -> None:
         batch.dim_value = 1
 
 
-def float_frames(graph: onnx.GraphProto) -> None:
-    """Remove the casts of the frame, whose type becomes fp32 in [0, 255] or [0, 1] as it was."""
-    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
-    nodes = [node for node in graph.node if node.op_type != "Cast"]
-    for node in nodes:
-        node.input[:] = [casts.get(name, name) for name in node.input]
-    _replace_nodes(graph, nodes)
-    for value in graph.input:
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-
-
 def _add_one(graph: onnx.GraphProto) -> None:
     if not any(each.name == ONE for each in graph.initializer):
         graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), ONE))

@@ -11,10 +11,10 @@ from helpers.quantized_files import stream, write
 from distill.benchmark import conform as module
 from distill.benchmark.conform import conform
 from distill.cli.main import main
-from distill.deploy.export_format import graph_of
 from distill.deploy.golden_vectors import compute_vectors, write_kit
 from distill.errors import UserError
 from distill.models.onnx import load_onnx
+from distill.runtimes.export import graph_of
 
 
 @pytest.fixture(scope="module")

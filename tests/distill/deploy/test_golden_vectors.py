@@ -12,14 +12,12 @@ from helpers.quantized_files import ClipModel, stream, write
 
 from distill.data.fit import read_placed
 from distill.data.video.open import open_video
-from distill.deploy.export_format import graph_of
 from distill.deploy.golden_vectors import (
     FIRST,
     SECOND,
     GoldenVectors,
     check_same_model,
     compute_vectors,
-    peak_maps,
     read_kit,
     write_kit,
 )
@@ -27,6 +25,8 @@ from distill.deploy.replay import replay
 from distill.errors import UserError
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import load_onnx
+from distill.runtimes.export import graph_of
+from distill.runtimes.onnx_check import peak_maps
 from distill.shipped import shipped_path
 
 VIDEO = "@sample/video/068.AVI"

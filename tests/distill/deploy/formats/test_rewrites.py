@@ -42,7 +42,6 @@ def run(model: onnx.ModelProto, steps: int = 4) -> list[np.ndarray]:
         rewrites.started_from_input,
         rewrites.fixed_batch,
         lambda graph: rewrites.without_output(graph, "next_started"),
-        rewrites.float_frames,
     ],
 )
 def test_rewritten_graph_is_equal(file: Path, rewrite: Callable[[onnx.GraphProto], None]) -> None:
