@@ -1,6 +1,5 @@
 """Claims on outputs: one process writes a file or folder, and a second one is refused at its start."""
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from distill.errors import NOT_ALLOWED, UserError
 from distill.files import clear_leftovers, refuse_existing
+from distill.locks import lock_file
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def claim(
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Hold the lock of an output, an flock on a hidden file next to it; yield False if another process holds it.
+    """Hold the lock of an output, a locked hidden file next to it; yield False if another process holds it.
 
     The system releases the lock however the process ends. The lock file is removed before that: a process that had
     opened it before then holds a lock on a file that no longer exists, and tries again. Folders that were made for
@@ -72,7 +72,7 @@ def lock(path: Path) -> Iterator[bool]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)  # not on Windows
         except FileNotFoundError:  # another process has removed the folder that it had made
             continue
         except OSError as error:
@@ -82,16 +82,16 @@ def lock(path: Path) -> Iterator[bool]:
             yield True
             return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            yield False
-            return
+            locked = lock_file(file)
         except OSError as error:
             log.warning(
                 "%s: this file system has no locks (%s); start no other writer", path.parent, error.strerror
             )
             break
+        if not locked:
+            os.close(file)
+            yield False
+            return
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), path.stat()):
                 break
@@ -119,4 +119,5 @@ def _close_in_forks() -> None:
             os.close(file)
         _held.clear()
 
-    os.register_at_fork(after_in_child=give_up)
+    if hasattr(os, "register_at_fork"):  # Windows has no forks
+        os.register_at_fork(after_in_child=give_up)

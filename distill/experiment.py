@@ -13,7 +13,6 @@ over the seeds shows how much it varies between training runs. Test sources of d
 stills, are test sets of their own: scored, tabulated and compared separately.
 """
 
-import fcntl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -37,6 +36,7 @@ from distill.evaluation.scores import (
 from distill.files import write_json, write_text
 from distill.inference.settings import InferenceSettings
 from distill.limits import MAX_SEEDS
+from distill.locks import lock_file
 from distill.models.device import resolve_device
 from distill.models.references import load_model
 from distill.paths import path_inside
@@ -305,7 +305,7 @@ def make_store(experiment: Experiment, name: str, configs: Mapping[str, RunConfi
     students = [(config, section) for config, section in pairs if section is not None]
     out.parent.mkdir(parents=True, exist_ok=True)
     with (out.parent / f".{name}.building").open("w") as lock:  # not the store's own claim, which import_maps takes
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock.fileno(), wait=True)
         sources = [teacher.maps] if teacher.maps is not None else []
         runs = experiment.runs(teacher.arm or [])
         sources += [str(out.with_name(part_name(name, teacher, *run))) for run in runs]

@@ -132,7 +132,9 @@ def clear_leftovers(path: str | Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or folder to disk."""
+    """Flush a file or folder to disk; Windows cannot flush folders, and needs not."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -127,6 +127,7 @@ WRITERS = {
     "distill.files.write_json": PRIMITIVE,
     "distill.files.write_new": PRIMITIVE,
     "distill.files.write_text": PRIMITIVE,
+    "distill.locks.lock_file": NOTHING,
     "distill.deploy.half_storage.store_halves": GIVEN,
     "distill.inference.folders.predict_folder": GIVEN,
     "distill.inference.outputs.Table.save": "data: distill.inference.folders.predict_folder",

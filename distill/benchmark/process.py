@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from distill.memory import peak_memory_mib
+
 PROGRAM = (
     "import json, pickle, sys; run, arguments = pickle.load(sys.stdin.buffer); print(json.dumps(run(*arguments)))"
 )
@@ -74,7 +76,4 @@ def peak_resident() -> int:
     if status.exists():  # not getrusage: on Linux a process inherits that peak from its parent
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    import resource  # not available on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return int(peak_memory_mib() * 2**20)

@@ -2,8 +2,8 @@
 
     summary = process_missing({"001": [Path("maps/001")], "002": [Path("maps/002")]}, process)
 
-Results are files and folders that appear complete or not at all. While a process works on a video, it holds an
-flock on a hidden file next to each result; the operating system releases the locks when the process ends.
+Results are files and folders that appear complete or not at all. While a process works on a video, it locks
+a hidden file next to each result; the operating system releases the locks when the process ends.
 """
 
 import logging

@@ -1,6 +1,5 @@
 """Result table, verdict and report.html of `saldistill demo`."""
 
-import resource
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from distill.evaluation.evaluate import evaluate
 from distill.evaluation.map_sources import model_maps
 from distill.evaluation.metrics import METRICS
 from distill.inference.settings import InferenceSettings
+from distill.memory import peak_children_mib, peak_memory_mib
 from distill.models.pretrained import Training, pretrained_model
 from distill.models.references import load_model
 from distill.reports import page
 from distill.reports.scores import best_directions, side_by_side
 from distill.training.config import RunConfig
-from distill.training.run_folder import peak_memory_mib
 from distill.training.sources import scored_videos
 
 DEMO_METRICS = ("auc_judd", "nss", "cc", "sim", "kldiv")
@@ -175,4 +174,4 @@ def format_duration(seconds: float) -> str:
 
 def peak_memory() -> float:
     """Return the peak resident memory of this process or of its largest child so far, in GiB."""
-    return max(peak_memory_mib(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return max(peak_memory_mib(), peak_children_mib()) / 1024

@@ -1,12 +1,10 @@
 """Write one shard: claimed by one process, appended batch by batch, sealed when full.
 
-A partial shard is `00000.part`. The process that holds the lock (flock) of that file writes it, in order, so its
+A partial shard is `00000.part`. The process that holds the lock of that file writes it, in order, so its
 bytes do not depend on the process. The system releases the lock however the process ends. A batch is committed once
 it is written and fsynced; a full shard gets its index and is renamed to `00000.shard`.
 """
 
-import errno
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ import numpy as np
 
 from distill.errors import NO_SPACE, UserError
 from distill.files import fsync
+from distill.locks import lock_file
 from distill.targets.shard import (
     CommittedBatches,
     DamagedError,
@@ -157,15 +156,12 @@ def _lock(file: int, part: Path) -> bool:
         UserError: the file system does not support locks.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_file(file)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
         raise UserError(
             f"{part}: this file system cannot lock files ({error.strerror}), as building a target store requires; "
             "build it on a local disk and copy it, or mount the file system with locks (flock)"
         ) from error
-    return True
 
 
 def _write(file: int, content: bytes, position: int) -> None:

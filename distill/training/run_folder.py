@@ -2,9 +2,7 @@
 
 import math
 import os
-import resource
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from distill.claims import lock
 from distill.errors import UserError
 from distill.files import clear_leftovers, refuse_existing
+from distill.memory import peak_memory_mib
 from distill.models.loaded import LoadedModel
 from distill.models.tensor_files import check_tensors
 from distill.models.weight_files import read_notes, save_model
@@ -140,8 +139,3 @@ def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict
     if device.type == "cuda":
         record["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return record
-
-
-def peak_memory_mib(who: int = resource.RUSAGE_SELF) -> float:
-    """Return the peak resident memory in MiB of this process, or of its largest child (`RUSAGE_CHILDREN`)."""
-    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

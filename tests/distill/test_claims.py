@@ -1,7 +1,6 @@
 """Claims on outputs: the second writer is refused, and a crash releases the claim."""
 
 import errno
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -98,7 +97,7 @@ def test_file_system_without_locks_counts_as_locked_with_a_warning(
     def flock(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", flock)
     with lock(tmp_path / "run") as locked:
         assert locked
     assert "has no locks (No locks available)" in caplog.text

@@ -1,7 +1,6 @@
 """Target stores after power cuts and on full disks: committed maps are kept and the next run resumes."""
 
 import errno
-import fcntl
 import os
 import resource
 import shutil
@@ -131,7 +130,7 @@ def test_write_on_a_file_system_without_locks_raises(store, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", flock)
     with pytest.raises(UserError, match=r"cannot lock files \(No locks available\)"):
         fill(store)
 
