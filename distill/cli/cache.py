@@ -15,7 +15,9 @@ INFO_KEYS = (
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="folder of the target store")
+    parser.add_argument(
+        "store", metavar="STORE", help="folder of the target store, or its address, e.g. s3://bucket/targets"
+    )
 
 
 def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,4 +191,64 @@ IMPORT = Verb(
     INFO_KEYS,
 )
 
-CACHE = Group("cache", "build, inspect and convert target stores", (BUILD, INFO, VERIFY, EXPORT, IMPORT))
+TRANSFER_KEYS = "source, target, shards, planned_shards, copied, bytes and seconds"
+
+
+def _add_partial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--partial", action="store_true", help="copy a target store that is not complete, too")
+
+
+def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="folder of the target store")
+    parser.add_argument("address", metavar="URL", help="where to upload it, e.g. s3://bucket/targets")
+    _add_partial(parser)
+
+
+def _run_push(arguments: argparse.Namespace) -> None:
+    from distill.targets.transfer import push_store
+
+    print_result(arguments, push_store(arguments.store, arguments.address, partial=arguments.partial))
+
+
+PUSH = Verb(
+    "push",
+    "upload a target store to object storage",
+    "Upload a target store shard by shard to s3://, gs://, hf:// or another address that fsspec knows. After an "
+    "interruption, the same command resumes. Readers see the store once all of it is there, or as partial. "
+    "Credentials are those of the service's own tools, such as AWS_PROFILE.",
+    (
+        "saldistill cache push runs/demo/targets s3://bucket/targets",
+        "saldistill distill mine.yaml teacher.store=s3://bucket/targets",
+    ),
+    _add_push_arguments,
+    _run_push,
+    TRANSFER_KEYS,
+)
+
+
+def _add_pull_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="URL", help="address of the target store, e.g. s3://bucket/targets")
+    parser.add_argument("store", metavar="STORE", help="folder to write")
+    _add_partial(parser)
+
+
+def _run_pull(arguments: argparse.Namespace) -> None:
+    from distill.targets.transfer import pull_store
+
+    print_result(arguments, pull_store(arguments.address, arguments.store, partial=arguments.partial))
+
+
+PULL = Verb(
+    "pull",
+    "download a target store from object storage",
+    "Download a target store shard by shard, and compare each with its SHA-256. After an interruption, the same "
+    "command resumes. A training run can also read the store where it is: teacher.store=URL.",
+    ("saldistill cache pull s3://bucket/targets runs/targets/salfom",),
+    _add_pull_arguments,
+    _run_pull,
+    TRANSFER_KEYS,
+)
+
+CACHE = Group(
+    "cache", "build, inspect, copy and convert target stores", (BUILD, INFO, VERIFY, EXPORT, IMPORT, PUSH, PULL)
+)

@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 
 from distill.claims import claim
-from distill.data.video.probe_cache import cache_folder
 from distill.errors import RunError, UserError, shorten
+from distill.file_cache import cache_folder
 from distill.files import atomic_folder, temporary_folder
 from distill.models.pretrained import DEFAULT_MODEL, pretrained_folder, pretrained_models
 from distill.paths import require_file

@@ -21,9 +21,9 @@ import torch
 from distill.claims import lock
 from distill.data.fit import fit_of, read_placed
 from distill.data.video.open import open_video
-from distill.data.video.probe_cache import cache_folder
 from distill.data.video.protocol import VideoReader
 from distill.errors import UserError, reason_of
+from distill.file_cache import cache_folder
 from distill.limits import MAX_GRAPHS_BYTES
 from distill.models.loaded import LoadedModel
 from distill.models.onnx import OnnxModel, load_onnx

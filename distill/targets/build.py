@@ -109,7 +109,7 @@ def fill_with_progress(
     if running.settings.device is not None:
         running.network.to(running.settings.device)
     bar = ProgressBar(
-        f"caching {store.path.name}",
+        f"caching {store.name}",
         "map",
         total=store.plan.num_records,
         initial=store.count_committed(),

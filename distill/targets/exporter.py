@@ -88,7 +88,7 @@ def export_maps(
     with (
         claim(out, "the folder of maps"),
         atomic_folder(out) as folder,
-        ProgressBar(f"exporting {store.path.name}", "map", total=total, shown=progress, result=False) as bar,
+        ProgressBar(f"exporting {store.name}", "map", total=total, shown=progress, result=False) as bar,
     ):
         for video, frames in store.plan.videos.items():
             target = path_inside(folder, video, store.path, suffix="" if form == "png" else ".mp4")

@@ -13,7 +13,7 @@ class StoreInfo:
     """Summary of a target store.
 
     Attributes:
-        store: its folder.
+        store: its folder or address.
         teacher: the fingerprint of the teacher: name, variant, weights and so on; empty if it is unknown.
         input: clips of the teacher: num_frames, size, stride and precision; None if the maps were imported.
         runtime: runtime that the store was started in; None if unknown.
@@ -29,7 +29,7 @@ class StoreInfo:
         planned_shards: number of shards in the complete store.
     """
 
-    store: Path
+    store: Path | str
     teacher: dict[str, Any]
     input: dict[str, Any] | None
     runtime: str | None

@@ -11,11 +11,11 @@ Any number of processes can write a store at once, without coordinating:
             store.commit(batch, maps)  # (n, h, w) log-saliency; on the disk when it returns
 
 Maps are read by video name and frame: `store.read("0601", 41)`. Every read checks the record's checksum. Committed
-maps of an incomplete store can be read. The folder can be copied and moved.
+maps of an incomplete store can be read. The folder can be copied and moved. `TargetStore.open("s3://bucket/targets")`
+reads a store that `saldistill cache push` has uploaded; its shards are fetched when they are first read.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError, reading
+from distill.file_cache import CachedFile, FileCache
 from distill.files import fsync, refuse_existing, write_new
+from distill.remote import RemoteFolder, is_address
 from distill.targets.codec import CODECS, DEFAULT_CODEC
 from distill.targets.differences import differences
+from distill.targets.manifest import MANIFEST, read_remote_store
 from distill.targets.plan import Plan, StoreBatch
 from distill.targets.reader import ShardReader, damaged_error, find_damage
 from distill.targets.shard import VERSION, Shard, header_bytes
-from distill.targets.store_file import check_names, read_store_file, with_checksum
+from distill.targets.shard_files import RemoteShards, ShardFiles, ShardFolder
+from distill.targets.store_file import STORE_FILE, check_names, read_store_file, with_checksum
 from distill.targets.writer import ShardWriter, user_error_if_full
 
 
@@ -37,7 +41,9 @@ class TargetStore:
     """A target store, from `create` or `open`. It can be pickled unless it is being written.
 
     Attributes:
-        path: folder of the store.
+        path: folder or address of the store.
+        name: last part of it.
+        files: its full shards.
         plan: order of its maps: `videos`, `views`, batches, shards.
         fingerprint: what its maps depend on, as JSON values.
         notes: information that is never compared, e.g. the paths of the teacher and the videos.
@@ -46,8 +52,9 @@ class TargetStore:
         digest: SHA-256 of store.json, which ties a shard to its store.
     """
 
-    def __init__(self, path: Path, content: Mapping[str, Any], digest: bytes) -> None:
-        self.path = path
+    def __init__(self, path: Path | str, content: Mapping[str, Any], digest: bytes, files: ShardFiles) -> None:
+        self.path, self.files = path, files
+        self.name = str(path).rpartition("/")[2]
         self.plan = Plan.from_json(content["plan"])
         self.fingerprint: dict[str, Any] = content["fingerprint"]
         self.notes: dict[str, Any] = content["notes"]
@@ -119,10 +126,25 @@ class TargetStore:
 
         Raises:
             UserError: there is no store, or store.json is damaged, has another format version or values that no
-                target store has.
+                target store has; or an address cannot be read.
         """
+        if is_address(path):
+            folder = RemoteFolder(str(path))
+            content, digest, manifest = read_remote_store(folder)
+            return cls(folder.address, content, digest, RemoteShards(folder, manifest, FileCache()))
         path = Path(path)
-        return cls(path, *read_store_file(path))
+        return cls(path, *read_store_file(path), ShardFolder(path))
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Return whether there is a store in a folder or at an address.
+
+        Raises:
+            UserError: the address cannot be read.
+        """
+        if is_address(path):
+            return RemoteFolder(str(path)).read(MANIFEST) is not None
+        return (Path(path) / STORE_FILE).exists()
 
     # -- contents
 
@@ -133,23 +155,26 @@ class TargetStore:
 
     def count_sealed(self) -> int:
         """Return the number of full shards."""
-        stems = (path.stem for path in (self.path / "shards").glob("*.shard"))
-        numbers = {int(stem) for stem in stems if re.fullmatch("[0-9]{5,9}", stem)}
-        return sum(number < self.plan.num_shards for number in numbers)
+        return sum(number < self.plan.num_shards for number in self.files.sealed())
 
     def count_committed(self) -> int:
         """Return the number of maps that can be read."""
         counts = (self.plan.records_of(self.plan.batches_of(shard)) for shard in range(self.plan.num_shards))
-        return sum(len(self._reader.entries(shard, count)) for shard, count in enumerate(counts))
+        return sum(
+            count if self.files.is_known(shard) else len(self._reader.entries(shard, count))
+            for shard, count in enumerate(counts)
+        )
 
     def has(self, video: str, frame: int, view: str = "plain") -> bool:
         """Return whether a map can be read now."""
         place = self.plan.locate(video, frame, view)
-        return place is not None and place[1] < len(self._reader.entries(place[0], place[1] + 1))
+        if place is None:
+            return False
+        return self.files.is_known(place[0]) or place[1] < len(self._reader.entries(place[0], place[1] + 1))
 
     def size_on_disk(self) -> int:
         """Return the size of the store in bytes."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        return self.files.size()
 
     def check(self, expected: Mapping[str, Any]) -> list[str]:
         """Return the differences of the fingerprint from an expected one; empty if it matches.
@@ -203,15 +228,30 @@ class TargetStore:
         record = self._reader.read(shard, entries[number])
         if record is None:
             raise damaged_error(self._shard(shard), f"the map of {video}, frame {frame + 1}, fails its checksum")
-        with reading(
-            self.path / "shards" / _shard_name(shard), f"the map of {video}, frame {frame + 1}", "rebuild the store"
-        ):
+        with reading(self._shard(shard).path, f"the map of {video}, frame {frame + 1}", "rebuild the store"):
             return CODECS[self.codec].decode(record, self.map_size)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store is at an address."""
+        return isinstance(self.files, RemoteShards)
+
+    def remote_files(self, maps: Iterable[tuple[str, int, str]]) -> list[CachedFile]:
+        """Return the shards at an address that have some maps, given by video, frame and view; none of a folder."""
+        if not isinstance(self.files, RemoteShards):
+            return []
+        places = {place[0] for each in maps if (place := self.plan.locate(*each)) is not None}
+        found = map(self.files.file, sorted(places))
+        return [file for file in found if file is not None]
 
     def damage(self) -> list[str]:
         """Return a description of the damage in each shard, after reading every byte; empty if all are intact."""
-        found = (find_damage(self._shard(shard)) for shard in range(self.plan.num_shards))
+        found = map(self.damage_of, range(self.plan.num_shards))
         return [each for each in found if each is not None]
+
+    def damage_of(self, shard: int) -> str | None:
+        """Return a description of the damage in a shard; None if it is intact or does not exist."""
+        return find_damage(self._shard(shard))
 
     def _why_absent(self, video: str, frame: int, view: str) -> str:
         if video not in self.plan.videos:
@@ -226,7 +266,7 @@ class TargetStore:
         batches = self.plan.batches_of(number)
         sizes = [len(self.plan[batch].frames) for batch in batches]
         header = header_bytes(number, len(batches), sum(sizes), self.digest)
-        return Shard(self.path / "shards" / _shard_name(number), header, batches.start, sizes)
+        return Shard(self.files.path(number), header, batches.start, sizes)
 
     # -- writing
 
@@ -239,9 +279,10 @@ class TargetStore:
         Raises:
             UserError: no space left, or a file of another store.
         """
-        with user_error_if_full(self.path):
-            (self.path / "shards").mkdir(exist_ok=True)
-            fsync(self.path)
+        folder = self._writable()
+        with user_error_if_full(folder):
+            (folder / "shards").mkdir(exist_ok=True)
+            fsync(folder)
         progress = True
         while progress:
             progress = False
@@ -257,6 +298,19 @@ class TargetStore:
                 self._seal_if_full(number)
                 if rest:
                     yield [self.plan[batch] for batch in rest]
+
+    def _writable(self) -> Path:
+        """Return the folder of the store.
+
+        Raises:
+            UserError: it is at an address.
+        """
+        if not isinstance(self.path, Path):
+            raise UserError(
+                f"{self.path}: a target store at an address cannot be written in place; build it in a folder and "
+                "upload it with `saldistill cache push`, or use `saldistill cache build --engine ray`"
+            )
+        return self.path
 
     def commit(self, batch: StoreBatch, maps: np.ndarray) -> None:
         """Encode and write the maps of a batch from `missing`; they are on the disk when this returns.
@@ -319,7 +373,3 @@ def first_few(names: Iterable[object], most: int = 5) -> str:
     """Return a list of names for messages, e.g. `a, b, c, d, e and 7 more`."""
     listed = list(map(str, names))
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
-
-
-def _shard_name(number: int) -> str:
-    return f"{number:05d}.shard"

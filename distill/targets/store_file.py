@@ -15,6 +15,8 @@ from distill.targets.codec import CODECS
 from distill.targets.shard import VERSION, DamagedError
 from distill.validation import parse_json
 
+STORE_FILE = "store.json"
+
 Frame = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Pair = tuple[Positive, Positive]
@@ -110,7 +112,7 @@ def read_store_file(path: Path) -> tuple[dict[str, Any], bytes]:
         UserError: there is no store, or store.json is damaged, has another format version or values that no target
             store has.
     """
-    file = path / "store.json"
+    file = path / STORE_FILE
     try:
         check_limit(file.stat().st_size, MAX_JSON_BYTES, f"{file}: bytes")
         raw = file.read_bytes()
@@ -118,8 +120,22 @@ def read_store_file(path: Path) -> tuple[dict[str, Any], bytes]:
         raise UserError(
             f"{path}: not a target store (no store.json); build one with `saldistill cache build`"
         ) from None
+    return parse_store(raw, str(path), str(file))
+
+
+def parse_store(raw: bytes, path: str, file: str) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON values of store.json, and its SHA-256; see `read_store_file`.
+
+    Args:
+        raw: content of the file.
+        path: folder or address of the store, for messages.
+        file: the file, for messages.
+
+    Raises:
+        UserError: the file is damaged, has another format version or values that no target store has.
+    """
     try:
-        content = parse_json(raw, dict[str, Any], str(file))
+        content = parse_json(raw, dict[str, Any], file)
         intact = raw == with_checksum({k: v for k, v in content.items() if k != "sha256"}).encode()
     except ValueError:
         intact = False
@@ -144,7 +160,7 @@ def read_store_file(path: Path) -> tuple[dict[str, Any], bytes]:
     return content, hashlib.sha256(raw).digest()
 
 
-def check_names(videos: Iterable[str], source: Path) -> None:
+def check_names(videos: Iterable[str], source: object) -> None:
     """Check that the names of videos can become names of files below a folder; see `path_inside`."""
     for name in videos:
         path_inside("", name, source)

@@ -29,6 +29,7 @@ from distill.data.clip_reader import read_clip, read_fit_box
 from distill.data.clips import ClipSpec, Video, Window
 from distill.data.fit import unfit, unfit_features
 from distill.errors import UserError
+from distill.file_cache import CachedFile
 from distill.inference.settings import InferenceSettings
 from distill.models.device import PRECISIONS, device_of, moved
 from distill.models.loaded import LoadedModel
@@ -90,6 +91,8 @@ class Teacher(Protocol):
     """Reads the teacher's input for a sample, as an extra of `ClipDataset`; picklable."""
     views: tuple[str, ...]
     """Views that it provides: "plain", and "flipped" if clips may be mirrored."""
+    remote_files: Callable[[Window], Iterable[CachedFile]] | None
+    """Returns the files at addresses that its input for a clip needs, besides the video; None if there are none."""
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """Start to process a batch and return a function that waits for the output.
@@ -146,20 +149,24 @@ class MapReader:
         Raises:
             UserError: a map is missing or damaged.
         """
-        video = window.video
-        view = "flipped" if window.flipped and not self.mirror else "plain"
-        frames = self.spec.targets(window.end, video.fps)
-        present = [self.role.teaches(window) and self.expects(video, frame, view) for frame in frames]
+        keys, taught = self.keys(window), self.role.teaches(window)
+        present = [taught and self.expects(window.video, frame, view) for _, frame, view in keys]
         empty = np.zeros(self.store.map_size, np.float32)
-        read = [
-            self.store.read(video.name, frame, view) if there else empty
-            for frame, there in zip(frames, present, strict=True)
-        ]
+        read = [self.store.read(*key) if there else empty for key, there in zip(keys, present, strict=True)]
         maps = torch.from_numpy(np.stack(read))
         return {
             f"{self.role.name}_map": maps.flip(-1) if window.flipped and self.mirror else maps,
             f"{self.role.name}_present": torch.tensor(present),
         }
+
+    def keys(self, window: Window) -> list[tuple[str, int, str]]:
+        """Return video, frame and view of the maps of a window."""
+        view = "flipped" if window.flipped and not self.mirror else "plain"
+        return [(window.video.name, frame, view) for frame in self.spec.targets(window.end, window.video.fps)]
+
+    def remote_files(self, window: Window) -> list[CachedFile]:
+        """Return the shards at an address that have the maps of a window."""
+        return self.store.remote_files(self.keys(window)) if self.role.teaches(window) else []
 
     def expects(self, video: Video, frame: int, view: str) -> bool:
         """Return whether the store must have a map: any map, or one of its plan if it may be partial."""
@@ -199,6 +206,7 @@ class OnlineTeacher:
         self.offsets = self.spec.offsets
         self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec, role)
         self.views: tuple[str, ...] = ("plain", "flipped")
+        self.remote_files: Callable[[Window], Iterable[CachedFile]] | None = None
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""
@@ -290,6 +298,9 @@ class CachedTeacher:
         self._maps = MapReader(store, spec, mirror, role)
         self.reader: Callable[[Window], dict[str, Tensor]] = self._maps
         self.views: tuple[str, ...] = ("plain", "flipped") if mirror else store.plan.views
+        self.remote_files: Callable[[Window], Iterable[CachedFile]] | None = None
+        if store.is_remote:
+            self.remote_files = self._maps.remote_files
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
         """See `Teacher`."""

@@ -39,6 +39,7 @@ from distill.training.config import RunConfig, save_config
 from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
 from distill.training.objective import ClipBatch, StepLoss
+from distill.training.read_ahead import read_ahead
 from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
 from distill.training.step_results import read_results
@@ -132,6 +133,7 @@ class Loop:
                 self.score(done, log, interruption)  # a crash may have prevented it
         numbers = clip_numbers(config, accelerator, done, steps)
         pinned, workers = accelerator.device.type == "cuda", config.data.workers
+        numbers = read_ahead(numbers, parts.clips, parts.teachers)
         batches = iter(make_loader(parts.clips, numbers, workers=workers, pin_memory=pinned))
         for step in range(done, steps):
             start = time.perf_counter()

@@ -243,7 +243,7 @@ def _teacher_layer(
     """Return a teacher's stored maps if they cover a shown frame, otherwise those that its model predicts."""
     title = teacher.name if teacher.name == TEACHER else f"teacher {teacher.name}"
     why = ""
-    if teacher.store and (Path(teacher.store) / "store.json").exists():
+    if teacher.store and TargetStore.exists(teacher.store):
         store = TargetStore.open(teacher.store)
         if any(_covers(store, video) for video in videos):
             return StoredLayer(store, title)

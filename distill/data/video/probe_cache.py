@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,11 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from distill.data.progress import ProgressBar
 from distill.data.video.guard import CALLS_PER_PROCESS, Call, CallFailure, guarded
 from distill.errors import UserError
+from distill.file_cache import cache_folder
 from distill.files import write_text
 from distill.validation import read_json
 
@@ -192,14 +190,6 @@ def _place(inspection: Inspection) -> tuple[Path, str]:
     path = inspection.path.absolute()
     home = path.parents[1] if path.name in INNER_NAMES else path.parent
     return home, f"{inspection.kind} {path.relative_to(home).as_posix()}"
-
-
-def cache_folder() -> Path:
-    """Return $SALDISTILL_CACHE, or the platform's cache folder (on Linux $XDG_CACHE_HOME or ~/.cache)."""
-    if own := os.environ.get("SALDISTILL_CACHE"):
-        return Path(own)
-    folder = user_cache_path("saldistill", appauthor=False)
-    return folder if folder.is_absolute() else Path(tempfile.gettempdir()) / "saldistill"  # a user without a home
 
 
 def _file(home: Path) -> Path:

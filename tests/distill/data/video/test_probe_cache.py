@@ -8,8 +8,9 @@ import pytest
 
 from distill.data.video import guard, probe_cache
 from distill.data.video.probe import probe, state_of
-from distill.data.video.probe_cache import PROBE_CACHE, Inspection, cache_folder, inspect_all
+from distill.data.video.probe_cache import PROBE_CACHE, Inspection, inspect_all
 from distill.errors import UserError
+from distill.file_cache import cache_folder
 
 
 @pytest.fixture(autouse=True)
