@@ -137,6 +137,7 @@ class RemoteFolder:
         Raises:
             UserError: it cannot be uploaded; see `_attempt`.
         """
+        self._require_writable()
         size = path.stat().st_size
 
         def work(system: Any, address: str) -> None:
@@ -154,6 +155,7 @@ class RemoteFolder:
         Raises:
             UserError: it cannot be uploaded; see `_attempt`.
         """
+        self._require_writable()
 
         def work(system: Any, address: str) -> None:
             _make_parents(system, address)
@@ -161,6 +163,12 @@ class RemoteFolder:
             system.invalidate_cache()
 
         self._attempt(name, "uploaded", work)
+
+    def _require_writable(self) -> None:
+        if self.scheme in ("http", "https"):
+            raise UserError(
+                f"{self}: {self.scheme}:// addresses are for reading only; choose s3://, gs:// or hf://"
+            )
 
     def _open(self) -> tuple[Any, str]:
         """Return the file system of the folder, and the folder's path in it; fsspec keeps one per process."""
@@ -214,10 +222,8 @@ class RemoteFolder:
         if isinstance(error, FileNotFoundError):
             missing = "no such bucket" if _lacks_bucket(error) else "no such file or folder"
             return f"{missing}; check the address"
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):  # of a web server
             return f"access denied ({reason_of(error)}); check the address and your credentials"
-        if isinstance(error, NotImplementedError):
-            return f"{self.scheme}:// addresses are for reading only; choose another"
         if type(error).__name__ in NO_CREDENTIALS:
             how = CREDENTIALS.get(self.scheme, "see the documentation of fsspec")
             return f"no credentials ({reason_of(error)}); {how}"
