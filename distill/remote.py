@@ -9,7 +9,7 @@ Amazon S3 and its kin (s3://), Google Cloud Storage (gs://), the Hugging Face Hu
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,22 +95,22 @@ class RemoteFolder:
 
         return self._attempt(name, "read", work)
 
-    def sizes(self) -> dict[str, int]:
-        """Return the sizes of all files below the folder, in bytes, by their names relative to it.
+    def entries(self) -> dict[str, tuple[int, str]]:
+        """Return size in bytes and a tag that changes with the content of all files below the folder, by name.
 
         Raises:
             UserError: they cannot be listed, or there is no such folder; see `_attempt`.
         """
 
-        def work(system: Any, path: str) -> dict[str, int]:
+        def work(system: Any, path: str) -> dict[str, tuple[int, str]]:
             system.invalidate_cache()
             found = system.find(path, detail=True)
             if not found:
-                system.info(path)  # raises a FileNotFoundError that says what is missing
+                raise FileNotFoundError(path)
             start = len(path.rstrip("/")) + 1
-            return {name[start:]: int(each["size"] or 0) for name, each in sorted(found.items())}
+            return {name[start:]: (_size(self, name, each), _tag(each)) for name, each in sorted(found.items())}
 
-        return self._attempt("", "list", work)
+        return self._attempt("", "listed", work)
 
     def fetch(self, name: str, path: Path, check: Callable[[Path], str | None] = lambda _: None) -> None:
         """Download a file.
@@ -232,6 +232,18 @@ class RemoteFolder:
 
 class _WrongFileError(OSError):
     """A file is not the one that was expected."""
+
+
+def _size(folder: RemoteFolder, name: str, entry: Mapping[str, Any]) -> int:
+    if entry.get("size") is None:
+        raise UserError(f"{folder}: lists no size of {name}; expected an address such as s3://bucket/folder")
+    return int(entry["size"])
+
+
+def _tag(entry: Mapping[str, Any]) -> str:
+    """Return what changes with a file: its checksum, version or time, whichever the service lists."""
+    keys = ("ETag", "etag", "blob_id", "md5Hash", "generation", "mtime", "LastModified", "created")
+    return next((str(entry[key]) for key in keys if entry.get(key)), "")
 
 
 def _lacks_bucket(error: FileNotFoundError) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.data.pictures import read_image, to_grey
+from distill.data.remote_data import local
 from distill.errors import UserError, reading
 from distill.extras import extras_named
 from distill.limits import MAX_PICTURE_PIXELS, MAX_POINTS_BYTES, check_limit
@@ -79,6 +80,7 @@ def read_points(path: Path) -> Points:
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_points(path: Path, _changed: int) -> Points:
+    path = local(path)
     check_limit(path.stat().st_size, MAX_POINTS_BYTES, f"{path}: bytes")
     frames = read_json(path, PointLists, "a list of fixations", remedy=f"expected {EXPECTED_POINTS}")
     counts = [len(frame) for frame in frames]

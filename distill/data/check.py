@@ -12,8 +12,9 @@ from typing import Any
 
 from distill.data.clips import Video
 from distill.data.pictures import conversion_remarks
+from distill.data.remote_data import data_root
 from distill.data.sets.dataset import DataSetScan, holds_frames, inspect_videos
-from distill.data.sets.find import DATASETS, get_dataset, recognise, recognise_any
+from distill.data.sets.find import DATASETS, get_dataset, recognise, recognise_any, root_of
 from distill.data.sets.folder import FOLDER
 from distill.data.still_check import check_stills
 from distill.data.still_truth import StillTruth
@@ -24,7 +25,6 @@ from distill.data.video.names import is_image
 from distill.data.video.probe_cache import Inspection, inspect_all
 from distill.data.video.still_probe import StillProbe
 from distill.errors import UserError
-from distill.shipped import shipped_path
 
 MAX_LISTED = 50
 """Maximum number of videos that are listed one per line by default."""
@@ -177,8 +177,9 @@ def check(root: str | Path, dataset: str | None = None, *, thorough: bool = Fals
     Raises:
         UserError: if there is no such folder or data set.
     """
-    root = shipped_path(root)
-    selected = recognise_any(root) if dataset is None else get_dataset(dataset)
+    chosen = None if dataset is None else get_dataset(dataset)
+    root = data_root(root) if chosen is None else root_of(chosen, root)
+    selected = chosen or recognise_any(root)
     scan = selected.scan(root, progress=progress)
     report = Report(root, scan, thorough, problems=list(scan.layout.remarks))
     if dataset is None and selected is FOLDER:

@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange
 
 from distill import saliency
 from distill.data.annotation import read_mat, read_picture, read_points
+from distill.data.remote_data import local
 from distill.data.truth_check import TruthFiles
 from distill.data.video.probe import probe
 from distill.data.video.pyav_reader import AvReader
@@ -74,6 +75,11 @@ class PointsTruth(Truth):
     maps: Path | None = None
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that are read."""
+        return [self.path] if self.maps is None else [self.path, self.maps]
+
+    @property
     def files(self) -> TruthFiles:
         """The files, for `inspect_truth`."""
         return TruthFiles(self.size, self.first, points=self.path, maps_video=self.maps)
@@ -114,6 +120,11 @@ class MapsTruth(Truth):
     sigma: float | None = None
 
     @property
+    def paths(self) -> list[Path]:
+        """The folders and files that are read."""
+        return [self.folder] if self.listed is None else [self.folder, self.listed.path]
+
+    @property
     def listed(self) -> PointsTruth | None:
         """The points of fixations.json, if it exists."""
         path = self.folder / "fixations.json"
@@ -127,7 +138,7 @@ class MapsTruth(Truth):
 
     def file(self, folder: str, frame: int, suffix: str) -> Path:
         """Return the path of a frame's file of one kind; it may not exist."""
-        return self.folder / folder / (self.stem.format(frame + self.first) + suffix)
+        return local(self.folder) / folder / (self.stem.format(frame + self.first) + suffix)
 
     def points(self, frame: int) -> np.ndarray:
         """See `Truth.points`; a binary image cannot repeat a point."""

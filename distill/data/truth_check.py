@@ -5,7 +5,7 @@ This module does not import PyTorch, because its functions run in the subprocess
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from distill.data.annotation import mat_version, read_mat, read_picture, read_points
 from distill.data.pictures import check_picture, conversion_remarks
+from distill.data.remote_data import local
 from distill.data.text import named_frames, plural
 from distill.data.video.folder_probe import listing_of
 from distill.data.video.guard import heartbeat
@@ -101,6 +102,8 @@ def check_truth(files: TruthFiles, num_frames: int, thorough: bool = False) -> d
         UserError: if a fixations.json cannot be read, because there is no ground truth then.
     """
     result = TruthCheck()
+    if files.folder is not None:
+        files = replace(files, folder=local(files.folder))
     if files.points is not None:
         _check_points(result, files.points, files, num_frames)
     if files.folder is None:

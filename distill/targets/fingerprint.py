@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.clips import ClipSpec, Video
+from distill.data.remote_data import local, remote_file
 from distill.files import file_hash
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
@@ -59,9 +60,12 @@ def describe_video(video: Video, *, content: bool = True) -> dict[str, Any]:
 
     A folder of frames is hashed file by file in the order of names; a synthetic video is identified by its name.
     """
-    path = video.path
+    path, remote = video.path, remote_file(video.path)
     if not path.exists():
         return {"num_frames": video.num_frames, "name": str(path)}
+    if remote is not None and not remote.is_folder and not content:
+        return {"num_frames": video.num_frames, "bytes": remote.size}  # not worth a download
+    path = local(path)
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from distill.data.clip_dataset import ClipDataset
+from distill.data.clips import Window
+from distill.data.remote_data import remote_file
+from distill.data.truth import MapsTruth, PointsTruth
 from distill.file_cache import CachedFile
 from distill.training.teachers import Teacher
 
@@ -33,6 +36,8 @@ def read_ahead(
         teachers: the teachers of the clips.
     """
     sources = [each.remote_files for each in teachers if each.remote_files is not None]
+    if any(remote_file(video.path) is not None for source in clips.sources for video in source.videos):
+        sources.append(_of_video)
     if not sources:
         yield from batches
         return
@@ -45,6 +50,14 @@ def read_ahead(
                 yield from remote_files(window)
 
     yield from _fetched_ahead(batches, files_of)
+
+
+def _of_video(window: Window) -> list[CachedFile]:
+    """Return what is fetched for the frames and the ground truth of a clip."""
+    truth = window.video.truth
+    paths = [window.video.path, *(truth.paths if isinstance(truth, PointsTruth | MapsTruth) else ())]
+    found = map(remote_file, paths)
+    return [file for file in found if file is not None]
 
 
 def _fetched_ahead(

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from distill.data.video import guard
+
 BUCKET = "bucket"
 
 KEEP = ("content-type", "etag", "last-modified", "content-range", "accept-ranges", "x-amz-request-id", "location")
@@ -190,8 +192,10 @@ def object_storage(environment: pytest.MonkeyPatch) -> Iterator[Storage]:
 
 
 def forget_connections() -> None:
-    """Forget the file systems that fsspec keeps, which have read the environment."""
+    """Forget the file systems of fsspec, here and in guarded subprocesses, which have read the environment."""
     import s3fs
+
+    guard._kill_spare()
 
     s3fs.S3FileSystem.clear_instance_cache()
 

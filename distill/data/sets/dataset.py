@@ -94,6 +94,7 @@ class DataSet:
         recording: returns the recording that the video of a name was cut from.
         needs_root: False if there are no files.
         unit: what its videos are called in messages.
+        at_address: whether its root may be an address such as s3://bucket/folder; see `remote_data`.
     """
 
     name: str
@@ -108,6 +109,7 @@ class DataSet:
     recording: Callable[[str], str] = lambda name: name
     needs_root: bool = True
     unit: str = "video"
+    at_address: bool = False
 
     def scan(
         self,

@@ -121,4 +121,5 @@ DHF1K = DataSet(
     recognise=lambda root: bool(find(root).media),
     labelled=("train", "validation"),
     withheld="test",
+    at_address=True,
 )

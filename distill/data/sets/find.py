@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill.data.clips import Video
+from distill.data.remote_data import data_root
 from distill.data.sets.dataset import DataSet, DataSetScan, same_name
 from distill.data.sets.dhf1k import DHF1K
 from distill.data.sets.folder import FOLDER
@@ -20,7 +21,7 @@ from distill.data.sets.synthetic import SYNTHETIC
 from distill.data.text import plural
 from distill.data.video.names import describe
 from distill.errors import UserError
-from distill.shipped import shipped_path
+from distill.remote import is_address
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,20 @@ def recognise_any(root: Path) -> DataSet:
     return FOLDER
 
 
+def root_of(dataset: DataSet, root: str | Path) -> Path:
+    """Return the folder of a data set; see `data_root`.
+
+    Raises:
+        UserError: the data set cannot be at an address, or the address cannot be listed.
+    """
+    if is_address(root) and not dataset.at_address:
+        able = ", ".join(each.name for each in DATASETS.values() if each.at_address)
+        raise UserError(
+            f"{root}: {dataset.name} must be in a folder; of the data sets, {able} can be at an address: copy it"
+        )
+    return data_root(root)
+
+
 def find_videos(
     dataset: str,
     root: str | Path,
@@ -99,7 +114,7 @@ def find_videos(
     selected = get_dataset(dataset)
     if videos is not None and not videos:
         raise UserError(f"{root}: videos: the list is empty; name at least one, or leave it out to use all")
-    scan = selected.scan(shipped_path(root), split=split, names=videos, progress=progress)
+    scan = selected.scan(root_of(selected, root), split=split, names=videos, progress=progress)
     where = f"{root} ({dataset}, split {split})" if split else f"{root} ({dataset})"
     if videos is not None:
         _require(scan, videos, where)

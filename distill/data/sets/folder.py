@@ -53,4 +53,5 @@ FOLDER = DataSet(
     expected="videos or folders of frames",
     splits=("all",),
     find=find,
+    at_address=True,
 )

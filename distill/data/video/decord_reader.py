@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.remote_data import local
 from distill.data.video.damage import note_damage
 from distill.data.video.guard import heartbeat
 from distill.data.video.protocol import VideoReader, unique_frames
@@ -107,7 +108,7 @@ class DecordReader:
             if len(self._decoders) == 2:
                 del self._decoders[next(iter(self._decoders))]
             height, width = (-1, -1) if size == self.size else size
-            self._decoders[size] = reader_class()(str(self.path), width=width, height=height, num_threads=1)
+            self._decoders[size] = reader_class()(str(local(self.path)), width=width, height=height, num_threads=1)
         return self._decoders[size]
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from distill.data.pictures import check_picture, conversion_remarks
+from distill.data.remote_data import local
 from distill.data.video.guard import heartbeat
 from distill.data.video.image_folder import FOLDER_FPS, frame_files, no_frames
 from distill.data.video.names import MAX_DIGITS
@@ -75,7 +76,7 @@ def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
     Raises:
         UserError: if there is no image, or if images are damaged or differ in size; names all of them.
     """
-    files = frame_files(Path(folder))
+    files = frame_files(local(Path(folder)))
     if not files:
         raise no_frames(Path(folder))
     listing = listing_of([Path(folder)])  # first, so that later changes are noticed next time
@@ -87,7 +88,7 @@ def examine_folder(folder: str, thorough: bool = False) -> dict[str, Any]:
         try:
             sizes[path], _, conversions[path.name] = check_picture(path, thorough=thorough)
         except UserError as error:
-            wrong.append(str(error).removeprefix(f"{folder}{os.sep}"))
+            wrong.append(str(error).removeprefix(f"{path.parent}{os.sep}"))
     size = Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0)
     wrong += [
         f"{path.name}: has {other[1]} x {other[0]} pixels, the others {size[1]} x {size[0]}"

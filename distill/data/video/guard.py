@@ -176,7 +176,8 @@ class _Process:
 
     def send(self, call: Call, timeout: float) -> None:
         with suppress(BrokenPipeError):  # the process has died; `receive` reports it
-            self._requests.write(WAKE + pickle.dumps((timeout, Path.cwd(), sys.path)) + pickle.dumps(call))
+            state = (timeout, Path.cwd(), sys.path, dict(os.environ | ONE_THREAD))
+            self._requests.write(WAKE + pickle.dumps(state) + pickle.dumps(call))
             self._requests.flush()
 
     def receive(self, timeout: float) -> Any:
@@ -219,7 +220,10 @@ def serve() -> None:
         if requests.read(1) != WAKE:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _timeout, folder, sys.path[:] = pickle.load(requests)
+        _timeout, folder, sys.path[:], environment = pickle.load(requests)
+        if environment != os.environ:  # it may name another cache folder since
+            os.environ.clear()
+            os.environ.update(environment)
         os.chdir(folder)  # for relative paths
         function, arguments = pickle.load(requests)  # imports the function's module
         heartbeat()

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from distill.data.pictures import picture_size, read_image, to_rgb
+from distill.data.remote_data import local
 from distill.data.video.names import IMAGE_SUFFIXES, describe, natural
 from distill.data.video.protocol import unique_frames
 from distill.errors import UserError
@@ -50,7 +51,7 @@ class ImageReader:
 
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
         self.path, self.files, self.num_frames = path, files, len(files)
-        self.size = picture_size(files[0])
+        self.size = picture_size(local(files[0]))
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
         """Read frames: see `VideoReader.read`."""
@@ -58,7 +59,7 @@ class ImageReader:
         height, width = size or self.size
         pixels = np.empty((len(unique), height, width, 3), dtype=np.uint8)
         for row, index in enumerate(unique.tolist()):
-            image = read_image(self.files[index])
+            image = read_image(local(self.files[index]))
             if image.size[::-1] != self.size:
                 raise UserError(
                     f"{self.files[index]}: the frame has {image.size[0]} x {image.size[1]} pixels, but the first "
@@ -80,10 +81,10 @@ class FolderReader(ImageReader):
     """
 
     def __init__(self, path: Path) -> None:
-        files = frame_files(path)
+        files = frame_files(local(path))
         if not files:
             raise no_frames(path)
-        super().__init__(path, files)
+        super().__init__(path, [path / file.name for file in files])
 
 
 class StillReader(ImageReader):

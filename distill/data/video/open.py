@@ -4,6 +4,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from distill.data.remote_data import local
 from distill.data.video.decord_reader import DecordReader
 from distill.data.video.image_folder import FolderReader, StillReader
 from distill.data.video.names import is_image
@@ -37,6 +38,7 @@ def open_video(path: str | Path) -> VideoReader:
 
 def open_file(path: Path, info: Probe) -> VideoReader:
     """Open a video file: with decord if it reads the file correctly, otherwise with PyAV, which is slower."""
+    local(path)  # here, because a failed download is no reason for another decoder
     if info.regular:
         try:
             return open_with_decord(path, info)

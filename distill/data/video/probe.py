@@ -19,6 +19,7 @@ import av
 import numpy as np
 from pydantic import PlainValidator
 
+from distill.data.remote_data import local
 from distill.data.text import named_frames
 from distill.data.video.colour import HDR_TRANSFERS
 from distill.data.video.decoding import Decoded, damage_remarks, damaged_frames, decode_rest
@@ -139,6 +140,11 @@ def examine(path: str, decord: bool = True, thorough: bool = False) -> dict[str,
     Raises:
         UserError: if the file is empty, not a video, truncated or damaged.
     """
+    if (here := str(local(Path(path)))) != path:  # fetched from an address
+        try:
+            return examine(here, decord, thorough)
+        except UserError as error:
+            raise UserError(str(error).replace(here, path)) from error
     if Path(path).stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; expected a video")
     try:

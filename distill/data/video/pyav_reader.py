@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 
+from distill.data.remote_data import local
 from distill.data.video.damage import note_damage
 from distill.data.video.probe import Probe
 from distill.data.video.protocol import unique_frames
@@ -111,7 +112,7 @@ class AvReader:
     def _restart(self) -> None:
         if self._container is not None:
             self._container.close()
-        self._container = av.open(str(self.path))
+        self._container = av.open(str(local(self.path)))
         self._container.streams.video[0].codec_context.thread_count = self._threads
         self._frames = self._decode()
         self._next = 0

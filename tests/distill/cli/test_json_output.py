@@ -26,6 +26,7 @@ from distill.models.weight_files import save_model
 from distill.runtimes.export import ExportReport
 from distill.runtimes.onnx_check import Check
 from distill.targets.store import TargetStore
+from distill.targets.transfer import push_store
 from distill.targets.verify import verify_store
 
 VERBS: dict[str, Verb] = {}
@@ -53,6 +54,8 @@ COMMANDS = {
     "cache verify": "cache verify store",
     "cache export": "cache export store -o maps",
     "cache import": "cache import store -o imported",
+    "cache push": "cache push store memory://json/pushed",
+    "cache pull": "cache pull memory://json/store pulled",
     "evaluate": f"evaluate centre-prior frame-difference dhf1k:{SAMPLE} --videos 002 --frames 601-640 --every 20 "
     "--metrics nss,cc --workers 1",
     "predict": "predict student/stream:micro video.mp4 --csv video.csv --device cpu",
@@ -83,6 +86,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "fixations.csv").write_text("video,x,y,frame\na,10,10,1\n")
     with TargetStore.create(folder / "store", **{**ARGUMENTS, "videos": {"a": range(10)}}) as store:
         fill(store)
+    push_store(folder / "store", "memory://json/store", progress=False)
     save_model(create_model("teacher/salfom:micro"), folder / "teacher.safetensors")
     return folder
 
