@@ -1,4 +1,4 @@
-"""Tables of `benchmark --of cache`: codec errors, overhead of a target store, and an estimate for DHF1K."""
+"""Tables of `benchmark --of cache`: codec errors, overhead of a target store, and what collections would take."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,26 @@ from distill.targets.codec import CODECS
 DHF1K_FRAMES = 346_140
 """Frames of DHF1K's 600 training videos."""
 
+COLLECTIONS = {
+    "DHF1K, training videos": DHF1K_FRAMES,
+    "Kinetics-400, training clips, 1 frame per second": 246_245 * 10,
+    "Kinetics-400, training clips, 30 frames per second": 246_245 * 300,
+}
+"""Collection -> maps of one view. Kinetics-400 has 306,245 clips of about 10 s; 50 per class are for validation and
+100 for testing (Kay et al., "The Kinetics Human Action Video Dataset", 2017)."""
+
+KEEP_PRICE, PULL_PRICE = 0.023, 0.09
+"""US dollars per GB that an object store keeps for a month, and that leaves it for the internet: assumed, about the
+list prices of Amazon S3 Standard in us-east-1."""
+
+LINE = 1e9 / 8
+"""Bytes per second of a line of 1 Gbit/s."""
+
 CODEC_COLUMNS = "codec kl kl_max kl_4 reverse_kl log_error bytes_a_pixel encode decode"
 TIME_COLUMNS = "part what milliseconds unit ratio"
 DHF1K_COLUMNS = "codec disk_gib both_views_gib caching_hours online_hours cached_hours workers"
+
+COLLECTION_COLUMNS = "collection maps disk_gib hours keep_usd pull_usd pull_hours"
 
 UNITS = {"writing": "map", "reading": "clip", "training": "clip", "opening": "store"}
 """Part of the table of times -> what its milliseconds are per."""
@@ -124,3 +141,33 @@ def dhf1k_table(
         "workers to keep up with it (number in the last column)",
     ]
     return Table(rows, DHF1K_COLUMNS, setting, notes)
+
+
+def collection_table(times: Times, bytes_per_map: float, setting: Mapping[str, Any]) -> Table:
+    """Return what the target stores of COLLECTIONS would take, computed from measured time and size.
+
+    Args:
+        times: measured times.
+        bytes_per_map: bytes per map of a target store with the codec of the setting.
+        setting: setting of the other tables.
+    """
+    rows = [
+        {
+            "collection": collection,
+            "maps": maps,
+            "disk_gib": maps * bytes_per_map / 2**30,
+            "hours": maps * times[TEACHER_AND_STORE] / 3.6e6,
+            "keep_usd": maps * bytes_per_map / 1e9 * KEEP_PRICE,
+            "pull_usd": maps * bytes_per_map / 1e9 * PULL_PRICE,
+            "pull_hours": maps * bytes_per_map / LINE / 3600,
+        }
+        for collection, maps in COLLECTIONS.items()
+    ]
+    notes = [
+        f"computed, not measured: one view, codec {setting['codec']}, {bytes_per_map:,.0f} bytes and "
+        f"{times[TEACHER_AND_STORE]:,.3g} ms per map as above, on one GPU or one CPU core; divide the hours by the "
+        "number of workers",
+        f"keep: per month, ${KEEP_PRICE:g} per GB; pull: ${PULL_PRICE:g} per GB to another cloud or home, free in "
+        "the same region, and hours at 1 Gbit/s",
+    ]
+    return Table(rows, COLLECTION_COLUMNS, setting, notes)

@@ -1,4 +1,4 @@
-"""Cost and benefit of a target store: codecs, writing, reading, opening, and an estimate for DHF1K.
+"""Cost and benefit of a target store: codecs, writing, reading, opening, and estimates for DHF1K and Kinetics-400.
 
     saldistill benchmark --of cache [MODEL | CONFIG.yaml] [--json FILE]
 
@@ -93,11 +93,12 @@ def benchmark_targets(
         progress: show a progress bar.
 
     Returns:
-        Three tables. "codecs": the error of each codec (KL in nats from the stored to the true map at temperatures
+        Four tables. "codecs": the error of each codec (KL in nats from the stored to the true map at temperatures
         1 and 4, reverse KL, root mean square error of the logarithm), bytes per pixel, and milliseconds per map.
         "times": the teacher with and without a store, the loader alone, with a store and with the clips of an
         online teacher, a training step of the student, and opening a store of 350,000 maps; `ratio` is relative to
-        the first row of each part. "DHF1K": gigabytes and hours, computed from these.
+        the first row of each part. "DHF1K": gigabytes and hours, computed from these;
+        "collections": the same and what an object store charges, for DHF1K and Kinetics-400.
 
     Raises:
         UserError: the subject is not a teacher, or is a config without one.
@@ -140,6 +141,7 @@ def benchmark_targets(
         codecs=tables.codec_table(case.maps, times, setting),
         times=tables.time_table(times, setting),
         DHF1K=tables.dhf1k_table(times, sizes, len(case.teacher.network.target_frames), setting),
+        collections=tables.collection_table(times, sizes[case.codec], setting),
     )
 
 

@@ -43,7 +43,7 @@ def test_targets_command_prints_and_saves_three_tables(small: Path, capsys: pyte
     saved = json.loads((small / "cache.json").read_text())
     assert [path.name for path in small.iterdir()] == ["cache.json"]  # stores and videos are gone
     assert clip_reader.FRAME_CACHE is frames
-    assert list(saved) == ["codecs", "times", "DHF1K"]
+    assert list(saved) == ["codecs", "times", "DHF1K", "collections"]
 
     codecs = {row["codec"]: row for row in saved["codecs"]["rows"]}
     assert list(codecs) == list(CODECS)
@@ -101,6 +101,17 @@ def test_targets_command_with_several_values_is_rejected(
 ) -> None:
     assert main(["benchmark", "--of", "cache", *words]) == 2
     assert "name at most one teacher or config, batch size and precision" in capsys.readouterr().err
+
+
+def test_collection_table_by_hand() -> None:
+    times = {target_tables.TEACHER_AND_STORE: 3600.0}
+    first, *others = target_tables.collection_table(times, 2**20, {"codec": "log8"})
+    assert first["disk_gib"] == pytest.approx(346_140 / 1024)
+    assert first["hours"] == pytest.approx(346_140 / 1000)
+    gigabytes = 346_140 * 2**20 / 1e9
+    assert (first["keep_usd"], first["pull_usd"]) == pytest.approx((0.023 * gigabytes, 0.09 * gigabytes))
+    assert first["pull_hours"] == pytest.approx(gigabytes * 8 / 3600)
+    assert [row["maps"] for row in others] == [2_462_450, 73_873_500]
 
 
 def test_dhf1k_table_by_hand() -> None:
