@@ -46,7 +46,7 @@ from distill.targets.importer import import_maps
 from distill.targets.store import TargetStore, first_few
 from distill.training import config_errors
 from distill.training.config import RunConfig, ScoredSource, load_config
-from distill.training.config_errors import Pair, PathText, Section, Seed, quoted
+from distill.training.config_errors import OutText, Pair, Section, Seed, quoted
 from distill.training.sources import (
     scored_videos,
     taught_sources,
@@ -101,7 +101,7 @@ class Arm(Section):
 class Experiment(Section):
     """Arms to train, score and compare."""
 
-    out: PathText
+    out: OutText
     """Folder for all runs, target stores and results."""
     seeds: Seeds
     """Seeds of the runs of each arm."""

@@ -16,6 +16,7 @@ from distill.limits import (
     MAX_SIDE,
     MAX_THREADS,
 )
+from distill.remote import is_address
 from distill.runtimes.names import RUNTIMES
 from distill.stride import Stride, read_stride
 
@@ -42,7 +43,7 @@ def add_data(parser: argparse.ArgumentParser, text: str, *, split: str = "all vi
 
 def add_output(parser: argparse.ArgumentParser, metavar: str, text: str, *, required: bool = True) -> None:
     """Add -o."""
-    parser.add_argument("-o", "--out", metavar=metavar, required=required, help=text)
+    parser.add_argument("-o", "--out", type=local_path, metavar=metavar, required=required, help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +140,16 @@ def integer(text: str, least: int, most: int) -> int:
             f"'{shorten(text)}' is over the limit of {most:,} (set in distill/limits.py)"
         )
     return value
+
+
+def local_path(text: str) -> str:
+    """Parse the path of an output, which cannot be an address."""
+    if is_address(text):
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)}: results are written to files and folders, not to addresses; write to a folder, and upload a "
+            "target store with `saldistill cache push`"
+        )
+    return text
 
 
 def count(most: int) -> Callable[[str], int]:

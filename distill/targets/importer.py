@@ -21,6 +21,7 @@ from distill.data.map_files import files_of, find_maps, frames_of, read_maps
 from distill.data.progress import ProgressBar
 from distill.errors import UserError
 from distill.files import atomic_folder
+from distill.remote import is_address
 from distill.saliency import log_density, peak_map
 from distill.targets.codec import DEFAULT_CODEC
 from distill.targets.fingerprint import hash_of_files
@@ -183,6 +184,8 @@ def open_sources(paths: Sequence[str | Path]) -> list[ImportSource]:
     """
     if not paths:
         raise UserError("expected at least one folder of maps to import, got none")
+    if addresses := [str(path) for path in paths if is_address(path)]:
+        raise UserError(f"{addresses[0]}: expected a folder, got an address; pull it with `saldistill cache pull`")
     sources: list[ImportSource] = [
         StoreSource(path) if (path / "store.json").exists() else FolderSource(path) for path in map(Path, paths)
     ]

@@ -33,6 +33,7 @@ from distill.training.config_errors import (
     FrameStride,
     Integer,
     Name,
+    OutText,
     Pair,
     PathText,
     Precision,
@@ -336,7 +337,7 @@ class TrainingSection(Section):
 class RunConfig(Section):
     """One training run."""
 
-    out: PathText
+    out: OutText
     """Run folder to write."""
     seed: Seed = 0
     """Seed of the weights, the clips and all augmentation."""

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from distill import limits
 from distill.errors import UserError, shorten
 from distill.limits import MAX_DIGITS, MAX_YAML_DEPTH, check_limit
+from distill.remote import is_address
 from distill.stride import Stride, read_stride
 from distill.training.yaml_text import parse_yaml, read_yaml
 
@@ -74,6 +75,16 @@ def path_text(value: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(path_text)]
+
+
+def folder_text(value: str) -> str:
+    """Return the path of a folder to write if it is not empty and no address."""
+    if is_address(value):
+        raise ValueError(f"expected a folder, got the address {shorten(value)}; runs are written to folders")
+    return path_text(value)
+
+
+OutText = Annotated[str, AfterValidator(folder_text)]
 
 
 def plain_name(value: str) -> str:

@@ -177,3 +177,30 @@ def killed(line: list[str], place: Path) -> None:
         timeout=300,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "predict stream-nano video.mp4 -o s3://bucket/out.mp4",
+            "s3://bucket/out.mp4: results are written to files",
+        ),
+        ("train @teacher/demo out=s3://bucket/run", "out: expected a folder, got the address s3://bucket/run"),
+        (
+            "cache import s3://bucket/targets -o store",
+            "s3://bucket/targets: expected a folder, got an address; pull it",
+        ),
+    ],
+)
+def test_address_in_place_of_a_folder_is_one_sentence_and_makes_none(
+    line: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code: object = main(line.split())
+    except SystemExit as ended:  # of argparse
+        code = ended.code
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
