@@ -146,8 +146,8 @@ def local_path(text: str) -> str:
     """Parse the path of an output, which cannot be an address."""
     if is_address(text):
         raise argparse.ArgumentTypeError(
-            f"{shorten(text)}: results are written to files and folders, not to addresses; write to a folder, and upload a "
-            "target store with `saldistill cache push`"
+            f"{shorten(text)}: results are written to files and folders, not to addresses; write to a folder, and "
+            "upload a target store with `saldistill cache push`"
         )
     return text
 
