@@ -60,8 +60,9 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str = "auto") -> "Predict
     """Load a model to predict videos as arrays.
 
     Args:
-        model: a pretrained model such as `stream-small`, a run folder, a weight file, an exported .onnx file, or a
-            network such as `teacher/salfom:tiny`.
+        model: a pretrained model such as `stream-small`, a run folder, a weight file, an exported .onnx file, a
+            repository of the Hugging Face Hub, `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, or a network such
+            as `teacher/salfom:tiny`.
         device: `auto` for a GPU if there is one, `cpu`, `cuda` or `cuda:1`.
 
     Returns:

@@ -73,6 +73,7 @@ MODEL is one of
   runs/demo/teacher          a run folder: its best weights
   student.safetensors        a weight file
   student.onnx               an exported model
+  hf://OWNER/NAME@REVISION   a model in a repository of the Hugging Face Hub, of a branch, tag or commit
   teacher/salfom:tiny        a network and its variant, with random weights (list: saldistill models)
 
 CONFIG is a YAML file that describes one run, or the name of one that comes with saldistill (list: saldistill
