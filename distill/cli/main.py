@@ -29,6 +29,7 @@ from distill.cli import (
     models,
     page,
     predict,
+    push,
     reframe,
     submit,
     train,
@@ -57,6 +58,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     export.QUANTIZE,
     export.CONFORM,
     page.PAGE,
+    push.PUSH,
     benchmark.BENCHMARK,
 )
 """All verbs, in the order of the help."""

@@ -5,10 +5,10 @@
     load_model("OWNER/NAME@REVISION")        the same, if no file or folder has this name
 
 `saldistill push` writes such repositories. Their saldistill.json lists every file with its size and SHA-256, which
-are checked whenever a file is used. Only .safetensors and .onnx files are loaded; code and pickles are never read. A
-branch or tag is resolved to its commit once, and what is recorded names the commit. Files are kept in the cache of
-huggingface_hub; HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN set the cache, the server, offline mode and the
-account.
+are checked whenever a file is used. Only .safetensors and .onnx files are loaded; code and pickles are never read.
+A branch or tag is resolved to its commit once, and what is recorded names the commit. Files are kept in the cache
+of huggingface_hub; HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN set the cache, the server, offline mode and
+the account.
 """
 
 import logging
@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, model_validator
 from distill.data.progress import bars_are_hidden
 from distill.errors import UserError, reason_of, shorten
 from distill.files import file_hash
-from distill.limits import MAX_HUB_FILE_BYTES, MAX_HUB_MANIFEST_BYTES, check_limit
+from distill.limits import MAX_HUB_FILE_BYTES, MAX_HUB_MANIFEST_BYTES
 from distill.models.identity import Identity
 from distill.models.networks import PACKAGES
 from distill.validation import read_json
@@ -131,28 +131,13 @@ class HubModel:
             UserError: it cannot be downloaded, or differs.
         """
         expected = self.manifest.files[name]
-        where = f"{self.reference}: {name}"
-        with hub_errors(self.reference, self.repository, self.commit, name):
-            offered = hub().hf_hub_download(self.repository, name, revision=self.commit, dry_run=True)
-            size = offered.file_size
-        if size not in (None, expected.bytes):
-            raise UserError(
-                f"{where} has {size:,} bytes, expected {expected.bytes:,}; {_remedy(offered.local_path)}"
-            )
-        if offered.will_download:
-            log.info("%s: downloading %s, %.1f MB", self.reference, name, expected.bytes / 1e6)
-        with hub_errors(self.reference, self.repository, self.commit, name):
-            path = Path(hub().hf_hub_download(self.repository, name, revision=self.commit))
+        path = _fetch(self.reference, self.repository, self.commit, name, most=expected.bytes)
         if (found := file_hash(path)) != expected.sha256:
-            raise UserError(f"{where} has SHA-256 {found}, expected {expected.sha256}; {_remedy(path)}")
+            raise UserError(
+                f"{self.reference}: {name} has SHA-256 {found}, expected {expected.sha256}; the file is damaged or "
+                f"has been replaced: remove {path.resolve()} and try again, or choose another revision"
+            )
         return path
-
-
-def _remedy(path: str | Path) -> str:
-    return (
-        f"the file is damaged or has been replaced: remove {Path(path).resolve()} if it exists, and try again, or "
-        "choose another revision"
-    )
 
 
 # ------------------------------------------------------------------------------------------------- references
@@ -213,12 +198,8 @@ def open_repository(reference: str | Path) -> HubModel:
     """
     text = str(reference)
     repository, revision = parse_reference(text)
-    with hub_errors(text, repository, revision, MANIFEST):
-        size = hub().hf_hub_download(repository, MANIFEST, revision=revision, dry_run=True).file_size
-        check_limit(size or 0, MAX_HUB_MANIFEST_BYTES, f"{text}: bytes of {MANIFEST}")
-        path = Path(hub().hf_hub_download(repository, MANIFEST, revision=revision))
+    path = _fetch(text, repository, revision, MANIFEST, most=MAX_HUB_MANIFEST_BYTES)
     commit = path.parent.name  # the cache keeps a file at snapshots/COMMIT/FILE
-    check_limit(path.stat().st_size, MAX_HUB_MANIFEST_BYTES, f"{text}: bytes of {MANIFEST}")
     if not COMMIT.fullmatch(commit):
         raise UserError(f"{text}: the server names no commit; check that HF_ENDPOINT is a Hugging Face Hub")
     found = HubModel(repository, commit, read_manifest(path, text))
@@ -248,6 +229,36 @@ def read_manifest(path: Path, where: str) -> Manifest:
 
 
 # ------------------------------------------------------------------------------------------------- huggingface_hub
+
+
+def _fetch(where: str, repository: str, revision: str, file: str, *, most: int) -> Path:
+    """Return a file of the cache, downloading it if necessary; for a commit that is cached, without any request.
+
+    Args:
+        where: what the user gave, with which messages begin.
+        repository: OWNER/NAME.
+        revision: a branch, tag or commit.
+        file: name of the file.
+        most: number of bytes from which on nothing is downloaded.
+
+    Raises:
+        UserError: it cannot be downloaded, or is larger.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    with hub_errors(where, repository, revision, file):
+        cached = try_to_load_from_cache(repository, file, revision=revision) if COMMIT.fullmatch(revision) else None
+        if isinstance(cached, str):
+            return Path(cached)
+        offered = hub().hf_hub_download(repository, file, revision=revision, dry_run=True)
+        size = offered.file_size or 0
+        if size > most:
+            raise UserError(
+                f"{where}: {file} has {size:,} bytes, expected at most {most:,}; choose another revision"
+            )
+        if offered.will_download and file != MANIFEST:
+            log.info("%s: downloading %s, %.1f MB", where, file, size / 1e6)
+        return Path(hub().hf_hub_download(repository, file, revision=revision))
 
 
 def hub() -> "HfApi":
