@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -38,7 +38,7 @@ PREFIX = "hf://"
 
 MANIFEST = "saldistill.json"
 
-FORMAT = 1
+FORMAT: Final = 1
 """Version of saldistill.json. Readers refuse later ones; keys that they do not know do not raise it."""
 
 MAIN = "main"

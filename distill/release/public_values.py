@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.models.hub import PREFIX
 
-HOME = re.compile(r"(/home|/Users|/root|[A-Za-z]:[\\/]Users)([\\/][^\\/]*)?[\\/]?|~[^\\/]*[\\/]?")
+HOME = re.compile(r"(/root|(/home|/Users|[A-Za-z]:[\\/]Users)([\\/][^\\/]*)?|~[^\\/]*)[\\/]?")
 """A whole path that is a home folder, whose last part is the name of a user."""
 
 EMBEDDED = re.compile(r"""(?<![^\s'"=:,;(\[])(?:~[^\s/\\]*|[A-Za-z]:)?[/\\][^\s'",;)\]]*""")

@@ -213,12 +213,12 @@ def upload(folder: Path, written: HubFolder, target: Target, message: str | None
     Raises:
         UserError: it fails; no commit has been made then.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     client, name = hub(), target.repository
     identity = written.model.identity
     stale = [each for each in WRITTEN if each in target.files and each not in written.files]
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
         *(CommitOperationAdd(each, folder / each) for each in written.files),
         *(CommitOperationDelete(each) for each in (stale if MANIFEST in target.files else ())),
     ]
