@@ -54,7 +54,7 @@ PUSH = Verb(
     (
         "saldistill push runs/demo/student OWNER/NAME --dry-run upload",
         "saldistill push runs/demo/student OWNER/NAME --licence apache-2.0",
-        "saldistill push runs/demo/student OWNER/NAME --private --revision experiment --message 'Longer training'",
+        "saldistill push runs/demo/student OWNER/NAME --private --revision experiment",
     ),
     _add_arguments,
     _run,

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,24 @@ from helpers.hub_models import files_of, write_run
 from helpers.places import REPOSITORY
 from helpers.runs import config
 from huggingface_hub import constants
+from huggingface_hub.utils import are_progress_bars_disabled
 
 import distill
+from distill.data.progress import hidden_bars
 from distill.deploy.browser_page import _file_of
 from distill.errors import UserError
 from distill.evaluation.references import folder_name, resolve_source
 from distill.inference.settings import InferenceSettings
 from distill.limits import MAX_HUB_MANIFEST_BYTES
-from distill.models.hub import is_hub_reference, open_repository, parse_reference, pinned
+from distill.models.hub import is_hub_reference, open_repository, parse_reference, pinned, quiet_hub
 from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
 from distill.release.hub_folder import write_hub_folder
 from distill.release.records import shown
+from distill.targets.store import TargetStore
+from distill.targets.verify import verify_store
 from distill.training.config import RunConfig, load_config
 from distill.training.model_pins import pin_models
 from distill.training.train import train
@@ -160,21 +165,27 @@ def test_names_of_folders_and_cards_keep_a_reference_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["hf://me/student", "hf://me/student@main", "me/student@v1", "hf://me/student@v1"]
+    ("reference", "branch"),
+    [
+        ("hf://me/student", "main"),
+        ("hf://me/student@main", "main"),
+        ("me/student@v1", "v1"),
+        ("hf://me/student@v1", "v1"),
+        ("hf://me/student@refs/pr/1", "refs/pr/1"),
+    ],
 )
 def test_load_model_by_branch_or_tag_records_the_commit(
-    reference: str, fake: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    reference: str, branch: str, fake: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="distill")
     commit = repository(fake).refs["main"]
-    repository(fake).refs["v1"] = commit
+    repository(fake).refs[branch] = commit
     model = load_model(reference)
     write_run(tmp_path / "run")
     assert torch.equal(head_of(model), head_of(load_model(tmp_path / "run")))
     assert model.reference == f"hf://me/student@{commit}"
     assert model.stride == 2
     assert not model.network.training
-    branch = "v1" if reference.endswith("v1") else "main"
     assert f"{reference}: commit {commit} of {branch}; to pin it, use hf://me/student@{commit}" in caplog.text
 
 
@@ -410,6 +421,13 @@ def test_unreachable_hub_is_one_sentence_without_log_lines(
     assert capfd.readouterr().err == ""
 
 
+def test_hidden_bars_hide_those_of_the_library_for_the_time_of_a_call() -> None:
+    for hidden in (True, False):
+        with hidden_bars() if hidden else nullcontext(), quiet_hub():
+            assert are_progress_bars_disabled() == hidden
+        assert not are_progress_bars_disabled()
+
+
 def test_server_that_is_no_hub_is_one_sentence(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     repository(fake).commits["not-a-commit"] = repository(fake).files()
     repository(fake).refs["main"] = "not-a-commit"
@@ -421,12 +439,36 @@ def test_server_that_is_no_hub_is_one_sentence(fake: FakeHub, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_train_records_the_commit_of_its_initial_weights(fake: FakeHub, tmp_path: Path) -> None:
+def test_train_records_the_commit_and_does_not_resume_with_that_of_a_moved_branch(
+    fake: FakeHub, files: dict[str, bytes], tmp_path: Path
+) -> None:
     values = config(tmp_path / "run").model_dump(mode="json")
     values["model"] = {"name": "student/stream", "variant": "micro", "weights": "hf://me/student"}
     values["training"]["steps"] = 1
+    values["resume"] = "auto"
+    first = repository(fake).refs["main"]
     out = train(RunConfig.model_validate(values))
-    assert load_config(out / "config.yaml").model.weights == f"hf://me/student@{repository(fake).refs['main']}"
+    assert load_config(out / "config.yaml").model.weights == f"hf://me/student@{first}"
+    train(RunConfig.model_validate(values))
+    second = repository(fake).commit(other_model(files, tmp_path))
+    with pytest.raises(UserError, match=f"model.weights was hf://me/student@{first} and is now .*@{second}"):
+        train(RunConfig.model_validate(values))
+    train(load_config(out / "config.yaml"))
+
+
+@pytest.mark.slow
+def test_build_targets_notes_the_commit_of_the_teacher(fake: FakeHub, tmp_path: Path) -> None:
+    overrides = {
+        "out": str(tmp_path / "run"),
+        "teacher.model": "hf://me/student",
+        "teacher.store": str(tmp_path / "store"),
+        "teacher.views": ["plain"],
+        "data.train": [{"dataset": "dhf1k", "root": "@sample", "videos": ["068"], "frames": [1, 4]}],
+    }
+    (store,) = distill.build_targets("@distill/demo", overrides)
+    assert TargetStore.open(store).notes["teacher"] == f"hf://me/student@{repository(fake).refs['main']}"
+    repository(fake).commit({})  # the store names what it was built from
+    assert verify_store(store, sample=4, device="cpu").ok
 
 
 @pytest.mark.slow
