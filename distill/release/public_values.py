@@ -44,4 +44,4 @@ def _last_part(path: str) -> str:
     if HOME.fullmatch(path) or path == str(Path.home()):
         return "."
     name = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-    return "." if name in ("", "..", "~") else name
+    return "." if name in ("", "..", "~", Path.home().name) else name

@@ -29,7 +29,6 @@ class Pushed:
     """What was uploaded, or written to a folder.
 
     Attributes:
-        run: the run folder, weight file or pretrained model.
         repository: OWNER/NAME.
         files: name -> bytes.
         no_onnx: why there is no .onnx file; empty if there is one.
@@ -38,7 +37,6 @@ class Pushed:
         folder: the folder that was written in place of an upload.
     """
 
-    run: str
     repository: str
     files: dict[str, int]
     no_onnx: str
@@ -66,10 +64,7 @@ class Pushed:
     def __str__(self) -> str:
         listed = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in self.files.items())
         if self.folder is not None:
-            return (
-                f"{self.folder}: {listed}; nothing was uploaded. To upload it: saldistill push {self.run} "
-                f"{self.repository}"
-            )
+            return f"{self.folder}: {listed}; nothing was uploaded, run the command without --dry-run for that"
         return (
             f"{self.repository}: {listed}; commit {self.commit} of {self.branch}\n"
             f"To load it: saldistill predict {self.reference} VIDEO"
@@ -130,13 +125,13 @@ def push(
     if dry_run is not None:
         with claim(dry_run, "the folder"), atomic_folder(dry_run) as folder:
             written = write_hub_folder(run, name, folder, onnx=onnx, licence=licence)
-        return Pushed(str(run), name, written.files, written.no_onnx, branch, folder=Path(dry_run))
+        return Pushed(name, written.files, written.no_onnx, branch, folder=Path(dry_run))
     target = look_up(name, branch, private=private, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="saldistill-push-") as temporary:
         folder = Path(temporary)
         written = write_hub_folder(run, name, folder, onnx=onnx, licence=licence)
         commit = upload(folder, written, target, message, private=private)
-    return Pushed(str(run), name, written.files, written.no_onnx, branch, commit=commit)
+    return Pushed(name, written.files, written.no_onnx, branch, commit=commit)
 
 
 def check_names(repository: str, revision: str) -> tuple[str, str]:

@@ -47,6 +47,8 @@ def test_public_of_the_home_folder_names_no_user() -> None:
     home = Path.home()
     assert public(str(home)) == "."
     assert public(str(home / "DHF1K")) == "DHF1K"
+    assert public(f"/scratch/{home.name}") == "."
+    assert public(f"/scratch/{home.name}/DHF1K") == "DHF1K"
 
 
 def test_public_changes_keys_and_values_at_every_depth_only_if_they_are_paths() -> None:
