@@ -1,5 +1,6 @@
 """A run folder that looks as if it came from a user's machine, and repositories with models."""
 
+import json
 from pathlib import Path
 
 from distill.models.loaded import LoadedModel
@@ -8,6 +9,9 @@ from distill.training.config import RunConfig, save_config
 from helpers.pretrained_models import placeholder
 
 USER = "alice"
+
+NAME = "me/student"
+"""Repository of the tests."""
 
 
 def write_run(folder: Path) -> LoadedModel:
@@ -44,3 +48,9 @@ def write_run(folder: Path) -> LoadedModel:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Return name -> content of the files of a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def edited(original: dict[str, bytes], **changes: object) -> dict[str, bytes]:
+    """Return the files with other values in saldistill.json."""
+    manifest = json.loads(original["saldistill.json"]) | changes
+    return {**original, "saldistill.json": json.dumps(manifest).encode()}
