@@ -12,7 +12,7 @@ imports nothing: PyTorch is loaded when one of these names is first used (PEP 56
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.api import build_targets, conform, evaluate, export, list_models, load, predict, train
+    from distill.api import build_targets, conform, evaluate, export, list_models, load, predict, push, train
     from distill.errors import RunError, UserError
     from distill.inference.predictor import Predictor
     from distill.shipped import shipped_path
@@ -31,6 +31,7 @@ __all__ = [
     "list_models",
     "load",
     "predict",
+    "push",
     "shipped_path",
     "train",
 ]

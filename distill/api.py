@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distill.evaluation.scores import Scores
     from distill.inference.predict import Prediction
     from distill.inference.predictor import Predictor
+    from distill.release.push import Pushed
     from distill.runtimes.export import ExportReport
 
 P = ParamSpec("P")
@@ -60,8 +61,9 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str = "auto") -> "Predict
     """Load a model to predict videos as arrays.
 
     Args:
-        model: a pretrained model such as `stream-small`, a run folder, a weight file, an exported .onnx file, or a
-            network such as `teacher/salfom:tiny`.
+        model: a pretrained model such as `stream-small`, a run folder, a weight file, an exported .onnx file, a
+            repository of the Hugging Face Hub, `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, or a network such
+            as `teacher/salfom:tiny`.
         device: `auto` for a GPU if there is one, `cpu`, `cuda` or `cuda:1`.
 
     Returns:
@@ -290,6 +292,59 @@ def conform(
     from distill.benchmark.conform import conform
 
     return conform(model, kit=kit, runtimes=runtimes, threads=threads)
+
+
+@_public
+def push(
+    run: str | Path,
+    repository: str,
+    *,
+    revision: str = "main",
+    message: str | None = None,
+    private: bool = False,
+    onnx: bool = True,
+    licence: str | None = None,
+    overwrite: bool = False,
+    dry_run: str | Path | None = None,
+) -> "Pushed":
+    """Upload weights, config, model card and .onnx file of a model to the Hugging Face Hub, in one commit.
+
+    Args:
+        run: a run folder, a weight file or a pretrained model.
+        repository: `OWNER/NAME`; created if it does not exist.
+        revision: branch to commit to.
+        message: message of the commit.
+        private: create a private repository.
+        onnx: also upload the exported network, if it can be exported.
+        licence: licence of the weights; defaults to that in their notes.
+        overwrite: also push to a repository that holds something else; its other files are kept.
+        dry_run: new folder to write the files to, in place of an upload.
+
+    Returns:
+        The repository, the commit, the files, and `reference`, with which `load` loads this version.
+
+    Raises:
+        UserError: there are no weights, nobody is logged in, this account may not write there, or the hub cannot be
+            reached.
+
+    Examples:
+        >>> pushed = distill.push("stream-nano", "me/nano", dry_run="upload")
+        >>> list(pushed.files)
+        ['model.safetensors', 'model.onnx', 'saldistill.json', 'README.md']
+    """
+    from distill.release.push import push
+
+    return push(
+        run,
+        repository,
+        revision=revision,
+        message=message,
+        private=private,
+        onnx=onnx,
+        licence=licence,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
 
 
 def _as_texts(overrides: Mapping[str, Any] | None) -> list[str]:

@@ -107,6 +107,12 @@ in memory. The largest student has 200 MB; SalFoM has 1.6 GB and runs in PyTorch
 MAX_GRAPHS_BYTES = 2 * 2**30
 """Bytes of the exported graphs in the cache folder; those that were not used for longest are removed first."""
 
+MAX_HUB_MANIFEST_BYTES = 2**20
+"""Size of saldistill.json in a repository of the Hugging Face Hub, which lists a handful of files."""
+
+MAX_HUB_FILE_BYTES = 16 * 2**30
+"""Size of a file of a repository of the Hugging Face Hub: SalFoM has 1.6 GB."""
+
 # ------------------------------------------------------------------------------------------------- data sets
 
 MAX_PICTURE_PIXELS = 8192 * 4608

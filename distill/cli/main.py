@@ -29,6 +29,7 @@ from distill.cli import (
     models,
     page,
     predict,
+    push,
     reframe,
     submit,
     train,
@@ -57,6 +58,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     export.QUANTIZE,
     export.CONFORM,
     page.PAGE,
+    push.PUSH,
     benchmark.BENCHMARK,
 )
 """All verbs, in the order of the help."""
@@ -73,6 +75,7 @@ MODEL is one of
   runs/demo/teacher          a run folder: its best weights
   student.safetensors        a weight file
   student.onnx               an exported model
+  hf://OWNER/NAME@REVISION   a model in a repository of the Hugging Face Hub, of a branch, tag or commit
   teacher/salfom:tiny        a network and its variant, with random weights (list: saldistill models)
 
 CONFIG is a YAML file that describes one run, or the name of one that comes with saldistill (list: saldistill

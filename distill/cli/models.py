@@ -195,11 +195,12 @@ def publish_weights(name: str | None, source: str, out: str) -> Converted:
 
 def load_for_publication(name: str, source: str) -> "tuple[LoadedModel, str]":
     """Return the model `name` with the weights of `source`, and a line about what was loaded."""
+    from distill.models.hub import is_hub_reference
     from distill.models.references import load_model
     from distill.models.registry import create_model
     from distill.models.weight_files import is_saldistill_file
 
-    if Path(source).is_dir() or is_saldistill_file(source):
+    if Path(source).is_dir() or is_hub_reference(source) or is_saldistill_file(source):
         model = load_model(source)
         stored, variant = model.identity["name"], model.identity["variant"]
         if name not in (stored, f"{stored}:{variant}"):

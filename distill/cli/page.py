@@ -13,7 +13,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="MODEL",
-        help="an .onnx file of a streaming student, or a pretrained student",
+        help="an .onnx file of a streaming student, a pretrained student, or hf://OWNER/NAME",
     )
 
 

@@ -158,6 +158,7 @@ def check_is_video(argument: str) -> None:
         UserError: it is a model, so that the video is missing.
     """
     from distill.evaluation.references import RUN_FILES
+    from distill.models.hub import PREFIX
     from distill.models.networks import PACKAGES
     from distill.models.pretrained import is_pretrained
 
@@ -166,7 +167,7 @@ def check_is_video(argument: str) -> None:
     is_name = not path.exists() and (
         is_pretrained(argument) or argument.startswith(tuple(f"{p}/" for p in PACKAGES))
     )
-    if is_run or is_name or path.suffix in (".onnx", ".safetensors"):
+    if is_run or is_name or argument.startswith(PREFIX) or path.suffix in (".onnx", ".safetensors"):
         raise UserError(
             f"{argument}: is a model, and the video is missing; expected a video, or a model and a video: "
             f"saldistill predict {argument} VIDEO"

@@ -16,6 +16,7 @@ from distill.claims import claim
 from distill.errors import RunError, UserError, shorten
 from distill.file_cache import cache_folder
 from distill.files import atomic_folder, temporary_folder
+from distill.models.hub import is_hub_reference, open_repository
 from distill.models.pretrained import DEFAULT_MODEL, pretrained_folder, pretrained_models
 from distill.paths import require_file
 
@@ -44,7 +45,8 @@ def build_page(out: str | Path, model: str | Path = DEFAULT_MODEL) -> Path:
 
     Args:
         out: folder to create.
-        model: .onnx file of a student that streams, or the name of a pretrained one.
+        model: .onnx file of a student that streams, the name of a pretrained one, or a repository of the Hugging
+            Face Hub with such a file.
 
     Returns:
         The folder.
@@ -71,6 +73,8 @@ def _file_of(model: str | Path) -> Path:
     """Return the .onnx file of a model."""
     if (record := pretrained_models().get(str(model))) is not None:
         return pretrained_folder() / record.onnx.name
+    if is_hub_reference(model):
+        return open_repository(model).onnx()
     file = Path(model)
     require_file(file, "an exported student")
     if not file.exists():

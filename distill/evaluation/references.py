@@ -17,6 +17,7 @@ from distill.evaluation.observers import evaluate_observers, other_half
 from distill.evaluation.scores import Scores
 from distill.inference.runtime import run_in
 from distill.inference.settings import InferenceSettings
+from distill.models.hub import PREFIX
 from distill.models.loaded import LoadedModel
 from distill.models.references import load_model
 from distill.models.weight_files import weights_fingerprint
@@ -30,7 +31,7 @@ class ResolvedSource:
     """The map source of a reference.
 
     Attributes:
-        reference: the reference.
+        reference: the reference; for a repository of the Hugging Face Hub, one that names its commit.
         maps: the map source.
         parallel: whether several processes can run it.
         model: the model, if it is one.
@@ -62,7 +63,7 @@ class ResolvedSource:
 
 def folder_name(reference: str) -> str:
     """Return the name of a folder of results for a reference."""
-    return reference.strip("/").replace("/", "_")
+    return reference.removeprefix(PREFIX).strip("/").replace("/", "_")
 
 
 def resolve_source(
@@ -95,7 +96,7 @@ def resolve_source(
     settings = settings.for_model(model)
     running = run_in(model, settings, frames=frames, example=videos[0].path if videos else None)
     maps = model_maps(running.network, running.settings)
-    return ResolvedSource(reference, maps, model=model, settings=settings, runtime=running.runtime)
+    return ResolvedSource(model.reference, maps, model=model, settings=settings, runtime=running.runtime)
 
 
 def score(
@@ -112,7 +113,7 @@ def score(
     source = resolve_source(reference, settings, videos=scored, frames=frames)
     if isinstance(source.maps, MapFolder):
         source.maps.check(videos, options.get("every", 1))
-    scores = evaluate(source.maps, videos, parallel=source.parallel, name=str(reference), **options)
+    scores = evaluate(source.maps, videos, parallel=source.parallel, name=source.reference, **options)
     if source.runtime is not None:
         scores = replace(scores, how=scores.how | {"runtime": source.runtime})
     return scores, source.maps

@@ -1,4 +1,4 @@
-"""Load a model from a reference: a run folder, weight file, .onnx file or name."""
+"""Load a model from a reference: a run folder, weight file, .onnx file, name or hub repository."""
 
 import logging
 import re
@@ -11,6 +11,7 @@ import torch
 
 from distill.errors import UserError
 from distill.files import atomic_path, file_hash
+from distill.models.hub import is_hub_reference, open_repository
 from distill.models.loaded import LoadedModel
 from distill.models.networks import PACKAGES, list_models
 from distill.models.onnx import load_onnx
@@ -54,19 +55,25 @@ def load_model(reference: str | Path, *, device: str | torch.device = "cpu") -> 
     Args:
         reference: the name of a pretrained model, such as `stream-small`; the name of a network, such as
             `teacher/salfom:tiny`, for random weights; a run folder, for its best weights or else its newest
-            checkpoint; a weight file of this project; or an exported .onnx file. A file or folder that has the name
-            of a pretrained model takes precedence.
+            checkpoint; a weight file of this project; an exported .onnx file; or a repository of the Hugging Face
+            Hub, `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`. A file or folder that has the name of a pretrained
+            model takes precedence.
         device: device of the network; an .onnx file always runs on the CPU.
 
     Returns:
-        The model, with the given reference and, if it comes from a file, the training notes of the file.
+        The model, with the given reference (of a repository, one that names its commit) and, if it comes from a
+        file, the training notes of the file.
 
     Raises:
         UserError: if there is no such model or file; the message lists the models.
     """
     text = str(reference)
     path = Path(text)
-    if path.suffix == ".onnx":
+    if is_hub_reference(text):
+        repository = open_repository(text)
+        text = repository.reference
+        model = _load_file(repository.weights())
+    elif path.suffix == ".onnx":
         exported = load_onnx(path)
         identity = {"name": text, "variant": "onnx", "arguments": {}}
         model = LoadedModel(exported, identity, text, exported.notes)

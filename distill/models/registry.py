@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from distill.errors import UserError, reason_of
+from distill.models.hub import is_hub_reference, open_repository
 from distill.models.loaded import LoadedModel
 from distill.models.networks import list_models
 from distill.models.pretrained import PRETRAINED, checked_file, is_pretrained, misfit, pretrained_for
@@ -42,8 +43,8 @@ def create_model(
         name: name of the model, such as `teacher/salfom`, with or without a variant, `teacher/salfom:tiny`.
         variant: name of the variant, if `name` has none; defaults to the model's DEFAULT.
         weights: `pretrained` for the weights that come with the project for this variant, whose arguments are then
-            the defaults; a weight file of this project; or published weights that the model's `load_weights`
-            accepts: a path, or a name known to the model.
+            the defaults; a weight file of this project, or a repository of the Hugging Face Hub with one; or
+            published weights that the model's `load_weights` accepts: a path, or a name known to the model.
         **arguments: keyword arguments of the model's `Model`, which override those of the variant.
 
     Returns:
@@ -58,6 +59,10 @@ def create_model(
     model = _build(name, variant, arguments)
     if weights is None:
         return model
+    if is_hub_reference(weights):
+        repository = open_repository(weights)
+        load_weights_into(model, repository.weights())
+        return replace(model, loaded=f"{repository.reference}: all weights loaded")
     if is_saldistill_file(weights):
         load_weights_into(model, weights)
         return replace(model, loaded=f"{weights}: all weights loaded")

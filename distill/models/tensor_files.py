@@ -5,6 +5,7 @@ is checked whenever the file is read, so that no damaged number is ever used.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,7 +52,23 @@ def save_tensors(
     checksum = tensors_hash(sorted(stored.items()), texts)
     with atomic_path(path, overwrite=overwrite) as temporary:
         safetensors.torch.save_file(stored, temporary, {**texts, CHECKSUM: checksum})
+        _sort_metadata(temporary)
     return checksum
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a file that safetensors has just written, which has them in random order.
+
+    The same tensors and metadata then give the same bytes, so that a file that is uploaded again is known.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load_tensors(path: str | Path, *, checksum: str | None = None) -> dict[str, Tensor]:

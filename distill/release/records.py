@@ -14,6 +14,7 @@ from distill.evaluation.baselines import BASELINES
 from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.scores import Scores, read_scores
 from distill.files import file_hash
+from distill.models.hub import PREFIX
 from distill.models.pretrained import Cost, DataUse, ScoreRow, ScoreTable, Training
 from distill.release.facts import Facts
 from distill.targets.store import TargetStore
@@ -259,7 +260,9 @@ def without_paths(config: Any) -> Any:
 
 
 def shown(path: str) -> str:
-    """Return a path without the folders of one machine."""
+    """Return a path without the folders of one machine; a repository of the Hugging Face Hub stays as it is."""
+    if path.startswith(PREFIX):
+        return path
     parts = [part for part in Path(path).parts if part not in ("/", "..", ".")]
     return "/".join(parts[-2:]) if Path(path).is_absolute() or ".." in Path(path).parts else "/".join(parts)
 

@@ -59,8 +59,8 @@ class ModelSection(Section):
     """Variant of the model; defaults to the model's default variant."""
     weights: PathText | None = None
     """Weights to start from: `pretrained` for those that come with the project for this variant, whose arguments
-    are then the defaults; a weight file or run folder; or the name of published weights. Random weights by
-    default."""
+    are then the defaults; a weight file or run folder; a repository of the Hugging Face Hub, hf://OWNER/NAME; or
+    the name of published weights. Random weights by default."""
     arguments: dict[str, Any] = Field({})
     """Keyword arguments of the model that override those of the variant."""
 

@@ -32,7 +32,8 @@ class TeacherSection(Section):
     name: Name = TEACHER
     """Name in logs and in a loss's `against`; each of several teachers needs its own."""
     model: PathText | None = None
-    """Run folder, weight file or name:variant; needed to build the target store and for source: online."""
+    """Run folder, weight file, hf://OWNER/NAME or name:variant; needed to build the target store and for
+    source: online."""
     source: Literal["cached", "online"] = "cached"
     """Read the teacher's maps from a target store, or compute them during training."""
     weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -38,6 +39,7 @@ from distill.training.checkpoint import (
 from distill.training.config import RunConfig, save_config
 from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
+from distill.training.model_pins import pin_models
 from distill.training.objective import ClipBatch, StepLoss
 from distill.training.read_ahead import read_ahead
 from distill.training.schedule import learning_rate_factor
@@ -68,6 +70,7 @@ def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = 
     """
     check_runtime(config, runtime)
     accelerator = setup.build_accelerator(config)
+    config = on_main(accelerator, partial(pin_models, config)) or config
     with ExitStack() as claims:  # until the run ends
         on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
         size = f"training.batch_size {config.training.batch_size}"

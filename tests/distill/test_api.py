@@ -44,7 +44,7 @@ def test_every_function_documents_its_arguments_and_errors() -> None:
         assert "Raises:" in text or name == "list_models", name
 
 
-@pytest.mark.parametrize("name", ["list_models", "load", "predict", "evaluate", "train"])
+@pytest.mark.parametrize("name", ["list_models", "load", "predict", "evaluate", "train", "push"])
 def test_examples_of_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     finder = doctest.DocTestFinder(recurse=False)

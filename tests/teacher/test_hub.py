@@ -3,17 +3,12 @@
 import hashlib
 import logging
 import re
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import file_download
-from huggingface_hub.utils import _http
+from helpers.fake_hub import NOBODY, FakeHub, point_at, running_hub
 
 from distill.errors import UserError
 from distill.models.registry import create_model
@@ -21,64 +16,20 @@ from teacher import hub
 from teacher.salfom import VARIANTS, Model
 from teacher.weights import to_published
 
-NOBODY = "http://127.0.0.1:9"  # no server listens here
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "l16_ptk710_ftk710_ftk400_f16_res224.pth"
 
 
-class FakeHub(ThreadingHTTPServer):
-    """A fake Hugging Face hub with OpenGVLab/UMT: `files` by path; `requests` lists what was requested."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.requests: list[str] = []
-        super().__init__(("127.0.0.1", 0), Answer)
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: FakeHub
-
-    def do_HEAD(self) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        name = re.sub("^/OpenGVLab/UMT/resolve/[^/]+/", "", self.path)
-        content = self.server.files.get(name)
-        self.send_response(404 if content is None else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        if content is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        else:
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        if content and self.command == "GET":
-            self.wfile.write(content)
-
-    def do_GET(self) -> None:
-        self.do_HEAD()
-
-    def log_message(self, *arguments: object) -> None:
-        """Log nothing."""
-
-
-def point_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redirect downloads to another server and a separate cache."""
-    where = partial(file_download.hf_hub_download, endpoint=url, cache_dir=folder / "cache", token=False)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", where)
-
-
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A fake hub on this machine, with an empty cache."""
-    with FakeHub() as server:
-        point_at(f"http://127.0.0.1:{server.server_port}", tmp_path, monkeypatch)
-        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between retries
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    """A fake hub on this machine with UMT's repository, and an empty cache."""
+    with running_hub(tmp_path, monkeypatch) as server:
+        server.add(hub.REPOSITORY, {}, oid=COMMIT)
+        yield server
+
+
+def files_of(fake: FakeHub) -> dict[str, bytes]:
+    return fake.repositories[hub.REPOSITORY].files()
 
 
 @pytest.fixture
@@ -88,12 +39,12 @@ def checkpoint(fake: FakeHub, tmp_path: Path) -> Model:
     model = Model(**VARIANTS["micro"])
     tensors = {key: value.half() for key, value in to_published(model).items() if key.startswith("encoder.")}
     torch.save({key.removeprefix("encoder."): value for key, value in tensors.items()}, tmp_path / "umt.pth")
-    fake.files[f"single_modality/{FILE}"] = (tmp_path / "umt.pth").read_bytes()
+    files_of(fake)[f"single_modality/{FILE}"] = (tmp_path / "umt.pth").read_bytes()
     return model
 
 
 def digest_of(fake: FakeHub) -> str:
-    return hashlib.sha256(fake.files[f"single_modality/{FILE}"]).hexdigest()
+    return hashlib.sha256(files_of(fake)[f"single_modality/{FILE}"]).hexdigest()
 
 
 def test_create_model_by_name_downloads_once(
@@ -109,7 +60,7 @@ def test_create_model_by_name_downloads_once(
     assert gets == [f"GET /OpenGVLab/UMT/resolve/main/single_modality/{FILE}"]
     before = len(fake.requests)
     again = hub.find("umt-l16-k400")
-    assert again.read_bytes() == fake.files[f"single_modality/{FILE}"]
+    assert again.read_bytes() == files_of(fake)[f"single_modality/{FILE}"]
     assert len(fake.requests) == before  # cached: no request
 
 

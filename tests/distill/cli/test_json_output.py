@@ -62,6 +62,7 @@ COMMANDS = {
     "predict a folder": "predict student/stream:micro videos --csv tables --device cpu",
     "reframe": "reframe video.mp4 1:1 -o square.mp4 --model student/stream:micro --device cpu",
     "submit": "submit centre-prior folder:videos --to dhf1k -o ours",
+    "push": "push teacher.safetensors me/teacher --dry-run upload --no-onnx",
     "export": "export student/stream:micro -o out.onnx",
     "conform": "conform student.onnx",
     "quantize": "quantize student.onnx --on video.mp4",

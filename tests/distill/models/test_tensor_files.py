@@ -320,3 +320,14 @@ def test_compressed_pickle_is_refused(tmp_path: Path) -> None:
             bomb.writestr(name, plain.read(name))
     with pytest.raises(UserError, match="holds compressed records"):
         read_tensors(tmp_path / "bomb.pth")
+
+
+def test_save_tensors_writes_the_same_bytes_for_the_same_content(tmp_path: Path) -> None:
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2, 5, dtype=torch.float16)}
+    metadata = {f"key {i}": f'ä\x01\\ "{i}"\n' for i in range(8)}
+    for name in ("one", "two"):
+        save_tensors(tensors, tmp_path / name, metadata)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert read_metadata(tmp_path / "one").items() >= metadata.items()
+    loaded = load_tensors(tmp_path / "one")
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())

@@ -1,0 +1,24 @@
+"""Pin the models of a run config that are in repositories of the Hugging Face Hub to the commits they have now."""
+
+from distill.models.hub import pinned
+from distill.training.config import RunConfig
+
+
+def pin_models(config: RunConfig) -> RunConfig:
+    """Return a config whose `model.weights` and `teacher.model` name commits, so that the run can be repeated.
+
+    Raises:
+        UserError: a repository does not exist or cannot be reached.
+    """
+    weights = config.model.weights
+    teachers = [
+        each if each.model is None else each.model_copy(update={"model": pinned(each.model)})
+        for each in config.teachers
+    ]
+    several = isinstance(config.teacher, list)
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"weights": None if weights is None else pinned(weights)}),
+            "teacher": teachers if several else next(iter(teachers), None),
+        }
+    )
