@@ -27,6 +27,7 @@ from distill.errors import RunError, Terminated, UserError
 from distill.files import write_json
 from distill.models.device import memory_needed, moved
 from distill.training import run_folder, setup, sharding
+from distill.training.agreement import check_same_checkpoint, check_same_config
 from distill.training.checkpoint import (
     LoopState,
     load_average,
@@ -39,7 +40,7 @@ from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
 from distill.training.objective import ClipBatch, StepLoss
 from distill.training.pictures import ValidationPictures
-from distill.training.processes import on_main
+from distill.training.processes import on_every, on_main
 from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
 from distill.training.step_results import read_results
@@ -67,9 +68,10 @@ def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = 
         KeyboardInterrupt: the run was stopped; its state is saved. Terminated if SIGTERM stopped it.
     """
     check_runtime(config, runtime)
-    check_trackers(config.tracking)
     accelerator = setup.build_accelerator(config)
+    check_same_config(config, accelerator)
     with ExitStack() as claims:  # until the run ends
+        on_main(accelerator, lambda: check_trackers(config.tracking))
         on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
         size = f"training.batch_size {config.training.batch_size}"
         claims.enter_context(memory_needed(size, accelerator.device, LESS_MEMORY))
@@ -136,7 +138,10 @@ class Loop:
             log.message(line)
         if done:
             log.message(f"{out}: resuming after step {done} of {steps}")
-            if self.is_validated_after(done) and not run_folder.was_validated(out, done):
+            # the main process decides: other nodes may have no log
+            if self.is_validated_after(done) and not on_main(
+                accelerator, lambda: run_folder.was_validated(out, done)
+            ):
                 self.score(done, log, interruption)  # a crash may have prevented it
         numbers = clip_numbers(config, accelerator, done, steps)
         pinned, workers = accelerator.device.type == "cuda", config.data.workers
@@ -297,15 +302,18 @@ def prepare_loop(
     """Return the loop, restored from the run's newest intact checkpoint if it has one.
 
     Raises:
-        UserError: every checkpoint is damaged, or was written by another number of processes.
+        UserError: every checkpoint is damaged, was written by another number of processes, or is missing on a node.
     """
     processes = accelerator.num_processes
     done, state = 0, LoopState(seconds=0.0, processes=processes)
     if not config.training.shard:
         parts.learner.to(accelerator.device)  # before the optimiser's state is restored, which follows the weights
     checkpoint = on_main(accelerator, lambda: newest_intact_checkpoint(Path(config.out)))
+    check_same_checkpoint(accelerator, Path(config.out), checkpoint)
     if checkpoint is not None:
-        restored = load_checkpoint(checkpoint, parts.model, parts.learner, parts.optimizer)
+        restored = on_every(
+            accelerator, lambda: load_checkpoint(checkpoint, parts.model, parts.learner, parts.optimizer)
+        )
         done, state = restored.step, restored.memory
         if state.processes != processes:
             raise UserError(
@@ -319,7 +327,7 @@ def prepare_loop(
     optimizer = accelerator.prepare(parts.optimizer, device_placement=[False])
     ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
     if ema is not None and checkpoint is not None:
-        load_average(checkpoint, parts.model, parts.learner, ema)
+        on_every(accelerator, lambda: load_average(checkpoint, parts.model, parts.learner, ema))
     train_mode(learner)  # only once, because validation restores the mode of every module
     return Loop(config, accelerator, parts, learner, optimizer, ema, done, state, runtime)
 
