@@ -1,33 +1,54 @@
-"""Two "nodes" on the loopback: two torchrun agents, each with its own working folder and one process on the CPU."""
+"""Two "nodes" on the loopback: two agents, each with its own working folder and one process on the CPU."""
 
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from helpers.places import REPOSITORY
 
+PROGRAM = ["-m", "distill.cli.main", "train"]
+
+
+def torchrun(rank: int, port: int) -> list[str]:
+    """Return the command of a torchrun agent, of two that meet at a port of the loopback."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "test"]
+    return [*launcher, "--local_addr", "127.0.0.1", *PROGRAM]
+
+
+def accelerate_launch(rank: int, port: int) -> list[str]:
+    """Return the command of one of two machines of the shipped accelerate config, here with one process each."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launcher += [str(REPOSITORY / "examples" / "accelerate" / "two_nodes.yaml"), "--num_processes", "2"]
+    launcher += ["--machine_rank", str(rank), "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+    return [*launcher, *PROGRAM]
+
 
 @contextmanager
-def started_nodes(folders: Sequence[Path], *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Yield the agents of nodes that run `saldistill train`, one per working folder; kill those left at the end."""
+def started_nodes(
+    folders: Sequence[Path], *arguments: str, launcher: Callable[[int, int], list[str]] = torchrun
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Yield the agents of two nodes that run `saldistill train`, each in its folder; kill those left at the end.
+
+    Args:
+        folders: the working folders.
+        arguments: arguments of `saldistill train`.
+        launcher: returns an agent's command for its rank and a free port.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(folders))]
-    launcher += ["--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"]
-    launcher += ["--rdzv_id", "test", "--local_addr", "127.0.0.1"]
-    program = [str(REPOSITORY / "scripts" / "train_teacher.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     nodes: list[subprocess.Popen[str]] = []
     try:
-        for folder in folders:
+        for rank, folder in enumerate(folders):
             nodes.append(
                 subprocess.Popen(
-                    [*launcher, *program],
+                    [*launcher(rank, port), *arguments],
                     cwd=folder,
                     env=environment,
                     stdout=subprocess.DEVNULL,
@@ -40,6 +61,8 @@ def started_nodes(folders: Sequence[Path], *arguments: str) -> Iterator[list[sub
         for node in nodes:
             node.kill()
             node.wait()
+            assert node.stderr is not None
+            node.stderr.close()
 
 
 def results_of(nodes: Sequence[subprocess.Popen[str]], seconds: float = 240) -> list[tuple[int, str]]:
@@ -48,7 +71,9 @@ def results_of(nodes: Sequence[subprocess.Popen[str]], seconds: float = 240) -> 
     return [(node.returncode, err) for node, err in zip(nodes, printed, strict=True)]
 
 
-def launch_nodes(folders: Sequence[Path], *arguments: str) -> list[tuple[int, str]]:
-    """Run `saldistill train` on one node per working folder; return each node's exit code and standard error."""
-    with started_nodes(folders, *arguments) as nodes:
+def launch_nodes(
+    folders: Sequence[Path], *arguments: str, launcher: Callable[[int, int], list[str]] = torchrun
+) -> list[tuple[int, str]]:
+    """Run `saldistill train` on two nodes; return each node's exit code and standard error; see `started_nodes`."""
+    with started_nodes(folders, *arguments, launcher=launcher) as nodes:
         return results_of(nodes)

@@ -6,11 +6,12 @@ they share neither the data nor the run folder.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.nodes import launch_nodes, results_of, started_nodes
+from helpers.nodes import accelerate_launch, launch_nodes, results_of, started_nodes, torchrun
 from helpers.places import REPOSITORY
 from helpers.runs import STEPS, config, launch, losses
 from helpers.waiting import wait_until
@@ -109,8 +110,11 @@ def interrupted(_interrupted: Path, tmp_path: Path) -> list[Path]:
     return [tmp_path / "nodes" / "node-0", tmp_path / "nodes" / "node-1"]
 
 
-def test_two_nodes_equal_two_processes_of_one(nodes: list[Path], one_node: Path) -> None:
-    results = launch_nodes(nodes, "run.yaml")
+@pytest.mark.parametrize("launcher", [torchrun, accelerate_launch])
+def test_two_nodes_equal_two_processes_of_one(
+    launcher: Callable[[int, int], list[str]], nodes: list[Path], one_node: Path
+) -> None:
+    results = launch_nodes(nodes, "run.yaml", launcher=launcher)
     assert [code for code, _ in results] == [0, 0], results
     assert_equal_runs(one_node, run_of(nodes))
 
