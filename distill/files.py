@@ -181,6 +181,17 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def flatten(values: Any, separator: str = ".", path: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping from `key.path` to value."""
+    if not isinstance(values, dict) or not values:
+        return {path: values}
+    return {
+        key: value
+        for name, inner in values.items()
+        for key, value in flatten(inner, separator, f"{path}{separator}{name}" if path else name).items()
+    }
+
+
 def refuse_existing(path: str | Path, what: str, *, remedy: str = "choose another name or remove it") -> None:
     """Check that an output can be created, so that nothing is overwritten and a run does not fail at its end.
 

@@ -13,14 +13,13 @@ from distill.errors import UserError
 from distill.evaluation.baselines import BASELINES
 from distill.evaluation.observers import NAME as OBSERVERS
 from distill.evaluation.scores import Scores, read_scores
-from distill.files import file_hash
+from distill.files import file_hash, flatten
 from distill.models.hub import PREFIX
 from distill.models.pretrained import Cost, DataUse, ScoreRow, ScoreTable, Training
 from distill.release.facts import Facts
 from distill.targets.store import TargetStore
 from distill.training.config import RunConfig, SourceSection, load_config
 from distill.training.run_folder import FREE_TO_CHANGE, best_notes, changed_keys
-from distill.training.step_log import flatten
 from distill.training.teacher_section import TeacherSection
 from distill.validation import read_json
 

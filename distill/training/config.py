@@ -345,6 +345,9 @@ class RunConfig(Section):
     """cpu, cuda, cuda:N, mps or auto."""
     resume: Literal["auto", "never"] = "never"
     """auto resumes an interrupted run in the same folder."""
+    tracking: list[Literal["tensorboard", "wandb", "mlflow"]] = Field([])
+    """Trackers that log what log.jsonl logs, with pictures of validation frames: any of tensorboard, wandb and
+    mlflow; none by default."""
     model: ModelSection
     """The model to train."""
     data: DataSection

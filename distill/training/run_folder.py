@@ -1,4 +1,4 @@
-"""Run folders: config.yaml, log.jsonl, tensorboard/, checkpoints/, best.safetensors and summary.json."""
+"""Run folders: config.yaml, log.jsonl, checkpoints/, best.safetensors, summary.json and the files of trackers."""
 
 import math
 import os
@@ -12,18 +12,20 @@ import torch
 
 from distill.claims import lock
 from distill.errors import UserError
-from distill.files import clear_leftovers, refuse_existing
+from distill.files import clear_leftovers, flatten, refuse_existing
 from distill.memory import peak_memory_mib
 from distill.models.loaded import LoadedModel
 from distill.models.tensor_files import check_tensors
 from distill.models.weight_files import read_notes, save_model
+from distill.training import trackers
 from distill.training.config import RunConfig, load_config
-from distill.training.step_log import flatten, read_log
+from distill.training.step_log import read_log
 
 FREE_TO_CHANGE = (
     "out",
     "resume",
     "device",
+    "tracking",
     "teacher.device",
     "data.workers",
     "training.checkpoint_every",
@@ -50,7 +52,7 @@ def claim_run(config: RunConfig) -> Iterator[None]:
                 f"{out}: another process is training in this folder; wait for it, or choose another out=FOLDER"
             )
         check_folder(out, config)
-        for name in ("config.yaml", "log.jsonl", "best.safetensors", "summary.json"):
+        for name in ("config.yaml", "log.jsonl", "best.safetensors", "summary.json", trackers.RUNS):
             clear_leftovers(out / name)
         for leftover in out.glob("checkpoints/.step-*.tmp"):
             shutil.rmtree(leftover)
@@ -139,3 +141,9 @@ def summary(out: Path, steps: int, seconds: float, device: torch.device) -> dict
     if device.type == "cuda":
         record["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return record
+
+
+def final_record(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what trackers log at the end of a run: its summary, and the scores of the last validation."""
+    lines = [line for line in read_log(out / "log.jsonl") if line["kind"] == "validation"]
+    return {"kind": "final", "step": summary["steps"], **summary, "last": lines[-1]["scores"] if lines else None}

@@ -29,10 +29,12 @@ from distill.targets.build import build
 from distill.targets.fingerprint import describe_video, fingerprint
 from distill.targets.store import TargetStore
 from distill.training import encoder_layers, sharding
+from distill.training.agreement import check_same_data
 from distill.training.config import OptimizerSection, RunConfig
 from distill.training.heads import Learner, Projection, SideMap, feature_shape, feature_shapes, shared_fractions
 from distill.training.losses import LOSSES
 from distill.training.objective import Objective
+from distill.training.processes import on_every
 from distill.training.sources import (
     scored_videos,
     taught_sources,
@@ -71,15 +73,9 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     Raises:
         UserError: the config does not fit the machine, the data or the teacher.
     """
-    sources = training_sources(config.data)
-    validation = scored_videos(config.data.validation)
-    warn_of_trained_frames(sources, validation, "data.train")
-    model = build_model(config)
-    spec = ClipSpec.of(model.network, stride=config.data.stride)
-    spec.check_batch(config.training.batch_size, "training.batch_size")
-    teachers = build_teachers(config, sources, spec, accelerator.device)
-    clips = build_clips(config, sources, spec, teachers)
-    learner = build_learner(config, model, teachers, spec, sources)
+    built = on_every(accelerator, lambda: build_unsharded(config, accelerator.device))
+    model, learner, teachers, clips, validation = built
+    check_same_data(accelerator, clips, teachers)
     if config.training.shard:
         learner = sharding.shard(learner, accelerator.device, accelerator.num_processes)
     fused = accelerator.device.type == "cuda"
@@ -91,6 +87,22 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
         steps = max(1, math.ceil(config.training.epochs * len(clips) / clips_per_step))
     objective = Objective(config.terms)
     return Parts(model, learner, optimizer, objective, teachers, clips, validation, steps, clips_per_step)
+
+
+def build_unsharded(
+    config: RunConfig, device: torch.device
+) -> tuple[LoadedModel, Learner, list[Teacher], ClipDataset, list[Video]]:
+    """Return the parts that a process builds without the others: model, learner, teachers, clips, validation."""
+    sources = training_sources(config.data)
+    validation = scored_videos(config.data.validation)
+    warn_of_trained_frames(sources, validation, "data.train")
+    model = build_model(config)
+    spec = ClipSpec.of(model.network, stride=config.data.stride)
+    spec.check_batch(config.training.batch_size, "training.batch_size")
+    teachers = build_teachers(config, sources, spec, device)
+    clips = build_clips(config, sources, spec, teachers)
+    learner = build_learner(config, model, teachers, spec, sources)
+    return model, learner, teachers, clips, validation
 
 
 def build_stores(config: RunConfig, *, runtime: str | None = None) -> list[TargetStore]:

@@ -1,4 +1,4 @@
-"""Log of a run: one JSON object per line in log.jsonl, the same numbers for TensorBoard, and a progress bar.
+"""Log of a run: one JSON object per line in log.jsonl, the same numbers for the trackers, and a progress bar.
 
 Lines are only appended. What a crash or a damaged disk leaves unreadable is skipped by readers; a resumed run moves
 it to log.unreadable.jsonl, and replaces log.jsonl, in one step, by its readable lines up to the checkpoint: the run
@@ -20,6 +20,8 @@ from distill.data.progress import ProgressBar, bars_are_hidden
 from distill.data.text import plural
 from distill.errors import UserError
 from distill.files import atomic_path, finite
+from distill.training.pictures import ValidationPictures
+from distill.training.trackers import Trackers
 from distill.validation import parse_json
 
 logger = logging.getLogger(__name__)
@@ -38,22 +40,29 @@ class LogLine(BaseModel):
 
 
 class StepLog:
-    """Writes log.jsonl and tensorboard/ in a run folder and shows the progress bar.
+    """Writes log.jsonl in a run folder, passes its lines to the trackers and shows the progress bar.
 
     Args:
         run: the run folder.
         start: number of steps that are already done.
         steps: length of the run.
         quiet: write and show nothing; set in all processes but the main one.
+        trackers: trackers that log the same lines.
     """
 
-    def __init__(self, run: Path, *, start: int, steps: int, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(
+        self,
+        run: Path,
+        *,
+        start: int,
+        steps: int,
+        quiet: bool = False,
+        trackers: Trackers | None = None,
+    ) -> None:
+        self.quiet, self.trackers = quiet, Trackers() if trackers is None else trackers
         self.path = run / "log.jsonl"
-        self._tensorboard: Any = None
         if not quiet:
             keep_until(self.path, start)
-            self._tensorboard = _tensorboard(run / "tensorboard", start)
         self.bar = ProgressBar(f"training {run.name}", "step", total=steps, initial=start, shown=not quiet)
 
     def __enter__(self) -> Self:
@@ -63,10 +72,8 @@ class StepLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the bar and the files."""
+        """Close the bar."""
         self.bar.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
 
     def step(self, record: dict[str, Any]) -> None:
         """Log one training step and advance the bar."""
@@ -77,9 +84,11 @@ class StepLog:
         )
         self.bar.update()
 
-    def validation(self, record: dict[str, Any]) -> None:
-        """Log one validation."""
+    def validation(self, record: dict[str, Any], pictures: ValidationPictures | None = None) -> None:
+        """Log one validation, and with the trackers pictures of it."""
         self._write({"kind": "validation", **record})
+        if pictures is not None:
+            self.trackers.log_pictures(pictures, record["step"])
         scores = ", ".join(
             f"{name} {value:.3f}" if math.isfinite(value) else f"{name} undefined on every frame"
             for name, value in record["scores"].items()
@@ -97,10 +106,7 @@ class StepLog:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(record)) + "\n")
-        if self._tensorboard is not None:
-            for name, value in flatten(record, "/").items():
-                if isinstance(value, int | float) and name != "step":
-                    self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        self.trackers.log(record)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -139,23 +145,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return parse_json(line, LogLine, "log.jsonl").model_dump(exclude_unset=True)
     except UserError:
         return None
-
-
-def flatten(values: Any, separator: str = ".", path: str = "") -> dict[str, Any]:
-    """Return nested mappings as one mapping from `key.path` to value."""
-    if not isinstance(values, dict) or not values:
-        return {path: values}
-    return {
-        key: value
-        for name, inner in values.items()
-        for key, value in flatten(inner, separator, f"{path}{separator}{name}" if path else name).items()
-    }
-
-
-def _tensorboard(folder: Path, start: int) -> Any:
-    """Return a TensorBoard writer, or None if the extra `tracking` is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=start + 1)

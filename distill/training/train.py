@@ -17,11 +17,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from distill.data.loader import make_loader
@@ -29,6 +28,7 @@ from distill.errors import RunError, Terminated, UserError
 from distill.files import write_json
 from distill.models.device import memory_needed, moved
 from distill.training import run_folder, setup, sharding
+from distill.training.agreement import check_same_checkpoint, check_same_config
 from distill.training.checkpoint import (
     LoopState,
     load_average,
@@ -41,14 +41,16 @@ from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
 from distill.training.model_pins import pin_models
 from distill.training.objective import ClipBatch, StepLoss
+from distill.training.pictures import ValidationPictures
+from distill.training.processes import on_every, on_main
 from distill.training.read_ahead import read_ahead
 from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
 from distill.training.step_results import read_results
+from distill.training.trackers import Trackers, check_trackers
 from distill.training.validation import check_runtime, validate
 
 Stop = Callable[[int, int], bool]
-T = TypeVar("T")
 
 LESS_MEMORY = "use a smaller batch with training.accumulate, training.recompute=true or training.precision=bf16"
 
@@ -70,25 +72,33 @@ def train(config: RunConfig, *, stop: Stop | None = None, runtime: str | None = 
     """
     check_runtime(config, runtime)
     accelerator = setup.build_accelerator(config)
+    check_same_config(config, accelerator)
     config = on_main(accelerator, partial(pin_models, config)) or config
     with ExitStack() as claims:  # until the run ends
+        on_main(accelerator, lambda: check_trackers(config.tracking))
         on_main(accelerator, lambda: claims.enter_context(run_folder.claim_run(config)))
         size = f"training.batch_size {config.training.batch_size}"
         claims.enter_context(memory_needed(size, accelerator.device, LESS_MEMORY))
         parts = setup.build_parts(config, accelerator)
         loop = prepare_loop(config, accelerator, parts, runtime=runtime)
         out = Path(config.out)
-        if accelerator.is_main_process:  # not earlier: a run that cannot start leaves no folder behind
-            out.mkdir(parents=True, exist_ok=True)
-            save_config(config, out / "config.yaml")
+        trackers = claims.enter_context(Trackers())
+        on_main(accelerator, lambda: open_folder(config, loop, trackers))
         with (
-            StepLog(out, start=loop.done, steps=parts.steps, quiet=not accelerator.is_main_process) as log,
+            StepLog(
+                out,
+                start=loop.done,
+                steps=parts.steps,
+                quiet=not accelerator.is_main_process,
+                trackers=trackers,
+            ) as log,
             interruptible() as interruption,
         ):
             loop.run(log, interruption, stop)
         if accelerator.is_main_process:
             summary = run_folder.summary(out, parts.steps, loop.state.seconds, accelerator.device)
             write_json(out / "summary.json", summary)
+            trackers.log(run_folder.final_record(out, summary))
     return out
 
 
@@ -128,11 +138,14 @@ class Loop:
         """
         config, accelerator, parts, out = self.config, self.accelerator, self.parts, Path(self.config.out)
         done, steps = self.done, self.parts.steps
-        for teacher in parts.teachers:
-            log.message(teacher.describe())
+        for line in [*(each.describe() for each in parts.teachers), *log.trackers.describe()]:
+            log.message(line)
         if done:
             log.message(f"{out}: resuming after step {done} of {steps}")
-            if self.is_validated_after(done) and not run_folder.was_validated(out, done):
+            # the main process decides: other nodes may have no log
+            if self.is_validated_after(done) and not on_main(
+                accelerator, lambda: run_folder.was_validated(out, done)
+            ):
                 self.score(done, log, interruption)  # a crash may have prevented it
         numbers = clip_numbers(config, accelerator, done, steps)
         pinned, workers = accelerator.device.type == "cuda", config.data.workers
@@ -277,11 +290,12 @@ class Loop:
             if accelerator.is_main_process:
                 model.network.to(accelerator.device)
                 runtime = self.runtime if step == self.parts.steps else None
+                pictures = ValidationPictures(self.parts.validation) if log.trackers else None
                 with accelerator.autocast():  # as in training
-                    found = validate(config, model, self.parts.validation, accelerator.device, runtime)
+                    found = validate(config, model, self.parts.validation, accelerator.device, runtime, pictures)
                 scores = found.per_video
                 run_folder.keep_best(config, model, step, scores)
-                log.validation({"step": step, "scores": scores, "runtime": found.how["runtime"]})
+                log.validation({"step": step, "scores": scores, "runtime": found.how["runtime"]}, pictures)
                 for note in found.undefined_notes():
                     log.message(f"step {step}: {note}")
         accelerator.wait_for_everyone()
@@ -293,15 +307,18 @@ def prepare_loop(
     """Return the loop, restored from the run's newest intact checkpoint if it has one.
 
     Raises:
-        UserError: every checkpoint is damaged, or was written by another number of processes.
+        UserError: every checkpoint is damaged, was written by another number of processes, or is missing on a node.
     """
     processes = accelerator.num_processes
     done, state = 0, LoopState(seconds=0.0, processes=processes)
     if not config.training.shard:
         parts.learner.to(accelerator.device)  # before the optimiser's state is restored, which follows the weights
     checkpoint = on_main(accelerator, lambda: newest_intact_checkpoint(Path(config.out)))
+    check_same_checkpoint(accelerator, Path(config.out), checkpoint)
     if checkpoint is not None:
-        restored = load_checkpoint(checkpoint, parts.model, parts.learner, parts.optimizer)
+        restored = on_every(
+            accelerator, lambda: load_checkpoint(checkpoint, parts.model, parts.learner, parts.optimizer)
+        )
         done, state = restored.step, restored.memory
         if state.processes != processes:
             raise UserError(
@@ -315,28 +332,21 @@ def prepare_loop(
     optimizer = accelerator.prepare(parts.optimizer, device_placement=[False])
     ema = None if config.training.ema is None else Ema(parts.learner.model, config.training.ema)
     if ema is not None and checkpoint is not None:
-        load_average(checkpoint, parts.model, parts.learner, ema)
+        on_every(accelerator, lambda: load_average(checkpoint, parts.model, parts.learner, ema))
     train_mode(learner)  # only once, because validation restores the mode of every module
     return Loop(config, accelerator, parts, learner, optimizer, ema, done, state, runtime)
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
-    """Return the result of some work of the main process, on every process; None from a context manager.
+def open_folder(config: RunConfig, loop: Loop, trackers: Trackers) -> None:
+    """Create the run folder, unless it is resumed, and start the trackers, unless the run is finished.
 
-    Raises:
-        UserError: on every process, if the work raises it.
+    This follows all checks: a run that cannot start leaves no folder behind.
     """
-    result: T | None = None
-    message: str | None = None
-    if accelerator.is_main_process:
-        try:
-            result = work()
-        except UserError as error:
-            message = str(error)
-    result, message = broadcast_object_list([result, message])
-    if message is not None:
-        raise UserError(message)
-    return result
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(config, out / "config.yaml")
+    if loop.done < loop.parts.steps or not (out / "summary.json").exists():
+        trackers.start(config.tracking, out, done=loop.done, config=config.model_dump(mode="json"))
 
 
 def clip_numbers(config: RunConfig, accelerator: Accelerator, done: int, steps: int) -> Iterator[list[int]]:

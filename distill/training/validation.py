@@ -13,12 +13,27 @@ from distill.inference.runtime import run_in
 from distill.inference.settings import InferenceSettings
 from distill.models.loaded import LoadedModel
 from distill.training.config import RunConfig
+from distill.training.pictures import ValidationPictures
 
 
 def validate(
-    config: RunConfig, model: LoadedModel, videos: list[Video], device: torch.device, runtime: str | None = None
+    config: RunConfig,
+    model: LoadedModel,
+    videos: list[Video],
+    device: torch.device,
+    runtime: str | None = None,
+    pictures: ValidationPictures | None = None,
 ) -> Scores:
-    """Return the validation scores; `how` names the runtime, which is PyTorch unless the run is in fp32."""
+    """Return the validation scores; `how` names the runtime, which is PyTorch unless the run is in fp32.
+
+    Args:
+        config: the run.
+        model: the model with the weights to score.
+        videos: videos to score on.
+        device: device of the model.
+        runtime: what runs the network, see `InferenceSettings`.
+        pictures: keeps the maps of some of the frames.
+    """
     metrics = tuple(dict.fromkeys(("nss", "cc", config.training.best)))
     settings = InferenceSettings(
         batch_size=config.training.batch_size,
@@ -27,7 +42,9 @@ def validate(
         runtime=runtime if config.training.precision == "fp32" else None,
     )
     running = run_in(model, settings, frames=sum(len(video.frames) for video in videos), example=videos[0].path)
-    scores = evaluate(model_maps(running.network, running.settings), videos, metrics=metrics, progress=False)
+    maps = model_maps(running.network, running.settings)
+    maps = maps if pictures is None else pictures.keeping(maps)
+    scores = evaluate(maps, videos, metrics=metrics, progress=False)
     return replace(scores, how=scores.how | {"runtime": running.runtime})
 
 

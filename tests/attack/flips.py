@@ -96,8 +96,6 @@ def of_runs(material: Material, runner: Runner, chance: random.Random, number: i
     runner.command(*train_command(material), folder=reference)
     expected, lines = tensors(reference / "out"), log_lines(reference / "out")
     for name in files_of(run):
-        if name.startswith("tensorboard"):
-            continue
         for _ in range(number):
             yield Case(
                 f"flip in {name}: train, resume=auto",
