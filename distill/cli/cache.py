@@ -1,12 +1,17 @@
 """`saldistill cache`: build, inspect and convert target stores."""
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from distill.cli.options import add_config, add_device, add_list, add_output, add_runtime, count, map_size
 from distill.cli.output import print_json, print_result, print_text
 from distill.cli.verb import Group, Verb
-from distill.errors import RunError
-from distill.limits import MAX_FRAMES
+from distill.errors import RunError, UserError
+from distill.limits import MAX_FRAMES, MAX_THREADS
+
+if TYPE_CHECKING:
+    from distill.targets.build import Engine
 
 INFO_KEYS = (
     "store, teacher, input, runtime, videos, frames, views, maps, planned, map_size, codec, bytes, shards and "
@@ -25,9 +30,38 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_config(parser)
     add_runtime(parser, "the teacher")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what computes the maps: this process, or the workers of a Ray cluster",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster to join; auto: the one of this machine (default: start one here)",
+    )
+    parser.add_argument(
+        "--cpus-per-worker",
+        type=count(MAX_THREADS),
+        metavar="N",
+        help="with --engine ray: CPUs, and threads, of each worker (default: the threads of this process)",
+    )
     codecs = {name: f"{codec.summary}: {codec.help}" for name, codec in CODECS.items()}
     codecs[DEFAULT_CODEC] += " (default)"
     add_list(parser, "values of teacher.codec, measured with a trained SalFoM", codecs)
+
+
+def _engine(arguments: argparse.Namespace) -> AbstractContextManager["Engine | None"]:
+    """Return a context with what computes the maps; None for this process."""
+    if arguments.engine == "ray":
+        from distill.targets.ray_build import ray_engine
+
+        return ray_engine(address=arguments.address, cpus_per_worker=arguments.cpus_per_worker)
+    for option in ("address", "cpus_per_worker"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option.replace('_', '-')}: needs the workers of a cluster; add --engine ray")
+    return nullcontext()
 
 
 def _run_build(arguments: argparse.Namespace) -> None:
@@ -35,7 +69,9 @@ def _run_build(arguments: argparse.Namespace) -> None:
     from distill.training.config import load_config
     from distill.training.setup import build_stores
 
-    stores = build_stores(load_config(arguments.config, arguments.overrides), runtime=arguments.runtime)
+    config = load_config(arguments.config, arguments.overrides)
+    with _engine(arguments) as engine:
+        stores = build_stores(config, runtime=arguments.runtime, engine=engine)
     summaries = [info(store) for store in stores]
     for summary in summaries:
         print_text(arguments, summary)
@@ -48,7 +84,7 @@ BUILD = Verb(
     "Run the config's teacher over its training videos and write the maps to the target store teacher.store; with "
     "several teachers, each over the videos that it teaches, into its own store. "
     "After an interruption, the same command resumes. Several processes can fill one store: run the command in "
-    "several shells or as a SLURM array (scripts/slurm_cache). `saldistill "
+    "several shells, as a SLURM array (scripts/slurm_cache), or on a Ray cluster (--engine ray). `saldistill "
     "benchmark --of cache CONFIG` measures the codecs on your own teacher.",
     (
         "saldistill cache build @distill/demo",

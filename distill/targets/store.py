@@ -62,6 +62,7 @@ class TargetStore:
         self.map_size: tuple[int, int] = (content["map_size"][0], content["map_size"][1])
         self.digest = digest
         self._writers: dict[int, ShardWriter] = {}
+        self._has_folder = False  # whether this object has made shards/ durable
         self._reader = ShardReader(self._shard)
 
     @classmethod
@@ -155,15 +156,20 @@ class TargetStore:
 
     def count_sealed(self) -> int:
         """Return the number of full shards."""
-        return sum(number < self.plan.num_shards for number in self.files.sealed())
+        return len(self.sealed())
+
+    def sealed(self) -> set[int]:
+        """Return the numbers of the full shards."""
+        return {number for number in self.files.sealed() if number < self.plan.num_shards}
 
     def count_committed(self) -> int:
         """Return the number of maps that can be read."""
-        counts = (self.plan.records_of(self.plan.batches_of(shard)) for shard in range(self.plan.num_shards))
-        return sum(
-            count if self.files.is_known(shard) else len(self._reader.entries(shard, count))
-            for shard, count in enumerate(counts)
-        )
+        return sum(map(self.committed_in, range(self.plan.num_shards)))
+
+    def committed_in(self, shard: int) -> int:
+        """Return the number of a shard's maps that can be read."""
+        count = self.plan.records_of(self.plan.batches_of(shard))
+        return count if self.files.is_known(shard) else len(self._reader.entries(shard, count))
 
     def has(self, video: str, frame: int, view: str = "plain") -> bool:
         """Return whether a map can be read now."""
@@ -279,38 +285,40 @@ class TargetStore:
         Raises:
             UserError: no space left, or a file of another store.
         """
-        folder = self._writable()
-        with user_error_if_full(folder):
-            (folder / "shards").mkdir(exist_ok=True)
-            fsync(folder)
         progress = True
         while progress:
             progress = False
             for number in range(self.plan.num_shards):
-                if number in self._writers:
-                    continue
-                writer = ShardWriter.claim(self._shard(number))
-                if writer is None:
-                    continue
-                progress = True
-                self._writers[number] = writer
-                rest = self.plan.batches_of(number)[writer.committed :]
-                self._seal_if_full(number)
-                if rest:
-                    yield [self.plan[batch] for batch in rest]
+                batches = self.claim_shard(number)
+                progress = progress or batches is not None
+                if batches:
+                    yield batches
 
-    def _writable(self) -> Path:
-        """Return the folder of the store.
+    def claim_shard(self, number: int) -> list[StoreBatch] | None:
+        """Claim one shard and return its missing batches, which must be committed in order.
+
+        Returns:
+            The batches; none if all were committed, and the shard is now sealed. None if the shard is full or a
+            process, this one included, is writing it.
 
         Raises:
-            UserError: it is at an address.
+            UserError: no space left, or a file of another store.
         """
-        if not isinstance(self.path, Path):
-            raise UserError(
-                f"{self.path}: a target store at an address cannot be written in place; build it in a folder and "
-                "upload it with `saldistill cache push`, or use `saldistill cache build --engine ray`"
-            )
-        return self.path
+        if number in self._writers:
+            return None
+        if not self._has_folder:
+            folder = writable_folder(self.path)
+            with user_error_if_full(folder):
+                (folder / "shards").mkdir(exist_ok=True)
+                fsync(folder)
+            self._has_folder = True
+        writer = ShardWriter.claim(self._shard(number))
+        if writer is None:
+            return None
+        self._writers[number] = writer
+        rest = self.plan.batches_of(number)[writer.committed :]
+        self._seal_if_full(number)
+        return [self.plan[batch] for batch in rest]
 
     def commit(self, batch: StoreBatch, maps: np.ndarray) -> None:
         """Encode and write the maps of a batch from `missing`; they are on the disk when this returns.
@@ -367,6 +375,20 @@ class TargetStore:
 def as_store(store: TargetStore | str | Path) -> TargetStore:
     """Return a store, opening it if it is a path."""
     return store if isinstance(store, TargetStore) else TargetStore.open(store)
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Return the folder of a store that this process writes.
+
+    Raises:
+        UserError: it is at an address.
+    """
+    if is_address(path):
+        raise UserError(
+            f"{path}: a target store at an address cannot be written in place; build it in a folder and upload it "
+            "with `saldistill cache push`, or use `saldistill cache build --engine ray`"
+        )
+    return Path(path)
 
 
 def first_few(names: Iterable[object], most: int = 5) -> str:

@@ -25,7 +25,7 @@ from distill.models.loaded import LoadedModel
 from distill.models.protocols import SaliencyModel
 from distill.models.references import load_model, weights_of_run
 from distill.models.registry import create_model
-from distill.targets.build import build
+from distill.targets.build import Engine, build
 from distill.targets.fingerprint import describe_video, fingerprint
 from distill.targets.store import TargetStore
 from distill.training import encoder_layers, sharding
@@ -105,12 +105,15 @@ def build_unsharded(
     return model, learner, teachers, clips, validation
 
 
-def build_stores(config: RunConfig, *, runtime: str | None = None) -> list[TargetStore]:
+def build_stores(
+    config: RunConfig, *, runtime: str | None = None, engine: Engine | None = None
+) -> list[TargetStore]:
     """Return the target stores of a config's teachers that have a model and a store, as `build_store`.
 
     Args:
         config: the run.
         runtime: what runs the teachers, see `InferenceSettings`.
+        engine: what computes the maps; defaults to this process.
 
     Raises:
         UserError: no teacher has both.
@@ -118,11 +121,15 @@ def build_stores(config: RunConfig, *, runtime: str | None = None) -> list[Targe
     sections = [each for each in config.teachers if each.model is not None and each.store is not None]
     if not sections:
         raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
-    return [build_store(config, section, runtime=runtime) for section in sections]
+    return [build_store(config, section, runtime=runtime, engine=engine) for section in sections]
 
 
 def build_store(
-    config: RunConfig, section: TeacherSection | None = None, *, runtime: str | None = None
+    config: RunConfig,
+    section: TeacherSection | None = None,
+    *,
+    runtime: str | None = None,
+    engine: Engine | None = None,
 ) -> TargetStore:
     """Return the target store of the videos that a teacher teaches, built here or resumed after an interruption.
 
@@ -132,6 +139,7 @@ def build_store(
         config: the run.
         section: the teacher; defaults to the config's first one.
         runtime: what runs the teacher, see `InferenceSettings`.
+        engine: what computes the maps; defaults to this process.
 
     Raises:
         UserError: the config names no teacher or no store.
@@ -140,17 +148,24 @@ def build_store(
     if section is None or section.model is None or section.store is None:
         raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
     taught = taught_sources(training_sources(config.data), config.data, section)
-    device = resolve_device(config.device)
-    if device == torch.device("cuda"):  # accelerate and torchrun number the processes of a machine
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    device = _teacher_device(config.device) if engine is None else engine.device(config.device)
     return build(
-        load_model(section.model, device=device),
+        load_model(section.model, device="cpu" if engine else device),  # an engine's device may be on another node
         training_videos(taught.values()),
         section.store,
         replace(section.settings(device), runtime=runtime),
         codec=section.codec,
         views=section.views,
+        engine=engine,
     )
+
+
+def _teacher_device(name: str) -> torch.device:
+    """Return the device of a teacher in this process."""
+    device = resolve_device(name)
+    if device == torch.device("cuda"):  # accelerate and torchrun number the processes of a machine
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return device
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
