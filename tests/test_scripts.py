@@ -19,6 +19,7 @@ TOOLS = [
     "experiment.py",
     "generate_docs.py",
     "readme_picture.py",
+    "remote_report.py",
     "ship_pretrained.py",
     "site_hooks.py",
     "soak.py",

@@ -135,6 +135,8 @@ WRITERS = {
     "distill.file_cache.FileCache.get": FIXED,
     "distill.file_cache._remove": FIXED,
     "distill.remote._make_parents": GIVEN,
+    "distill.targets.ray_cluster.connected": NOTHING,
+    "distill.targets.shard_sinks.AddressSink.folder": TEMPORARY,
     "distill.targets.transfer._claimed": GIVEN,
     "distill.targets.transfer.pull_store": FIXED,
     "distill.targets.transfer.pull_store.copy": FIXED,

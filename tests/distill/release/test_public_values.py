@@ -19,8 +19,8 @@ from distill.release.public_values import public
         ("hf://me/student@v1", "hf://me/student@v1"),
         ("/data/alice/DHF1K", "DHF1K"),
         ("/data/alice/DHF1K/", "DHF1K"),
-        ("/home/alice", "."),
-        ("/home/alice/", "."),
+        ("/home/USER", "."),
+        ("/home/USER/", "."),
         ("/Users/alice", "."),
         ("/", "."),
         ("~", "."),
@@ -33,9 +33,9 @@ from distill.release.public_values import public
         (r"C:\Users\alice", "."),
         (r"\\server\alice\DHF1K", "DHF1K"),
         ("s3://alice:secret@bucket/targets", "targets"),
-        ("/home/alice smith/own data", "own data"),
-        ("dhf1k:/home/alice/DHF1K", "dhf1k:DHF1K"),
-        ("from /home/alice/a.txt, and '/home/alice'", "from a.txt, and '.'"),
+        ("/home/USER smith/own data", "own data"),
+        ("dhf1k:/home/USER/DHF1K", "dhf1k:DHF1K"),
+        ("from /home/USER/a.txt, and '/home/USER'", "from a.txt, and '.'"),
         (r"from D:\alice\a.txt", "from a.txt"),
     ],
 )
@@ -52,5 +52,5 @@ def test_public_of_the_home_folder_names_no_user() -> None:
 
 
 def test_public_changes_keys_and_values_at_every_depth_only_if_they_are_paths() -> None:
-    value = {"/home/alice/a": [{"root": "/home/alice/b"}, 1, 2.5, None, True], "lr": 1e-3}
+    value = {"/home/USER/a": [{"root": "/home/USER/b"}, 1, 2.5, None, True], "lr": 1e-3}
     assert public(value) == {"a": [{"root": "b"}, 1, 2.5, None, True], "lr": 1e-3}
