@@ -106,7 +106,7 @@ class Trackers:
         """Log the pictures of the validation after `step` steps."""
         try:
             drawn = pictures.draw() if self else {}
-        except (UserError, OSError) as error:
+        except Exception as error:
             log.warning("tracking: no pictures of the validation after step %d: %s", step, _sentence(error))
             return
         self._each(lambda name, service: service.log_images(drawn, step), "validation", step)
