@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,24 +83,32 @@ def cluster(storage: Storage, own_cache: None) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file; its random weights are the same in all tests."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_model(create_model("student/thtdnet:micro"), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a build, with its teacher."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(teacher, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> dict[str, bytes]:
     """Return the files of the store that this process builds."""
     with pytest.MonkeyPatch.context() as environment:
         folder = tmp_path_factory.mktemp("local")
         environment.chdir(folder)
-        save_model(create_model("student/thtdnet:micro"), folder / "teacher.safetensors")
+        shutil.copy(teacher, folder)
         setup.build_store(config(folder), runtime="pytorch")
         files = content(folder / "store")
     assert len(files) == 1 + SHARDS
     return files
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a build, with its teacher."""
-    monkeypatch.chdir(tmp_path)
-    save_model(create_model("student/thtdnet:micro"), tmp_path / "teacher.safetensors")
-    return tmp_path
 
 
 def build(cluster: Any, folder: Path, *, runtime: str = "pytorch", **changes: str) -> TargetStore:
@@ -135,13 +144,13 @@ def meanwhile(work: Callable[[threading.Event], object]) -> Iterator[list[object
     """
     returned: list[object] = []
     over = threading.Event()
-    thread = threading.Thread(target=lambda: returned.append(work(over)))
-    thread.start()
-    try:
-        yield returned
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work, over)
+        try:
+            yield returned
+        finally:
+            over.set()
+            returned.append(future.result())
 
 
 @pytest.mark.parametrize("runtime", ["pytorch", "auto"])
@@ -175,31 +184,31 @@ def test_worker_killed_at_a_random_moment_leaves_the_bytes_of_this_process(clust
     assert content(folder / "store") == local
 
 
+def wait_for_workers(count: int, build: Future[Any]) -> list[psutil.Process]:
+    """Wait until some workers are writing, and return them; fail if the build ends before."""
+    deadline = time.monotonic() + 60
+    while len(found := workers()) < count:
+        assert time.monotonic() < deadline
+        assert not build.done(), build.result()
+        time.sleep(0.02)
+    return found
+
+
 def test_node_that_joins_during_a_build_takes_part(cluster, folder, local):
     """The workers of the first two nodes are stopped until one of the third node writes."""
-    added = []
-
-    def add_node(over: threading.Event) -> int:
-        while not over.wait(0.01) and len(workers()) < 2:
-            pass
-        stopped = workers()
-        for process in stopped:
-            process.suspend()
-        added.append(cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20))
-        while not over.wait(0.05) and len(workers()) < 3:
-            pass
-        count = len(workers())
-        for process in stopped:
-            process.resume()
-        return count
-
-    try:
-        with meanwhile(add_node) as seen:
-            assert build(cluster, folder).complete
-    finally:
-        for node in added:
-            cluster.remove_node(node)
-    assert seen == [3]
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(build, cluster, folder)
+        stopped = wait_for_workers(2, future)
+        try:
+            for process in stopped:
+                process.suspend()
+            node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)  # in the main thread only
+            wait_for_workers(3, future)
+        finally:
+            for process in stopped:
+                process.resume()
+        assert future.result().complete
+    cluster.remove_node(node)
     assert content(folder / "store") == local
 
 
