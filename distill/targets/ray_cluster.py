@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import __version__
 from distill.errors import REASON_LENGTH, UserError, reason_of, shorten
 from distill.extras import extras_named, install_line
 
@@ -149,13 +148,19 @@ def check_version(node: Node) -> bool:
         found = ray.get(probe.remote(), timeout=PROBE_SECONDS)
     except ray.exceptions.RayError:
         return False
-    if found != __version__:
+    wanted = own_version()
+    if found != wanted:
         has = "saldistill is not installed in the Python of its Ray" if found is None else f"has saldistill {found}"
         raise UserError(
-            f"node {node.name}: {has}; all nodes need version {__version__}: {install_line('ray')} in the image or "
+            f"node {node.name}: {has}; all nodes need version {wanted}: {install_line('ray')} in the image or "
             "environment of the nodes"
         )
     return True
+
+
+def own_version() -> str | None:
+    """Return this process's version of saldistill; None if it runs from a folder without being installed."""
+    return _version_probe()()
 
 
 def on_node(node: Node) -> Any:
@@ -172,14 +177,15 @@ def _version_probe() -> Callable[[], str | None]:
     where it is needed.
     """
 
-    def version() -> str | None:
-        try:
-            from distill import __version__
-        except ImportError:
-            return None
-        return str(__version__)
+    def installed() -> str | None:
+        from importlib.metadata import PackageNotFoundError, version
 
-    return version
+        try:
+            return version("saldistill")
+        except PackageNotFoundError:
+            return None
+
+    return installed
 
 
 def reason_of_loss(error: Exception) -> str:

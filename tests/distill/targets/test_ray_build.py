@@ -272,7 +272,7 @@ def test_build_at_an_address_has_the_bytes_of_a_folder_after_a_kill(cluster, fol
 
 
 def test_node_with_another_version_is_named(cluster, folder, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "__version__", "0.0.1")
+    monkeypatch.setattr(ray_cluster, "own_version", lambda: "0.0.1")
     with pytest.raises(
         UserError, match=r"^node .*: has saldistill .*; all nodes need version 0\.0\.1: pip install"
     ):
