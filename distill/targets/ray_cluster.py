@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill import __version__
 from distill.errors import REASON_LENGTH, UserError, reason_of, shorten
 from distill.extras import extras_named, install_line
 
@@ -145,22 +146,16 @@ def check_version(node: Node) -> bool:
 
     probe = ray.remote(_version_probe()).options(num_cpus=0, scheduling_strategy=on_node(node), max_retries=0)
     try:
-        found = ray.get(probe.remote(), timeout=PROBE_SECONDS)
+        found, reason = ray.get(probe.remote(), timeout=PROBE_SECONDS)
     except ray.exceptions.RayError:
         return False
-    wanted = own_version()
-    if found != wanted:
-        has = "saldistill is not installed in the Python of its Ray" if found is None else f"has saldistill {found}"
+    if found != __version__:
+        has = f"has saldistill {found}" if found else f"the Python of Ray there has no saldistill ({reason})"
         raise UserError(
-            f"node {node.name}: {has}; all nodes need version {wanted}: {install_line('ray')} in the image or "
+            f"node {node.name}: {has}; all nodes need version {__version__}: {install_line('ray')} in the image or "
             "environment of the nodes"
         )
     return True
-
-
-def own_version() -> str | None:
-    """Return this process's version of saldistill; None if it runs from a folder without being installed."""
-    return _version_probe()()
 
 
 def on_node(node: Node) -> Any:
@@ -170,22 +165,21 @@ def on_node(node: Node) -> Any:
     return NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
-def _version_probe() -> Callable[[], str | None]:
-    """Return a function that returns a node's version of saldistill.
+def _version_probe() -> Callable[[], tuple[str, str]]:
+    """Return a function that returns a node's version of saldistill, or "" and why it cannot be imported.
 
     As an inner function it is sent as code. One at the top of a module would be imported on the node, and so fail
     where it is needed.
     """
 
-    def installed() -> str | None:
-        from importlib.metadata import PackageNotFoundError, version
-
+    def version() -> tuple[str, str]:
         try:
-            return version("saldistill")
-        except PackageNotFoundError:
-            return None
+            from distill import __version__
+        except ImportError as error:
+            return "", str(error)
+        return str(__version__), ""
 
-    return installed
+    return version
 
 
 def reason_of_loss(error: Exception) -> str:

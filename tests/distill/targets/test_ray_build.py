@@ -232,7 +232,7 @@ def test_workers_that_always_die_end_the_build_with_rays_reason(cluster, folder,
 def test_error_of_a_worker_ends_the_build_with_its_sentence_and_its_node(cluster, folder):
     model = create_model("student/thtdnet:micro")
     with torch.no_grad():
-        next(iter(model.network.parameters())).fill_(float("nan"))
+        next(iter(model.network.parameters())).fill_(3e38)  # finite, as weights must be
     save_model(model, folder / "broken.safetensors")
     with pytest.raises(UserError, match=r"^node .*: blob\d: frame \d+: the model's map contains NaN or infinity"):
         build(cluster, folder, teacher="broken.safetensors")
@@ -272,7 +272,7 @@ def test_build_at_an_address_has_the_bytes_of_a_folder_after_a_kill(cluster, fol
 
 
 def test_node_with_another_version_is_named(cluster, folder, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "own_version", lambda: "0.0.1")
+    monkeypatch.setattr(ray_cluster, "__version__", "0.0.1")
     with pytest.raises(
         UserError, match=r"^node .*: has saldistill .*; all nodes need version 0\.0\.1: pip install"
     ):
@@ -298,10 +298,21 @@ def test_worker_whose_store_is_another_one_is_refused(cluster, folder, monkeypat
 
 def test_ctrl_c_keeps_committed_maps_and_this_process_resumes(folder, local):
     save_config(config(folder), folder / "run.yaml")
-    script = REPOSITORY / "scripts" / "cache_targets.py"
-    words = ["run.yaml", "--runtime", "pytorch", "--engine", "ray", "--cpus-per-worker", "1", "--json"]
+    program = "import sys; from distill.cli.main import main; sys.exit(main())"
+    words = [
+        "cache",
+        "build",
+        "run.yaml",
+        "--runtime",
+        "pytorch",
+        "--engine",
+        "ray",
+        "--cpus-per-worker",
+        "1",
+        "--json",
+    ]
     process = subprocess.Popen(
-        [sys.executable, str(script), *words],
+        [sys.executable, "-c", program, *words],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -333,3 +344,19 @@ def test_ray_build_resumes_what_this_process_began(cluster, folder, local):
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert all(store.files.path(number).stat().st_mtime_ns > started for number in range(4, SHARDS))
     assert content(folder / "store") == local
+
+
+def test_node_without_the_package_reports_why_it_cannot_be_imported(tmp_path):
+    """The check of a node is sent as code, so that it runs where saldistill is missing."""
+    import ray
+
+    (tmp_path / "probe").write_bytes(ray.cloudpickle.dumps(ray_cluster._version_probe()))
+    program = """
+import sys
+from pathlib import Path
+from ray import cloudpickle
+sys.modules["distill"] = None
+print(*cloudpickle.loads(Path("probe").read_bytes())())
+"""
+    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert "import of distill halted" in found.stdout, found.stderr
