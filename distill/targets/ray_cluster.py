@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import __version__
 from distill.errors import REASON_LENGTH, UserError, reason_of, shorten
 from distill.extras import extras_named, install_line
 
@@ -149,10 +148,11 @@ def check_version(node: Node) -> bool:
         found, reason = ray.get(probe.remote(), timeout=PROBE_SECONDS)
     except ray.exceptions.RayError:
         return False
-    if found != __version__:
+    wanted = own_version()
+    if found != wanted:
         has = f"has saldistill {found}" if found else f"the Python of Ray there has no saldistill ({reason})"
         raise UserError(
-            f"node {node.name}: {has}; all nodes need version {__version__}: {install_line('ray')} in the image or "
+            f"node {node.name}: {has}; all nodes need version {wanted}: {install_line('ray')} in the image or "
             "environment of the nodes"
         )
     return True
@@ -165,21 +165,31 @@ def on_node(node: Node) -> Any:
     return NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
-def _version_probe() -> Callable[[], tuple[str, str]]:
-    """Return a function that returns a node's version of saldistill, or "" and why it cannot be imported.
+def own_version() -> str | None:
+    """Return this process's version of saldistill."""
+    return _version_probe()()[0]
+
+
+def _version_probe() -> Callable[[], tuple[str | None, str]]:
+    """Return a function that returns a node's version of saldistill, or None and why it cannot be imported.
 
     As an inner function it is sent as code. One at the top of a module would be imported on the node, and so fail
     where it is needed.
     """
 
-    def version() -> tuple[str, str]:
-        try:
-            from distill import __version__
-        except ImportError as error:
-            return "", str(error)
-        return str(__version__), ""
+    def probe() -> tuple[str | None, str]:
+        from importlib.metadata import PackageNotFoundError, version
 
-    return version
+        try:
+            import distill.errors  # noqa: F401 - the installed package may be hidden by another one
+        except ImportError as error:
+            return None, str(error)
+        try:
+            return version("saldistill"), ""
+        except PackageNotFoundError:
+            return "from source", ""
+
+    return probe
 
 
 def reason_of_loss(error: Exception) -> str:

@@ -186,7 +186,7 @@ def test_worker_killed_at_a_random_moment_leaves_the_bytes_of_this_process(clust
 
 def wait_for_workers(count: int, build: Future[Any]) -> list[psutil.Process]:
     """Wait until some workers are writing, and return them; fail if the build ends before."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while len(found := workers()) < count:
         assert time.monotonic() < deadline
         assert not build.done(), build.result()
@@ -272,7 +272,7 @@ def test_build_at_an_address_has_the_bytes_of_a_folder_after_a_kill(cluster, fol
 
 
 def test_node_with_another_version_is_named(cluster, folder, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "__version__", "0.0.1")
+    monkeypatch.setattr(ray_cluster, "own_version", lambda: "0.0.1")
     with pytest.raises(
         UserError, match=r"^node .*: has saldistill .*; all nodes need version 0\.0\.1: pip install"
     ):
@@ -359,4 +359,5 @@ sys.modules["distill"] = None
 print(*cloudpickle.loads(Path("probe").read_bytes())())
 """
     found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert "import of distill halted" in found.stdout, found.stderr
+    assert found.stdout.startswith("None "), found.stderr
+    assert "distill" in found.stdout
