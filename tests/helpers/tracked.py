@@ -3,11 +3,14 @@
 import io
 import json
 import struct
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from wandb.proto.wandb_internal_pb2 import Record
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -72,21 +75,32 @@ def wandb_files(run: Path) -> list[Path]:
 
 
 def wandb_records(path: Path) -> list[Any]:
-    """Return the records of a W&B file, which are in LevelDB's log format: blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    """Return the records of a W&B file, once W&B's process has flushed its last one, a moment after `finish`."""
+    deadline = time.monotonic() + 60
+    while True:
+        records = [Record.FromString(content) for content in _leveldb_records(path.read_bytes())]
+        if records and records[-1].HasField("exit"):
+            return records
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
 
-    content, place, part, records = path.read_bytes(), 7, b"", []
+
+def _leveldb_records(content: bytes) -> Iterator[bytes]:
+    """Yield the complete records of a file in LevelDB's log format: blocks of 32 KiB with parts of records."""
+    place, part = 7, b""
     while place + 7 <= len(content):
         if (left := 32768 - place % 32768) < 7:
             place += left
             continue
         _, length, kind = struct.unpack_from("<IHB", content, place)
-        part += content[place + 7 : place + 7 + length]
-        place += 7 + length
+        place += 7
+        if place + length > len(content):
+            return
+        part += content[place : place + length]
+        place += length
         if kind in (1, 4):  # whole, or the last part
-            records.append(Record.FromString(part))
+            yield part
             part = b""
-    return records
 
 
 def _tensorboard(run: Path) -> Curves:

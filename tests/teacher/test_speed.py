@@ -159,7 +159,7 @@ def test_maps_in_bf16_agree_with_float32(trained: nn.Module, video: Video) -> No
     assert plain.std(axis=0).max() > 0.01  # it depends on the video
     assert not np.array_equal(plain, half)
     agreement = [cc(a, b) for a, b in zip(half, plain, strict=True)]
-    assert min(agreement) > 0.9995
+    assert min(agreement) > 0.999  # how bf16 products are rounded depends on the CPU: 0.99946 on an AMD EPYC
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def test_wheels_are_those_that_the_machine_lacks() -> None:
     present = gpu_wheels.closure([*gpu_wheels.PRESENT, *gpu_wheels.SPARED])
     assert {"numpy", "pillow", "psutil", "pyyaml", "huggingface-hub", "jinja2"} <= present
     wanted = gpu_wheels.required_names(gpu_wheels.wanted(REPOSITORY / "pyproject.toml"))
-    assert set(wanted) - present == {"av", "cmap", "platformdirs", "pydantic", "pytest"}
+    assert set(wanted) - present == {"av", "cmap", "platformdirs", "portalocker", "pydantic", "pytest"}
 
 
 def test_requirements_of_other_platforms_and_extras_are_left_out() -> None:
