@@ -89,6 +89,15 @@ def local(path: Path) -> Path:
         return fetching.result() / inner
 
 
+def origin(path: Path) -> tuple[str, str] | None:
+    """Return the address of the data set that a path in a tree belongs to, and its name there.
+
+    On another machine `data_root` of the address makes the same tree. None for any other path.
+    """
+    tree = _tree_of(path)
+    return None if tree is None else (_index_of(tree).address, path.relative_to(tree).as_posix())
+
+
 def remote_file(path: Path) -> CachedFile | None:
     """Return the file or folder to fetch for a path in the tree of an address; None for any other path."""
     found = _find(path)
@@ -101,15 +110,10 @@ def _trees() -> Path:
 
 def _find(path: Path) -> tuple[CachedFile, str] | None:
     """Return what a path in a tree is fetched with, and its place in it; None for any other path."""
-    trees = str(_trees())
-    if not str(path).startswith(trees):
+    tree = _tree_of(path)
+    if tree is None:
         return None
-    for tree in path.parents if not (path / INDEX).exists() else (path, *path.parents):
-        if (tree / INDEX).exists():
-            break
-        if str(tree) == trees:
-            return None
-    index = _index(tree, (tree / INDEX).stat().st_mtime_ns)
+    index = _index_of(tree)
     name = path.relative_to(tree).as_posix()
     if name in index.files:
         return _cached(index, name, index.files[name], is_folder=False), ""
@@ -118,6 +122,23 @@ def _find(path: Path) -> tuple[CachedFile, str] | None:
             inner = PurePosixPath(name).relative_to(folder)
             return _cached(index, str(folder), index.folders[str(folder)], is_folder=True), str(inner)
     return None
+
+
+def _tree_of(path: Path) -> Path | None:
+    """Return the tree that a path is in; None for any other path."""
+    trees = str(_trees())
+    if not str(path).startswith(trees):
+        return None
+    for tree in path.parents if not (path / INDEX).exists() else (path, *path.parents):
+        if (tree / INDEX).exists():
+            return tree
+        if str(tree) == trees:
+            break
+    return None
+
+
+def _index_of(tree: Path) -> Index:
+    return _index(tree, (tree / INDEX).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)

@@ -23,7 +23,7 @@ from distill.errors import RunError, UserError
 from distill.runtimes.names import TITLES
 from distill.targets.build import StoreBuild, progress_of
 from distill.targets.ray_cluster import Node, alive_nodes, check_version, connected, on_node, reason_of_loss
-from distill.targets.ray_worker import ShardReport, TeacherWorker, WorkerTask, without_truth
+from distill.targets.ray_worker import ShardReport, TeacherWorker, WorkerTask, origins_of, without_truth
 from distill.targets.shard_sinks import sink_of
 from distill.targets.store import TargetStore
 
@@ -105,6 +105,7 @@ class RayEngine:
             _absolute(build.model.reference),
             replace(build.settings, runtime=_runtime_name(build)),
             without_truth(build.videos),
+            origins_of(build.videos),
             sink_of(store),
             places.threads,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from distill.data.clips import Video
+from distill.data.remote_data import data_root, origin
 from distill.errors import RunError, UserError
 from distill.inference.runtime import Running, run_in
 from distill.inference.settings import InferenceSettings
@@ -27,6 +28,7 @@ class WorkerTask:
         teacher: reference of the teacher, which the worker loads on its node.
         settings: its inference settings: a stride, device cpu or cuda, and the runtime that the driver chose.
         videos: name -> video, without ground truth.
+        origins: name -> address and path in it, for the videos of data sets at addresses.
         sink: where shards are written.
         threads: CPU threads of the teacher.
     """
@@ -34,6 +36,7 @@ class WorkerTask:
     teacher: str
     settings: InferenceSettings
     videos: Mapping[str, Video]
+    origins: Mapping[str, tuple[str, str]]
     sink: ShardSink
     threads: int
 
@@ -73,13 +76,21 @@ class TeacherWorker:
             RunError: the teacher does not fit the memory.
         """
         with self._errors():
+            self.videos = self._local_videos()
             self.store, self.running = self._prepared()
+
+    def _local_videos(self) -> dict[str, Video]:
+        """Return the videos with the paths of this node: it has its own tree of the files at an address."""
+        origins = self.task.origins
+        roots = {address: data_root(address) for address in sorted({address for address, _ in origins.values()})}
+        moved = {name: roots[address] / path for name, (address, path) in origins.items()}
+        return {name: replace(each, path=moved.get(name, each.path)) for name, each in self.task.videos.items()}
 
     def _prepared(self) -> tuple[TargetStore, Running]:
         task, settings = self.task, self.task.settings
         torch.set_num_threads(task.threads)
         store = task.sink.open()
-        videos = list(task.videos.values())
+        videos = list(self.videos.values())
         for video in videos:
             if "bytes" in store.fingerprint["videos"][video.name] and not video.path.exists():
                 raise UserError(f"{video.path}: no such video here; all nodes need the data at the same path")
@@ -111,7 +122,7 @@ class TeacherWorker:
             if batches is None:  # in a folder: another process has filled the shard, or is writing it
                 yield ShardReport(store.committed_in(shard), shard in store.sealed())
                 return
-            filled = fill(store, running.network, self.task.videos, running.settings, shards=[batches])
+            filled = fill(store, running.network, self.videos, running.settings, shards=[batches])
             with closing(filled):
                 for batch in filled:  # which is being written while those before it are committed
                     yield ShardReport(plan.records_of(range(first, batch.index)))
@@ -130,5 +141,14 @@ class TeacherWorker:
 
 
 def without_truth(videos: Mapping[str, Video]) -> dict[str, Video]:
-    """Return videos as workers need them: without ground truth, which can be large."""
-    return {name: replace(video, truth=None) for name, video in videos.items()}
+    """Return videos as workers need them: with absolute paths, and without ground truth, which can be large."""
+    return {
+        name: replace(each, path=each.path.absolute() if each.path.exists() else each.path, truth=None)
+        for name, each in videos.items()
+    }
+
+
+def origins_of(videos: Mapping[str, Video]) -> dict[str, tuple[str, str]]:
+    """Return the addresses of the videos that are at one, see `WorkerTask`."""
+    found = {name: origin(video.path) for name, video in videos.items()}
+    return {name: each for name, each in found.items() if each is not None}

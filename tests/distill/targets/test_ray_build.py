@@ -271,6 +271,25 @@ def test_build_at_an_address_has_the_bytes_of_a_folder_after_a_kill(cluster, fol
     assert content(folder / "pulled") == local
 
 
+def test_videos_at_an_address_are_found_on_nodes_with_other_cache_folders(
+    cluster, folder, storage, sample, monkeypatch
+):
+    for path in sample.rglob("*"):
+        if path.is_file():
+            storage.put(f"dhf1k/{path.relative_to(sample).as_posix()}", path.read_bytes())
+    source = {"dataset": "dhf1k", "root": storage.address("dhf1k"), "split": "all", "frames": [601, 632]}
+    run = config(folder).model_dump(mode="json", exclude_unset=True)
+    run["data"]["train"] = [{**source, "videos": ["002"]}]
+    run["teacher"]["views"] = ["plain"]
+    monkeypatch.setenv("SALDISTILL_CACHE", str(folder / "cache"))  # of this process only
+    with ray_engine(address=cluster.address, cpus_per_worker=1) as engine:
+        assert setup.build_store(RunConfig.model_validate(run), runtime="pytorch", engine=engine).complete
+    found = content(folder / "store")
+    shutil.rmtree(folder / "store")
+    setup.build_store(RunConfig.model_validate(run), runtime="pytorch")
+    assert found == content(folder / "store")
+
+
 def test_node_with_another_version_is_named(cluster, folder, monkeypatch):
     monkeypatch.setattr(ray_cluster, "own_version", lambda: "0.0.1")
     with pytest.raises(
