@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -59,18 +60,31 @@ def cache_bytes() -> int:
     return int(gib * 2**30)
 
 
+def shared_cache() -> "FileCache":
+    """Return this process's cache of files from addresses, which shares its folder with other processes.
+
+    Raises:
+        UserError: as `cache_bytes`.
+    """
+    return _cache(cache_folder() / "remote", cache_bytes())
+
+
+@lru_cache(maxsize=1)
+def _cache(folder: Path, limit: int) -> "FileCache":
+    return FileCache(folder, limit)
+
+
 class FileCache:
     """A cache of fetched files and folders. It can be pickled.
 
     Args:
-        folder: its folder; defaults to `remote` in the toolkit's cache folder.
-        limit: largest sum of the files' sizes in bytes; defaults to `cache_bytes()`. Files that are being fetched,
-            and those that were removed while a process has them open, are not counted.
+        folder: its folder.
+        limit: largest sum of the files' sizes in bytes. Files that are being fetched, and those that were removed
+            while a process has them open, are not counted.
     """
 
-    def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
-        self.folder = cache_folder() / "remote" if folder is None else folder
-        self.limit = cache_bytes() if limit is None else limit
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
         self._estimate = (0, -math.inf)  # of the total size, and when it was made
 
     def get(self, entry: "CachedFile") -> Path:

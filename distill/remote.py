@@ -53,7 +53,7 @@ CREDENTIALS = {
 
 
 def is_address(path: str | Path) -> bool:
-    """Return whether a path is an address such as s3://bucket/folder; a Windows path is none."""
+    """Return whether a path is an address such as s3://bucket/folder; a Windows path is not."""
     return ADDRESS.match(str(path)) is not None
 
 

@@ -137,7 +137,6 @@ WRITERS = {
     "distill.remote._make_parents": GIVEN,
     "distill.targets.ray_cluster.connected": NOTHING,
     "distill.targets.shard_sinks.AddressSink.folder": TEMPORARY,
-    "distill.targets.transfer._claimed": GIVEN,
     "distill.targets.transfer.pull_store": FIXED,
     "distill.targets.transfer.pull_store.copy": FIXED,
     "distill.deploy.half_storage.store_halves": GIVEN,

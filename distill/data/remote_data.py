@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from distill.data.video.guard import heartbeat
 from distill.data.video.names import IMAGE_SUFFIXES
-from distill.file_cache import FOLDER, CachedFile, FileCache, cache_folder
+from distill.file_cache import FOLDER, CachedFile, cache_folder, shared_cache
 from distill.files import write_json, write_text
 from distill.paths import path_inside
 from distill.remote import RemoteFolder, is_address
@@ -149,27 +149,27 @@ def _index(tree: Path, _changed: int) -> Index:
 def _cached(index: Index, name: str, entry: Entry, *, is_folder: bool) -> CachedFile:
     key = hashlib.sha256(f"{index.address}/{name}\n{entry.tag}".encode()).hexdigest()[:24]
     suffix = FOLDER if is_folder else PurePosixPath(name).suffix
-    source = RemoteFolder(index.address)
+    source = index.address
     fetch = partial(_fetch_folder, source, name) if is_folder else partial(_fetch_file, source, name, entry.bytes)
-    return CachedFile(FileCache(), f"data/{key[:2]}/{key}{suffix}", entry.bytes, fetch)
+    return CachedFile(shared_cache(), f"data/{key[:2]}/{key}{suffix}", entry.bytes, fetch)
 
 
-def _fetch_file(source: RemoteFolder, name: str, size: int, path: Path) -> None:
+def _fetch_file(address: str, name: str, size: int, path: Path) -> None:
     def fault(fetched: Path) -> str | None:
         found = fetched.stat().st_size
         return None if found == size else f"it has {found:,} bytes, expected {size:,}; it was cut off or replaced"
 
-    source.fetch(name, path, fault)
+    RemoteFolder(address).fetch(name, path, fault)
 
 
-def _fetch_folder(source: RemoteFolder, name: str, path: Path) -> None:
-    folder = RemoteFolder(f"{source}/{name}" if name != "." else str(source))
+def _fetch_folder(address: str, name: str, path: Path) -> None:
+    folder = f"{address}/{name}" if name != "." else address
     with ThreadPoolExecutor(16) as pool:
-        names = [(each, size) for each, (size, _) in folder.entries().items()]
+        names = [(each, size) for each, (size, _) in RemoteFolder(folder).entries().items()]
         list(pool.map(lambda item: _fetch_into(folder, path, *item), names))
 
 
-def _fetch_into(folder: RemoteFolder, path: Path, name: str, size: int) -> None:
+def _fetch_into(folder: str, path: Path, name: str, size: int) -> None:
     target = path_inside(path, name, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     _fetch_file(folder, name, size, target)

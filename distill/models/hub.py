@@ -66,7 +66,7 @@ class Version(BaseModel):
     format: int
 
 
-class Manifest(BaseModel):
+class HubManifest(BaseModel):
     """The content of saldistill.json."""
 
     format: Literal[1]
@@ -81,7 +81,7 @@ class Manifest(BaseModel):
     made_with: str = Field("", max_length=200)
 
     @model_validator(mode="after")
-    def _named_files_are_listed(self) -> "Manifest":
+    def _named_files_are_listed(self) -> "HubManifest":
         for key, name, suffix in (
             ("weights", self.weights, ".safetensors"),
             ("onnx", self.onnx, ".onnx"),
@@ -100,7 +100,7 @@ class HubModel:
 
     repository: str
     commit: str
-    manifest: Manifest
+    manifest: HubManifest
 
     @property
     def reference(self) -> str:
@@ -202,13 +202,13 @@ def open_repository(reference: str | Path) -> HubModel:
     commit = path.parent.name  # the cache keeps a file at snapshots/COMMIT/FILE
     if not COMMIT.fullmatch(commit):
         raise UserError(f"{text}: the server names no commit; check that HF_ENDPOINT is a Hugging Face Hub")
-    found = HubModel(repository, commit, read_manifest(path, text))
+    found = HubModel(repository, commit, read_hub_manifest(path, text))
     if revision != commit:
         log.info("%s: commit %s of %s; to pin it, use %s", text, commit, revision, found.reference)
     return found
 
 
-def read_manifest(path: Path, where: str) -> Manifest:
+def read_hub_manifest(path: Path, where: str) -> HubManifest:
     """Return the content of a saldistill.json.
 
     Args:
@@ -225,7 +225,7 @@ def read_manifest(path: Path, where: str) -> Manifest:
             f"{where}: {MANIFEST} has format {version}, and this version of saldistill reads up to {FORMAT}; "
             "update saldistill"
         )
-    return read_json(path, Manifest, what, remedy)
+    return read_json(path, HubManifest, what, remedy)
 
 
 # ------------------------------------------------------------------------------------------------- huggingface_hub

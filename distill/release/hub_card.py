@@ -8,7 +8,7 @@ from distill.data.fit import fit_of
 from distill.data.text import plural
 from distill.evaluation.metrics import METRICS
 from distill.models.cost import count_weights, gflops_if_known
-from distill.models.hub import PREFIX, Manifest
+from distill.models.hub import PREFIX, HubManifest
 from distill.models.loaded import LoadedModel
 from distill.models.pretrained import PretrainedModel
 from distill.models.protocols import is_streaming
@@ -50,7 +50,7 @@ class HubCard:
     model: LoadedModel
     notes: Mapping[str, Any]
     licence: str | None
-    manifest: Manifest
+    manifest: HubManifest
     command: str = ""
     record: PretrainedModel | None = None
     no_onnx: str = ""

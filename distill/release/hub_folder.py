@@ -17,7 +17,7 @@ from typing import Any
 from distill.errors import UserError, reason_of
 from distill.files import file_hash, write_json, write_text
 from distill.limits import MAX_GRAPH_BYTES
-from distill.models.hub import FORMAT, MANIFEST, HubFile, Manifest, is_hub_reference
+from distill.models.hub import FORMAT, MANIFEST, HubFile, HubManifest, is_hub_reference
 from distill.models.identity import Identity
 from distill.models.loaded import LoadedModel
 from distill.models.networks import PACKAGES
@@ -88,7 +88,7 @@ def write_hub_folder(
         for name in (WEIGHTS, ONNX, CONFIG)
         if (folder / name).exists()
     }
-    manifest = Manifest(
+    manifest = HubManifest(
         format=FORMAT,
         model=Identity.model_validate(dict(model.identity)),
         weights=WEIGHTS,

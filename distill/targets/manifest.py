@@ -9,6 +9,7 @@ complete says so. One process writes it.
 """
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from distill.files import file_hash
 from distill.limits import MAX_STORE_SHARDS, check_limit
 from distill.models.pretrained import Hash
 from distill.remote import RemoteFolder
-from distill.targets.store_file import STORE_FILE, parse_store
+from distill.targets.store_file import STORE_FILE
 from distill.validation import parse_json
 
 MANIFEST = "manifest.json"
 
 FORMAT = 1
+
+MANIFEST_EVERY = 30.0
+"""Seconds between two versions of the manifest while shards are uploaded."""
 
 
 class ShardRecord(BaseModel):
@@ -58,13 +62,39 @@ class Manifest(BaseModel):
     complete: bool = False
     shards: dict[int, ShardRecord] = {}
 
-    def write(self, folder: RemoteFolder) -> None:
+
+class ManifestWriter:
+    """Writes a manifest while shards are uploaded: every MANIFEST_EVERY seconds, and when `flush` is called.
+
+    Args:
+        folder: the address of the store.
+        manifest: what is there.
+        num_shards: shards of the complete store.
+    """
+
+    def __init__(self, folder: RemoteFolder, manifest: Manifest, num_shards: int) -> None:
+        self.folder, self.manifest, self.num_shards = folder, manifest, num_shards
+        self._written = time.monotonic()
+
+    def record(self, number: int, record: ShardRecord) -> None:
+        """Note a shard that was uploaded.
+
+        Raises:
+            UserError: the manifest cannot be uploaded.
+        """
+        self.manifest.shards[number] = record
+        if time.monotonic() - self._written > MANIFEST_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
         """Write the manifest.
 
         Raises:
             UserError: it cannot be uploaded.
         """
-        folder.write(MANIFEST, (self.model_dump_json(indent=1) + "\n").encode())
+        self.manifest.complete = len(self.manifest.shards) == self.num_shards
+        self.folder.write(MANIFEST, (self.manifest.model_dump_json(indent=1) + "\n").encode())
+        self._written = time.monotonic()
 
 
 def shard_name(number: int) -> str:
@@ -93,11 +123,12 @@ def read_manifest(folder: RemoteFolder) -> Manifest | None:
     return manifest
 
 
-def read_remote_store(folder: RemoteFolder) -> tuple[dict[str, Any], bytes, Manifest]:
-    """Return the content of store.json at an address, its SHA-256, and the manifest.
+def read_remote_store(folder: RemoteFolder) -> tuple[bytes, Manifest]:
+    """Return the bytes of store.json at an address, which `parse_store` reads, and the manifest.
 
     Raises:
-        UserError: there is no store, it cannot be read, or a file of it is damaged or of a newer version.
+        UserError: there is no store, it cannot be read, store.json is another store's, or the manifest is damaged
+            or of a newer version.
     """
     manifest = read_manifest(folder)
     raw = None if manifest is None else folder.read(STORE_FILE)
@@ -110,5 +141,4 @@ def read_remote_store(folder: RemoteFolder) -> tuple[dict[str, Any], bytes, Mani
         raise UserError(
             f"{folder}: {STORE_FILE} and {MANIFEST} belong to different target stores; push the store again"
         )
-    content, digest = parse_store(raw, f"{folder}", f"{folder}/{STORE_FILE}")
-    return content, digest, manifest
+    return raw, manifest

@@ -6,10 +6,10 @@ temporary folder of the node and uploaded; no locks are needed, since the driver
 the manifest.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -17,11 +17,10 @@ from typing import Protocol
 from distill.errors import UserError
 from distill.files import write_new
 from distill.remote import RemoteFolder
-from distill.targets.manifest import Manifest, ShardRecord, shard_name
+from distill.targets.manifest import Manifest, ManifestWriter, ShardRecord, shard_name
 from distill.targets.shard_files import RemoteShards
 from distill.targets.store import TargetStore
 from distill.targets.store_file import STORE_FILE
-from distill.targets.transfer import MANIFEST_EVERY
 
 
 class ShardSink(Protocol):
@@ -31,7 +30,7 @@ class ShardSink(Protocol):
         """Open the store on this node.
 
         Raises:
-            UserError: there is none, or it is another one than the driver's.
+            UserError: there is no store, or it is not the driver's.
         """
 
     def folder(self, store: TargetStore) -> AbstractContextManager[TargetStore]:
@@ -97,14 +96,13 @@ class AddressSink:
     Args:
         address: address of the store.
         digest: SHA-256 of store.json.
-        manifest: the manifest, which the driver writes every MANIFEST_EVERY seconds.
+        manifest: the manifest, which the driver writes.
         num_shards: shards of the complete store.
     """
 
     def __init__(self, address: str, digest: bytes, manifest: Manifest, num_shards: int) -> None:
-        self.remote, self.digest, self.manifest = RemoteFolder(address), digest, manifest
-        self.num_shards = num_shards
-        self._written = time.monotonic()
+        self.remote, self.digest = RemoteFolder(address), digest
+        self.writer = ManifestWriter(self.remote, manifest, num_shards)
 
     def open(self) -> TargetStore:
         """See `ShardSink`."""
@@ -113,10 +111,8 @@ class AddressSink:
     @contextmanager
     def folder(self, store: TargetStore) -> Iterator[TargetStore]:
         """See `ShardSink`: a temporary copy without shards."""
-        content = self.remote.read(STORE_FILE)
-        assert content is not None, "the store was opened before"
         with TemporaryDirectory(prefix="saldistill-") as folder:
-            write_new(Path(folder) / STORE_FILE, content.decode())
+            write_new(Path(folder) / STORE_FILE, self._store_file)
             with _checked(TargetStore.open(folder), self.digest) as copy:
                 yield copy
 
@@ -129,15 +125,18 @@ class AddressSink:
     def record(self, shard: int, record: ShardRecord | None) -> None:
         """See `ShardSink`."""
         assert record is not None
-        self.manifest.shards[shard] = record
-        if time.monotonic() - self._written > MANIFEST_EVERY:
-            self.flush()
+        self.writer.record(shard, record)
 
     def flush(self) -> None:
         """See `ShardSink`."""
-        self.manifest.complete = len(self.manifest.shards) == self.num_shards
-        self.manifest.write(self.remote)
-        self._written = time.monotonic()
+        self.writer.flush()
+
+    @cached_property
+    def _store_file(self) -> str:
+        """The text of store.json, which a worker reads once."""
+        content = self.remote.read(STORE_FILE)
+        assert content is not None, "the store was opened before"
+        return content.decode()
 
 
 def _checked(store: TargetStore, digest: bytes) -> TargetStore:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError, reading
-from distill.file_cache import CachedFile, FileCache
+from distill.file_cache import CachedFile, shared_cache
 from distill.files import fsync, refuse_existing, write_new
 from distill.remote import RemoteFolder, is_address
 from distill.targets.codec import CODECS, DEFAULT_CODEC
@@ -33,7 +33,7 @@ from distill.targets.plan import Plan, StoreBatch
 from distill.targets.reader import ShardReader, damaged_error, find_damage
 from distill.targets.shard import VERSION, Shard, header_bytes
 from distill.targets.shard_files import RemoteShards, ShardFiles, ShardFolder
-from distill.targets.store_file import STORE_FILE, check_names, read_store_file, with_checksum
+from distill.targets.store_file import STORE_FILE, check_names, parse_store, read_store_file, with_checksum
 from distill.targets.writer import ShardWriter, user_error_if_full
 
 
@@ -131,8 +131,9 @@ class TargetStore:
         """
         if is_address(path):
             folder = RemoteFolder(str(path))
-            content, digest, manifest = read_remote_store(folder)
-            return cls(folder.address, content, digest, RemoteShards(folder, manifest, FileCache()))
+            raw, manifest = read_remote_store(folder)
+            content, digest = parse_store(raw, folder.address, f"{folder}/{STORE_FILE}")
+            return cls(folder.address, content, digest, RemoteShards(folder, manifest, shared_cache()))
         path = Path(path)
         return cls(path, *read_store_file(path), ShardFolder(path))
 

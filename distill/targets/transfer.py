@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,18 +19,22 @@ from distill.data.progress import ProgressBar
 from distill.errors import UserError
 from distill.files import atomic_path, clear_leftovers, write_new
 from distill.remote import RemoteFolder, is_address
-from distill.targets.manifest import Manifest, ShardRecord, read_manifest, read_remote_store, shard_name
+from distill.targets.manifest import (
+    Manifest,
+    ManifestWriter,
+    ShardRecord,
+    read_manifest,
+    read_remote_store,
+    shard_name,
+)
 from distill.targets.store import TargetStore
-from distill.targets.store_file import STORE_FILE
+from distill.targets.store_file import STORE_FILE, parse_store
 from distill.targets.writer import user_error_if_full
 
 log = logging.getLogger(__name__)
 
 TRANSFERS = 4
 """Shards that are copied at once."""
-
-MANIFEST_EVERY = 30.0
-"""Seconds between two versions of the manifest during a push."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +117,14 @@ def push_store(path: str | Path, address: str, *, partial: bool = False, progres
     numbers = sorted(store.files.sealed().intersection(range(store.plan.num_shards)))
     sizes = {number: store.files.path(number).stat().st_size for number in numbers}
     copied: list[int] = []
-    written = time.monotonic()
+    writer = ManifestWriter(folder, manifest, store.plan.num_shards)
     try:
         for number, record in _copied(f"uploading {store.name}", sizes, copy, progress=progress):
             if record is not None:
-                manifest.shards[number] = record
                 copied.append(record.bytes)
-            if time.monotonic() - written > MANIFEST_EVERY:
-                manifest.write(folder)
-                written = time.monotonic()
+                writer.record(number, record)
     finally:  # after an error or Ctrl-C, too: it says what is there
-        manifest.complete = len(manifest.shards) == store.plan.num_shards
-        manifest.write(folder)
+        writer.flush()
     return TransferReport(
         str(path),
         str(folder),
@@ -153,16 +152,16 @@ def pull_store(address: str, path: str | Path, *, partial: bool = False, progres
     """
     started, path = time.perf_counter(), Path(path)
     folder = _remote(address)
-    _, digest, manifest = read_remote_store(folder)
+    raw, manifest = read_remote_store(folder)
+    _, digest = parse_store(raw, str(folder), f"{folder}/{STORE_FILE}")
     if not (manifest.complete or partial):
         raise UserError(
             f"{folder}: the target store is partial; finish it with `saldistill cache push`, or pass --partial to "
             "download the shards that are there"
         )
-    with _claimed(path), user_error_if_full(path):
+    partly = TargetStore.exists(path)
+    with claim(path, "the target store", overwrite=partly), user_error_if_full(path):
         if not (path / STORE_FILE).exists():
-            raw = folder.read(STORE_FILE)
-            assert raw is not None
             write_new(path / STORE_FILE, raw.decode())
         store = TargetStore.open(path)
         if store.digest != digest:
@@ -228,11 +227,3 @@ def _remote(address: str) -> RemoteFolder:
     if not is_address(address):
         raise UserError(f"{address}: expected an address such as s3://bucket/targets, got a path")
     return RemoteFolder(address)
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Claim a folder for a download that may already be partly there."""
-    partly = TargetStore.exists(path)
-    with claim(path, "the target store", overwrite=partly):
-        yield

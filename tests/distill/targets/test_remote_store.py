@@ -95,7 +95,7 @@ def test_interrupted_push_is_partial_and_resumes(
     storage: Storage, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "TRANSFERS", 1)
-    monkeypatch.setattr(transfer, "MANIFEST_EVERY", 0.0)
+    monkeypatch.setattr("distill.targets.manifest.MANIFEST_EVERY", 0.0)
     put, count = remote.RemoteFolder.put, 0
 
     def interrupted(self: remote.RemoteFolder, path: Path, name: str) -> None:

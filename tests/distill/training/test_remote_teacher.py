@@ -12,6 +12,8 @@ from helpers.runs import config, losses
 
 from distill.errors import UserError
 from distill.file_cache import CachedFile, FileCache
+from distill.remote import RemoteFolder
+from distill.targets.manifest import ManifestWriter
 from distill.targets.store import TargetStore
 from distill.targets.transfer import push_store
 from distill.training.config import RunConfig
@@ -66,10 +68,10 @@ def test_train_from_an_address_has_the_losses_of_the_local_store(
 
 
 def test_train_from_a_partial_store_needs_partial(storage: Storage, store: Path, tmp_path: Path) -> None:
-    manifest = TargetStore.open(ADDRESS).files.manifest  # type: ignore[attr-defined]
+    remote = TargetStore.open(ADDRESS)
+    manifest = remote.files.manifest  # type: ignore[attr-defined]
     del manifest.shards[0]
-    manifest.complete = False
-    manifest.write(TargetStore.open(ADDRESS).files.folder)  # type: ignore[attr-defined]
+    ManifestWriter(RemoteFolder(ADDRESS), manifest, remote.plan.num_shards).flush()
     with pytest.raises(
         UserError, match=r"s3://bucket/targets: the target store lacks [0-9]+ maps that this run needs"
     ):
