@@ -89,6 +89,8 @@ class Arm(Section):
 
     config: str
     """Run config; the experiment sets its seed, folders, device and, with `after`, the weights to start from."""
+    overrides: list[str] = Field(default=[])
+    """Settings `key=value` that differ from the config, as on the command line."""
     teacher: Names | None = None
     """Names of the experiment's teachers whose target stores it reads: one for the config's only teacher, or each
     for the config's teacher of the same name."""
@@ -166,7 +168,12 @@ class Experiment(Section):
     def run_config(self, name: str, seed: int, device: str) -> RunConfig:
         """Return the config of an arm's run."""
         arm = self.arms[name]
-        overrides = [f"out={quoted(self.run_folder(name, seed))}", f"seed={seed}", f"device={quoted(device)}"]
+        overrides = [
+            *arm.overrides,
+            f"out={quoted(self.run_folder(name, seed))}",
+            f"seed={seed}",
+            f"device={quoted(device)}",
+        ]
         overrides.append("resume=auto")
         for teacher in arm.teacher or []:
             key = store_key(arm, teacher, f"arms.{name}.teacher")
@@ -179,7 +186,7 @@ class Experiment(Section):
     def section_of(self, teacher: str, config: RunConfig) -> TeacherSection | None:
         """Return the section of a run config that reads a teacher's target store, if there is one."""
         folder = str(self.store_folder(teacher))
-        return next((section for section in config.teachers if section.store == folder), None)
+        return next((section for section in config.teacher_sections if section.store == folder), None)
 
 
 def store_key(arm: Arm, teacher: str, where: str) -> str:
@@ -188,8 +195,12 @@ def store_key(arm: Arm, teacher: str, where: str) -> str:
     Raises:
         UserError: the config has several teachers, none of that name; or one, and the arm has several.
     """
-    sections = read_yaml(arm.config)
-    sections = sections.get("teacher") if isinstance(sections, dict) else None
+    content = read_yaml(arm.config)
+    content = content if isinstance(content, dict) else {}
+    if isinstance(team := content.get("teachers"), dict):
+        require_teacher(teacher, list(team), f"{where}: {arm.config}")
+        return f"teachers.{teacher}.store"
+    sections = content.get("teacher")
     if not isinstance(sections, list):
         if len(arm.teacher or []) > 1:
             raise UserError(
@@ -197,11 +208,14 @@ def store_key(arm: Arm, teacher: str, where: str) -> str:
             )
         return "teacher.store"
     names = [section.get("name") if isinstance(section, dict) else None for section in sections]
-    if teacher not in names:
-        raise UserError(
-            f"{where}: {arm.config} has no teacher called '{teacher}'; expected one of {', '.join(map(str, names))}"
-        )
+    require_teacher(teacher, names, f"{where}: {arm.config}")
     return f"teacher.{names.index(teacher)}.store"
+
+
+def require_teacher(teacher: str, names: Sequence[object], where: str) -> None:
+    """Raise a UserError unless a config's teachers include one of a name."""
+    if teacher not in names:
+        raise UserError(f"{where} has no teacher called '{teacher}'; expected one of {', '.join(map(str, names))}")
 
 
 def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:

@@ -65,8 +65,8 @@ def test_yaml_examples_are_valid_configs(page: Path) -> None:
         if "arms" in example:
             Experiment.model_validate({"out": "runs/x", **example})
             continue
-        assert example.keys() <= {"data", "teacher", "losses"}
-        if "teacher" in example:  # such an example has all that refers to each other
+        assert example.keys() <= {"data", "teacher", "teachers", "team", "losses"}
+        if {"teacher", "teachers"} & example.keys():  # such an example has all that refers to each other
             rest = {"out": "runs/x", "model": {"name": "student/stream"}, "training": {"steps": 1}}
             RunConfig.model_validate({**rest, **example})
         for loss in example.get("losses", []):

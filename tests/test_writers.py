@@ -187,6 +187,8 @@ WRITERS = {
     "distill.targets.writer._write": FIXED,
     "distill.training.checkpoint.save_checkpoint": FIXED,
     "distill.training.config.save_config": GIVEN,
+    "distill.training.gate_table.GateTable.save": "a hash in the cache folder",
+    "distill.training.gate_table.decide_gates": "a hash in the cache folder",
     "distill.training.run_folder.claim_run": GIVEN,
     "distill.training.run_folder.keep_best": FIXED,
     "distill.training.step_log.StepLog._write": FIXED,

@@ -184,7 +184,7 @@ def _config(subject: str | Path | None, folder: Path, *, batch_size: int, precis
     """Return the given run, or one around a teacher on generated videos."""
     if subject is not None and Path(subject).suffix in (".yaml", ".yml"):
         config = load_config(subject)
-        if not config.teachers or config.teachers[0].model is None:
+        if not config.teacher_sections or config.teacher_sections[0].model is None:
             raise UserError(f"{subject}: has no teacher; expected teacher.model, or pass the teacher itself")
         return config
     for number in range(VIDEOS):
@@ -212,7 +212,7 @@ def _config(subject: str | Path | None, folder: Path, *, batch_size: int, precis
 
 def _prepare(config: RunConfig, folder: Path, device: torch.device) -> Case:
     """Load the models, compute the teacher's maps, and fill the stores that are read."""
-    section, chosen = config.teachers[0], config.model
+    section, chosen = config.teacher_sections[0], config.model
     assert section.model is not None
     teacher = load_model(section.model, device=device)
     student = create_model(chosen.name, variant=chosen.variant, **chosen.arguments).network.to(device).train()

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.cli.options import add_config, add_device, add_list, add_output, add_runtime, count, map_size
@@ -96,20 +97,32 @@ BUILD = Verb(
 )
 
 
+def _add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "store",
+        metavar="STORE",
+        help="folder of the target store, or its address, e.g. s3://bucket/targets; or the folder of a run with a "
+        "team of teachers",
+    )
+
+
 def _run_info(arguments: argparse.Namespace) -> None:
     from distill.targets.info import info
+    from distill.training.gate_report import GATES_FILE, read_report
 
-    print_result(arguments, info(arguments.store))
+    is_run = (Path(arguments.store) / GATES_FILE).exists()
+    print_result(arguments, read_report(arguments.store) if is_run else info(arguments.store))
 
 
 INFO = Verb(
     "info",
     "show the teacher, videos and size of a target store",
-    "Show a target store's fingerprint (teacher, preprocessing, videos), its size and how complete it is.",
-    ("saldistill cache info runs/demo/targets",),
-    _add_store,
+    "Show a target store's fingerprint (teacher, preprocessing, videos), its size and how complete it is; or what "
+    "the gates of a run's team of teachers decided: each teacher's mean weight, and how often it abstains.",
+    ("saldistill cache info runs/demo/targets", "saldistill cache info runs/team"),
+    _add_info_arguments,
     _run_info,
-    INFO_KEYS,
+    f"{INFO_KEYS}; of a run: frames, graded, without_teacher and teachers",
 )
 
 

@@ -163,4 +163,4 @@ def write_config(source: Path | None, path: Path) -> str:
         return ""
     config = load_config(source)
     write_text(path, HEADER + dump_yaml(public(config.model_dump(mode="json"))))
-    return f"saldistill {'distill' if config.teachers else 'train'} {CONFIG}"
+    return f"saldistill {'distill' if config.teacher_sections else 'train'} {CONFIG}"

@@ -105,7 +105,7 @@ def read_training(
         best=describe_mean(runs) + describe_best(runs[0], config),
         chosen=list(chosen),
         data=data_of(configs, facts),
-        teachers=[describe_teacher(each, facts) for each in config.teachers],
+        teachers=[describe_teacher(each, facts) for each in config.teacher_sections],
     )
 
 
@@ -139,9 +139,10 @@ def describe_mean(runs: Sequence[Path]) -> str:
 def ancestors(run: Path, facts: Facts) -> Iterator[Path]:
     """Yield the run folders that a run starts from or learns from, and theirs."""
     config = load_config(run / CONFIG)
-    found = [config.model.weights, *(teacher.model for teacher in config.teachers)]
+    found = [config.model.weights, *(teacher.model for teacher in config.teacher_sections)]
     named = [folder for name in filter(None, found) for folder in (Path(name), Path(name).parent)]
-    behind = [each for teacher in config.teachers if teacher.store for each in runs_behind(teacher.store, facts)]
+    stores = [teacher.store for teacher in config.teacher_sections if teacher.store]
+    behind = [each for store in stores for each in runs_behind(store, facts)]
     for folder in [*named, *behind]:
         if (folder / CONFIG).is_file() and folder.resolve() != run.resolve():
             yield folder
@@ -230,7 +231,7 @@ def command(config: RunConfig, config_file: str | None, experiment: str | None) 
     """Return the command that repeats a run: its experiment, or its config and the settings that differ from it."""
     if experiment is not None:
         return f"python scripts/experiment.py {shown(experiment)}"
-    verb = "distill" if config.teachers else "train"
+    verb = "distill" if config.teacher_sections else "train"
     if config_file is None:
         return f"saldistill {verb} config.yaml"
     before, now = (flatten(each.model_dump(mode="json")) for each in (load_config(config_file), config))

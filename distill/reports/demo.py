@@ -57,7 +57,7 @@ def verdict_of(results: dict[str, Any]) -> page.Verdict:
 
 def write_demo_report(out: Path, results: dict[str, Any], config: RunConfig, video: Video) -> str:
     """Write `out`/report.html from the results of all steps, and return its path."""
-    [teacher] = config.teachers
+    [teacher] = config.teacher_sections
     path = out / "report.html"
     columns, rows = score_table(results)
     values = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}

@@ -19,7 +19,7 @@ from distill.targets.store import first_few
 from distill.training.checkpoint import newest_checkpoint, read_state
 from distill.training.config import RunConfig
 from distill.training.processes import name_of, on_every, on_main
-from distill.training.teachers import CachedTeacher, Teacher
+from distill.training.teachers import Teacher
 
 
 def check_agreement(accelerator: Accelerator, what: str, values: Mapping[str, str], remedy: str) -> None:
@@ -90,8 +90,8 @@ def check_same_data(accelerator: Accelerator, clips: ClipDataset, teachers: Sequ
             content = f"{described} {frames} {video.fps} {video.size} {labelled}"
             values[f"data.train[{number}] {video.name}"] = content
     for teacher in teachers:
-        if isinstance(teacher, CachedTeacher):
-            values[f"the target store of {teacher.role.name}"] = json.dumps(teacher.store.fingerprint)
+        for name, store in teacher.stores.items():
+            values[f"the target store of {name}"] = json.dumps(store.fingerprint)
     remedy = "each node needs the same data at the same path"
     check_agreement(accelerator, "training data", values, remedy)
 

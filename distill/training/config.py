@@ -6,7 +6,7 @@ The sections follow the order of the file. Unknown keys are errors. `3e-4` is a 
 working directory. `save_config` writes the resolved config, which `load_config` reads back as an equal run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,7 +42,8 @@ from distill.training.config_errors import (
     at_most,
 )
 from distill.training.teacher_section import Teachers, TeacherSection, terms_of
-from distill.training.terms import LossSection, Share
+from distill.training.team_section import Members, TeamSection, check_team
+from distill.training.terms import TEACHER, LossSection, Share
 from distill.training.yaml_text import dump_yaml
 
 Steps = Annotated[Count, at_most(limits.MAX_STEPS, "optimiser steps")]
@@ -353,7 +354,12 @@ class RunConfig(Section):
     data: DataSection
     """The videos, and how clips are taken from them."""
     teacher: Teachers | None = None
-    """The teacher, or a list of several; needed if a loss is against: teacher."""
+    """The teacher, or a list of several with terms of their own; this or `teachers` is needed if a loss is against:
+    teacher."""
+    teachers: Members | None = None
+    """A team by name, in place of `teacher`: several teachers whose mixed map is one target."""
+    team: TeamSection = TeamSection()
+    """How the maps of a team become one."""
     losses: list[LossSection] = Field(min_length=1)
     """Terms of the objective."""
     optimizer: OptimizerSection = OptimizerSection()
@@ -365,6 +371,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _losses_fit_the_teachers(self) -> "RunConfig":
+        if self.teachers is None and self.team != TeamSection():
+            raise ValueError("team: needs 'teachers', the teachers by name; add them, or remove the section")
+        if self.teachers is not None:
+            if self.teacher is not None:
+                raise ValueError("teachers: give one of 'teacher' and 'teachers', not both")
+            check_team(self.teachers, self.losses)
         terms = self.terms
         if len({term.label for term in terms}) < len(terms):
             raise ValueError("losses: two terms are the same; merge them and add up their weights")
@@ -372,28 +384,48 @@ class RunConfig(Section):
             raise ValueError(
                 "losses: no term compares the model's own map; add one, with a ramp if it is to start later"
             )
-        for teacher in self.teachers:
+        for teacher in self.teacher_sections:
             try:
                 self.data.numbers_of(teacher.sources)
             except ValueError as error:
-                raise ValueError(f"teacher.sources: {error}") from None
+                raise ValueError(f"{self.key_of(teacher)}.sources: {error}") from None
         return self
 
     @property
-    def teachers(self) -> list[TeacherSection]:
-        """The teachers, of which there may be none, one or several."""
+    def teacher_sections(self) -> list[TeacherSection]:
+        """The sections of all teachers, of which there may be none, one or several; each has its name."""
+        if self.teachers is not None:
+            return [member.model_copy(update={"name": name}) for name, member in self.teachers.items()]
         if self.teacher is None:
             return []
         return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
 
+    def key_of(self, teacher: TeacherSection) -> str:
+        """Return the key of a teacher's section, for messages."""
+        return "teacher" if self.teachers is None else f"teachers.{teacher.name}"
+
     @property
     def terms(self) -> list[LossSection]:
-        """The terms of the objective: one per loss against the ground truth, else one per loss and teacher."""
-        return terms_of(self.losses, self.teachers)
+        """The terms of the objective: one per loss against the ground truth, else one per loss and target.
+
+        Each teacher is a target, or all teachers of a team are one.
+        """
+        if self.teachers is not None:
+            return terms_of(self.losses, {TEACHER: 1.0}, online=())
+        sections = self.teacher_sections
+        weights = {each.name: each.weight for each in sections}
+        return terms_of(self.losses, weights, online=[each.name for each in sections if each.source == "online"])
 
     def with_teachers(self, **changes: Any) -> "RunConfig":
         """Return the same run with some keys of every teacher changed."""
-        changed = [teacher.model_copy(update=changes) for teacher in self.teachers]
+        return self.with_each_teacher(lambda teacher: changes)
+
+    def with_each_teacher(self, changes: Callable[[TeacherSection], dict[str, Any]]) -> "RunConfig":
+        """Return the same run with the keys of each teacher changed that a function of its section returns."""
+        changed: Any = [each.model_copy(update=changes(each)) for each in self.teacher_sections]
+        if self.teachers is not None:
+            unnamed = [each.model_copy(update={"name": TEACHER}) for each in changed]
+            return self.model_copy(update={"teachers": dict(zip(self.teachers, unnamed, strict=True))})
         several = isinstance(self.teacher, list)
         return self.model_copy(update={"teacher": changed if several else next(iter(changed), None)})
 

@@ -11,14 +11,8 @@ def pin_models(config: RunConfig) -> RunConfig:
         UserError: a repository does not exist or cannot be reached.
     """
     weights = config.model.weights
-    teachers = [
-        each if each.model is None else each.model_copy(update={"model": pinned(each.model)})
-        for each in config.teachers
-    ]
-    several = isinstance(config.teacher, list)
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"weights": None if weights is None else pinned(weights)}),
-            "teacher": teachers if several else next(iter(teachers), None),
-        }
+    pinned_teachers = config.with_each_teacher(
+        lambda teacher: {} if teacher.model is None else {"model": pinned(teacher.model)}
     )
+    model = config.model.model_copy(update={"weights": None if weights is None else pinned(weights)})
+    return pinned_teachers.model_copy(update={"model": model})

@@ -3,7 +3,8 @@
 Training a teacher, training a student and distilling differ only in these terms. A term is the mean of one loss
 over the maps of the step that have what it needs: ground-truth terms average over the labelled maps, a teacher's
 terms over the maps with a target of this teacher (or the pairs of neighbouring maps that both have one, or the
-clips whose maps all have one). Means are taken over the whole step (all accumulated batches of all processes), so
+clips whose maps all have one). A team's maps are weighted, without a change of the denominator: where its gates are
+low, a map counts less. Means are taken over the whole step (all accumulated batches of all processes), so
 that the distribution of the clips over batches does not matter: `Objective.counts` counts a batch's maps, and the
 loop sums the counts before the first backward pass.
 """
@@ -38,7 +39,8 @@ class StepLoss:
     """Unweighted share of each term's mean."""
     teacher: dict[str, Tensor]
     """Ground-truth terms of the teachers' maps, and their entropy in nats, which expose a poor teacher. The name of
-    one of several teachers precedes its keys, as in `base/truth/cc`."""
+    one of several teachers precedes its keys, as in `base/truth/cc`. For a team, also the mean weight of each
+    teacher, as in `base/weight`."""
 
 
 class Objective:
@@ -135,6 +137,8 @@ class Objective:
             present = moved(teachers[name].present, maps.device)
             entropy = torch.special.entr(density) * present[..., None, None]
             teacher_shares[f"{_prefix(name)}entropy"] = entropy.sum() / count_of[name]["maps"]
+            for member, share in teachers[name].shares.items():
+                teacher_shares[f"{_prefix(name)}{member}/weight"] = share.sum() / count_of[name]["maps"]
         return StepLoss(loss, shares, teacher_shares)
 
     def _share(self, term: LossSection, predicted: Tensor, density: Tensor, output: TeacherOutput) -> Tensor:
@@ -142,7 +146,10 @@ class Objective:
         if term.teacher and term.teacher not in output.features:  # the teacher had no clip of this batch
             return predicted.float().sum() * 0
         values = term(predicted, output.features[term.teacher] if term.teacher else density)
-        return (values * moved(_mask(output.present, term.unit), values.device)).sum()
+        values = values * moved(_mask(output.present, term.unit), values.device)
+        if output.weights is not None:
+            values = values * _weights(output.weights, term.unit).to(values.device)
+        return values.sum()
 
 
 def _places(flags: Tensor, device: torch.device) -> tuple[Tensor, ...]:
@@ -165,6 +172,13 @@ def _mask(present: Tensor, unit: Unit) -> Tensor:
     if unit == "pairs":
         return present[:, 1:] & present[:, :-1]
     return present.all(dim=1, keepdim=True) if unit == "clips" else present
+
+
+def _weights(weights: Tensor, unit: Unit) -> Tensor:
+    """Return the weights of maps (B, N), or the lowest of pairs of neighbours (B, N - 1) or of clips (B, 1)."""
+    if unit == "pairs":
+        return torch.minimum(weights[:, 1:], weights[:, :-1])
+    return weights.amin(dim=1, keepdim=True) if unit == "clips" else weights
 
 
 def _prefix(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Run folders: config.yaml, log.jsonl, checkpoints/, best.safetensors, summary.json and the files of trackers."""
+"""Run folders: config.yaml, log.jsonl, checkpoints/, best.safetensors, summary.json, gates.json and trackers."""
 
 import math
 import os
@@ -100,6 +100,7 @@ def changed_keys(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
     """Return the keys of a config with their values; those of several teachers start with `teacher.NAME`."""
+    config = config if config.teachers is None else config.with_teachers(device=None)
     values = config.model_dump(mode="json")
     if isinstance(config.teacher, list):
         values["teacher"] = {each["name"]: {**each, "device": None} for each in values["teacher"]}

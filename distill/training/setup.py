@@ -31,6 +31,7 @@ from distill.targets.store import TargetStore
 from distill.training import encoder_layers, sharding
 from distill.training.agreement import check_same_data
 from distill.training.config import OptimizerSection, RunConfig
+from distill.training.gate_table import decide_gates
 from distill.training.heads import Learner, Projection, SideMap, feature_shape, feature_shapes, shared_fractions
 from distill.training.losses import LOSSES
 from distill.training.objective import Objective
@@ -44,6 +45,8 @@ from distill.training.sources import (
 )
 from distill.training.teacher_section import TeacherSection
 from distill.training.teachers import CachedTeacher, OnlineTeacher, Role, Teacher, check_alignment
+from distill.training.team import Team, members_of, require_graded
+from distill.training.team_section import MemberSection
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +121,7 @@ def build_stores(
     Raises:
         UserError: no teacher has both.
     """
-    sections = [each for each in config.teachers if each.model is not None and each.store is not None]
+    sections = [each for each in config.teacher_sections if each.model is not None and each.store is not None]
     if not sections:
         raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
     return [build_store(config, section, runtime=runtime, engine=engine) for section in sections]
@@ -144,7 +147,7 @@ def build_store(
     Raises:
         UserError: the config names no teacher or no store.
     """
-    section = section or next(iter(config.teachers), None)
+    section = section or next(iter(config.teacher_sections), None)
     if section is None or section.model is None or section.store is None:
         raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
     taught = taught_sources(training_sources(config.data), config.data, section)
@@ -217,10 +220,11 @@ def build_teachers(
 
     Raises:
         UserError: a target store was built by another teacher or from other videos (unless `accept` is set), lacks
-            maps, or has none of the videos that its teacher teaches; teacher and student predict different frames.
+            maps, or has none of the videos that its teacher teaches; teacher and student predict different frames;
+            the gates of a team cannot be decided, or leave no teacher.
     """
     teachers: list[Teacher] = []
-    for section in config.teachers:
+    for section in config.teacher_sections:
         taught = taught_sources(sources, config.data, section)
         if section.source == "online":
             teachers.append(_online_teacher(config, section, taught, spec, device))
@@ -228,8 +232,10 @@ def build_teachers(
             teachers.append(_cached_teacher(config, section, taught, spec))
         for fps in sorted(frame_rates(taught.values())):
             check_alignment(teachers[-1].offsets(fps), spec.offsets(fps))
+    if config.teachers is not None:
+        teachers = [_team(config, teachers, sources, spec)]
     untaught = set(range(len(sources))).difference(
-        *(config.data.numbers_of(each.sources) for each in config.teachers)
+        *(config.data.numbers_of(each.sources) for each in config.teacher_sections)
     )
     for number in sorted(untaught):
         if all(video.truth is None for video in sources[number].videos):
@@ -241,12 +247,26 @@ def build_teachers(
     return teachers
 
 
+def _team(config: RunConfig, teachers: Sequence[Teacher], sources: Sequence[ClipSource], spec: ClipSpec) -> Team:
+    """Return the team of several teachers; gates are decided here if all teachers are cached."""
+    members = [section for section in config.teacher_sections if isinstance(section, MemberSection)]
+    cached = [each for each in teachers if isinstance(each, CachedTeacher)]
+    table = None
+    if len(cached) == len(teachers) and any(member.gate != "none" for member in members):
+        labels = [source.label for source in config.data.train]
+        table = decide_gates(
+            cached, members, sources, labels, sharpness=config.team.sharpness, map_size=spec.map_size
+        )
+        require_graded(table.report)
+    return Team(teachers, members, config.team, spec, table)
+
+
 def _role(config: RunConfig, section: TeacherSection, taught: Mapping[int, ClipSource]) -> Role:
     """Return the role of a teacher, with its weight and its sources if they are not the defaults."""
-    notes = [f"weight {section.weight:g}"] * (section.weight != 1)
+    notes = [f"weight {section.weight:g}"] * (section.weight != 1 and config.teachers is None)
     notes += [f"sources: {', '.join(section.sources)}"] if section.sources is not None else []
     sources = None if section.sources is None else frozenset(taught)
-    return Role(section.name, sources, section.partial, tuple(notes))
+    return Role(section.name, sources, section.partial, tuple(notes), config.key_of(section))
 
 
 def _online_teacher(
@@ -294,10 +314,10 @@ def _cached_teacher(
     differences = store.check(expected)
     if differences and not section.accept:
         lacks = any(video.name not in store.plan.videos for video in described)
-        partial = "; set teacher.partial=true to train on other videos without it" if lacks else ""
+        partial = f"; set {role.key}.partial=true to train on other videos without it" if lacks else ""
         raise UserError(
             f"{section.store}: the target store does not match the run: {'; '.join(differences)}; rebuild it in "
-            f"another folder, or accept the differences with --accept (teacher.accept=true){partial}"
+            f"another folder, or accept the differences with --accept ({role.key}.accept=true){partial}"
         )
     for difference in differences:
         log.warning("%s: target store accepted although %s", section.store, difference)
@@ -323,13 +343,14 @@ def build_clips(
             len(videos),
             max(short),
         )
-    plain = [each for each in teachers if "flipped" not in each.views]
+    every = [each for teacher in teachers for each in members_of(teacher)]
+    plain = [each for each in every if "flipped" not in each.views]
     flip = config.data.flip and not plain
     if config.data.flip and plain:
         log.warning(
             "data.flip is off: the target store%s has no flipped view; rebuild it with "
             "teacher.views=[plain,flipped], or set teacher.mirror=true",
-            f" of {plain[0].role.name}" if len(teachers) > 1 else "",
+            f" of {plain[0].role.name}" if len(every) > 1 else "",
         )
     crop, colour, camera = config.data.crop, config.data.colour, config.data.camera
     return ClipDataset(
@@ -380,7 +401,7 @@ def build_learner(
     shapes = feature_shapes(model) if terms else {}
     teacher_shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     fractions: dict[str, tuple[float, float]] = {}
-    for teacher, section in zip(teachers, config.teachers, strict=True):
+    for teacher, section in zip(teachers, config.teacher_sections, strict=False):  # a team is one, without features
         if isinstance(teacher, OnlineTeacher) and teacher.features:
             taught = taught_sources(sources, config.data, section)
             teacher_shapes[section.name] = feature_shapes(teacher.model)

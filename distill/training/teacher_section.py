@@ -1,6 +1,6 @@
 """The teachers of a run: their config section, and the terms that compare the student with each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -97,8 +97,15 @@ Teachers = Annotated[
 """One teacher, or a list of several."""
 
 
-def terms_of(losses: Sequence[LossSection], teachers: Sequence[TeacherSection]) -> list[LossSection]:
+def terms_of(
+    losses: Sequence[LossSection], weights: Mapping[str, float], *, online: Collection[str]
+) -> list[LossSection]:
     """Return one term per loss against the ground truth, and one per other loss and teacher that it is against.
+
+    Args:
+        losses: the losses.
+        weights: factor of the terms against each teacher, by its name.
+        online: names of the teachers that run online, and so have features.
 
     Raises:
         ValueError: a loss is against a teacher that does not exist or has no features for it, or a teacher has no
@@ -106,31 +113,31 @@ def terms_of(losses: Sequence[LossSection], teachers: Sequence[TeacherSection]) 
     """
     terms = []
     for loss in losses:
-        chosen = [] if loss.against == TRUTH else _teachers_of(loss, teachers)
-        terms += [loss.against_teacher(each.name, each.weight) for each in chosen] if chosen else [loss]
-    for teacher in teachers:
-        if all(term.against != teacher.name for term in terms):
-            what = "remove the section" if len(teachers) == 1 else f"remove the teacher '{teacher.name}'"
-            raise ValueError(f"teacher: no loss is against: {teacher.name}; add one or {what}")
+        chosen = [] if loss.against == TRUTH else _teachers_of(loss, list(weights), online)
+        terms += [loss.against_teacher(name, weights[name]) for name in chosen] if chosen else [loss]
+    for name in weights:
+        if all(term.against != name for term in terms):
+            what = "remove the section" if len(weights) == 1 else f"remove the teacher '{name}'"
+            raise ValueError(f"teacher: no loss is against: {name}; add one or {what}")
     return terms
 
 
-def _teachers_of(loss: LossSection, teachers: Sequence[TeacherSection]) -> list[TeacherSection]:
+def _teachers_of(loss: LossSection, names: Sequence[str], online: Collection[str]) -> list[str]:
     """Return the teachers that a loss is against; for a loss of features those that run online."""
-    known = dict.fromkeys([TRUTH, TEACHER, *(each.name for each in teachers)])
+    known = dict.fromkeys([TRUTH, TEACHER, *names])
     try:
         one_of(loss.against, known, "value of 'against'")
     except ValueError as error:
         raise ValueError(f"losses: {error}") from None
-    if not teachers:
+    if not names:
         raise ValueError(f"losses: a term is against: {loss.against}, but the section 'teacher' is missing; add it")
-    chosen = [each for each in teachers if loss.against in (TEACHER, each.name)]
+    chosen = [name for name in names if loss.against in (TEACHER, name)]
     if LOSSES[loss.name].target != "features":
         return chosen
-    online = [each for each in chosen if each.source == "online"]
-    if not online:
+    with_features = [name for name in chosen if name in online]
+    if not with_features:
         raise ValueError(
             f"losses: {loss.name} needs the teacher's features, and a target store holds maps only; use "
             "teacher.source: online, or remove the term"
         )
-    return online
+    return with_features

@@ -18,6 +18,7 @@ A teacher is not a submodule of any module: no optimiser sees its weights, and n
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,6 +49,10 @@ class TeacherOutput(NamedTuple):
     the teacher teaches no clip of the batch."""
     present: Tensor
     """Which maps have a target, bool (B, N)."""
+    weights: Tensor | None = None
+    """How much each map counts, in [0, 1], float32 (B, N); None if all count the same."""
+    shares: Mapping[str, Tensor] = MappingProxyType({})
+    """Share of each teacher of a team in the map, times the map's weight, float32 (B, N), by name."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,22 @@ class Role:
         sources: numbers of the training sources that it teaches; None means all.
         partial: whether its target store may lack maps of these sources.
         notes: further facts for its description.
+        key: key of its section in the config, for messages.
     """
 
     name: str = TEACHER
     sources: Collection[int] | None = None
     partial: bool = False
     notes: tuple[str, ...] = ()
+    key: str = "teacher"
+
+    def covers(self, video: Video) -> bool:
+        """Return whether the teacher teaches the source of a video."""
+        return self.sources is None or video.source in self.sources
 
     def teaches(self, window: Window) -> bool:
         """Return whether the teacher teaches the source of a clip."""
-        return self.sources is None or window.video.source in self.sources
+        return self.covers(window.video)
 
     def describe(self, text: str) -> str:
         """Return a description that starts with the teacher's name and ends with the notes."""
@@ -91,6 +102,8 @@ class Teacher(Protocol):
     """Reads the teacher's input for a sample, as an extra of `ClipDataset`; picklable."""
     views: tuple[str, ...]
     """Views that it provides: "plain", and "flipped" if clips may be mirrored."""
+    stores: Mapping[str, TargetStore]
+    """The target stores that it reads, by the name of the teacher."""
     remote_files: Callable[[Window], Iterable[CachedFile]] | None
     """Returns the files at addresses that its input for a clip needs, besides the video; None if there are none."""
 
@@ -206,6 +219,7 @@ class OnlineTeacher:
         self.offsets = self.spec.offsets
         self.reader: Callable[[Window], dict[str, Tensor]] = ClipReader(self.spec, role)
         self.views: tuple[str, ...] = ("plain", "flipped")
+        self.stores: Mapping[str, TargetStore] = {}
         self.remote_files: Callable[[Window], Iterable[CachedFile]] | None = None
 
     def begin(self, batch: Mapping[str, Any]) -> Callable[[], TeacherOutput]:
@@ -214,7 +228,8 @@ class OnlineTeacher:
         if self.stream is not None:  # the current stream may still be copying the batch to the device
             self.stream.wait_stream(torch.cuda.current_stream(clip.device if clip.is_cuda else self.device))
         with torch.cuda.stream(self.stream):  # does nothing if the stream is None
-            maps, features, present = self._taught(clip, batch)
+            found = self._taught(clip, batch)
+            maps, features, present = found.maps, found.features, found.present
 
         def finish() -> TeacherOutput:
             if self.stream is not None:
@@ -298,6 +313,7 @@ class CachedTeacher:
         self._maps = MapReader(store, spec, mirror, role)
         self.reader: Callable[[Window], dict[str, Tensor]] = self._maps
         self.views: tuple[str, ...] = ("plain", "flipped") if mirror else store.plan.views
+        self.stores: Mapping[str, TargetStore] = {role.name: store}
         self.remote_files: Callable[[Window], Iterable[CachedFile]] | None = None
         if store.is_remote:
             self.remote_files = self._maps.remote_files
@@ -311,6 +327,10 @@ class CachedTeacher:
     def targets(self, video: Video) -> list[int]:
         """Return the frames of a training video whose maps a run may read, 0-based and ascending."""
         return sorted({frame for end in video.frames for frame in self.spec.targets(end, video.fps)})
+
+    def has(self, video: Video, frame: int) -> bool:
+        """Return whether it teaches a frame of a training video."""
+        return self.role.covers(video) and self.store.plan.locate(video.name, frame, "plain") is not None
 
     def coverage(self, videos: Iterable[Video]) -> tuple[int, int]:
         """Return how many target frames of videos the store plans to have, and how many there are."""
@@ -343,8 +363,8 @@ class CachedTeacher:
         if missing:
             raise UserError(
                 f"{self.store.path}: the target store lacks {len(missing)} maps that this run needs, e.g. "
-                f"{missing[0]}; run `saldistill cache build` with this run's config, or set teacher.partial=true "
-                "to train without them"
+                f"{missing[0]}; run `saldistill cache build` with this run's config, or set {self.role.key}.partial"
+                "=true to train without them"
             )
 
     def require_any(self, videos: Sequence[Video]) -> None:
@@ -360,7 +380,8 @@ class CachedTeacher:
             raise UserError(
                 f"{self.store.path}: the target store covers none of the {len(videos)} training videos "
                 f"({first_few(video.name for video in videos)}); it has {first_few(self.store.plan.videos)}; run "
-                "`saldistill cache build` with this run's config and another store, or correct teacher.sources"
+                "`saldistill cache build` with this run's config and another store, or correct "
+                f"{self.role.key}.sources"
             )
 
     def describe(self) -> str:

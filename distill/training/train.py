@@ -39,6 +39,7 @@ from distill.training.checkpoint import (
 from distill.training.config import RunConfig, save_config
 from distill.training.ema import Ema
 from distill.training.encoder_layers import train_mode
+from distill.training.gate_report import GATES_FILE
 from distill.training.model_pins import pin_models
 from distill.training.objective import ClipBatch, StepLoss
 from distill.training.pictures import ValidationPictures
@@ -47,6 +48,7 @@ from distill.training.read_ahead import read_ahead
 from distill.training.schedule import learning_rate_factor
 from distill.training.step_log import StepLog
 from distill.training.step_results import read_results
+from distill.training.team import Team
 from distill.training.trackers import Trackers, check_trackers
 from distill.training.validation import check_runtime, validate
 
@@ -345,6 +347,9 @@ def open_folder(config: RunConfig, loop: Loop, trackers: Trackers) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     save_config(config, out / "config.yaml")
+    for teacher in loop.parts.teachers:
+        if isinstance(teacher, Team) and teacher.report is not None:
+            write_json(out / GATES_FILE, teacher.report.as_dict())
     if loop.done < loop.parts.steps or not (out / "summary.json").exists():
         trackers.start(config.tracking, out, done=loop.done, config=config.model_dump(mode="json"))
 

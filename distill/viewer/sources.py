@@ -215,7 +215,7 @@ def _open_run(path: Path, models: Sequence[str], data: str | None, load: Load) -
                 f"{config_file}: has neither validation nor test videos; give some with --data DATASET:ROOT"
             )
     layers: list[Layer] = []
-    for teacher in config.teachers if config else []:
+    for teacher in config.teacher_sections if config else []:
         layer = _teacher_layer(teacher, videos, load, notes)
         layers += [layer] if layer else []
     try:

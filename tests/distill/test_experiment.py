@@ -215,7 +215,7 @@ def test_arm_reads_several_stores_by_the_names_of_its_teachers(experiment: Path,
     found = load_experiment(experiment, ["arms.both.teacher=[untrained, assistant]", "seeds=[0]"])
     run_experiment(found, arms=["truth", "both"], device="cpu")
     config = found.run_config("both", 0, "cpu")
-    assert [each.store for each in config.teachers] == [
+    assert [each.store for each in config.teacher_sections] == [
         str(tmp_path / "out/teachers" / name) for name in ("assistant", "untrained")
     ]
     [line, *_] = read_log(tmp_path / "out/runs/both-0/log.jsonl")
@@ -268,8 +268,8 @@ def test_untrained_teacher_arm_is_refused(experiment: Path) -> None:
 def test_shipped_experiment_matches_its_configs(path: Path) -> None:
     experiment = load_experiment(path)
     assert f"python scripts/experiment.py configs/experiments/{path.name}" in path.read_text()
-    runs = {name: load_config(REPOSITORY / arm.config) for name, arm in experiment.arms.items()}
-    assert all((runs[name].teacher is None) == (arm.teacher is None) for name, arm in experiment.arms.items())
+    runs = {name: load_config(REPOSITORY / arm.config, arm.overrides) for name, arm in experiment.arms.items()}
+    assert all((not runs[name].teacher_sections) == (arm.teacher is None) for name, arm in experiment.arms.items())
     tests = {source.label: source for run in runs.values() for source in run.data.test}
     assert tests
     assert all(source == tests[source.label] for run in runs.values() for source in run.data.test)

@@ -92,8 +92,8 @@ def test_written_config_can_be_loaded_and_keeps_everything_else(material: Path) 
     assert public.model.weights == "best.safetensors"
     assert public.out == "mine"
     assert [each.root for each in public.data.train] == ["DHF1K", "."]
-    assert public.teachers[0].model == "hf://me/teacher"
-    assert public.teachers[0].store == "targets"
+    assert public.teacher_sections[0].model == "hf://me/teacher"
+    assert public.teacher_sections[0].store == "targets"
     assert public.training == original.training
     assert public.losses == original.losses
 

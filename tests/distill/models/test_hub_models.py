@@ -238,7 +238,7 @@ def test_pin_models_names_commits_of_weights_and_teachers(fake: FakeHub, tmp_pat
     values["losses"] = [{"name": "kldiv", "against": "teacher"}]
     run = pin_models(RunConfig.model_validate(values))
     assert run.model.weights == f"hf://me/student@{commit}"
-    assert [each.model for each in run.teachers] == [f"hf://me/student@{commit}", "runs/teacher"]
+    assert [each.model for each in run.teacher_sections] == [f"hf://me/student@{commit}", "runs/teacher"]
     fake.requests.clear()
     assert pin_models(run) == run
     assert fake.requests == []

@@ -274,4 +274,4 @@ def test_runs_behind_a_target_store_are_found_and_foreign_maps_need_a_licence(
     third = RunConfig.model_validate(values)
     save_config(third, tmp_path / "third" / "config.yaml")
     assert list(records.ancestors(tmp_path / "third", facts)) == [run]
-    assert records.describe_teacher(third.teachers[0], facts) == "maps of run (from a target store)"
+    assert records.describe_teacher(third.teacher_sections[0], facts) == "maps of run (from a target store)"

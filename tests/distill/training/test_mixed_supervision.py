@@ -84,9 +84,10 @@ OUTPUTS = {
 def part(rows: slice, counts: Tensor, student: Tensor = STUDENT) -> StepLoss:
     """Return the loss of some clips of the batch; a teacher without a clip among them returns no features."""
     outputs = {}
-    for name, (maps, features, present) in OUTPUTS.items():
-        found = {key: value[rows] for key, value in features.items()} if present[rows].any() else {}
-        outputs[name] = TeacherOutput(maps[rows], found, present[rows])
+    for name, output in OUTPUTS.items():
+        present = output.present[rows]
+        found = {key: value[rows] for key, value in output.features.items()} if present.any() else {}
+        outputs[name] = TeacherOutput(output.maps[rows], found, present)
     batch = {key: value[rows] for key, value in mixed_batch().items()}
     heads = {key: value[rows] for key, value in HEADS.items()}
     return Objective(TERMS)(batch, student[rows], outputs, counts, heads=heads)
@@ -211,7 +212,7 @@ def test_one_teacher_is_a_section_or_a_list_of_one(tmp_path: Path) -> None:
     plain = run_of(tmp_path, teacher={"store": "runs/a"})
     listed = run_of(tmp_path, teacher=[{"store": "runs/a"}])
     assert plain.terms == listed.terms
-    assert plain.teachers == listed.teachers
+    assert plain.teacher_sections == listed.teacher_sections
     assert [each.label for each in plain.terms] == ["truth/kldiv", "teacher/kldiv"]
     assert plain.terms[1] == plain.losses[1]
 
@@ -221,8 +222,8 @@ def test_config_with_several_teachers_is_read_back_equal(tmp_path: Path) -> None
     save_config(run, tmp_path / "run.yaml")
     assert load_config(tmp_path / "run.yaml") == run
     changed = load_config(tmp_path / "run.yaml", ["teacher.1.weight=2", "teacher.0.partial=true"])
-    assert [each.weight for each in changed.teachers] == [1, 2]
-    assert changed.with_teachers(accept=True).teachers[1].accept
+    assert [each.weight for each in changed.teacher_sections] == [1, 2]
+    assert changed.with_teachers(accept=True).teacher_sections[1].accept
 
 
 @pytest.mark.parametrize(
