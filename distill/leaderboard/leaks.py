@@ -54,12 +54,12 @@ def check_leaks(reference: str, videos: Sequence[Video]) -> Leaks:
             "none", (), "nothing is trained, but the maps are fixations of other observers of the same frames"
         )
     data = training_data(reference)
-    known = _known(data)
     total = len(data.paths) + data.hashed
+    if not total and data.unknown:
+        return Leaks("unknown", (), "; ".join(_first(data.unknown)))
     if not total:
-        if data.unknown:
-            return Leaks("unknown", (), _joined(data.unknown))
         return Leaks("none", (), "the network has random weights")
+    known = _known(data)
     found = []
     for video, hashes in zip(videos, _hashed(videos), strict=True):
         if any(each.holds(hashes) for each in known):
@@ -103,10 +103,6 @@ def _result(found: list[str], scored: int, total: int, data: TrainingData) -> Le
     if data.imagenet:
         clauses.append("ImageNet, on which a backbone was trained first, is not compared")
     return Leaks(status, tuple(found), "; ".join(clauses))
-
-
-def _joined(clauses: Sequence[str]) -> str:
-    return "; ".join(_first(clauses))
 
 
 def _first(clauses: Sequence[str]) -> list[str]:

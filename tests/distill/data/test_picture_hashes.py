@@ -182,3 +182,28 @@ def test_broken_file_is_an_error_in_its_place(frames: list[Image.Image], tmp_pat
     assert isinstance(whole, VideoHashes)
     assert isinstance(broken, UserError)
     assert str(tmp_path / "b.png") in str(broken)
+
+
+@pytest.mark.slow
+def test_different_pictures_of_real_data_are_no_near_duplicates(shared: Path) -> None:
+    """All pairs of 1700 stills, of stills and frames of 32 videos, and of videos, mirrored or not."""
+    data = shared / "data"
+    stills = sorted((data / "stills").glob("*/images/*"))
+    videos = sorted(path for path in data.glob("**/*") if path.suffix.lower() in (".mp4", ".avi"))
+    assert (len(stills), len(videos)) == (1700, 32)
+    hashes = {
+        path.stem: hashed for path, hashed in zip([*stills, *videos], hash_videos([*stills, *videos]), strict=True)
+    }
+    found = set()
+    for name in (path.stem for path in stills):
+        shown = HashSet.of([hashes[path.stem] for path in [*stills, *videos] if path.stem != name])
+        if shown.holds(hashes[name]):
+            found.add(name)
+    assert found == {"osie-1279", "osie-1374"}  # the same photograph, twice in the data set
+    pairs = {
+        (one.stem, other.stem)
+        for place, one in enumerate(videos)
+        for other in videos[place + 1 :]
+        if HashSet.of([hashes[one.stem]]).holds(hashes[other.stem])
+    }
+    assert pairs == {("BasketballDrill", "BasketballDrillText"), ("RaceHorsesC", "RaceHorsesD")}  # the same scenes
