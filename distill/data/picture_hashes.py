@@ -51,7 +51,7 @@ Of 5.1 million pairs of pictures (1700 photographs and 662 frames of 32 videos, 
 which is one photograph twice (a slow test repeats this). Of edited copies of 340 photographs, these are not: JPEG
 at quality 10, 30% darker or brighter, 1.4 times the contrast, 2% cropped: none; 5% cropped: 0.6%; black bars of
 10%: 7%; 10% cropped: 23%. Of 32 videos that were re-encoded at half the size, and trimmed, mirrored or brightened,
-all are found; of those cropped by 5%, 31. A bound of 8 bits of `phash` alone misses 3 to 5 of them.
+all are found; of those cropped by 5%, 31. A bound of 8 bits of `phash` alone misses up to 5 of them.
 """
 
 VERSION = 1
