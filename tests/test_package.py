@@ -65,6 +65,7 @@ def test_wheel_has_everything_and_nothing_else(built: Path) -> None:
     students = {
         f"student/pretrained/stream-{size}.{kind}" for size in ("nano", "small") for kind in ("onnx", "safetensors")
     }
+    students.add("student/pretrained/training_hashes.json")
     markers = {f"{package}/py.typed" for package in ("distill", "teacher", "student")}
     page = {f"student/browser/{name}" for name in ("index.html", "page.js", "style.css", "package-lock.json")}
     for wanted in (configs, sample, templates, students, markers, page):

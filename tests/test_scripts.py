@@ -18,6 +18,7 @@ TOOLS = [
     "cli_reference.py",
     "experiment.py",
     "generate_docs.py",
+    "hash_training_data.py",
     "readme_picture.py",
     "remote_report.py",
     "ship_pretrained.py",

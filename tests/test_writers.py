@@ -156,6 +156,7 @@ WRITERS = {
     "distill.models.references.save_published": GIVEN,
     "distill.models.tensor_files._sort_metadata": NOTHING,
     "distill.models.tensor_files.save_tensors": GIVEN,
+    "distill.models.training_hashes.write_training_hashes": FIXED,
     "distill.models.weight_files.save_model": GIVEN,
     "distill.release.hub_folder.write_config": GIVEN,
     "distill.release.hub_folder.write_graph": GIVEN,

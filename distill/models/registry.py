@@ -34,6 +34,11 @@ def list_variants(name: str) -> list[str]:
     return list(_module(name).VARIANTS)
 
 
+def default_variant(name: str) -> str:
+    """Return the name of a model's default variant; errors as `list_variants`."""
+    return str(_module(name).DEFAULT)
+
+
 def create_model(
     name: str, *, variant: str | None = None, weights: str | Path | None = None, **arguments: Any
 ) -> LoadedModel:
@@ -99,7 +104,7 @@ def _resolve(name: str, variant: str | None) -> tuple[str, str]:
     if suffix and variant and suffix != variant:
         raise UserError(f"{name}:{suffix}: variant '{variant}' was given as well; give only one of them")
     module = _module(name)
-    variant = variant or suffix or str(module.DEFAULT)
+    variant = variant or suffix or default_variant(name)
     if variant not in module.VARIANTS:
         raise UserError(f"{name}: no variant '{variant}'{_suggest(variant, module.VARIANTS)}")
     return name, variant

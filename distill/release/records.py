@@ -91,10 +91,7 @@ def read_training(
     config = load_config(runs[0] / CONFIG)
     for run in runs[1:]:
         check_same(runs[0], run)
-    behind = [*runs, *(Path(each) for each in learnt_from)]
-    configs = {
-        each: load_config(each / CONFIG) for each in [*behind, *(a for r in behind for a in ancestors(r, facts))]
-    }
+    configs = configs_behind(runs, facts, learnt_from=learnt_from)
     return Training(
         command=command(config, config_file, experiment),
         config=without_paths(config.model_dump(mode="json", exclude_defaults=True)),
@@ -134,6 +131,14 @@ def check_same(run: Path, other: Path) -> None:
 def describe_mean(runs: Sequence[Path]) -> str:
     """Return the start of a sentence on mean weights, for several runs."""
     return f"the mean of {len(runs)} runs ({', '.join(run.name for run in runs)}): " if len(runs) > 1 else ""
+
+
+def configs_behind(
+    runs: Sequence[Path], facts: Facts, *, learnt_from: Sequence[str | Path] = ()
+) -> dict[Path, RunConfig]:
+    """Return the configs of runs and of all runs behind them, by run folder; see `read_training`."""
+    named = [*runs, *(Path(each) for each in learnt_from)]
+    return {each: load_config(each / CONFIG) for each in [*named, *(a for r in named for a in ancestors(r, facts))]}
 
 
 def ancestors(run: Path, facts: Facts) -> Iterator[Path]:

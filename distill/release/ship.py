@@ -37,10 +37,12 @@ from distill.models.pretrained import (
 )
 from distill.models.protocols import is_streaming
 from distill.models.references import load_mean, load_model, notes_with_run
+from distill.models.training_hashes import training_hashes, write_training_hashes
 from distill.models.weight_files import save_model
 from distill.paths import path_inside
 from distill.release.facts import Facts, read_facts
-from distill.release.records import read_cost, read_score_table, read_training
+from distill.release.records import configs_behind, read_cost, read_score_table, read_training
+from distill.release.training_hashes import hash_training_data
 from distill.runtimes.export import export
 from distill.saliency import peak_map
 from distill.training.sources import videos_of_argument
@@ -115,7 +117,7 @@ def ship(
         int8: also try INT8, and ship it in place of fp32 if the loss is small.
 
     Raises:
-        UserError: facts are missing, a check fails, or the files of all models are too large.
+        UserError: facts or training data are missing, a check fails, or the files of all models are too large.
     """
     folder = pretrained_folder()
     facts = read_facts(folder / FACTS)
@@ -130,6 +132,8 @@ def ship(
         experiment=sources.experiment,
         learnt_from=sources.learnt_from,
     )
+    behind = configs_behind([Path(run) for run in runs], facts, learnt_from=sources.learnt_from)
+    hashes = {**training_hashes(), name: hash_training_data(behind.values())}
     notes = {**notes_with_run(model), "licence": facts.licence, "pretrained": name}
     maps = maps_of(model, video)
     with temporary_folder(folder / name) as made:
@@ -154,6 +158,7 @@ def ship(
         check_size(models)
         for file in (weights, onnx):
             put_in_place(made / file.name, path_inside(folder, file.name, name), overwrite=True)
+        write_training_hashes(hashes)
         write_json(folder / RECORDS, as_json(models))
     return record
 

@@ -11,6 +11,7 @@ import torch
 from helpers.places import REPOSITORY, SAMPLE
 
 from distill.cli.main import main
+from distill.data.picture_hashes import hash_videos
 from distill.deploy import half_storage
 from distill.deploy.quantize import load_source
 from distill.errors import UserError
@@ -18,6 +19,7 @@ from distill.inference.predictor import load
 from distill.models import pretrained, weight_files
 from distill.models.references import load_model
 from distill.models.tensor_files import load_tensors
+from distill.models.training_hashes import training_hashes
 from distill.models.weight_files import read_header
 from distill.release import records, ship
 from distill.release.facts import read_facts
@@ -102,7 +104,7 @@ def test_shipped_run_gives_the_maps_of_the_run_from_half_the_bytes(folder: Path,
     assert {value.dtype for value in tensors if value.numel() >= HALF_FROM} == {torch.float16}
     assert torch.float16 not in {value.dtype for value in tensors if value.numel() < HALF_FROM}
     assert {path.name for path in folder.iterdir()} == {
-        *("facts.yaml", "models.json", "stream-small.safetensors", "stream-small.onnx")
+        *("facts.yaml", "models.json", "training_hashes.json", "stream-small.safetensors", "stream-small.onnx")
     }
 
 
@@ -145,6 +147,14 @@ def test_record_states_input_training_and_data_with_terms(folder: Path) -> None:
         UserError, match=r"stream-small\.onnx: its weights are stored in fp16, so its layers cannot"
     ):
         load_source(folder / record.onnx.name)
+
+
+def test_hashes_of_the_training_video_are_shipped(folder: Path, sample: Path) -> None:
+    shipped_hashes = training_hashes()["stream-small"]
+    trained, other = hash_videos([sample / "video" / "002.AVI", sample / "video" / "068.AVI"])
+    assert shipped_hashes.videos == 1
+    assert shipped_hashes.hash_set().holds(trained)
+    assert not shipped_hashes.hash_set().holds(other)
 
 
 def test_scores_and_benchmark_are_added_later_and_appear_in_card_and_tables(
