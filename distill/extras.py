@@ -18,6 +18,7 @@ EXTRAS = {
     "aiohttp": "remote",
     "gcsfs": "gs",
     "ray": "ray",
+    "imagehash": "leaderboard",
     "starlette": "view",
     "uvicorn": "view",
     "openvino": "openvino",
