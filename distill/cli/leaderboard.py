@@ -80,6 +80,8 @@ def command_of(arguments: argparse.Namespace) -> str:
     """Return the command with the arguments that change the numbers, for the page."""
     import shlex
 
+    from distill.shipped import shipped_name
+
     words = ["saldistill", "leaderboard", *arguments.models]
     words += [word for data in arguments.data for word in ("--on", data)]
     if arguments.scenes:
@@ -87,7 +89,7 @@ def command_of(arguments: argparse.Namespace) -> str:
     for name, default in (("every", 1), ("seed", 0), ("rounds", 5), ("threads", None)):
         if (value := getattr(arguments, name)) != default:
             words += [f"--{name}", str(value)]
-    return shlex.join([*words, "-o", arguments.out])
+    return shlex.join([shipped_name(word) for word in [*words, "-o", arguments.out]])
 
 
 LEADERBOARD = Verb(

@@ -15,6 +15,7 @@ from distill.evaluation.references import ResolvedSource, folder_name, resolve_s
 from distill.inference.settings import InferenceSettings
 from distill.models.loaded import LoadedModel
 from distill.paths import path_inside
+from distill.shipped import shipped_argument
 from distill.training.config import ScoredSource, load_config
 from distill.training.sources import scored_videos, videos_of_argument
 
@@ -74,9 +75,9 @@ class TestSet:
 
 
 def split_name(argument: str) -> tuple[str | None, str]:
-    """Return the name and the rest of NAME=REST; None for an argument without a name."""
+    """Return the name, None if there is none, and the rest of NAME=REST, with shipped paths resolved."""
     match = NAMED.fullmatch(argument)
-    return (match[1].strip(), match[2]) if match else (None, argument)
+    return (match[1].strip(), shipped_argument(match[2])) if match else (None, argument)
 
 
 def find_entries(arguments: Sequence[str], settings: InferenceSettings) -> list[Entry]:

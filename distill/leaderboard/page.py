@@ -16,6 +16,7 @@ from distill.leaderboard.quality import METRICS
 from distill.leaderboard.table import UNKNOWN, Row, leak_text, quality_of
 from distill.reports.experiment_tables import aligned_table
 from distill.reports.page import Cell, Estimate, best_cells, table
+from distill.shipped import shipped_name
 
 EXPLAINED = "IG explained, %"
 
@@ -65,7 +66,7 @@ def sections_of(rows: Sequence[Row], tests: Sequence[TestSet]) -> list[Section]:
         most = max(own, key=lambda row: row.frames)
         recordings = f" of {plural(most.recordings, 'scene')}" if most.recordings < most.videos else ""
         count = plural(most.videos, test.unit)
-        text = f"Means over {count}{recordings} ({plural(most.frames, 'frame')}); data: {test.data}."
+        text = f"Means over {count}{recordings} ({plural(most.frames, 'frame')}); data: {shipped_name(test.data)}."
         if quality_of(own) != "explained":
             text += " The observers' own information gain is not positive here: sorted by NSS."
         found.append(Section(test.name, text, own, _remarks(own)))

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from helpers import fake_gaze
+from helpers.places import SAMPLE
 from helpers.still_files import still_set
 from PIL import Image
 
 from distill.cli import main
+from distill.cli.leaderboard import command_of
 from distill.data.sets.find import find_videos
 from distill.data.video import synthetic
 from distill.errors import UserError
@@ -216,6 +218,7 @@ def test_labels_of_close_points_do_not_overlap() -> None:
         ("runs/x=1", (None, "runs/x=1")),
         ("hf://o/n@a=b", (None, "hf://o/n@a=b")),
         ("ours=stills:data", ("ours", "stills:data")),
+        ("demo=dhf1k:@sample", ("demo", f"dhf1k:{SAMPLE}")),
     ],
 )
 def test_name_is_what_stands_before_the_first_equals_sign(argument: str, expected: tuple[Any, str]) -> None:
@@ -278,6 +281,14 @@ def test_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has other files"):
         leaderboard.make_leaderboard(["centre-prior"], ["synthetic:"], tmp_path, settings=SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_page_names_shipped_data_as_the_user_did() -> None:
+    words = ["leaderboard", "stream-nano", "--on", "dhf1k:@sample", "--on", "x=@distill/demo", "-o", "board"]
+    words += ["--every", "9"]
+    arguments = main.parse(words)
+    assert str(SAMPLE) in arguments.data[0]
+    assert command_of(arguments).split() == ["saldistill", *words[:6], "--every", "9", "-o", "board"]
 
 
 # ------------------------------------------------------------------------------------------------- whole runs
