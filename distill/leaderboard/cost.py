@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.benchmark.models import benchmark_models
 from distill.benchmark.onnx_files import export_temporary, is_onnx
-from distill.errors import UserError, reason_of
+from distill.errors import UserError
 from distill.extras import extras_named
 from distill.leaderboard.entries import Entry
 from distill.models.loaded import LoadedModel
@@ -69,7 +69,7 @@ def measure_costs(
                     files[name] = file_of(model, Path(folder))
             except UserError as error:
                 log.warning("%s: its cost is unknown: %s", name, error)
-                costs[name] = Cost(unknown=reason_of(error))
+                costs[name] = Cost(unknown=str(error).partition(";")[0])
         if not files:
             return costs, {}
         log.info("measuring the cost of %s in %d interleaved rounds", ", ".join(files), rounds)

@@ -161,8 +161,9 @@ def method_notes(setting: Mapping[str, Any], how: Mapping[str, str], seed: int) 
     notes = [
         "IG explained: the mean information gain over the centre prior, divided by that of the observers, one half "
         "of whom predicts the other, on the frames where both are defined; 0 is the centre prior, 100 the "
-        "observers. It is undefined where the observers' gain is not positive: like 8-bit maps, the blurred points "
-        "of one half are zero far from a point, and a fixation there costs up to 52 bits.",
+        "observers. It is undefined where the observers' gain is not positive, and models can exceed 100: like "
+        "8-bit maps, the blurred points of one half are zero far from a point, where a fixation costs up to 52 "
+        "bits.",
         f"Scores: {how['frames']}; {how.get('auc_shuffled', '')} (sAUC). Brackets: {describe_intervals(seed)}.",
         f"{OPTIMAL}: Pareto-optimal; no other model is at least as good and as fast, and better in one. Bold: the "
         "best of what can be compared, without the observers and what was trained on videos of the test set.",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.text import plural
-from distill.errors import UserError, reason_of
+from distill.errors import UserError
 from distill.evaluation.map_folder import MapFolder
 from distill.evaluation.references import folder_name, score
 from distill.evaluation.scores import FILES, Scores, read_scores
@@ -116,7 +116,7 @@ def _score(
         scores, _ = score(entry.reference, test.videos, settings, metrics=METRICS, **options)
     except UserError as error:
         log.warning("%s on %s: not scored: %s", entry.name, test.name, error)
-        return NotScored(reason_of(error))
+        return NotScored(str(error).partition(";")[0])  # what is wrong, without what to do
     scores = replace(scores, name=entry.name, how=scores.how | {"data": test.data})
     for name in (PROVENANCE, *FILES):
         (place / name).unlink(missing_ok=True)  # of another origin, or half written
