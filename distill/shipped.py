@@ -72,3 +72,14 @@ def shipped_argument(argument: str) -> str:
     prefix, mark, name = argument.partition(MARK)
     is_name = bool(mark) and (not prefix or (prefix.endswith(":") and prefix[:-1].isidentifier()))
     return prefix + str(shipped_path(mark + name)) if is_name else argument
+
+
+def shipped_name(argument: str) -> str:
+    """Return an argument with the `@` name of a shipped file or folder; the inverse of `shipped_argument`."""
+    for folder in CHECKOUT:
+        path = str(shipped_folder(folder))
+        before, found, rest = argument.partition(path)
+        if found and rest[:1] in ("", "/"):
+            rest = f"{SAMPLE}{rest}" if folder == SAMPLE else rest.removeprefix("/").removesuffix(".yaml")
+            return f"{before}{MARK}{rest}"
+    return argument

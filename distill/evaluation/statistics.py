@@ -5,7 +5,7 @@ as many independent ones. So whole recordings are resampled, with all their fram
 differences of their scores on the same frames, resampled in the same way: what a recording does to both cancels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -53,13 +53,54 @@ def bootstrap_means(
     ends = np.full((2, values.shape[1]), np.nan)
     if not enough.any():
         return ends
-    random = np.random.default_rng(seed)
     means = []
-    for start in range(0, resamples, BLOCK):
-        size = min(BLOCK, resamples - start)
-        drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size).astype(np.float64)
+    for drawn in _draws(len(names), resamples, seed):
         with np.errstate(invalid="ignore"):  # resamples without a value of a column are NaN
             means.append((drawn @ sums) / (drawn @ counts))  # (size, M)
     tail = 50 * (1 - level)
     ends[:, enough] = np.nanpercentile(np.concatenate(means)[:, enough], [tail, 100 - tail], axis=0)
     return ends
+
+
+def bootstrap_ratio(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    groups: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile interval for the ratio of two means over the resampled groups of `bootstrap_means`.
+
+    Args:
+        numerators: (n,) rows, finite.
+        denominators: (n,) their counterparts, finite.
+        groups: (n,) name of each row's group.
+        resamples: number of resampled ratios.
+        level: confidence level.
+        seed: seed of the draws; equal groups give the draws of `bootstrap_means`.
+
+    Returns:
+        The lower and upper end. NaN with fewer than two groups, or if the mean of the denominators is not positive
+        in some resample: the ratio then has no bounded interval.
+    """
+    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        return np.nan, np.nan
+    sums = np.zeros((len(names), 2))
+    np.add.at(sums, members, np.stack([numerators, denominators], axis=1))
+    drawn_sums = np.concatenate([drawn @ sums for drawn in _draws(len(names), resamples, seed)])  # (resamples, 2)
+    if (drawn_sums[:, 1] <= 0).any():
+        return np.nan, np.nan
+    tail = 50 * (1 - level)
+    low, high = np.percentile(drawn_sums[:, 0] / drawn_sums[:, 1], [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn, (size, groups), for at most BLOCK resamples at a time."""
+    random = np.random.default_rng(seed)
+    for start in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - start)
+        yield random.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(np.float64)

@@ -92,6 +92,7 @@ def table(
     *,
     caption: str = "",
     best: Mapping[str, str] | None = None,
+    ranked: Sequence[bool] | None = None,
 ) -> Markup:
     """Return a table with right-aligned numbers; None and NaN are shown as a dash.
 
@@ -100,15 +101,12 @@ def table(
         rows: the cells of each row.
         caption: what the numbers are.
         best: column -> "high" or "low"; the best number of that column is bold.
+        ranked: for each row, whether its numbers can be the best; defaults to all rows.
     """
     best = best or {}
-    winners = {}
-    for index, column in enumerate(columns):
-        known = [x for row in rows if (x := _value(row[index])) is not None and math.isfinite(x)]
-        if known and column in best:
-            winners[index] = max(known) if best[column] == "high" else min(known)
+    winners = best_cells(columns, rows, best, ranked)
 
-    def cell(index: int, content: Cell) -> dict[str, Any]:
+    def cell(row: int, index: int, content: Cell) -> dict[str, Any]:
         if isinstance(content, str):
             return {"text": content, "number": False}
         value = _value(content)
@@ -116,7 +114,7 @@ def table(
         return {
             "text": _number(value),
             "number": True,
-            "best": value is not None and winners.get(index) == float(value),
+            "best": (row, index) in winners,
             "interval": " to ".join(map(_number, ends)) if all(map(math.isfinite, ends)) else "",
         }
 
@@ -131,8 +129,32 @@ def table(
             }
             for index, column in enumerate(columns)
         ],
-        rows=[[cell(index, content) for index, content in enumerate(row)] for row in rows],
+        rows=[
+            [cell(number, index, content) for index, content in enumerate(row)] for number, row in enumerate(rows)
+        ],
     )
+
+
+def best_cells(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    best: Mapping[str, str],
+    ranked: Sequence[bool] | None = None,
+) -> set[tuple[int, int]]:
+    """Return (row, column) of the best number of each column, several if they are equal; arguments of `table`."""
+    found = set()
+    for index, column in enumerate(columns):
+        numbers = {
+            row: float(value)
+            for row, cells in enumerate(rows)
+            if (ranked is None or ranked[row])
+            and (value := _value(cells[index])) is not None
+            and math.isfinite(value)
+        }
+        if numbers and column in best:
+            winner = max(numbers.values()) if best[column] == "high" else min(numbers.values())
+            found |= {(row, index) for row, value in numbers.items() if value == winner}
+    return found
 
 
 def _value(cell: Cell) -> float | int | None:

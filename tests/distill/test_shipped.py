@@ -10,7 +10,7 @@ from distill.cli.main import parse
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_video
 from distill.errors import UserError
-from distill.shipped import config_names, shipped_argument, shipped_path
+from distill.shipped import config_names, shipped_argument, shipped_name, shipped_path
 from distill.training.config import load_config
 
 
@@ -26,6 +26,15 @@ def test_other_paths_are_returned_as_they_are() -> None:
         assert shipped_path(path) == Path(path)
     for argument in ("runs/demo", "out=@x", "key=a@b", "a/b:@c", "me@home", "-o"):
         assert shipped_argument(argument) == argument
+
+
+@pytest.mark.parametrize("argument", ["@sample", "dhf1k:@sample/video", "@teacher/demo", "runs/demo", "a@b", ""])
+def test_name_of_a_resolved_argument_is_the_argument(argument: str) -> None:
+    assert shipped_name(shipped_argument(argument)) == argument
+
+
+def test_path_that_begins_like_the_sample_is_not_in_it() -> None:
+    assert shipped_name(f"{SAMPLE}2") == f"{SAMPLE}2"
 
 
 @pytest.mark.parametrize(

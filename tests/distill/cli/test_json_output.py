@@ -58,6 +58,7 @@ COMMANDS = {
     "cache pull": "cache pull memory://json/store pulled",
     "evaluate": f"evaluate centre-prior frame-difference dhf1k:{SAMPLE} --videos 002 --frames 601-640 --every 20 "
     "--metrics nss,cc --workers 1",
+    "leaderboard": f"leaderboard centre-prior --on dhf1k:{SAMPLE} --every 200 --workers 1 -o board",
     "predict": "predict student/stream:micro video.mp4 --csv video.csv --device cpu",
     "predict a folder": "predict student/stream:micro videos --csv tables --device cpu",
     "reframe": "reframe video.mp4 1:1 -o square.mp4 --model student/stream:micro --device cpu",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill.evaluation.statistics import bootstrap_means
+from distill.evaluation.statistics import bootstrap_means, bootstrap_ratio
 
 
 def column(*values: float) -> np.ndarray:
@@ -85,3 +85,28 @@ def test_interval_coverage_is_nominal() -> None:
         low, high = bootstrap_means(values[:, None], groups, resamples=400, seed=seed)[:, 0]
         held += low <= 0 <= high
     assert 180 <= held <= 197
+
+
+def test_ratio_of_proportional_rows_has_no_spread() -> None:
+    values = np.random.default_rng(3).uniform(1, 2, 20)
+    ends = bootstrap_ratio(0.25 * values, values, [f"{i:02d}" for i in range(20)])
+    assert ends == pytest.approx((0.25, 0.25), abs=1e-12)
+
+
+def test_ratio_of_two_groups_matches_enumeration() -> None:
+    # a resample is (a, a), (a, b), (b, a) or (b, b), with ratios 1/2, (1 + 4) / (2 + 2) twice, and 4/2
+    one, other = np.array([1.0, 4.0]), np.array([2.0, 2.0])
+    assert bootstrap_ratio(one, other, ["a", "b"]) == (0.5, 2)
+    assert bootstrap_ratio(one, other, ["a", "b"], level=0.4) == (1.25, 1.25)
+
+
+def test_ratio_to_one_equals_interval_of_the_mean() -> None:
+    values = np.random.default_rng(4).normal(size=30)
+    names = [f"{i % 11:02d}" for i in range(30)]
+    ends = bootstrap_ratio(values, np.ones(30), names)
+    assert ends == pytest.approx(bootstrap_means(values[:, None], names)[:, 0])
+
+
+@pytest.mark.parametrize(("denominators", "groups"), [([1.0, -1.0], "ab"), ([1.0, 0.0], "ab"), ([1.0, 1.0], "aa")])
+def test_ratio_without_bounded_interval_is_nan(denominators: list[float], groups: str) -> None:
+    assert np.isnan(bootstrap_ratio(np.ones(2), np.array(denominators), list(groups))).all()
