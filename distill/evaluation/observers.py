@@ -14,12 +14,14 @@ frame the two splits are equivalent.
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from distill.data.clips import Video
 from distill.data.truth import Truth
+from distill.evaluation.baselines import centre_gaussian
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.scores import Scores, mean_scores
 from distill.fixations import density_from_points
@@ -99,8 +101,10 @@ def halved(video: Video, half: int, *, seed: int = 0) -> Video:
     return replace(video, truth=HalfTruth(video.truth, video.size, half, seeds, first, video.truth.sigma))
 
 
-def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+def other_half(video: Video, frames: Sequence[int], *, prior: float = 0.0) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the blurred points of a halved video's other half, peak 1: the map source of the ceiling.
+
+    With a `prior` in [0, 1], a centre prior of that share is mixed into the density.
 
     For a video that is not halved, as in pictures of a report, this is the second half of the first split.
     """
@@ -109,11 +113,17 @@ def other_half(video: Video, frames: Sequence[int]) -> Iterator[tuple[int, np.nd
     for frame in frames:
         sigma = SIGMA * video.size[1] / 640
         density = density_from_points(truth.others(frame), video.size, sigma=sigma)
+        if prior:
+            centre = centre_gaussian(video.size)
+            density = (1 - prior) * density + prior * centre / centre.sum()
         yield frame, density / (density.max() or 1.0)
 
 
-def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any) -> Scores:
+def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, prior: float = 0.0, **options: Any) -> Scores:
     """Score one half of the observers against the other in both directions; options as `evaluate`.
+
+    A `prior` mixes a centre prior of that share into the maps. Without it, a fixation where nobody of the other half
+    looked costs dozens of bits of information gain, which is no ceiling then.
 
     Raises:
         UserError: as `evaluate`; frames with fewer than two points count as frames without fixations.
@@ -124,11 +134,13 @@ def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, **options: Any
     for half in (0, 1):
         name = f"{NAME}, direction {half + 1}"
         halves = [halved(video, half, seed=seed) for video in videos]
-        directions.append(evaluate(other_half, halves, seed=seed, parallel=True, name=name, **options))
+        maps = partial(other_half, prior=prior) if prior else other_half
+        directions.append(evaluate(maps, halves, seed=seed, parallel=True, name=name, **options))
     scores = mean_scores(f"{NAME} ({kind})", directions)
     how = scores.how | {
         "truth": f"{HALVES[kind]} (seed {seed}); each predicts the other, and a frame's score is the mean of both",
-        "prediction": f"the other half's points, blurred with a sigma of {SIGMA:g} px at a width of 640",
+        "prediction": f"the other half's points, blurred with a sigma of {SIGMA:g} px at a width of 640"
+        + (f", with a centre prior of share {prior:g}" if prior else ""),
         "frames without fixations": "skipped and counted, with those of a single point",
         "densities": f"built from the half's points; {scores.how['densities'].partition('; ')[2]}",
     }

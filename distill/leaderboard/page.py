@@ -12,7 +12,7 @@ from distill.evaluation.metrics import METRICS as DEFINITIONS
 from distill.evaluation.scores import UNDEFINED, describe_intervals
 from distill.leaderboard.entries import TestSet
 from distill.leaderboard.pareto import Panel, Point, pareto_plot
-from distill.leaderboard.quality import METRICS
+from distill.leaderboard.quality import CENTRE_SHARE, METRICS
 from distill.leaderboard.table import UNKNOWN, Row, leak_text, quality_of
 from distill.reports.experiment_tables import aligned_table
 from distill.reports.page import Cell, Estimate, best_cells, table
@@ -161,9 +161,9 @@ def method_notes(setting: Mapping[str, Any], how: Mapping[str, str], seed: int) 
     notes = [
         "IG explained: the mean information gain over the centre prior, divided by that of the observers, one half "
         "of whom predicts the other, on the frames where both are defined; 0 is the centre prior, 100 the "
-        "observers. It is undefined where the observers' gain is not positive, and models can exceed 100: like "
-        "8-bit maps, the blurred points of one half are zero far from a point, where a fixation costs up to 52 "
-        "bits.",
+        f"observers, whose blurred points have a centre prior of share {CENTRE_SHARE:g} mixed in for this. A model can "
+        "exceed 100, because half of the observers are few. Maps that are zero where somebody looks, such as "
+        "8-bit maps, lose up to 52 bits per fixation.",
         f"Scores: {how['frames']}; {how.get('auc_shuffled', '')} (sAUC). Brackets: {describe_intervals(seed)}.",
         f"{OPTIMAL}: Pareto-optimal; no other model is at least as good and as fast, and better in one. Bold: the "
         "best of what can be compared, without the observers and what was trained on videos of the test set.",
