@@ -62,6 +62,8 @@ WRITERS = {
     "distill.calibration.calibrate.calibrate": GIVEN,
     "distill.calibration.graph.save_calibrated": GIVEN,
     "distill.calibration.graph.save_log_variant": TEMPORARY,
+    "distill.calibration.study._compute": FIXED,
+    "distill.calibration.study.run_study": FIXED,
     "distill.claims.claim": PRIMITIVE,
     "distill.claims.lock": PRIMITIVE,
     "distill.cli.benchmark._run": GIVEN,

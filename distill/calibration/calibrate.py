@@ -182,25 +182,17 @@ def calibrate(
         where = f"{on}, split {split}" if split else on
         check_recordings(samples, where)
         gains = cross_validate(samples, motions, seed=seed, progress=progress)
-        if not gains.better:
-            row = gains.rows()["info_gain"]
-            raise RunError(
-                f"{path}: not written, because calibration does not help in cross-validation on "
-                f"{plural(len(samples), 'video')}: information gain {row['before']:.4f} before, {row['after']:.4f} "
-                "after; use more videos, or the model as it is"
-            )
+        check_better(gains, path)
         calibration = fit(samples, motions).rounded()
-        frames = sum(len(sample.video.frames) for sample in samples)
-        folds = len(folds_of(gains.recordings, seed))
-        record = {
+        record: dict[str, Any] = {
             "numbers": calibration.as_dict(),
             "of_sha256": file_hash(source),
             "on": where,
             "videos": [sample.video.name for sample in samples],
-            "frames": frames,
+            "frames": sum(len(sample.video.frames) for sample in samples),
             "every": every,
             "seed": seed,
-            "folds": folds,
+            "folds": len(folds_of(gains.recordings, seed)),
             "gains": gains.rows(),
         }
         error = _write(model, path, calibration, record, samples)
@@ -210,12 +202,23 @@ def calibrate(
         gains=gains,
         on=where,
         videos=len(samples),
-        frames=frames,
-        folds=folds,
+        frames=record["frames"],
+        folds=record["folds"],
         motion=why,
         max_error=error,
         seconds=time.perf_counter() - started,
     )
+
+
+def check_better(gains: Gains, path: Path) -> None:
+    """Raise a RunError if the information gain does not rise in cross-validation."""
+    if not gains.better:
+        row = gains.rows()["info_gain"]
+        raise RunError(
+            f"{path}: not written, because calibration does not help in cross-validation on "
+            f"{plural(len(gains.recordings), 'video')}: information gain {row['before']:.4f} before, "
+            f"{row['after']:.4f} after; use more videos, or the model as it is"
+        )
 
 
 def with_truth(videos: Sequence[Video], where: str) -> list[Video]:
