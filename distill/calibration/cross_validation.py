@@ -106,7 +106,7 @@ def cross_validate(
 ) -> Gains:
     """Return the scores of every video without calibration, and with one that was fitted on other recordings.
 
-    Everything is fitted anew in each fold, the weight of motion too.
+    Each fold has its own fit, including its weight of motion.
 
     Args:
         samples: videos of at least two recordings.

@@ -61,7 +61,7 @@ CALIBRATE = Verb(
     "Fit fourteen numbers to the fixations of your videos or images: temperature, spread by scale, centre bias, a "
     "centre prior, and the weight of motion where the network offers it. They become part of the .onnx file, so "
     "that every runtime has them at no cost. The gain is cross-validated by recording; a file that is not better "
-    "is not written. A file that is calibrated is quantized afterwards, or before.",
+    "is not written. `saldistill quantize` can run before or after.",
     (
         "saldistill calibrate student.onnx --on ntire:MINE -o mine.onnx",
         "saldistill calibrate student.onnx --on ntire:hevc-gaze --on-split train --videos 10 --seed 1",

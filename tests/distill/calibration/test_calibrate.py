@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from helpers.calibration_data import stills_at
 from helpers.quantized_files import stream, write
 from helpers.still_files import still_set
@@ -16,9 +17,11 @@ from distill.calibration.graph import load_source
 from distill.calibration.numbers import Calibration
 from distill.calibration.samples import choose_frames, draw_videos
 from distill.cli.main import main
+from distill.data.fit import fit_box, unfit
 from distill.data.sets.find import find_videos
 from distill.errors import RunError, UserError
 from distill.evaluation.references import score
+from distill.inference.sliding_window import slide
 from distill.models.onnx import load_onnx
 
 CORNER = [(0.8, 0.8), (0.85, 0.75), (0.75, 0.85), (0.8, 0.75), (0.75, 0.75)]
@@ -123,6 +126,28 @@ def test_interruption_and_wrong_maps_leave_no_file(
     with pytest.raises(RunError, match=r"out\.onnx: not written, because its maps differ by"):
         calibrate(student, data, tmp_path / "out.onnx", progress=False)
     assert [each.name for each in tmp_path.iterdir()] == ["corner"]
+
+
+def test_letterboxed_frames_are_calibrated_on_the_whole_input(tmp_path: Path) -> None:
+    model = stream()
+    model.network.fit = "letterbox"
+    student = write(model, tmp_path / "student.onnx")
+    data = stills_at(tmp_path / "square", CORNER, size=(64, 64))  # in the middle 64 of 96 columns
+    report = calibrate(student, data, tmp_path / "mine.onnx", progress=False)
+    assert report.max_error < 1e-4
+    videos = find_videos("stills", tmp_path / "square")
+    before, after = (
+        score(str(path), videos, progress=False, metrics=["info_gain"])[0] for path in (student, report.path)
+    )
+    assert report.gains.rows()["info_gain"]["before"] == pytest.approx(before.per_video["info_gain"], abs=1e-4)
+    assert after.per_video["info_gain"] > before.per_video["info_gain"] + 0.5
+    network = load_onnx(student)
+    (whole,), (raw,) = (
+        [maps for _, maps in slide(network, videos[0], [0], whole=whole)] for whole in (True, False)
+    )
+    box = torch.tensor([fit_box("letterbox", (64, 64), (64, 96))])
+    torch.testing.assert_close(unfit(raw[None], box)[0], whole)
+    assert float((raw.exp() - whole.exp()).abs().max()) > 0.01
 
 
 def test_motion_is_offered_for_videos_of_a_streaming_student(student: Path, sample: Path, tmp_path: Path) -> None:
