@@ -176,11 +176,12 @@ def calibrate(
         model = load_source(source, threads=threads)
         found = videos_of_argument(on, split=split)
         chosen = choose_frames(draw_videos(with_truth(found, on), videos, seed), every=every)
+        where = f"{on}, split {split}" if split else on
+        check_recordings(chosen, where)
         motions, why = motions_of(model, chosen)
         networks = log_variants(model, motions, folder, threads=threads)
         samples = read_samples(networks, chosen, progress=progress)
-        where = f"{on}, split {split}" if split else on
-        check_recordings(samples, where)
+        check_recordings([sample.video for sample in samples], where)  # `crop` may cut off all fixations
         gains = cross_validate(samples, motions, seed=seed, progress=progress)
         check_better(gains, path)
         calibration = fit(samples, motions).rounded()

@@ -12,6 +12,7 @@ from distill.calibration.maps import grid
 from distill.data.clips import Video
 from distill.data.fit import fit_box, unfit
 from distill.data.progress import ProgressBar
+from distill.data.text import plural
 from distill.errors import UserError
 from distill.evaluation.other_frames import recording_of
 from distill.fixations import inside
@@ -189,12 +190,11 @@ def _samples(networks: Mapping[float, OnnxModel], videos: Sequence[Video], bar: 
             yield Sample(video, maps, box, points)
 
 
-def check_recordings(samples: Sequence[Sample], where: str) -> None:
-    """Raise a UserError if there are too few recordings with fixations to fit and to check the fit."""
-    count = len({sample.recording for sample in samples})
+def check_recordings(videos: Sequence[Video], where: str) -> None:
+    """Raise a UserError if too few recordings have fixations to fit and to check the fit."""
+    count = len({recording_of(video) for video in videos})
     if count < MIN_RECORDINGS:
-        found = f"{count} video{'' if count == 1 else 's'} with fixations"
         raise UserError(
-            f"{where}: {found} cannot be fitted and cross-validated; expected at least {MIN_RECORDINGS} videos, "
-            "each of its own recording"
+            f"{where}: {plural(count, 'recording')} with fixations cannot be fitted and cross-validated; expected "
+            f"at least {MIN_RECORDINGS}, e.g. as many videos or images"
         )

@@ -195,7 +195,7 @@ def calibrate_part(
     progress: bool,
 ) -> Part:
     """Calibrate on some videos as `calibrate` does, and score the test videos."""
-    check_recordings(samples, where)
+    check_recordings([sample.video for sample in samples], where)
     most = max(1, MAX_CALIBRATED_MAPS // len(samples))
     samples = [sample.thinned(most) for sample in samples]
     better = cross_validate(samples, motions, seed=seed, progress=progress).better

@@ -92,9 +92,9 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(student: Path, tmp_path: P
     taken, new = tmp_path / "taken.onnx", tmp_path / "new.onnx"
     taken.write_bytes(b"mine")
     for data, path, options, message in (
-        (two, new, {}, "2 videos with fixations cannot be fitted and cross-validated; expected at least 3"),
-        (good, new, {"videos": 1}, "1 video with fixations cannot be fitted"),
-        (f"stills:{tmp_path / 'sparse'}", new, {}, "1 video with fixations cannot be fitted"),
+        (two, new, {}, "2 recordings with fixations cannot be fitted and cross-validated; expected at least 3"),
+        (good, new, {"videos": 1}, "1 recording with fixations cannot be fitted"),
+        (f"stills:{tmp_path / 'sparse'}", new, {}, "1 recording with fixations cannot be fitted"),
         (good, taken, {}, "taken.onnx: the calibrated file already exists"),
         (good, tmp_path / "new.tflite", {}, "new.tflite: expected a file name ending in .onnx"),
         (str(tmp_path / "two"), new, {}, "expected DATA to be a CONFIG.yaml or DATASET:ROOT"),
