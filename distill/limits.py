@@ -76,6 +76,10 @@ MIN_RATE = 0.1
 MAX_CAMERA_SPEED = 1000
 """Speed of a virtual camera, in frame sizes per second or as a factor per second."""
 
+MAX_CALIBRATED_MAPS = 1000
+"""Maps that `saldistill calibrate` fits its numbers on, spread over the videos: with fourteen numbers, more of them
+say little more, and a fit takes a second per 100 maps of 56x96."""
+
 MAX_CALIBRATION_FRAMES = 100_000
 """Frames that `quantize` reads; they are kept in memory, at the size of the model."""
 

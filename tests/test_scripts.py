@@ -15,6 +15,7 @@ SHELL = [
     ".ci/run",
 ]
 TOOLS = [
+    "calibration_study.py",
     "cli_reference.py",
     "experiment.py",
     "generate_docs.py",

@@ -15,7 +15,7 @@ import onnxruntime
 from distill.benchmark.rows import Call, Table, environment, interleave, summarise
 from distill.data.clips import Video
 from distill.data.video.guard import cores
-from distill.deploy.calibration import CalibrationClips, agreement, predict_maps, run_calls
+from distill.deploy.calibration_clips import CalibrationClips, agreement, predict_maps, run_calls
 from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.references import score

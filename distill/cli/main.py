@@ -21,6 +21,7 @@ from distill import __version__
 from distill.cli import (
     benchmark,
     cache,
+    calibrate,
     configs,
     data,
     demo,
@@ -57,6 +58,7 @@ COMMANDS: tuple[Verb | Group, ...] = (
     view.VIEW,
     submit.SUBMIT,
     export.EXPORT,
+    calibrate.CALIBRATE,
     export.QUANTIZE,
     export.CONFORM,
     page.PAGE,

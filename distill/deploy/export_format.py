@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from distill.claims import claim
-from distill.deploy.calibration import FRAMES, read_calibration_clips, run_calls
+from distill.deploy.calibration_clips import FRAMES, read_calibration_clips, run_calls
 from distill.deploy.formats.converter_log import captured_output
 from distill.deploy.formats.find import get_format
 from distill.deploy.formats.format import (

@@ -28,10 +28,11 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxscript import ir
 
 from distill.data.progress import ProgressBar
-from distill.deploy.calibration import run_calls
+from distill.deploy.calibration_clips import run_calls
 from distill.deploy.int8_rewrites import PIXELS, ZERO, after, before
 from distill.errors import UserError
 from distill.runtimes.onnx_check import open_session
+from distill.runtimes.onnx_graph import CALIBRATION
 from distill.runtimes.onnx_rewrites import select_states
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -176,9 +177,9 @@ class Int8Graph:
 def sort_layers(graph: onnx.GraphProto) -> tuple[list[str], set[str]]:
     """Return the layers to quantize, in data-flow order, and those that stay in floating point.
 
-    These are layers with too few channels, and depth-wise convolutions whose values reach no other layer than
-    these: ONNX Runtime's depth-wise INT8 convolution of few channels is slower than in floating point, so that it
-    does not pay to return to INT8 just before the map.
+    These are layers with too few channels, the blurs of a calibration, and depth-wise convolutions whose values
+    reach no other layer than these: ONNX Runtime's depth-wise INT8 convolution of few channels is slower than in
+    floating point, so that it does not pay to return to INT8 just before the map.
     """
     weights = {each.name: list(each.dims) for each in graph.initializer}
     layers: list[str] = []
@@ -188,7 +189,8 @@ def sort_layers(graph: onnx.GraphProto) -> tuple[list[str], set[str]]:
         reached = set().union(*(readers.get(name, set()) for name in node.output))
         if node.op_type in LAYERS and (channels := _channels(node, weights)):
             depthwise = weights[node.input[1]][1] == 1 and channels > 1
-            if channels < MIN_CHANNELS or (depthwise and reached and reached <= floating):
+            kept = channels < MIN_CHANNELS or node.name.startswith(f"{CALIBRATION}/")
+            if kept or (depthwise and reached and reached <= floating):
                 floating.add(node.name)
             else:
                 layers.insert(0, node.name)

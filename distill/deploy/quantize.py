@@ -23,7 +23,13 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distill.claims import claim
-from distill.deploy.calibration import FRAMES, CalibrationClips, agreement, predict_maps, read_calibration_clips
+from distill.deploy.calibration_clips import (
+    FRAMES,
+    CalibrationClips,
+    agreement,
+    predict_maps,
+    read_calibration_clips,
+)
 from distill.deploy.half_storage import STORED
 from distill.deploy.int8 import Int8Graph
 from distill.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.deploy.calibration import agreement
+from distill.deploy.calibration_clips import agreement
 from distill.deploy.golden_vectors import TOLERANCES, GoldenVectors
 from distill.runtimes.onnx_check import peak_maps
 

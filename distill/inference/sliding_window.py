@@ -55,6 +55,7 @@ def slide(
     settings: InferenceSettings = InferenceSettings(),
     *,
     flipped: bool = False,
+    whole: bool = True,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Predict the maps of the requested frames of a video, one batch at a time.
 
@@ -76,6 +77,7 @@ def slide(
         frames: 0-based frames of the video.
         settings: stride, batch size, device of the clips, precision and first frames. The network is not moved.
         flipped: mirror the frames left to right; the maps stay mirrored (undo with `maps.flip(-1)`).
+        whole: bring the maps to whole frames; False yields the network's raw maps of its input, padding included.
 
     Yields:
         The frames of a batch, and their log-saliency (n, h, w), float32 on the CPU.
@@ -98,7 +100,7 @@ def slide(
     chunk = min(size, CPU_CHUNK) if device.type == "cpu" else size
     work, maps_of = _divide(network, batches, reader.num_frames, step, settings.first_frames, chunk, device)
     fit = fit_of(network)
-    box = None if fit == "stretch" else torch.tensor([fit_box(fit, reader.size, network.size)])
+    box = None if fit == "stretch" or not whole else torch.tensor([fit_box(fit, reader.size, network.size)])
 
     def start(of_batch: Work, pixels_of_batch: Frames) -> Callable[[], Tensor]:
         with (

@@ -161,9 +161,9 @@ def method_notes(setting: Mapping[str, Any], how: Mapping[str, str], seed: int) 
     notes = [
         "IG explained: the mean information gain over the centre prior, divided by that of the observers, one half "
         "of whom predicts the other, on the frames where both are defined; 0 is the centre prior, 100 the "
-        f"observers, whose blurred points have a centre prior of share {CENTRE_SHARE:g} mixed in for this. A model can "
-        "exceed 100, because half of the observers are few. Maps that are zero where somebody looks, such as "
-        "8-bit maps, lose up to 52 bits per fixation.",
+        f"observers, whose blurred points have a centre prior of share {CENTRE_SHARE:g} mixed in for this. A "
+        "model can exceed 100, because half of the observers are few. Maps that are zero where somebody looks, "
+        "such as 8-bit maps, lose up to 52 bits per fixation.",
         f"Scores: {how['frames']}; {how.get('auc_shuffled', '')} (sAUC). Brackets: {describe_intervals(seed)}.",
         f"{OPTIMAL}: Pareto-optimal; no other model is at least as good and as fast, and better in one. Bold: the "
         "best of what can be compared, without the observers and what was trained on videos of the test set.",

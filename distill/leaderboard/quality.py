@@ -37,8 +37,8 @@ METRICS = ("auc_shuffled", "nss", "cc", "info_gain")
 """Metrics of a leaderboard."""
 
 CENTRE_SHARE = 0.2
-"""Share of the centre prior in the observers' maps when their information gain is measured. Chosen on the train split
-of the HEVC gaze database and on a tenth of the training stills, where 0.2 gives them most or nearly most."""
+"""Share of the centre prior in the observers' maps when their information gain is measured. Chosen on the train
+split of the HEVC gaze database and on a tenth of the training stills, where it is best or nearly so."""
 
 PROVENANCE = "provenance.json"
 

@@ -81,7 +81,7 @@ class TrainingData:
             with self._or_unknown(folder):
                 self.paths |= dict.fromkeys(video.path for video in videos_of_source(source))
         self._add_initial(config.model, folder)
-        for teacher in config.teachers:
+        for teacher in config.teacher_sections:
             with self._or_unknown(f"the teacher of {folder}"):
                 self._add_teacher(teacher)
 

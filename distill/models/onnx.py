@@ -172,7 +172,10 @@ class LogEdge:
 
     def _run(self, feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         metadata = self.edge.metadata
-        outputs = [metadata["output"]["name"], *(each["output"] for each in metadata["state"])]
+        outputs = [metadata["output"]["name"], *(each["output"] for each in metadata.get("state", []))]
+        if metadata["input"]["type"] == "float32":
+            pixels = {name: value / np.float32(255) for name, value in feed.items() if value.dtype == np.uint8}
+            feed = {**feed, **pixels}
         try:
             found: Sequence[np.ndarray] = self.session.run(outputs, feed)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
@@ -188,7 +191,7 @@ def load_onnx(path: str | Path, *, threads: int | None = None, exact: bool = Fal
     Args:
         path: the .onnx file.
         threads: CPU threads; defaults to the choice of ONNX Runtime.
-        exact: return the file's log-saliency as it is; only for files with the output values "log" and uint8 input.
+        exact: return the file's log-saliency as it is; only for files with the output values "log".
 
     Raises:
         UserError: if the file is missing, damaged, or not an exported model.

@@ -36,6 +36,9 @@ VALUES = {
 }
 """Output values -> their meaning, which is part of the metadata."""
 
+CALIBRATION = "calibration"
+"""Start of the names of nodes that `saldistill calibrate` appends, after a slash."""
+
 EXTERNAL_BYTES = 2**31 - 2**26
 """Size at which weights go into a .data file next to the .onnx file: protobuf's limit is 2 GiB in total."""
 

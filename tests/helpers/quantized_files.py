@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.deploy.calibration import CalibrationClips
+from distill.deploy.calibration_clips import CalibrationClips
 from distill.models.loaded import LoadedModel
 from distill.models.registry import create_model
 from distill.runtimes.export import export

@@ -17,7 +17,7 @@ from distill.data.clip_reader import read_clip, read_fit_box
 from distill.data.clips import ClipSpec, Video, Window
 from distill.data.sets.find import find_videos
 from distill.data.video.open import open_video
-from distill.deploy.calibration import read_calibration_clips
+from distill.deploy.calibration_clips import read_calibration_clips
 from distill.errors import UserError
 from distill.evaluation.map_sources import model_maps
 from distill.inference.overlay import resize_map

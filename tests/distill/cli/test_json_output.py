@@ -16,6 +16,9 @@ from helpers.writer_process import ARGUMENTS, fill
 
 from distill.benchmark.conform import Conformance
 from distill.benchmark.rows import Table
+from distill.calibration.calibrate import CalibrationReport
+from distill.calibration.cross_validation import Gains
+from distill.calibration.numbers import Calibration
 from distill.cli import main
 from distill.cli.output import print_json
 from distill.cli.verb import Verb
@@ -66,6 +69,7 @@ COMMANDS = {
     "push": "push teacher.safetensors me/teacher --dry-run upload --no-onnx",
     "export": "export student/stream:micro -o out.onnx",
     "conform": "conform student.onnx",
+    "calibrate": "calibrate student.onnx --on stills:photos",
     "quantize": "quantize student.onnx --on video.mp4",
     "benchmark": "benchmark student.onnx",
 }
@@ -103,6 +107,10 @@ def run(
     monkeypatch.chdir(tmp_path)
     table = Table([{"model": "m", "milliseconds": float("nan")}], "model milliseconds", {"threads": 1})
     conformance = Conformance([{"file": "student.onnx", "verdict": "pass"}], "file verdict", {"threads": 1})
+    gains = Gains(np.zeros((1, 3)), np.ones((1, 3)), ["a"])  # one recording: its intervals are undefined
+    calibration = CalibrationReport(
+        Path("student-calibrated.onnx"), Calibration(), gains, "stills:photos", 1, 1, 1, "", 0.0, 1.0
+    )
     check = Check(batch=1, max_error=1e-6, cc=1.0)
     report = ExportReport(Path("out.onnx"), 0.1, 18, 9, "00", "frames", (check,), {"mode": "clip"})
 
@@ -129,6 +137,7 @@ def run(
         "distill.deploy.export_format.export_model": lambda *_, **__: SimpleNamespace(
             as_dict=report.as_dict, __str__=report.__str__
         ),
+        "distill.calibration.calibrate.calibrate": lambda *_, **__: calibration,
         "distill.deploy.quantize.quantize_files": lambda *_, **__: ([], None),
         "distill.benchmark.precisions.compare_precisions": lambda *_, **__: table,
         "distill.benchmark.models.benchmark_models": lambda *_, **__: table,

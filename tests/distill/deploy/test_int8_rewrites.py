@@ -9,7 +9,7 @@ from helpers.quantized_files import draw_clips, stream, write
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
-from distill.deploy.calibration import agreement, predict_maps
+from distill.deploy.calibration_clips import agreement, predict_maps
 from distill.deploy.int8 import between, sort_layers
 from distill.deploy.int8_rewrites import before
 from distill.deploy.quantize import quantize

@@ -17,9 +17,9 @@ from PIL import Image
 from distill.benchmark.precisions import compare_precisions
 from distill.cli.main import main
 from distill.data.sets.find import find_videos
-from distill.deploy import calibration
+from distill.deploy import calibration_clips
 from distill.deploy import quantize as module
-from distill.deploy.calibration import agreement, predict_maps, read_calibration_clips, run_calls
+from distill.deploy.calibration_clips import agreement, predict_maps, read_calibration_clips, run_calls
 from distill.deploy.int8 import LAYERS, Int8Graph, between
 from distill.deploy.quantize import Converted, Trial, quantize, quantize_files, to_fp16
 from distill.errors import UserError
@@ -259,7 +259,7 @@ def test_stills_calibrate_only_without_videos(files: dict[str, Path], pictures: 
     assert found.counts == (48, 16)
     assert all(bool((clip == clip[:1]).all()) for clip in (*found.calibration, *found.held_out))
     videos = [*find_videos("images", tmp_path / "stills"), *find_videos("folder", pictures)]
-    chosen = {video.name for video, _ in calibration._places(videos, 16, 1, 4)}
+    chosen = {video.name for video, _ in calibration_clips._places(videos, 16, 1, 4)}
     assert (len(videos), chosen) == (len(stills) + 2, {"long", "short"})
 
 

@@ -9,7 +9,7 @@ from helpers.model_cases import loaded
 from helpers.quantized_files import ClipModel, draw_clips, stream, write
 
 from distill.benchmark.precisions import compare_precisions
-from distill.deploy.calibration import agreement, predict_maps
+from distill.deploy.calibration_clips import agreement, predict_maps
 from distill.deploy.quantize import quantize
 from distill.errors import UserError
 from distill.models.onnx import load_onnx
