@@ -380,7 +380,7 @@ def test_command_writes_page_table_and_picture(
     tiny = rows["tiny"]
     assert tiny["test"] == "pictures"
     assert tiny["pareto"] == "yes"
-    assert tiny["leaks"] == "unknown"
+    assert tiny["leaks"] == "none"
     assert rows["centre-prior"]["milliseconds"] == ""
     assert rows["centre-prior"]["leaks"] == "none"
     assert float(rows["centre-prior"]["info_gain"]) == pytest.approx(0, abs=1e-9)
