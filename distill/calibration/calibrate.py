@@ -38,6 +38,7 @@ from distill.calibration.samples import (
 )
 from distill.claims import claim
 from distill.data.clips import Video
+from distill.data.picture_hashes import content_hash
 from distill.data.text import plural
 from distill.data.video.names import is_image
 from distill.errors import RunError, UserError
@@ -190,6 +191,9 @@ def calibrate(
             "of_sha256": file_hash(source),
             "on": where,
             "videos": [sample.video.name for sample in samples],
+            "content": [
+                content_hash(sample.video.path) for sample in samples
+            ],  # for the leak check of a leaderboard
             "frames": sum(len(sample.video.frames) for sample in samples),
             "every": every,
             "seed": seed,

@@ -199,10 +199,13 @@ def hash_file(path: str) -> dict[str, str]:
             mirrored.append(hash_picture(ImageOps.mirror(image))[None])
     heartbeat()
     packed = (pack(np.concatenate(each)).hex() for each in (pictures, mirrored))
-    return dict(zip(("content", "pictures", "mirrored"), (_content_hash(Path(path)), *packed), strict=True))
+    return dict(zip(("content", "pictures", "mirrored"), (content_hash(Path(path)), *packed), strict=True))
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a video's file, of its frames' files in order, or of a generated video's name."""
+    if _is_generated(path):
+        return hashlib.sha256(str(path).encode()).hexdigest()
     path = local(path)
     if not path.is_dir():
         return file_hash(path)
@@ -229,4 +232,4 @@ def _is_generated(path: Path) -> bool:
 def _hash_name(path: Path) -> VideoHashes:
     """Return the hashes of a generated video: its frames follow from its name, and resemble those of others."""
     nothing = np.zeros((0, 2), dtype=np.uint64)
-    return VideoHashes(hashlib.sha256(str(path).encode()).hexdigest(), nothing, nothing)
+    return VideoHashes(content_hash(path), nothing, nothing)

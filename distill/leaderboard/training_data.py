@@ -1,12 +1,15 @@
 """What a model was trained on, as far as its files tell: its own data, its initial weights' and its teachers'."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.data.picture_hashes import HashSet
+import numpy as np
+
+from distill.data.picture_hashes import HashSet, VideoHashes
 from distill.errors import UserError
 from distill.evaluation.references import RUN_FILES
 from distill.files import file_hash
@@ -125,7 +128,13 @@ class TrainingData:
 
     def _add_file(self, path: Path) -> None:
         """Add the data behind a weight file or exported file: of the run around it, or of a pretrained model."""
-        notes: dict[str, Any] = load_onnx(path).notes if path.suffix == ".onnx" else read_notes(path)
+        notes: dict[str, Any] = {}
+        if path.suffix == ".onnx":
+            exported = load_onnx(path)
+            notes = exported.notes
+            self._add_calibration(exported.edge.metadata.get("calibration"))
+        else:
+            notes = read_notes(path)
         run = notes.get("run")
         config_hash = run.get("config_sha256") if isinstance(run, dict) else None
         for folder in (path.parent, path.parent.parent.parent):  # a checkpoint is in RUN/checkpoints/step-N
@@ -138,6 +147,14 @@ class TrainingData:
                 self._add_pretrained(name)
                 return
         self._add_file_of_hash(file_hash(path), "the file names no pretrained model, and is not in its run folder")
+
+    def _add_calibration(self, record: Any) -> None:
+        """Add the data that an exported file was calibrated on, of which it records the content."""
+        if isinstance(record, dict):
+            contents = [each for each in record.get("content", []) if re.fullmatch("[0-9a-f]{64}", str(each))]
+            nothing = np.zeros((0, 2), dtype=np.uint64)
+            self.hashes.append(HashSet.of([VideoHashes(each, nothing, nothing) for each in contents]))
+            self.hashed += len(contents)
 
     def _add_file_of_hash(self, sha256: str, otherwise: str) -> None:
         """Add the data of the pretrained model that has a file with this hash."""

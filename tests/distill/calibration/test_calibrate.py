@@ -22,6 +22,7 @@ from distill.data.sets.find import find_videos
 from distill.errors import RunError, UserError
 from distill.evaluation.references import score
 from distill.inference.sliding_window import slide
+from distill.leaderboard.leaks import check_leaks
 from distill.models.onnx import load_onnx
 
 CORNER = [(0.8, 0.8), (0.85, 0.75), (0.75, 0.85), (0.8, 0.75), (0.75, 0.75)]
@@ -55,6 +56,8 @@ def test_bias_of_the_data_is_learnt_and_scored_as_evaluate_does(
     )
     assert gain["before"] == pytest.approx(before.per_video["info_gain"], abs=1e-4)
     assert after.per_video["info_gain"] > gain["after"]  # without cross-validation
+    assert check_leaks(str(student), videos).status == "unknown"
+    assert check_leaks(str(out), videos).videos == ("0", "1", "2", "3", "4")  # a leaderboard says so
     assert main(["calibrate", str(out), "--on", data, "-o", str(tmp_path / "twice.onnx"), "-q"]) == 2
     assert "mine.onnx: is calibrated already" in capsys.readouterr().err
 
