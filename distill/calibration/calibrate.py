@@ -30,6 +30,7 @@ from distill.calibration.graph import (
 from distill.calibration.maps import calibrate_maps
 from distill.calibration.numbers import Calibration
 from distill.calibration.samples import (
+    ALL_FRAMES,
     Sample,
     check_recordings,
     choose_frames,
@@ -176,7 +177,8 @@ def calibrate(
     with claim(path, "the calibrated file"), temporary_folder(path) as folder:
         model = load_source(source, threads=threads)
         found = videos_of_argument(on, split=split)
-        chosen = choose_frames(draw_videos(with_truth(found, on), videos, seed), every=every)
+        fixated = choose_frames(with_truth(found, on), every=every, most=ALL_FRAMES)
+        chosen = choose_frames(draw_videos(fixated, videos, seed), every=1)
         where = f"{on}, split {split}" if split else on
         check_recordings(chosen, where)
         motions, why = motions_of(model, chosen)

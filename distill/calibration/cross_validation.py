@@ -22,6 +22,9 @@ SCORED = ("nss", "cc", "info_gain")
 
 MAX_FOLDS = 10
 
+BLOCK = 16
+"""Frames that are scored at a time."""
+
 
 @dataclass(frozen=True)
 class Gains:
@@ -75,13 +78,21 @@ class Gains:
 def score(sample: Sample, log_saliency: Tensor) -> np.ndarray:
     """Return the means (M,) of SCORED over the frames of a sample, at the video's own size, as `evaluate` scores.
 
+    A frame on which a metric is undefined is left out of its mean; NaN if it is undefined on all.
+
     Args:
         sample: the video.
         log_saliency: its raw maps (n, h, w), calibrated or not.
     """
     maps = [peak_map(each) for each in sample.whole(log_saliency).numpy()]
-    rows = FrameScorer(SCORED).score_maps(sample.video.name, sample.video, sample.video.frames, maps)
-    return np.array([[row.values[metric] for metric in SCORED] for row in rows if row.values]).mean(axis=0)
+    scorer, rows = FrameScorer(SCORED), []
+    for start in range(0, len(maps), BLOCK):  # metrics of large frames take memory
+        block = slice(start, start + BLOCK)
+        rows += scorer.score_maps(sample.video.name, sample.video, sample.video.frames[block], maps[block])
+    values = np.array([[row.values[metric] for metric in SCORED] for row in rows if row.values])
+    known = np.isfinite(values)
+    counts = known.sum(axis=0)
+    return np.where(counts, np.where(known, values, 0).sum(axis=0) / np.maximum(counts, 1), np.nan)
 
 
 def score_unchanged(sample: Sample) -> np.ndarray:

@@ -26,6 +26,10 @@ MIN_RECORDINGS = 3
 """Recordings that cross-validation needs: two to fit on, so that it does not adapt to one, and one to score."""
 
 
+ALL_FRAMES = 10**9
+"""No bound on the frames of `choose_frames`."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """The frames of one video.

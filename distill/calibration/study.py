@@ -19,7 +19,14 @@ from distill.calibration.cross_validation import SCORED, cross_validate, score_c
 from distill.calibration.fit import fit
 from distill.calibration.graph import load_source
 from distill.calibration.numbers import Calibration
-from distill.calibration.samples import Sample, check_recordings, choose_frames, draw_videos, read_samples
+from distill.calibration.samples import (
+    ALL_FRAMES,
+    Sample,
+    check_recordings,
+    choose_frames,
+    draw_videos,
+    read_samples,
+)
 from distill.claims import claim
 from distill.data.clips import Video
 from distill.data.text import plural
@@ -37,9 +44,6 @@ log = logging.getLogger(__name__)
 
 COUNTS = (5, 10, 20, 50)
 """Default numbers of videos to calibrate on."""
-
-ALL_FRAMES = 10**9
-"""No bound on the frames to test on."""
 
 Scores = dict[str, list[float]]
 """Test video -> means of SCORED over its frames."""

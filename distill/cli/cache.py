@@ -110,8 +110,13 @@ def _run_info(arguments: argparse.Namespace) -> None:
     from distill.targets.info import info
     from distill.training.gate_report import GATES_FILE, read_report
 
-    is_run = (Path(arguments.store) / GATES_FILE).exists()
-    print_result(arguments, read_report(arguments.store) if is_run else info(arguments.store))
+    folder = Path(arguments.store)
+    if (folder / "config.yaml").is_file() and not (folder / GATES_FILE).exists():
+        raise UserError(
+            f"{folder}: is a run without {GATES_FILE}, in which no gate was decided before the first step; "
+            "expected a target store, or a run with a team of cached teachers of which one has a gate"
+        )
+    print_result(arguments, read_report(folder) if (folder / GATES_FILE).exists() else info(arguments.store))
 
 
 INFO = Verb(

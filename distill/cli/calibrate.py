@@ -30,7 +30,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count(MAX_FRAMES),
         default=8,
         metavar="N",
-        help="use every Nth frame; fewer if they would be more than 1000",
+        help="use every Nth frame, at most 1000 in total, evenly spaced",
     )
     parser.add_argument(
         "--seed", type=seed, default=0, metavar="N", help="seed of the draw, the folds and the intervals"

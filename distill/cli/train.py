@@ -53,10 +53,10 @@ def _run_distill(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.overrides)
     if arguments.accept:
         config = config.with_teachers(accept=True)
-    if config.teacher is None:
+    if not config.teacher_sections:
         raise UserError(
-            f"{arguments.config}: no section 'teacher' to distil from; add one, or use `saldistill train` to train "
-            "on ground truth only"
+            f"{arguments.config}: no section 'teacher' or 'teachers' to distil from; add one, or use `saldistill "
+            "train` to train on ground truth only"
         )
     print_run(arguments, train(config, runtime=arguments.runtime))
 
@@ -79,7 +79,7 @@ TRAIN = Verb(
 DISTILL = Verb(
     "distill",
     "train a student from a teacher",
-    "Same as train, but a config without a section `teacher` is an error.",
+    "Same as train, but a config without a section `teacher` or `teachers` is an error.",
     (
         "saldistill distill @distill/demo",
         "saldistill distill @distill/demo out=runs/online teacher.source=online",

@@ -27,6 +27,11 @@ class StillTruth(Truth):
     sigma: float | None = None
     maps: Path | None = None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are read."""
+        return [self.source.path, *([] if self.maps is None else [self.maps])]
+
     def points(self, frame: int) -> np.ndarray:
         """See `Truth.points`; only frame 0 has any."""
         rows = unless_damaged(lambda path: self._rows(), self.source.path) if frame == 0 else None

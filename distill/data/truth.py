@@ -40,6 +40,11 @@ class Truth(ABC):
     size: tuple[int, int]
     sigma: float | None = None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files and folders that are read; none if it is generated."""
+        return []
+
     @abstractmethod
     def points(self, frame: int) -> np.ndarray:
         """Return (K, 2) int64 rows of (row, column) in the video's pixels; (0, 2) if there is no fixation."""

@@ -122,8 +122,8 @@ def other_half(video: Video, frames: Sequence[int], *, prior: float = 0.0) -> It
 def evaluate_observers(videos: Sequence[Video], *, seed: int = 0, prior: float = 0.0, **options: Any) -> Scores:
     """Score one half of the observers against the other in both directions; options as `evaluate`.
 
-    A `prior` mixes a centre prior of that share into the maps. Without it, a fixation where nobody of the other
-    half looked costs dozens of bits of information gain, which is no ceiling then.
+    A `prior` mixes a centre prior of that share into the maps. Without it, every fixation far
+    from those of the other half costs dozens of bits, and the information gain is not a ceiling.
 
     Raises:
         UserError: as `evaluate`; frames with fewer than two points count as frames without fixations.

@@ -17,6 +17,7 @@ from distill.errors import UserError
 from distill.extras import extras_named
 from distill.leaderboard.entries import Entry
 from distill.models.loaded import LoadedModel
+from distill.models.pretrained import is_pretrained, pretrained_folder, pretrained_model
 from distill.models.protocols import is_streaming
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,16 @@ def measure_costs(
 
 
 def file_of(model: LoadedModel, folder: Path) -> Path:
-    """Return the .onnx file of a model; a network is exported to a folder.
+    """Return the .onnx file of a model: its own, that of a pretrained model, or a temporary export in a folder.
 
     Raises:
         UserError: it cannot be exported.
     """
-    return Path(model.reference) if is_onnx(model.reference) else export_temporary(model, folder)
+    if is_onnx(model.reference):
+        return Path(model.reference)
+    if is_pretrained(model.reference):
+        return pretrained_folder() / pretrained_model(model.reference).onnx.name
+    return export_temporary(model, folder)
 
 
 def state_bytes(model: LoadedModel) -> int:

@@ -104,7 +104,7 @@ def find_entries(arguments: Sequence[str], settings: InferenceSettings) -> list[
 def find_test_sets(arguments: Sequence[str], scenes: Sequence[str] = ()) -> list[TestSet]:
     """Return the test sets of arguments DATA or NAME=DATA.
 
-    DATA is DATASET:ROOT, or a config; its test sources of different names are test sets of their own.
+    DATA is DATASET:ROOT, or a config; its test sources of different names are separate test sets.
 
     Args:
         arguments: the arguments.

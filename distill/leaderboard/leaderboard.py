@@ -107,10 +107,11 @@ def make_leaderboard(
     entries = find_entries(models, settings)
     tests = find_test_sets(data, scenes)
     with claim(out, "a leaderboard", overwrite=True):
+        leaks = leaks_of(entries, tests)
         costs, setting = measure_costs(entries, rounds=rounds, threads=threads)
         options = {"every": every, "seed": seed, "workers": workers}
         results = score_all(entries, tests, out / SCORES, settings, **options)
-        rows = make_rows(entries, tests, results, costs, leaks_of(entries, tests))
+        rows = make_rows(entries, tests, results, costs, leaks)
         sections = sections_of(rows, tests)
         notes = method_notes(setting, how_of(results), seed)
         write_files(out, rows, sections, notes, command)

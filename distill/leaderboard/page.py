@@ -40,7 +40,7 @@ ORDER = ("explained", "info_gain", "auc_shuffled", "nss", "cc")
 BEST = {TITLES[name]: "high" for name in ORDER} | {
     heading: "low" for name, heading in COSTS.items() if name != "state_mb"
 }
-"""Column -> which end is best. A state of 0 is no merit: such a network reads whole clips again."""
+"""Column -> which end is best. A state of 0 is not an advantage: such a network reads whole clips again."""
 
 OPTIMAL, LEAKED = "◆", "†"
 """Marks of a Pareto-optimal model and of one that was trained on videos of the test set."""
@@ -96,7 +96,7 @@ def cells_of(row: Row) -> list[Cell]:
     """Return the cells of a row, one per column."""
     name = f"{OPTIMAL} {row.name}" if row.optimal else row.name
     if row.scored_on == "unseen":
-        name = f"{row.name}, the other {row.videos}"
+        name = f"{row.name}, {row.videos} not trained on"
     elif row.scores and row.leaks is not None and row.leaks.status == "found":
         name = f"{name} {LEAKED}"
     scores: list[Cell] = [row.scores.get(each) for each in ORDER]

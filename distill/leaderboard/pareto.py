@@ -1,4 +1,4 @@
-"""Draw quality against time per map with its Pareto front, one panel per test set, as an SVG picture of its own."""
+"""Draw quality against time per map with its Pareto front, one panel per test set, as a separate SVG picture."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -29,6 +29,7 @@ from distill.inference.settings import InferenceSettings
 from distill.leaderboard.entries import Entry, TestSet
 from distill.paths import path_inside
 from distill.reports.page import Estimate
+from distill.targets.fingerprint import describe_truth, describe_video
 from distill.validation import read_json
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def score_all(
     done, started = 0, time.perf_counter()
     for number, (test, entry) in enumerate(todo, 1):
         place = path_inside(folder / folder_name(test.name), folder_name(entry.name), "leaderboard")
-        origin = provenance(entry, test, settings, options)
+        origin = provenance(entry, test, options)
         kept: Result | None = read_kept(place, origin)
         if kept is not None:
             log.info("%s on %s (%d of %d): scored already", entry.name, test.name, number, len(todo))
@@ -148,18 +149,19 @@ def _observers(videos: Sequence[Video], options: Mapping[str, Any]) -> Scores:
     return replace(rest, metrics=METRICS, rows=rows, how=how)
 
 
-def provenance(
-    entry: Entry, test: TestSet, settings: InferenceSettings, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def provenance(entry: Entry, test: TestSet, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the scores of an entry on a test set depend on, as JSON values.
 
-    Of files of maps and ground truth, sizes and times of modification stand for their content.
+    Videos are compared by size, files of maps and of ground truth by size and time of modification.
     """
     source: dict[str, Any] = {"model": entry.reference} if entry.source is None else entry.source.provenance()
     if entry.source is not None and isinstance(entry.source.maps, MapFolder):
         source["files"] = _listing_hash(entry.source.maps.folder)
     videos = [
-        [video.name, str(video.path), video.recording, list(video.size), _ranges(video.frames)]
+        [
+            *(video.name, str(video.path), video.recording, list(video.size), _ranges(video.frames)),
+            *(describe_video(video, content=False), describe_truth(video)),
+        ]
         for video in test.videos
     ]
     content = {
@@ -192,7 +194,7 @@ def read_kept(place: Path, origin: Mapping[str, Any]) -> Scores | None:
         return None
     try:
         found = read_json(place / PROVENANCE, dict[str, Any], "the origin of scores")
-        return read_scores(place) if found == origin else None
+        return replace(read_scores(place), seed=origin["options"]["seed"]) if found == origin else None
     except UserError as error:
         log.warning("%s; scored again", error)
         return None

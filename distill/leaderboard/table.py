@@ -136,18 +136,18 @@ def quality_of(rows: Sequence[Row]) -> str:
 
 def mark_optimal(rows: Sequence[Row], quality: str) -> list[Row]:
     """Return the rows of one test set, with the Pareto-optimal ones marked; only comparable models take part."""
-    racing = [
+    candidates = [
         (row.score(quality), row.cost.milliseconds)
         if row.comparable and row.cost is not None and row.cost.milliseconds is not None
         else None
         for row in rows
     ]
-    points = [point for point in racing if point is not None and math.isfinite(point[0])]
+    points = [point for point in candidates if point is not None and math.isfinite(point[0])]
     return [
         replace(
             row, optimal=point in points and point is not None and not any(_beats(other, point) for other in points)
         )
-        for row, point in zip(rows, racing, strict=True)
+        for row, point in zip(rows, candidates, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.picture_hashes import HashSet, VideoHashes
+from distill.data.text import plural
 from distill.errors import UserError
 from distill.evaluation.references import RUN_FILES
 from distill.files import file_hash
@@ -80,7 +81,7 @@ class TrainingData:
         if not self._is_new(folder.resolve()):
             return
         config = load_config(folder / CONFIG)
-        for source in config.data.train:
+        for source in [*config.data.train, *config.data.validation]:  # validation chose the weights
             with self._or_unknown(folder):
                 self.paths |= dict.fromkeys(video.path for video in videos_of_source(source))
         self._add_initial(config.model, folder)
@@ -151,6 +152,10 @@ class TrainingData:
     def _add_calibration(self, record: Any) -> None:
         """Add the data that an exported file was calibrated on, of which it records the content."""
         if isinstance(record, dict):
+            videos = plural(len(record.get("videos", [])), "video")
+            self.unknown.append(
+                f"of the {videos} that it was calibrated on only the content is recorded, so copies are not found"
+            )
             contents = [each for each in record.get("content", []) if re.fullmatch("[0-9a-f]{64}", str(each))]
             nothing = np.zeros((0, 2), dtype=np.uint64)
             self.hashes.append(HashSet.of([VideoHashes(each, nothing, nothing) for each in contents]))

@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.data.clips import ClipSpec, Video
 from distill.data.remote_data import local, remote_file
+from distill.data.video.folder_probe import listing_of
 from distill.files import file_hash
 from distill.models.loaded import LoadedModel
 from distill.models.weight_files import weights_fingerprint
@@ -73,6 +74,19 @@ def describe_video(video: Video, *, content: bool = True) -> dict[str, Any]:
     if content:
         found["sha256"] = hash_of_files(files) if path.is_dir() else file_hash(path)
     return found
+
+
+def describe_truth(video: Video) -> list[Any]:
+    """Return what the ground truth of a video depends on: its source, and sizes and times of its files."""
+    if video.truth is None:
+        return []
+    states = []
+    for path in video.truth.paths:
+        if path.is_dir():
+            states.append(listing_of([path, *(each for each in sorted(path.rglob("*")) if each.is_dir())]))
+        elif path.exists():
+            states.append(f"{path.stat().st_size} {path.stat().st_mtime_ns}")
+    return [repr(video.truth), *states]
 
 
 def hash_of_files(files: Sequence[Path]) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from distill.data.clips import Video
 from distill.data.text import plural
+from distill.evaluation.other_frames import recording_of
 from distill.training import gates
 from distill.training.team_section import MemberSection
 from distill.validation import read_json
@@ -126,8 +127,9 @@ def gate_report(
     weights = torch.tensor([member.weight for member in members], dtype=torch.float64)
     shares, of_frames = gates.combine(torch.from_numpy(values), weights, torch.from_numpy(measured.present))
     effective = (shares * of_frames[:, None]).numpy()
-    source_of = np.array([video.source for video in of_frame])
-    recordings = np.array([video.recording or video.name for video in of_frame])
+    recordings = np.array([recording_of(video) for video in of_frame])
+    label_of = np.array([labels[video.source] for video in of_frame])  # sources may share a label
+    present = [label for label in dict.fromkeys(labels) if label in label_of]
     teachers = {}
     for place, member in enumerate(members):
         there, graded = measured.present[:, place], member.gate == "truth"
@@ -141,10 +143,7 @@ def gate_report(
             maps=int(there.sum()),
             abstained=int((there & (values[:, place] == 0)).sum()),
             mean_weight=float(effective[:, place].mean()),
-            by_source={
-                labels[number]: float(effective[source_of == number, place].mean())
-                for number in np.unique(source_of)
-            },
+            by_source={label: float(effective[label_of == label, place].mean()) for label in present},
             gain=float(np.mean(by_recording)) if graded else None,
             correlation=float(np.corrcoef(gain, guess)[0, 1]) if graded and varied else None,
         )

@@ -26,14 +26,14 @@ from distill.data.clip_dataset import ClipSource
 from distill.data.clips import Video
 from distill.data.progress import ProgressBar
 from distill.data.text import plural
-from distill.data.truth import MapsTruth, PointsTruth
 from distill.data.video.names import is_image
 from distill.data.video.open import open_video
 from distill.errors import UserError, reading
+from distill.evaluation.other_frames import recording_of
 from distill.file_cache import cache_folder
 from distill.files import atomic_path
 from distill.locks import lock_file
-from distill.targets.fingerprint import describe_video
+from distill.targets.fingerprint import describe_truth, describe_video
 from distill.training import gates
 from distill.training.gate_report import GateReport, Measured, gate_report
 from distill.training.sources import training_videos
@@ -121,10 +121,8 @@ def decide_gates(
         UserError: a gate is `truth`, and a teacher has maps of labelled frames of fewer than two recordings.
     """
     videos = training_videos(sources)
-    targets = {
-        video.name: sorted({frame for teacher in teachers for frame in teacher.targets(video)}) for video in videos
-    }
-    path = cache_folder() / "gates" / f"{_key(teachers, members, videos, targets, sharpness, map_size)}.npz"
+    targets = {video.name: teachers[0].targets(video) for video in videos}  # all teachers have the student's
+    path = cache_folder() / "gates" / f"{_key(teachers, members, sources, targets, sharpness, map_size)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         lock_file(lock.fileno(), wait=True)  # the processes of a launcher decide once
@@ -133,7 +131,7 @@ def decide_gates(
                 return GateTable.load(path)
             except UserError as error:
                 log.warning("%s; deciding again", error)
-        table = _decide(teachers, members, videos, targets, labels, sharpness, map_size)
+        table = _decide(teachers, members, sources, videos, targets, labels, sharpness, map_size)
         table.save(path)
     return table
 
@@ -141,6 +139,7 @@ def decide_gates(
 def _decide(
     teachers: Sequence[CachedTeacher],
     members: Sequence[MemberSection],
+    sources: Sequence[ClipSource],
     videos: Sequence[Video],
     targets: Mapping[str, list[int]],
     labels: Sequence[str],
@@ -149,15 +148,22 @@ def _decide(
 ) -> GateTable:
     graded = any(member.gate == "truth" for member in members)
     found = []
+    sources_of = _sources_of(sources)
     with ProgressBar("deciding gates", "frame", total=sum(map(len, targets.values()))) as bar:
         for video in videos:
-            found.append(_measure(video, targets[video.name], teachers, map_size, graded=graded))
+            taught = [
+                teacher
+                if teacher.role.sources is None or sources_of[video.name] & set(teacher.role.sources)
+                else None
+                for teacher in teachers
+            ]
+            found.append(_measure(video, targets[video.name], taught, map_size, graded=graded))
             bar.update(len(targets[video.name]))
     measured = Measured(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     of_frame = [video for video in videos for _ in targets[video.name]]
     predicted = np.full(measured.gains.shape, np.nan)
     if graded:
-        recordings = [f"{video.dataset}/{video.recording or video.name}" for video in of_frame]
+        recordings = [recording_of(video) for video in of_frame]
         _require_truth(members, measured.gains, recordings)
         predicted = gates.cross_fit(
             measured.features, measured.gains, recordings, [video.source for video in of_frame]
@@ -171,6 +177,15 @@ def _decide(
         {video.name: part for video, part in zip(videos, split, strict=True)},
         report,
     )
+
+
+def _sources_of(sources: Sequence[ClipSource]) -> dict[str, set[int]]:
+    """Return the numbers of the sources that have each video; a video may be in several."""
+    found: dict[str, set[int]] = {}
+    for source in sources:
+        for video in source.videos:
+            found.setdefault(video.name, set()).add(video.source)
+    return found
 
 
 def _gates(
@@ -194,12 +209,12 @@ def _gates(
 def _measure(
     video: Video,
     frames: Sequence[int],
-    teachers: Sequence[CachedTeacher],
+    teachers: Sequence[CachedTeacher | None],
     map_size: tuple[int, int],
     *,
     graded: bool,
 ) -> Measured:
-    """Measure the maps of frames of a video; motion and gains are NaN unless `graded`."""
+    """Measure the maps of frames by the teachers of a video; motion and gains are NaN unless `graded`."""
     n, count = len(frames), len(teachers)
     features = np.full((n, count, len(gates.FEATURES)), np.nan)
     gains, present = np.full((n, count), np.nan), np.zeros((n, count), dtype=bool)
@@ -224,13 +239,16 @@ def _measure(
 
 
 def _densities(
-    video: Video, frames: Sequence[int], teachers: Sequence[CachedTeacher], map_size: tuple[int, int]
+    video: Video, frames: Sequence[int], teachers: Sequence[CachedTeacher | None], map_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Return densities (n, M, h, w) of frames by all teachers, zero where there is none, and presence (n, M)."""
     densities = torch.zeros(len(frames), len(teachers), *map_size)
     present = torch.zeros(len(frames), len(teachers), dtype=torch.bool)
     for place, teacher in enumerate(teachers):
-        rows = [row for row, frame in enumerate(frames) if teacher.has(video, frame)]
+        if teacher is None:
+            continue
+        plan = teacher.store.plan
+        rows = [row for row, frame in enumerate(frames) if plan.locate(video.name, frame, "plain") is not None]
         if rows:
             maps = np.stack([teacher.store.read(video.name, frames[row]) for row in rows])
             density = saliency.density(torch.from_numpy(maps))[None]
@@ -267,7 +285,7 @@ def _require_truth(members: Sequence[MemberSection], gains: np.ndarray, recordin
 def _key(
     teachers: Sequence[CachedTeacher],
     members: Sequence[MemberSection],
-    videos: Sequence[Video],
+    sources: Sequence[ClipSource],
     targets: Mapping[str, list[int]],
     sharpness: float,
     map_size: tuple[int, int],
@@ -279,13 +297,9 @@ def _key(
             mode="json", include={"name", "weight", "gate", "abstain", "sources", "partial"}
         )
         content.append([section, str(teacher.store.path), teacher.store.fingerprint, teacher.store.notes])
-    for video in videos:
-        truth = video.truth
-        paths = truth.paths if isinstance(truth, PointsTruth | MapsTruth) else []
-        paths = [path for path in map(Path, paths) if path.is_file()]
-        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        described = {} if video.path.is_dir() else describe_video(video, content=False)
-        content.append(
-            [video.name, video.source, video.recording, described, repr(truth), stats, targets[video.name]]
-        )
+    for source in sources:
+        for video in source.videos:
+            described = {} if video.path.is_dir() else describe_video(video, content=False)
+            content.append([video.name, video.source, video.recording, described, describe_truth(video)])
+    content.append(list(targets.items()))
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:32]

@@ -123,7 +123,8 @@ def build_stores(
     """
     sections = [each for each in config.teacher_sections if each.model is not None and each.store is not None]
     if not sections:
-        raise UserError("teacher: a target store needs 'model', the teacher, and 'store', its folder; set both")
+        key = "teacher" if config.teachers is None else "teachers"
+        raise UserError(f"{key}: a target store needs 'model', the teacher, and 'store', its folder; set both")
     return [build_store(config, section, runtime=runtime, engine=engine) for section in sections]
 
 
@@ -240,8 +241,8 @@ def build_teachers(
     for number in sorted(untaught):
         if all(video.truth is None for video in sources[number].videos):
             log.warning(
-                "data.train[%d]: no video has ground truth or a teacher, so its clips have no loss; name it in "
-                "teacher.sources, or remove it",
+                "data.train[%d]: no video has ground truth or a teacher, so its clips have no loss; name it in a "
+                "teacher's sources, or remove it",
                 number,
             )
     return teachers
@@ -349,8 +350,10 @@ def build_clips(
     if config.data.flip and plain:
         log.warning(
             "data.flip is off: the target store%s has no flipped view; rebuild it with "
-            "teacher.views=[plain,flipped], or set teacher.mirror=true",
+            "%s.views=[plain,flipped], or set %s.mirror=true",
             f" of {plain[0].role.name}" if len(every) > 1 else "",
+            plain[0].role.key,
+            plain[0].role.key,
         )
     crop, colour, camera = config.data.crop, config.data.colour, config.data.camera
     return ClipDataset(

@@ -73,13 +73,9 @@ class Role:
     notes: tuple[str, ...] = ()
     key: str = "teacher"
 
-    def covers(self, video: Video) -> bool:
-        """Return whether the teacher teaches the source of a video."""
-        return self.sources is None or video.source in self.sources
-
     def teaches(self, window: Window) -> bool:
         """Return whether the teacher teaches the source of a clip."""
-        return self.covers(window.video)
+        return self.sources is None or window.video.source in self.sources
 
     def describe(self, text: str) -> str:
         """Return a description that starts with the teacher's name and ends with the notes."""
@@ -327,10 +323,6 @@ class CachedTeacher:
     def targets(self, video: Video) -> list[int]:
         """Return the frames of a training video whose maps a run may read, 0-based and ascending."""
         return sorted({frame for end in video.frames for frame in self.spec.targets(end, video.fps)})
-
-    def has(self, video: Video, frame: int) -> bool:
-        """Return whether it teaches a frame of a training video."""
-        return self.role.covers(video) and self.store.plan.locate(video.name, frame, "plain") is not None
 
     def coverage(self, videos: Iterable[Video]) -> tuple[int, int]:
         """Return how many target frames of videos the store plans to have, and how many there are."""

@@ -17,6 +17,10 @@ class MemberSection(TeacherSection):
     Its key in `teachers` is its name. A teacher with a `store` is cached, one with a `model` alone runs online.
     """
 
+    name: Name = TEACHER
+    """Not to be set: the key in `teachers` is the name."""
+    weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
+    """Weight in the mixed map, relative to the other teachers'."""
     gate: Literal["none", "agreement", "truth"] = "none"
     """What the weight depends on besides `weight`: nothing; agreement, how well the map agrees with those of the
     other teachers; or truth, how well the teacher predicts fixations, measured on labelled frames and carried to
@@ -42,6 +46,8 @@ class MemberSection(TeacherSection):
             )
         if self.abstain is not None and self.gate == "none":
             raise ValueError("abstain: needs a gate; set gate to agreement or truth")
+        if self.abstain is not None and self.gate == "agreement" and not 0 <= self.abstain <= 1:
+            raise ValueError(f"abstain: expected an agreement from 0 to 1, got {self.abstain:g}")
         return self
 
 
@@ -68,17 +74,23 @@ def check_team(members: Mapping[str, MemberSection], losses: list[LossSection]) 
     """
     if reserved := {TRUTH, TEACHER, "all"} & set(members):
         raise ValueError(f"teachers: '{min(reserved)}' has another meaning in the log; choose another name")
-    if len(members) == 1:
-        [(name, only)] = members.items()
-        if only.gate == "agreement":
+    for name, member in members.items():
+        if member.gate == "agreement" and len(members) == 1:
             raise ValueError(
                 f"teachers.{name}: gate: agreement compares teachers, and there is one; add another, or use none"
             )
-        if only.gate == "truth" and only.abstain is None:
-            raise ValueError(
-                f"teachers.{name}: gate: truth gives the only teacher the same weight in every frame; add another "
-                "teacher, or 'abstain'"
-            )
+    graded = [name for name, member in members.items() if member.gate == "truth"]
+    online = [name for name, member in members.items() if member.source == "online"]
+    if graded and online:
+        raise ValueError(
+            f"teachers.{graded[0]}: gate: truth compares stored maps, and '{online[0]}' runs online; give "
+            f"'{online[0]}' a 'store', or use gate: agreement or none"
+        )
+    if len(graded) == 1 and members[graded[0]].abstain is None:
+        raise ValueError(
+            f"teachers.{graded[0]}: gate: truth compares teachers with this gate, and there is one; give it to "
+            "another, or add 'abstain'"
+        )
     if all(member.weight == 0 for member in members.values()):
         raise ValueError("teachers: every weight is 0; give at least one teacher a weight")
     for loss in losses:

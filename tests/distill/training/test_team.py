@@ -320,7 +320,19 @@ TEAM = {"a": {"store": "x"}, "b": {"store": "y"}}
         ({"teachers": {"a": {"store": "x", "gate": "agreement"}}}, "agreement compares teachers, and there is one"),
         (
             {"teachers": {"a": {"store": "x", "gate": "truth"}}},
-            "teachers.a: gate: truth gives the only teacher the same weight in every frame",
+            "teachers.a: gate: truth compares teachers with this gate, and there is one; give it to another",
+        ),
+        (
+            {"teachers": {"a": {"store": "x", "gate": "truth"}, "b": {"store": "y"}}},
+            "teachers.a: gate: truth compares teachers with this gate, and there is one",
+        ),
+        (
+            {"teachers": {"a": {"store": "x", "gate": "truth"}, "b": {"model": "y"}}},
+            "teachers.a: gate: truth compares stored maps, and 'b' runs online; give 'b' a 'store'",
+        ),
+        (
+            {"teachers": {**TEAM, "c": {"store": "x", "gate": "agreement", "abstain": 1.5}}},
+            "teachers.c: abstain: expected an agreement from 0 to 1, got 1.5",
         ),
         (
             {"teachers": {**TEAM, "c": {"model": "m", "gate": "truth"}}},
@@ -354,3 +366,24 @@ def test_mistake_in_a_team_is_named(changes: dict[str, Any], message: str, tmp_p
     with pytest.raises(UserError) as caught:
         load_config(path)
     assert message in str(caught.value)
+
+
+def test_distil_accepts_a_team_and_info_explains_a_run_without_decided_gates(
+    team_run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = team_run.with_teachers(gate="none")
+    save_config(plain, tmp_path / "team.yaml")
+    assert main(["distill", str(tmp_path / "team.yaml"), "training.steps=1", "-q"]) == 0
+    assert main(["cache", "info", str(tmp_path / "run")]) == 2
+    assert "is a run without gates.json, in which no gate was decided" in capsys.readouterr().err
+
+
+def test_video_of_two_sources_counts_for_a_teacher_of_the_second(tmp_path: Path, videos: list[Video]) -> None:
+    teachers = [
+        cached(tmp_path, "a", videos[:1], 0),
+        cached(tmp_path, "b", videos[:1], 1, sources=frozenset({1})),
+    ]
+    sources = [ClipSource([replace(videos[0], source=number)], 2) for number in (0, 1)]
+    members = [member("a", gate="agreement"), member("b", gate="agreement")]
+    table = decide_gates(teachers, members, sources, ["one", "two"], sharpness=1, map_size=SPEC.map_size)
+    assert (table.of("one", [0, 11]) > 0).all()
