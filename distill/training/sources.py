@@ -33,8 +33,8 @@ def videos_of_argument(
     if Path(data).suffix in (".yaml", ".yml"):
         if split or videos or frames:
             raise UserError(
-                f"{data}: a config selects its own videos and frames; remove the options that select split, videos or "
-                "frames"
+                f"{data}: a config selects its own videos and frames; remove the options that select a split, "
+                "videos or frames"
             )
         test = load_config(data).data.test
         if not test:
