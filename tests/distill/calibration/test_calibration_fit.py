@@ -98,7 +98,7 @@ def test_coordinates_are_inverted_and_start_at_the_identity() -> None:
 
 
 def test_known_numbers_are_recovered() -> None:
-    samples = samples_of(TRUTH, count=20, frames=8, fixations=80)
+    samples = samples_of(TRUTH, count=80, frames=2, fixations=80)
     found = fit(samples)
     assert found.temperature == pytest.approx(TRUTH.temperature, rel=0.1)
     assert found.gains == pytest.approx(TRUTH.gains, abs=0.12)
