@@ -21,9 +21,9 @@ from distill.calibration.samples import Sample
 PULL = 0.2
 """Strength of the pull towards no change, over the number of videos: a video counts as 5 independent fixations.
 
-Chosen in cross-validation on training data, of .05, .2, .5, 1, 2 and 5: for a student that learnt from stills only, on
-5 and 10 videos, and for one that learnt from videos only, on 5, 10 and 20 stills. Weaker pulls overfit 5 videos,
-stronger ones gain less from 10.
+Chosen in cross-validation on training data, of .05, .2, .5, 1, 2 and 5: for a student that learnt from stills
+only, on 5 and 10 videos, and for one that learnt from videos only, on 5, 10 and 20 stills. Weaker pulls overfit 5
+videos, stronger ones gain less from 10.
 """
 
 MOTION_SCALE = 0.5
