@@ -12,17 +12,14 @@ from distill.cli.options import (
     add_list,
     add_output,
     add_runtime,
-    count,
+    add_scoring,
     frame_range,
     inference_settings,
-    names,
-    seed,
     some_of,
 )
 from distill.cli.output import print_json, print_text
 from distill.cli.verb import Verb
 from distill.errors import UserError
-from distill.limits import MAX_WORKERS
 from distill.paths import path_inside
 
 log = logging.getLogger(__name__)
@@ -49,18 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="centre-prior",
         help="baseline of information gain, listed below",
     )
-    parser.add_argument(
-        "--scenes",
-        type=names,
-        default=[],
-        metavar="PATTERN,PATTERN",
-        help="treat videos whose names match one pattern, e.g. 'Vidyo*', as one recording in the confidence "
-        "intervals",
-    )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all random draws")
-    parser.add_argument(
-        "--workers", type=count(MAX_WORKERS), metavar="N", help="scoring processes (default: one per CPU core)"
-    )
+    add_scoring(parser)
     add_output(parser, "DIR", "also write scores.json, scores.csv, videos.csv and report.html here", required=False)
     add_inference(parser)
     add_runtime(parser)

@@ -8,14 +8,11 @@ from distill.cli.options import (
     add_list,
     add_output,
     add_rounds,
+    add_scoring,
     add_threads,
-    count,
-    names,
-    seed,
 )
 from distill.cli.output import print_result
 from distill.cli.verb import Verb
-from distill.limits import MAX_WORKERS
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +34,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser, "DIR", "folder of the page, the table, the picture and the scores; resumes if it exists")
     add_every(parser)
-    parser.add_argument(
-        "--scenes",
-        type=names,
-        default=[],
-        metavar="PATTERN,PATTERN",
-        help="treat videos whose names match one pattern, e.g. 'Vidyo*', as one recording in the confidence "
-        "intervals",
-    )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all random draws")
-    parser.add_argument(
-        "--workers", type=count(MAX_WORKERS), metavar="N", help="scoring processes (default: one per CPU core)"
-    )
+    add_scoring(parser)
     add_rounds(parser)
     add_threads(parser, "PyTorch's")
     add_device(parser)

@@ -15,6 +15,7 @@ from distill.limits import (
     MAX_ROUNDS,
     MAX_SIDE,
     MAX_THREADS,
+    MAX_WORKERS,
 )
 from distill.remote import is_address
 from distill.runtimes.names import RUNTIMES
@@ -66,6 +67,22 @@ def add_rounds(parser: argparse.ArgumentParser) -> None:
 def add_every(parser: argparse.ArgumentParser) -> None:
     """Add --every."""
     parser.add_argument("--every", type=count(MAX_FRAMES), default=1, metavar="N", help="score every Nth frame")
+
+
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Add --scenes, --seed and --workers."""
+    parser.add_argument(
+        "--scenes",
+        type=names,
+        default=[],
+        metavar="PATTERN,PATTERN",
+        help="treat videos whose names match one pattern, e.g. 'Vidyo*', as one recording in the confidence "
+        "intervals",
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all random draws")
+    parser.add_argument(
+        "--workers", type=count(MAX_WORKERS), metavar="N", help="scoring processes (default: one per CPU core)"
+    )
 
 
 def add_runtime(parser: argparse.ArgumentParser, network: str = "the network") -> None:
