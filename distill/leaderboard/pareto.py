@@ -17,7 +17,12 @@ LETTER, LINE = 6.4, 13
 """Width of a letter and height of a line of a label, about."""
 
 AROUND = ((8, 4, "start"), (-8, 4, "end"), (8, -7, "start"), (8, 15, "start"), (-8, -7, "end"), (-8, 15, "end"))
-"""Where a label can be: its offset from the point, and its anchor."""
+"""Where a label can be next to its point: its offset, and its anchor."""
+
+FAR = tuple(
+    (across, 4 + side * LINE * steps, "start") for across in (40, 150) for steps in range(10) for side in (1, -1)
+)
+"""Where it can be otherwise, with a line to its point."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,21 @@ def pareto_plot(panels: Sequence[Panel]) -> Markup:
 def _drawn(panel: Panel, top: float) -> dict[str, Any]:
     """Return the template's values of one panel."""
     times = log_ticks([point.milliseconds for point in panel.points])
-    values = [*(point.quality for point in panel.points), *panel.levels.values()]
+    lowest = min(0.0, *(point.quality for point in panel.points))
+    levels = {name: value for name, value in panel.levels.items() if value >= lowest}
+    values = [lowest, *(point.quality for point in panel.points), *levels.values()]
     qualities = round_ticks(min(values), max(values))
     to_log = linear_scale(math.log10(times[0]), math.log10(times[-1]), LEFT, WIDTH - RIGHT)
     to_y = linear_scale(qualities[0], qualities[-1], top + PANEL, top)
     places = [(to_log(math.log10(point.milliseconds)), to_y(point.quality)) for point in panel.points]
-    labels = place_labels([point.name for point in panel.points], places)
+    labels = place_labels([point.name for point in panel.points], places, (top, top + PANEL))
     return {
         "title": panel.title,
         "top": top,
         "bottom": top + PANEL,
         "x_ticks": [(to_log(math.log10(tick)), f"{tick:g}") for tick in times],
         "y_ticks": [(to_y(tick), f"{tick:g}") for tick in qualities],
-        "levels": [(to_y(value), name) for name, value in panel.levels.items()],
+        "levels": [(to_y(value), name) for name, value in levels.items()],
         "front": sorted(place for point, place in zip(panel.points, places, strict=True) if point.optimal),
         "points": [
             {
@@ -86,6 +93,7 @@ def _drawn(panel: Panel, top: float) -> dict[str, Any]:
                 "label_x": lx,
                 "label_y": ly,
                 "anchor": anchor,
+                "far": abs(lx - x) > 8,
             }
             for point, (x, y), (lx, ly, anchor) in zip(panel.points, places, labels, strict=True)
         ],
@@ -101,17 +109,29 @@ def log_ticks(values: Sequence[float]) -> list[float]:
     return steps[first : max(last, first + 1) + 1]
 
 
-def place_labels(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
-    """Return (x, y, anchor) of a label next to each point: the first place where it covers nothing else."""
+def place_labels(
+    names: Sequence[str], places: Sequence[tuple[float, float]], ends: tuple[float, float]
+) -> list[tuple[float, float, str]]:
+    """Return (x, y, anchor) of the label of each point: the first place where it covers nothing else.
+
+    Args:
+        names: the labels.
+        places: the points.
+        ends: top and bottom between which labels lie.
+    """
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     found = []
     for name, (x, y) in zip(names, places, strict=True):
-        candidates = [(x + across, y + down, anchor) for across, down, anchor in AROUND]
+        candidates = [(x + across, y + down, anchor) for across, down, anchor in (*AROUND, *FAR)]
         boxes = [_box(name, *candidate) for candidate in candidates]
         free = [
             place
             for place, box in enumerate(boxes)
-            if box[0] >= LEFT and box[2] <= WIDTH and not any(_overlap(box, other) for other in taken)
+            if box[0] >= LEFT
+            and box[2] <= WIDTH
+            and ends[0] <= box[1]
+            and box[3] <= ends[1] + LINE
+            and not any(_overlap(box, other) for other in taken)
         ]
         best = free[0] if free else 0
         found.append(candidates[best])

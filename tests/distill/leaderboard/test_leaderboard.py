@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from distill.leaderboard.cost import Cost, measure_costs, state_bytes
 from distill.leaderboard.entries import Entry, TestSet, find_entries, find_test_sets, split_name
 from distill.leaderboard.leaks import Leaks
 from distill.leaderboard.page import COLUMNS, markdown_table, sections_of
-from distill.leaderboard.pareto import Panel, Point, log_ticks, pareto_plot, place_labels
+from distill.leaderboard.pareto import Panel, Point, _box, _overlap, log_ticks, pareto_plot, place_labels
 from distill.leaderboard.quality import METRICS, NotScored, explained
 from distill.leaderboard.table import as_csv, make_rows
 from distill.models.references import load_model
@@ -204,8 +205,23 @@ def test_log_ticks_cover_the_values(values: list[float], ticks: list[float]) -> 
 
 
 def test_labels_of_close_points_do_not_overlap() -> None:
-    places = place_labels(["stream-nano", "stream-small"], [(300, 100), (302, 103)])
+    places = place_labels(["stream-nano", "stream-small"], [(300, 100), (302, 103)], (40, 300))
     assert len({(y, anchor) for _, y, anchor in places}) == 2
+
+
+def test_labels_of_a_crowd_of_points_lie_apart_with_lines_to_them() -> None:
+    names = [f"a model with a name {number}" for number in range(8)]
+    crowd = [Point(name, 2 + number / 100, 60 + number / 3, False) for number, name in enumerate(names)]
+    labels = place_labels(names, [(80 + number, 100 + number) for number in range(8)], (40, 300))
+    boxes = [_box(name, *label) for name, label in zip(names, labels, strict=True)]
+    assert not any(_overlap(one, other) for one, other in itertools.combinations(boxes, 2))
+    assert pareto_plot([Panel("videos", crowd, {})]).count('class="leader"') >= 4
+
+
+def test_what_is_below_the_centre_prior_does_not_squeeze_the_picture() -> None:
+    svg = pareto_plot([Panel("videos", [Point("a", 2, 60.0, True)], {"bad": -500.0, "observers": 100.0})])
+    assert "bad" not in svg
+    assert "observers" in svg
 
 
 # ------------------------------------------------------------------------------------------------- arguments
