@@ -71,6 +71,10 @@ YAML_TEXTS: dict[str, str | bytes] = {
     "huge accumulate": "training: {steps: 1, batch_size: 1, accumulate: 1e12}",
     "yes for a rate": "optimizer: {lr: yes}",
     "no for recompute as text": "training: {steps: 1, recompute: 'no'}",
+    "team of nobody": "teachers: {}",
+    "team as a list": "teachers: [{store: x}]",
+    "team of a number": "teachers: {a: 3}",
+    "team with itself": "teachers: &t {a: *t}",
     "list for one name": "model: {name: [teacher/salfom]}",
     "foreign module": "model: {name: ../../x}",
     "file as an argument": "model: {name: student/stream, variant: micro, arguments: {weights: /etc/hostname}}",
@@ -146,6 +150,8 @@ def yaml_cases(material: Material, chance: random.Random, number: int) -> Iterat
         ("evaluate", ("evaluate", "centre-prior", "bad.yaml")),
         ("cache build", ("cache", "build", "bad.yaml", "teacher.store=out")),
         ("quantize", ("quantize", material.onnx, "--on", "bad.yaml", "-o", "out.onnx")),
+        ("calibrate", ("calibrate", material.onnx, "--on", "bad.yaml", "-o", "out.onnx")),
+        ("leaderboard", ("leaderboard", "centre-prior", "--on", "bad.yaml", "-o", "out")),
     ]
     for name, text in YAML_TEXTS.items():
         everywhere = b"seed" in (text if isinstance(text, bytes) else text.encode())  # a key that every verb reads

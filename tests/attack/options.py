@@ -21,6 +21,8 @@ def cases(material: Material) -> Iterator[Case]:
             (evaluate, ("--every", "--workers", "--frames", "--seed")),
             (edge, ("--threads", "--fps", "--stride", "--cuts")),
             (("quantize", material.onnx, "--on", material.mp4, "-o", "out.onnx"), ("--frames", "--threads")),
+            (("calibrate", material.onnx, "--on", data, "-o", "out.onnx"), ("--videos", "--every", "--threads")),
+            (("leaderboard", "centre-prior", "--on", data, "-o", "out"), ("--every", "--rounds", "--workers")),
             (("cache", "verify", material.store), ("--sample",)),
         ):
             for option in options:
