@@ -15,6 +15,7 @@ SHELL = [
     ".ci/run",
 ]
 TOOLS = [
+    "attention_center_maps.py",
     "calibration_study.py",
     "cli_reference.py",
     "experiment.py",

@@ -142,7 +142,8 @@ def test_open_store_of_350_000_maps_takes_less_than_100_mib(tmp_path: Path) -> N
     assert store.complete
     assert open_store(path) == 350_000
     assert store.damage() == []
-    assert 350_000 * 16 / 1e6 < memory_growth(partial, open_store, path) < 100 * 2**20 / 1e6
+    # a part of its 16 bytes per map may lie in memory that the imports have freed
+    assert 350_000 * 8 / 1e6 < memory_growth(partial, open_store, path) < 100 * 2**20 / 1e6
 
 
 def test_tables_print_titles_and_save_one_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from helpers.places import REPOSITORY
 from distill.models.registry import create_model
 from distill.models.weight_files import save_model
 from distill.training.config import RunConfig, SourceSection, load_config
-from distill.training.setup import build_store
+from distill.training.setup import build_stores
 from distill.training.step_log import read_log
 from distill.training.train import train
 
@@ -55,17 +55,21 @@ def tiny(config: RunConfig, folder: Path) -> RunConfig:
     values["data"] |= {"test": [], "workers": 0}
     values["training"] |= {"steps": 2, "epochs": None, "batch_size": 2, "precision": "fp32"}
     values["training"]["validate_every"] = None
-    if config.teacher is not None:
+    if config.teacher_sections:
         teacher = folder / "teacher.safetensors"
         save_model(create_model("teacher/salfom", variant="micro"), teacher)
-        values["teacher"] |= {"model": str(teacher), "store": str(folder / "targets"), "precision": "fp32"}
+        same = {"model": str(teacher), "precision": "fp32"}
+        if config.teacher is not None:
+            values["teacher"] |= {**same, "store": str(folder / "targets")}
+        for name in config.teachers or {}:
+            values["teachers"][name] |= {**same, "store": str(folder / name), "sources": None}
     return RunConfig.model_validate(values)
 
 
 @each_config
 def test_head_has_requirements_and_command(path: Path) -> None:
     head = head_of(path)
-    assert f"saldistill {'distill' if load_config(path).teacher else 'train'} @{name_of(path)}" in head
+    assert f"saldistill {'distill' if load_config(path).teacher_sections else 'train'} @{name_of(path)}" in head
     assert [] in runs_of(path)
     assert "What must exist" in head
 
@@ -131,11 +135,11 @@ def test_config_runs_two_steps(path: Path, settings: list[str], tmp_path: Path) 
     config = tiny(load_config(path, settings), tmp_path)
     same = config.model_dump_json().replace(str(tmp_path), "")
     if same not in RUNS:
-        if config.teacher is not None and config.teacher.source == "cached":
-            build_store(config)
+        if any(teacher.source == "cached" for teacher in config.teacher_sections):
+            build_stores(config)
         RUNS[same] = train(config)
     run = RUNS[same]
     lines = read_log(run / "log.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 2]
     assert set(lines[-1]["scores"]) >= {"nss", "cc"}
-    assert (config.teacher is not None) == ("teacher" in lines[0])
+    assert bool(config.teacher_sections) == ("teacher" in lines[0])

@@ -156,8 +156,9 @@ def teacher_with_batch(
 
 def test_online_teacher_returns_maps_and_features_without_gradient() -> None:
     teacher, batch = teacher_with_batch()
-    maps, found, _ = teacher.begin(batch)()
-    assert torch.equal(maps, teacher.network(batch["teacher_clip"]))
+    output = teacher.begin(batch)()
+    found = output.features
+    assert torch.equal(output.maps, teacher.network(batch["teacher_clip"]))
     wanted = teacher.network.forward_features(batch["teacher_clip"])
     assert found.keys() == {"encoder", "a3"}
     for name, value in found.items():
