@@ -34,7 +34,7 @@ from distill.errors import UserError
 from distill.evaluation.metrics import METRICS
 from distill.evaluation.other_frames import recording_of
 from distill.evaluation.references import same_scene
-from distill.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_means
+from distill.evaluation.statistics import LEVEL, bootstrap_means, bootstrap_ratio
 from distill.files import file_hash, write_json, write_text
 from distill.limits import MAX_CALIBRATED_MAPS
 from distill.training.sources import videos_of_argument
@@ -229,17 +229,8 @@ def gap_share(
     closed, gap = calibrated - student, reference - student
     if not gap.mean() > 0:
         return np.nan, np.nan, np.nan
-    share = float(closed.mean() / gap.mean())
-    names, members = np.unique(np.asarray(recordings), return_inverse=True)
-    sums = np.zeros((len(names), 2))
-    np.add.at(sums, members, np.stack([closed, gap], axis=1))
-    random = np.random.default_rng(seed)
-    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES) @ sums
-    tail = (1 - LEVEL) / 2
-    if len(names) < 2 or (drawn[:, 1] <= 0).mean() >= tail:
-        return share, np.nan, np.nan
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [100 * tail, 100 * (1 - tail)])
-    return share, float(low), float(high)
+    ends = bootstrap_ratio(closed, gap, recordings, tolerated=(1 - LEVEL) / 2, seed=seed)
+    return float(closed.mean() / gap.mean()), *ends
 
 
 def table(study: Study, results: Results, available: int) -> str:

@@ -69,6 +69,7 @@ def bootstrap_ratio(
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
+    tolerated: float = 0.0,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Return the percentile interval for the ratio of two means over the resampled groups of `bootstrap_means`.
@@ -79,11 +80,12 @@ def bootstrap_ratio(
         groups: (n,) name of each row's group.
         resamples: number of resampled ratios.
         level: confidence level.
+        tolerated: share of the resamples below which those without a positive mean of the denominators are kept.
         seed: seed of the draws; equal groups give the draws of `bootstrap_means`.
 
     Returns:
         The lower and upper end. NaN with fewer than two groups, or if the mean of the denominators is not positive
-        in some resample: the ratio then has no bounded interval.
+        in more resamples than tolerated, by default in any: the ratio then has no bounded interval.
     """
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
@@ -91,7 +93,8 @@ def bootstrap_ratio(
     sums = np.zeros((len(names), 2))
     np.add.at(sums, members, np.stack([numerators, denominators], axis=1))
     drawn_sums = np.concatenate([drawn @ sums for drawn in _draws(len(names), resamples, seed)])  # (resamples, 2)
-    if (drawn_sums[:, 1] <= 0).any():
+    without = (drawn_sums[:, 1] <= 0).mean()
+    if without > 0 and without >= tolerated:
         return np.nan, np.nan
     tail = 50 * (1 - level)
     low, high = np.percentile(drawn_sums[:, 0] / drawn_sums[:, 1], [tail, 100 - tail])

@@ -37,8 +37,6 @@ SCORES = "scores"
 
 PICTURE = "pareto.svg"
 
-UNTRAINED = Leaks("none", (), "a baseline is not trained")
-
 
 @dataclass(frozen=True)
 class Leaderboard:
@@ -138,9 +136,7 @@ def leaks_of(entries: Sequence[Entry], tests: Sequence[TestSet]) -> dict[tuple[s
     found = {}
     for test in tests:
         for entry in entries:
-            if entry.kind == "baseline":
-                found[test.name, entry.name] = UNTRAINED
-            elif entry.kind != "observers":
+            if entry.kind != "observers":
                 found[test.name, entry.name] = check_leaks(entry.reference, test.videos)
     return found
 
